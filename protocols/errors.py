@@ -1,0 +1,82 @@
+"""Whose fault an error is stands in its type; `node/api/problems.py` alone turns codes into statuses."""
+
+from typing import ClassVar
+
+
+class OverlayError(Exception):
+    """Base of every error that is not a bug of ours.
+
+    Attributes:
+        code: Stable identifier, kebab-case, part of the public interface.
+        fields: Machine-readable details, JSON values only.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, **fields: object) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class ClientFault(OverlayError):
+    """The caller sent something wrong: say what and how to mend it."""
+
+    code = "invalid-request"
+
+
+class PeerFault(OverlayError):
+    """A peer sent something wrong: strike and drop, nobody else pays."""
+
+    code = "peer-fault"
+
+
+class WorldFault(OverlayError):
+    """The world failed (disk, database, network): retried with bounds, then reported."""
+
+    code = "unavailable"
+
+
+class MalformedError(PeerFault):
+    code = "malformed"
+
+
+class NonCanonicalError(PeerFault):
+    code = "non-canonical"
+
+
+class FrameTooLargeError(PeerFault):
+    code = "frame-too-large"
+
+
+class BadSignatureError(PeerFault):
+    code = "bad-signature"
+
+
+class WrongNetworkError(PeerFault):
+    code = "wrong-network"
+
+
+class InvalidProofError(PeerFault):
+    code = "invalid-proof"
+
+
+class InvalidJsonError(ClientFault):
+    """Input is not acceptable JSON; the text names the place and the reason."""
+
+    code = "invalid-json"
+
+
+class NotCanonicalizableError(ClientFault):
+    """A value has no RFC 8785 form (NaN, infinity, integer beyond 2^53 - 1, lone surrogate)."""
+
+    code = "not-canonicalizable"
+
+
+class InvalidPolicyError(ClientFault):
+    code = "invalid-policy"
+
+
+class InvalidKeyError(OverlayError):
+    """A key, invoice number or counterparty outside BRC-42/43."""
+
+    code = "invalid-key"

@@ -1,0 +1,31 @@
+"""Every bound of the protocol by name. Units are in the names."""
+
+from typing import Final
+
+EVENTS_PER_REQUEST_MAX: Final = 10_000
+EVENTS_PER_BATCH_MAX: Final = 1_000
+EVENT_BYTES_MAX: Final = 262_144
+REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
+PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024
+JSON_DEPTH_MAX: Final = 64
+EXTERNAL_ID_CHARS_MAX: Final = 512
+EVENT_TYPE_CHARS_MAX: Final = 128
+SOURCE_ID_CHARS_MAX: Final = 128
+TOPIC_CHARS_MAX: Final = 128
+TOPICS_PER_BATCH_MAX: Final = 16
+ISSUES_PER_EVENT_MAX: Final = 32
+
+LENGTH_BYTES: Final = 4
+FRAME_BYTES_MAX: Final = 24 * 1024 * 1024  # after decompression
+WIRE_FRAME_BYTES_MAX: Final = 8 * 1024 * 1024  # as it stands on the wire
+GOSSIP_BYTES_MAX: Final = 65_536
+CBOR_DEPTH_MAX: Final = 12
+CONTEXT_BYTES_MAX: Final = 262_144
+POLICY_BYTES_MAX: Final = 262_144
+
+SIGNERS_MAX: Final = 64
+ROLES_MAX: Final = 8
+BIDS_PER_AUCTION_MAX: Final = 256
+ADDRESSES_PER_PEER_MAX: Final = 8
+TOKENS_PER_ADVERTISEMENT_MAX: Final = 32
+ADVERTISEMENTS_MAX: Final = 4_096
