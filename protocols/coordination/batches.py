@@ -1,0 +1,423 @@
+"""The coordinator's side of a batch: dispatch, agree, certify, seal, confirm; and what to do when it fails."""
+
+import hashlib
+
+import attrs
+
+from protocols.coordination import leases
+from protocols.coordination.workspace import Workspace
+from protocols.job import (
+    Ballot,
+    Batch,
+    BatchCommitted,
+    BatchWritten,
+    Bury,
+    CertificationReceived,
+    Chain,
+    ConfirmationReceived,
+    ForgetPayload,
+    Grant,
+    KeepProof,
+    RecordDistribution,
+    RefusalReceived,
+    ReportPeer,
+    ResultReceived,
+    Seal,
+    Send,
+    Stage,
+    batch_entity_id,
+    chain_entity_id,
+)
+from protocols.messages import (
+    BatchSealed,
+    CertifyOrder,
+    Evidence,
+    IdentityKey,
+    QuorumCertificate,
+    Role,
+    Signed,
+    Statement,
+    WorkOrder,
+)
+from protocols.quorum import dissenters, is_hopeless, supporters, tally
+
+EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
+REASONS_MAX = 16
+
+
+def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
+    batch = Batch(manifest=stimulus.manifest, stage=Stage.CHAINED, stateful=stimulus.stateful)
+    if work.find(Batch, batch.entity_id) is not None:
+        return
+    if not stimulus.stateful:
+        lease_or_wait(work, batch)
+        return
+    source_id = stimulus.manifest.message.source_id
+    chain = work.find(Chain, chain_entity_id(source_id)) or Chain(source_id=source_id)
+    if chain.running:
+        work.put(attrs.evolve(chain, queue=(*chain.queue, batch.batch_id)))
+        work.put(batch)
+        return
+    work.put(attrs.evolve(chain, running=batch.batch_id))
+    lease_or_wait(work, attrs.evolve(batch, context=chain.context))
+
+
+def lease_or_wait(work: Workspace, batch: Batch) -> None:
+    """Dispatch under a live lease, or wait for one."""
+    batch = attrs.evolve(batch, stage=Stage.LEASING)
+    said = batch.manifest.message
+    grant = leases.take(work, said.level, said.quorum, batch.entity_id)
+    if grant is None:
+        work.put(batch)
+    else:
+        _dispatch(work, batch, grant)
+
+
+def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
+    holders = dict(grant.holders)
+    quorum = batch.manifest.message.quorum
+    rules = work.rules
+    batch = attrs.evolve(
+        batch,
+        stage=Stage.PROCESSING,
+        lease_id=grant.lease_id,
+        holders=grant.holders,
+        ballots=tuple(Ballot(role=role, executors=holders[role], quorum=quorum) for role in EVIDENCE_ROLES),
+        contexts=(),
+        refusals=(),
+        resends=0,
+        statement=None,
+        certifications=(),
+        attempt_ends_ms=work.now_ms + rules.attempt_ms,
+        alarm_ms=work.now_ms + rules.resend_ms,
+    )
+    work.put(batch)
+    work.alarm(batch.entity_id, batch.alarm_ms)
+    _send_orders(work, batch, _agents(batch))
+
+
+def _agents(batch: Batch) -> tuple[IdentityKey, ...]:
+    return tuple(sorted({key for _, chosen in batch.holders for key in chosen}))
+
+
+def _executors(batch: Batch, role: Role) -> tuple[IdentityKey, ...]:
+    return dict(batch.holders).get(role, ())
+
+
+def _send_orders(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
+    order = WorkOrder(
+        network=work.rules.network,
+        lease_id=batch.lease_id,
+        manifest=batch.manifest,
+        context=batch.context,
+        attempt=batch.attempt,
+    )
+    work.utter(*(Send(to=agent, message=order, payload_of=batch.batch_id) for agent in agents))
+
+
+def on_result(work: Workspace, stimulus: ResultReceived) -> None:
+    result = stimulus.result
+    batch = work.find(Batch, batch_entity_id(result.message.batch_id))
+    if batch is None or batch.stage not in (Stage.PROCESSING, Stage.CERTIFYING):
+        return
+    for evidence in result.message.evidence:
+        if evidence.signer == result.signer and _is_about(batch, evidence.message):
+            batch = _count(work, batch, evidence)
+    context = result.message.context_out
+    if context not in batch.contexts and result.signer in _agents(batch):
+        batch = attrs.evolve(batch, contexts=(*batch.contexts, context))
+    if batch.stage is Stage.PROCESSING:
+        _try_to_agree(work, batch)
+    else:
+        work.put(batch)
+
+
+def _is_about(batch: Batch, evidence: Evidence) -> bool:
+    """Whether evidence answers the question this batch asks now."""
+    said = batch.manifest.message
+    return (
+        evidence.batch_id == batch.batch_id
+        and evidence.policy_hash == said.policy_hash
+        and evidence.context_in == hashlib.sha256(batch.context).digest()
+        and (evidence.role is not Role.NORMALIZE or evidence.input_digest == said.input_root)
+    )
+
+
+def _count(work: Workspace, batch: Batch, evidence: Signed[Evidence]) -> Batch:
+    ballots = []
+    for ballot in batch.ballots:
+        if ballot.role is evidence.message.role:
+            ballot, equivocation = tally(ballot, evidence)
+            if equivocation is not None:
+                work.utter(KeepProof(first=equivocation.first, second=equivocation.second))
+                work.utter(ReportPeer(peer=evidence.signer, outcome="equivocated", batch_id=batch.batch_id))
+        ballots.append(ballot)
+    return attrs.evolve(batch, ballots=tuple(ballots))
+
+
+def _try_to_agree(work: Workspace, batch: Batch) -> None:
+    normalize, validate = batch.ballots
+    refused = frozenset(key for key, _ in batch.refusals)
+    if normalize.agreed is None or validate.agreed is None:
+        if is_hopeless(normalize, refused) or is_hopeless(validate, refused):
+            _fail_attempt(work, batch, _why_hopeless(batch))
+        else:
+            work.put(batch)
+        return
+    first = supporters(normalize, normalize.agreed)[0].message
+    last = supporters(validate, validate.agreed)[0].message
+    context = next((c for c in batch.contexts if hashlib.sha256(c).digest() == last.context_out), None)
+    if first.output_digest != last.input_digest or context is None:
+        _fail_attempt(work, batch, "the agreed validation is not of the agreed normalization")
+        return
+    said = batch.manifest.message
+    statement = Statement(
+        network=said.network,
+        batch_id=batch.batch_id,
+        coordinator=said.coordinator,
+        source_id=said.source_id,
+        policy_hash=said.policy_hash,
+        level=said.level,
+        quorum=said.quorum,
+        input_root=said.input_root,
+        normalized_root=first.output_digest,
+        output_root=last.output_digest,
+        context_in=last.context_in,
+        context_out=last.context_out,
+        events=said.events,
+        valid=last.valid,
+        invalid=last.invalid,
+    )
+    batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=(context,))
+    work.put(batch)
+    _send_certify(work, batch, _executors(batch, Role.CERTIFY))
+    _advance_chain(work, batch, context)
+
+
+def _why_hopeless(batch: Batch) -> str:
+    outcomes = {vote.message.outcome for ballot in batch.ballots for vote in ballot.votes}
+    refusals = "; ".join(f"{key.hex()[:16]} refused: {why}" for key, why in batch.refusals)
+    return f"no quorum possible: {len(outcomes)} different outcomes. {refusals}".strip()
+
+
+def _evidence(batch: Batch) -> tuple[Signed[Evidence], ...]:
+    """The votes that carry the statement, both roles."""
+    return tuple(vote for ballot in batch.ballots for vote in supporters(ballot, ballot.agreed or b""))
+
+
+def _send_certify(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
+    assert batch.statement is not None, "there is a statement from CERTIFYING on"
+    order = CertifyOrder(network=work.rules.network, statement=batch.statement, evidence=_evidence(batch))
+    work.utter(*(Send(to=agent, message=order) for agent in agents))
+
+
+def on_certification(work: Workspace, stimulus: CertificationReceived) -> None:
+    signed = stimulus.certification
+    batch = work.find(Batch, batch_entity_id(signed.message.batch_id))
+    if batch is None or batch.stage is not Stage.CERTIFYING or batch.statement is None:
+        return
+    known = any(earlier.signer == signed.signer for earlier in batch.certifications)
+    if known or signed.signer not in _executors(batch, Role.CERTIFY):
+        return
+    if signed.message.statement_digest != batch.statement.digest:
+        return
+    certifications = tuple(sorted((*batch.certifications, signed), key=lambda each: each.signer))
+    batch = attrs.evolve(batch, certifications=certifications)
+    if len(certifications) < batch.manifest.message.quorum:
+        work.put(batch)
+        return
+    batch = attrs.evolve(batch, stage=Stage.SEALING)
+    work.put(batch)
+    _seal(work, batch)
+
+
+def _certificate(batch: Batch) -> QuorumCertificate:
+    assert batch.statement is not None, "there is a statement from CERTIFYING on"
+    return QuorumCertificate(
+        statement=batch.statement, certifications=batch.certifications, evidence=_evidence(batch)
+    )
+
+
+def _seal(work: Workspace, batch: Batch) -> None:
+    dissent = tuple(vote for ballot in batch.ballots for vote in dissenters(ballot))
+    work.utter(
+        Seal(
+            certificate=_certificate(batch),
+            dissent=dissent,
+            context=batch.context,
+            topics=batch.manifest.message.topics,
+            attempts=batch.attempt + 1,
+        )
+    )
+
+
+def on_written(work: Workspace, stimulus: BatchWritten) -> None:
+    batch = work.find(Batch, batch_entity_id(stimulus.batch_id))
+    if batch is None or batch.stage is not Stage.SEALING:
+        return
+    alarm_ms = work.now_ms + work.rules.confirm_ms
+    batch = attrs.evolve(batch, stage=Stage.SEALED, sealed_ms=work.now_ms, alarm_ms=alarm_ms)
+    for ballot in batch.ballots:
+        for vote in ballot.votes:
+            outcome = "agreed" if vote.message.outcome == ballot.agreed else "dissented"
+            work.utter(ReportPeer(peer=vote.signer, outcome=outcome, batch_id=batch.batch_id))
+    work.put(batch)
+    work.alarm(batch.entity_id, alarm_ms)
+    sealed = BatchSealed(network=work.rules.network, certificate=_certificate(batch))
+    work.utter(*(Send(to=agent, message=sealed) for agent in _agents(batch)))
+
+
+def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
+    said = stimulus.confirmation.message
+    signer = stimulus.confirmation.signer
+    batch = work.find(Batch, batch_entity_id(said.batch_id))
+    if batch is None or batch.stage is not Stage.SEALED or batch.statement is None:
+        return
+    if said.statement_digest != batch.statement.digest or signer not in _agents(batch):
+        return
+    if any(key == signer for key, _ in batch.confirmed):
+        return
+    took_ms = max(0, work.now_ms - batch.sealed_ms)
+    batch = attrs.evolve(batch, confirmed=(*batch.confirmed, (signer, took_ms)))
+    if len(batch.confirmed) == len(_agents(batch)):
+        _finish(work, batch)
+    else:
+        work.put(batch)
+
+
+def _finish(work: Workspace, batch: Batch) -> None:
+    """All that this batch was about is durable elsewhere: let its entity go."""
+    latencies = [took_ms for _, took_ms in batch.confirmed]
+    work.utter(
+        RecordDistribution(
+            batch_id=batch.batch_id,
+            published=len(_agents(batch)),
+            confirmed=len(latencies),
+            latency_ms=sum(latencies) // len(latencies) if latencies else 0,
+        ),
+        ForgetPayload(batch_id=batch.batch_id),
+    )
+    work.drop(batch.entity_id)
+
+
+def on_refusal(work: Workspace, stimulus: RefusalReceived) -> None:
+    said = stimulus.refusal.message
+    signer = stimulus.refusal.signer
+    batch = work.find(Batch, batch_entity_id(said.batch_id))
+    if batch is None or batch.stage not in (Stage.PROCESSING, Stage.CERTIFYING):
+        return
+    if signer not in _agents(batch) or any(key == signer for key, _ in batch.refusals):
+        return
+    batch = attrs.evolve(batch, refusals=(*batch.refusals, (signer, said.reason)))
+    if batch.stage is Stage.PROCESSING:
+        _try_to_agree(work, batch)
+        return
+    certifiers = _executors(batch, Role.CERTIFY)
+    refused = {key for key, _ in batch.refusals}
+    signed = {each.signer for each in batch.certifications}
+    if (
+        len([key for key in certifiers if key not in refused or key in signed])
+        < batch.manifest.message.quorum
+    ):
+        _fail_attempt(work, batch, f"too many certify agents refused: {said.reason}")
+    else:
+        work.put(batch)
+
+
+def on_alarm(work: Workspace, batch: Batch) -> None:
+    if work.now_ms < batch.alarm_ms:
+        work.alarm(batch.entity_id, batch.alarm_ms)
+        return
+    if batch.stage is Stage.SEALED:
+        _finish(work, batch)
+    elif batch.stage is Stage.BACKOFF:
+        lease_or_wait(work, batch)
+    elif batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
+        if work.now_ms >= batch.attempt_ends_ms:
+            _report_silent(work, batch)
+            _fail_attempt(work, batch, "the attempt ran out of time")
+        else:
+            _resend(work, batch)
+
+
+def _unanswered(batch: Batch) -> tuple[IdentityKey, ...]:
+    if batch.stage is Stage.CERTIFYING:
+        signed = {each.signer for each in batch.certifications}
+        return tuple(key for key in _executors(batch, Role.CERTIFY) if key not in signed)
+    voted = {vote.signer for ballot in batch.ballots for vote in ballot.votes}
+    return tuple(key for key in _agents(batch) if key not in voted)
+
+
+def _resend(work: Workspace, batch: Batch) -> None:
+    """Ask those who did not answer once more: a message was lost, or an agent came back without memory."""
+    silent = _unanswered(batch)
+    batch = attrs.evolve(
+        batch,
+        resends=batch.resends + 1,
+        refusals=tuple(entry for entry in batch.refusals if entry[0] not in silent),
+        alarm_ms=min(work.now_ms + work.rules.resend_ms * 2**batch.resends, batch.attempt_ends_ms),
+    )
+    work.put(batch)
+    work.alarm(batch.entity_id, batch.alarm_ms)
+    _send_orders(work, batch, silent)
+    if batch.stage is Stage.CERTIFYING:
+        _send_certify(work, batch, silent)
+
+
+def _report_silent(work: Workspace, batch: Batch) -> None:
+    work.utter(*(ReportPeer(peer=key, outcome="late", batch_id=batch.batch_id) for key in _unanswered(batch)))
+
+
+def _fail_attempt(work: Workspace, batch: Batch, reason: str) -> None:
+    """Give the lease up, wait, and try with a fresh one; out of attempts, bury the batch."""
+    said = batch.manifest.message
+    leases.revoke(work, said.level, said.quorum, batch.lease_id)
+    attempt = batch.attempt + 1
+    reasons = (*batch.reasons, f"attempt {attempt}: {reason}")[-REASONS_MAX:]
+    was_agreed = batch.stage is Stage.CERTIFYING
+    batch = attrs.evolve(batch, attempt=attempt, reasons=reasons, stage=Stage.BACKOFF)
+    if attempt >= work.rules.attempts_max:
+        work.put(attrs.evolve(batch, stage=Stage.DEAD))
+        work.utter(Bury(batch_id=batch.batch_id, reasons=reasons))
+        if not was_agreed:
+            _advance_chain(work, batch, None)
+        return
+    batch = attrs.evolve(batch, alarm_ms=work.now_ms + leases.backoff_ms(work, attempt))
+    work.put(batch)
+    work.alarm(batch.entity_id, batch.alarm_ms)
+
+
+def _advance_chain(work: Workspace, batch: Batch, context: bytes | None) -> None:
+    """Let the source's next stateful batch start with what this one left behind."""
+    chain = work.find(Chain, chain_entity_id(batch.manifest.message.source_id))
+    if not batch.stateful or chain is None or chain.running != batch.batch_id:
+        return
+    chain = attrs.evolve(chain, context=chain.context if context is None else context)
+    if not chain.queue:
+        work.put(attrs.evolve(chain, running=""))
+        return
+    following = work.find(Batch, batch_entity_id(chain.queue[0]))
+    assert following is not None, "a queued batch has its entity"
+    work.put(attrs.evolve(chain, running=chain.queue[0], queue=chain.queue[1:]))
+    lease_or_wait(work, attrs.evolve(following, context=chain.context))
+
+
+def on_restart(work: Workspace, batch: Batch) -> None:
+    """Utter again what the stage owes."""
+    if batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
+        alarm_ms = work.now_ms + work.rules.resend_ms
+        batch = attrs.evolve(
+            batch, resends=0, attempt_ends_ms=work.now_ms + work.rules.attempt_ms, alarm_ms=alarm_ms
+        )
+        work.put(batch)
+        work.alarm(batch.entity_id, alarm_ms)
+        silent = _unanswered(batch)
+        _send_orders(work, batch, silent)
+        if batch.stage is Stage.CERTIFYING:
+            _send_certify(work, batch, silent)
+    elif batch.stage is Stage.LEASING:
+        lease_or_wait(work, batch)
+    elif batch.stage is Stage.SEALING:
+        _seal(work, batch)
+    elif batch.stage in (Stage.SEALED, Stage.BACKOFF):
+        work.alarm(batch.entity_id, max(batch.alarm_ms, work.now_ms))

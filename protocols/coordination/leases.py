@@ -1,0 +1,233 @@
+"""Leasing: announce, collect bids, award; and the agent's side of it. Bid once, work many times.
+
+A lease serves every batch of one level and quorum. It is renewed while the old one still has time and batches
+left, so a steady stream never waits for an auction. A level is not lowered: while too few agents bid for a
+role, the batches wait and the auction is held again.
+"""
+
+import hashlib
+
+import attrs
+
+from protocols.award import choose
+from protocols.coordination.workspace import Workspace
+from protocols.job import (
+    WORK_ROLES,
+    AnnouncementReceived,
+    Auction,
+    AwardReceived,
+    BidReceived,
+    BidSeen,
+    EntityId,
+    Grant,
+    Held,
+    Lease,
+    Publish,
+    Send,
+    held_entity_id,
+    lease_entity_id,
+)
+from protocols.limits import BIDS_PER_AUCTION_MAX
+from protocols.messages import Announcement, Award, Bid, IdentityKey, Level, Role
+from protocols.quorum import is_enough, rule_for
+
+GRACE_MS = 5_000  # clocks of nodes differ: an agent honours a lease this much longer than it says
+
+
+def take(work: Workspace, level: Level, quorum: int, wanting: EntityId) -> Grant | None:
+    """A live grant with one batch taken off it; without one ``wanting`` is queued and an auction held."""
+    lease = work.find(Lease, lease_entity_id(level, quorum)) or Lease(level=level, quorum=quorum)
+    grant = lease.grant
+    if grant is None or grant.expires_ms <= work.now_ms or grant.batches_left <= 0:
+        waiting = lease.waiting if wanting in lease.waiting else (*lease.waiting, wanting)
+        _hold_auction(work, attrs.evolve(lease, grant=None, waiting=waiting))
+        return None
+    spent = attrs.evolve(grant, batches_left=grant.batches_left - 1)
+    lease = attrs.evolve(lease, grant=spent)
+    if _is_running_out(work, spent):
+        _hold_auction(work, lease)
+    else:
+        work.put(lease)
+    return grant
+
+
+def revoke(work: Workspace, level: Level, quorum: int, lease_id: str) -> None:
+    """Forget a grant whose holders failed a batch, so the next batch gets a fresh auction."""
+    lease = work.find(Lease, lease_entity_id(level, quorum))
+    if lease is not None and lease.grant is not None and lease.grant.lease_id == lease_id:
+        work.put(attrs.evolve(lease, grant=None))
+
+
+def on_bid(work: Workspace, stimulus: BidReceived) -> None:
+    said = stimulus.bid.message
+    lease = _lease_in_auction(work, said.announcement_id)
+    if lease is None or lease.auction is None or not said.roles:
+        return
+    auction = lease.auction
+    known = any(seen.bid.signer == stimulus.bid.signer for seen in auction.bids)
+    if known or len(auction.bids) >= BIDS_PER_AUCTION_MAX or said.price > work.rules.price_max:
+        return
+    if stimulus.reputation < work.rules.reputation_min:
+        return
+    seen = BidSeen(bid=stimulus.bid, reputation=stimulus.reputation, latency_ms=stimulus.latency_ms)
+    work.put(attrs.evolve(lease, auction=attrs.evolve(auction, bids=(*auction.bids, seen))))
+
+
+def on_alarm(work: Workspace, lease: Lease) -> tuple[EntityId, ...]:
+    """Close the auction that is due. Return the batches that may now go on."""
+    if lease.auction is None:
+        if lease.waiting:
+            _hold_auction(work, lease)
+        return ()
+    if work.now_ms < lease.auction.closes_ms:
+        work.alarm(lease.entity_id, lease.auction.closes_ms)
+        return ()
+    grant = _award(work, lease)
+    if grant is None:
+        failures = lease.failures + 1
+        work.put(attrs.evolve(lease, auction=None, failures=failures))
+        work.alarm(lease.entity_id, work.now_ms + backoff_ms(work, failures))
+        return ()
+    work.put(attrs.evolve(lease, auction=None, grant=grant, waiting=(), failures=0))
+    return lease.waiting
+
+
+def on_restart(work: Workspace, lease: Lease) -> None:
+    """An auction does not outlive the process: bids for it may have gone to a dead ear."""
+    lease = attrs.evolve(lease, auction=None)
+    work.put(lease)
+    if lease.waiting:
+        _hold_auction(work, lease)
+
+
+def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
+    """Weigh an announcement as an agent: offer the roles it asks for that this node holds."""
+    said = stimulus.announcement.message
+    rules = work.rules
+    roles = tuple(role for role in said.roles if role in rules.roles)
+    if not roles or said.closes_ms + GRACE_MS < work.now_ms:
+        return
+    reason = "price" if rules.price > said.price_max else ""
+    bid = Bid(
+        network=rules.network,
+        announcement_id=said.announcement_id,
+        roles=() if reason else roles,
+        capacity=rules.capacity,
+        price=rules.price,
+        operator=rules.operator,
+        region=rules.region,
+        reason=reason,
+    )
+    work.utter(Send(to=stimulus.announcement.signer, message=bid))
+
+
+def on_award(work: Workspace, stimulus: AwardReceived) -> None:
+    said = stimulus.award.message
+    if said.agent != work.rules.self_key or not set(said.roles) <= set(work.rules.roles):
+        return
+    held = Held(award=stimulus.award)
+    work.put(held)
+    work.alarm(held.entity_id, said.expires_ms + GRACE_MS)
+
+
+def on_held_alarm(work: Workspace, held: Held) -> None:
+    if work.now_ms >= held.award.message.expires_ms + GRACE_MS:
+        work.drop(held.entity_id)
+    else:
+        work.alarm(held.entity_id, held.award.message.expires_ms + GRACE_MS)
+
+
+def held_roles(work: Workspace, lease_id: str, coordinator: IdentityKey) -> tuple[Role, ...]:
+    """The roles this node holds under a lease of that coordinator; empty when it holds none."""
+    held = work.find(Held, held_entity_id(lease_id))
+    if held is None or held.award.signer != coordinator:
+        return ()
+    return held.award.message.roles
+
+
+def backoff_ms(work: Workspace, failures: int) -> int:
+    """Exponential, bounded, and spread by a hash of node and count in place of randomness."""
+    rules = work.rules
+    base = min(rules.backoff_ms * 2 ** min(failures, 16), rules.backoff_max_ms)
+    spread = hashlib.sha256(rules.self_key + failures.to_bytes(4, "big") + work.now_ms.to_bytes(8, "big"))
+    return base // 2 + base * spread.digest()[0] // 512
+
+
+def _is_running_out(work: Workspace, grant: Grant) -> bool:
+    rules = work.rules
+    return (
+        grant.expires_ms - work.now_ms < rules.lease_ms // 3 or 4 * grant.batches_left < rules.lease_batches
+    )
+
+
+def _hold_auction(work: Workspace, lease: Lease) -> None:
+    if lease.auction is not None or lease.failures:
+        work.put(lease)  # one is being held, or its alarm will hold it
+        return
+    rules = work.rules
+    seed = f"{rules.network} {rules.self_key.hex()} {lease.entity_id} {lease.round} {work.now_ms}"
+    closes_ms = work.now_ms + rules.bid_window_ms
+    auction = Auction(announcement_id="job_" + hashlib.sha256(seed.encode()).hexdigest(), closes_ms=closes_ms)
+    lease = attrs.evolve(lease, round=lease.round + 1, auction=auction)
+    work.put(lease)
+    work.alarm(lease.entity_id, closes_ms)
+    announcement = Announcement(
+        network=rules.network,
+        announcement_id=auction.announcement_id,
+        roles=WORK_ROLES,
+        level=lease.level,
+        quorum=lease.quorum,
+        lease_ms=rules.lease_ms,
+        batches=rules.lease_batches,
+        price_max=rules.price_max,
+        closes_ms=closes_ms,
+    )
+    work.utter(Publish(message=announcement))
+
+
+def _lease_in_auction(work: Workspace, announcement_id: str) -> Lease | None:
+    for level in Level:
+        for quorum in range(1, 65):
+            lease = work.find(Lease, lease_entity_id(level, quorum))
+            if lease and lease.auction and lease.auction.announcement_id == announcement_id:
+                return lease
+    return None
+
+
+def _award(work: Workspace, lease: Lease) -> Grant | None:
+    auction = lease.auction
+    assert auction is not None, "only an auction that was held can be awarded"
+    rule = rule_for(lease.level, lease.quorum)
+    holders: list[tuple[Role, tuple[IdentityKey, ...]]] = []
+    for role in WORK_ROLES:
+        chosen = choose(
+            auction.bids, role=role, rule=rule, strategy=work.rules.strategy, seed=auction.announcement_id
+        )
+        if not is_enough(lease.level, lease.quorum, len(chosen)):
+            return None
+        holders.append((role, chosen))
+    lease_id = "lease_" + hashlib.sha256(auction.announcement_id.encode()).hexdigest()
+    expires_ms = work.now_ms + work.rules.lease_ms
+    _tell_holders(work, lease_id, auction.announcement_id, holders, expires_ms)
+    batches = work.rules.lease_batches
+    return Grant(lease_id=lease_id, holders=tuple(holders), expires_ms=expires_ms, batches_left=batches)
+
+
+def _tell_holders(
+    work: Workspace,
+    lease_id: str,
+    announcement_id: str,
+    holders: list[tuple[Role, tuple[IdentityKey, ...]]],
+    expires_ms: int,
+) -> None:
+    for agent in sorted({key for _, chosen in holders for key in chosen}):
+        award = Award(
+            network=work.rules.network,
+            lease_id=lease_id,
+            announcement_id=announcement_id,
+            agent=agent,
+            roles=tuple(role for role, chosen in holders if agent in chosen),
+            batches=work.rules.lease_batches,
+            expires_ms=expires_ms,
+        )
+        work.utter(Send(to=agent, message=award))

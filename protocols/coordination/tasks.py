@@ -1,0 +1,225 @@
+"""The agent's side of a batch: take the order, run the roles, report evidence, sign what it found itself."""
+
+import hashlib
+
+import attrs
+
+from protocols.coordination import leases
+from protocols.coordination.workspace import Workspace
+from protocols.job import (
+    CertifyReceived,
+    Findings,
+    ForgetPayload,
+    RoleFailed,
+    RoleFinished,
+    RunRole,
+    SealReceived,
+    Send,
+    SignStatement,
+    StatementSigned,
+    Task,
+    TaskStage,
+    WorkReceived,
+    task_entity_id,
+)
+from protocols.messages import (
+    CertifyOrder,
+    Evidence,
+    IdentityKey,
+    Role,
+    SealConfirmed,
+    Signed,
+    Statement,
+    WorkRefused,
+    WorkResult,
+)
+
+
+def on_work(work: Workspace, stimulus: WorkReceived) -> None:
+    order = stimulus.order
+    said = order.message
+    manifest = said.manifest.message
+    if said.manifest.signer != manifest.coordinator or order.signer != manifest.coordinator:
+        return  # nobody orders work under another's name
+    task = work.find(Task, task_entity_id(manifest.batch_id))
+    if task is not None and task.order.message.context == said.context:
+        if task.stage is not TaskStage.RUNNING:
+            _report(work, task)
+        return
+    if task is not None and task.stage in (TaskStage.SIGNING, TaskStage.CERTIFIED):
+        return  # what was signed under one context is not done again under another
+    roles = leases.held_roles(work, said.lease_id, order.signer)
+    if not roles:
+        _refuse(work, order.signer, manifest.batch_id, "no such lease is held here")
+        return
+    task = Task(
+        order=order, roles=roles, stage=TaskStage.RUNNING, expires_ms=work.now_ms + work.rules.task_ttl_ms
+    )
+    work.put(task)
+    work.alarm(task.entity_id, task.expires_ms)
+    work.utter(RunRole(order=order, roles=roles))
+
+
+def on_finished(work: Workspace, stimulus: RoleFinished) -> None:
+    task = work.find(Task, task_entity_id(stimulus.batch_id))
+    if task is None or task.stage is not TaskStage.RUNNING:
+        return
+    asked = hashlib.sha256(task.order.message.context).digest()
+    if any(evidence.message.context_in != asked for evidence in stimulus.evidence):
+        return  # an answer to an order that a later one replaced
+    pending = task.pending
+    task = attrs.evolve(
+        task, stage=TaskStage.REPORTED, findings=stimulus.findings, evidence=stimulus.evidence, pending=None
+    )
+    work.put(task)
+    _report(work, task)
+    if pending is not None:
+        _weigh(work, task, pending.message)
+
+
+def on_failed(work: Workspace, stimulus: RoleFailed) -> None:
+    task = work.find(Task, task_entity_id(stimulus.batch_id))
+    if task is not None and task.stage is TaskStage.RUNNING:
+        _refuse(work, task.order.signer, stimulus.batch_id, stimulus.reason)
+        work.drop(task.entity_id)
+
+
+def on_certify(work: Workspace, stimulus: CertifyReceived) -> None:
+    statement = stimulus.order.message.statement
+    task = work.find(Task, task_entity_id(statement.batch_id))
+    if task is None or task.order.signer != stimulus.order.signer:
+        _refuse(work, stimulus.order.signer, statement.batch_id, "no such work is known here")
+    elif task.stage is TaskStage.RUNNING:
+        work.put(attrs.evolve(task, pending=stimulus.order))
+    elif task.stage is TaskStage.CERTIFIED and task.certification is not None:
+        if task.certification.message.statement_digest == statement.digest:
+            work.utter(Send(to=task.order.signer, message=task.certification.message))
+    else:
+        _weigh(work, task, stimulus.order.message)
+
+
+def on_signed(work: Workspace, stimulus: StatementSigned) -> None:
+    task = work.find(Task, task_entity_id(stimulus.certification.message.batch_id))
+    if task is None or task.stage is not TaskStage.SIGNING:
+        return
+    work.put(attrs.evolve(task, stage=TaskStage.CERTIFIED, certification=stimulus.certification))
+    work.utter(Send(to=task.order.signer, message=stimulus.certification.message))
+
+
+def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
+    """The certificate was checked by the caller; confirm it and let the task go."""
+    statement = stimulus.sealed.message.certificate.statement
+    if stimulus.sealed.signer != statement.coordinator:
+        return
+    batch_id = statement.batch_id
+    if work.find(Task, task_entity_id(batch_id)) is not None:
+        work.drop(task_entity_id(batch_id))
+    confirmation = SealConfirmed(
+        network=work.rules.network, batch_id=batch_id, statement_digest=statement.digest
+    )
+    work.utter(Send(to=stimulus.sealed.signer, message=confirmation))
+    if stimulus.sealed.signer != work.rules.self_key:
+        work.utter(ForgetPayload(batch_id=batch_id))
+
+
+def on_alarm(work: Workspace, task: Task) -> None:
+    if work.now_ms < task.expires_ms:
+        work.alarm(task.entity_id, task.expires_ms)
+        return
+    work.drop(task.entity_id)
+    if task.order.signer != work.rules.self_key:
+        work.utter(ForgetPayload(batch_id=task.batch_id))
+
+
+def on_restart(work: Workspace, task: Task) -> None:
+    """The payload is gone with the process: running work is dropped, and asked for again by its coordinator."""
+    if task.stage is TaskStage.RUNNING:
+        work.drop(task.entity_id)
+        return
+    if task.stage is TaskStage.SIGNING:
+        task = attrs.evolve(task, stage=TaskStage.REPORTED)
+        work.put(task)
+    work.alarm(task.entity_id, task.expires_ms)
+
+
+def _report(work: Workspace, task: Task) -> None:
+    assert task.findings is not None, "a task reports what it found"
+    result = WorkResult(
+        network=work.rules.network,
+        batch_id=task.batch_id,
+        evidence=task.evidence,
+        context_out=task.findings.context_out,
+    )
+    work.utter(Send(to=task.order.signer, message=result))
+
+
+def _refuse(work: Workspace, to: IdentityKey, batch_id: str, reason: str) -> None:
+    refusal = WorkRefused(network=work.rules.network, batch_id=batch_id, reason=reason[:500])
+    work.utter(Send(to=to, message=refusal))
+
+
+def _weigh(work: Workspace, task: Task, order: CertifyOrder) -> None:
+    """Sign only what this node found itself and what a quorum of others signed evidence for."""
+    if task.stage is not TaskStage.REPORTED:
+        return
+    problem = _problem(task, order)
+    if problem:
+        _refuse(work, task.order.signer, task.batch_id, problem)
+        return
+    work.put(attrs.evolve(task, stage=TaskStage.SIGNING))
+    work.utter(SignStatement(statement=order.statement))
+
+
+def _problem(task: Task, order: CertifyOrder) -> str:
+    found = task.findings
+    assert found is not None, "a reported task has findings"
+    if Role.CERTIFY not in task.roles:
+        return "the certify role is not held here"
+    if order.statement != _statement(task, found):
+        return "my own recomputation gives another result"
+    for role in (Role.NORMALIZE, Role.VALIDATE):
+        signers = {
+            evidence.signer
+            for evidence in order.evidence
+            if evidence.message.role is role and _supports(evidence, order.statement)
+        }
+        if len(signers) < order.statement.quorum:
+            return f"{len(signers)} of {order.statement.quorum} needed signatures for {role.word}"
+    return ""
+
+
+def _statement(task: Task, found: Findings) -> Statement:
+    """The statement this node would make: every field from its own order and its own findings."""
+    said = task.order.message
+    manifest = said.manifest.message
+    return Statement(
+        network=manifest.network,
+        batch_id=task.batch_id,
+        coordinator=manifest.coordinator,
+        source_id=manifest.source_id,
+        policy_hash=manifest.policy_hash,
+        level=manifest.level,
+        quorum=manifest.quorum,
+        input_root=found.input_root,
+        normalized_root=found.normalized_root,
+        output_root=found.output_root,
+        context_in=hashlib.sha256(said.context).digest(),
+        context_out=hashlib.sha256(found.context_out).digest(),
+        events=found.events,
+        valid=found.valid,
+        invalid=found.invalid,
+    )
+
+
+def _supports(evidence: Signed[Evidence], statement: Statement) -> bool:
+    said = evidence.message
+    expected = {
+        Role.NORMALIZE: (statement.input_root, statement.normalized_root),
+        Role.VALIDATE: (statement.normalized_root, statement.output_root),
+    }[said.role]
+    return (
+        said.batch_id == statement.batch_id
+        and said.policy_hash == statement.policy_hash
+        and said.context_in == statement.context_in
+        and (said.input_digest, said.output_digest) == expected
+    )

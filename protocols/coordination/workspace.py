@@ -1,0 +1,42 @@
+"""The scratch pad of one step: entities read and written, effects uttered. Lives no longer than the step."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from protocols.job import Effect, Entity, EntityId, Rules, SetAlarm, Transition
+
+E = TypeVar("E")
+
+
+class Workspace:
+    """An overlay of changes over a read-only view of the node's entities."""
+
+    def __init__(self, view: Mapping[EntityId, Entity], rules: Rules, now_ms: int) -> None:
+        self.rules = rules
+        self.now_ms = now_ms
+        self._view = view
+        self._changes: dict[EntityId, Entity | None] = {}
+        self._effects: list[Effect] = []
+
+    def find(self, cls: type[E], entity_id: EntityId) -> E | None:
+        """The entity as it stands within this step, or None."""
+        entity = self._changes[entity_id] if entity_id in self._changes else self._view.get(entity_id)
+        assert entity is None or isinstance(entity, cls), f"{entity_id} is a {type(entity).__name__}"
+        return entity
+
+    def put(self, entity: Entity) -> None:
+        self._changes[entity.entity_id] = entity
+
+    def drop(self, entity_id: EntityId) -> None:
+        self._changes[entity_id] = None
+
+    def utter(self, *effects: Effect) -> None:
+        self._effects += effects
+
+    def alarm(self, entity_id: EntityId, at_ms: int) -> None:
+        self._effects.append(SetAlarm(entity_id=entity_id, at_ms=at_ms))
+
+    def transition(self) -> Transition:
+        changed = tuple(entity for entity in self._changes.values() if entity is not None)
+        removed = tuple(key for key, entity in self._changes.items() if entity is None and key in self._view)
+        return Transition(changed=changed, removed=removed, effects=tuple(self._effects))

@@ -1,0 +1,102 @@
+"""Where unverified bytes become ``Signed[M]``, and the only place (with the node's own signer) that makes one."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+import attrs
+
+from protocols import codec, keys
+from protocols.errors import BadSignatureError, MalformedError, WrongNetworkError
+from protocols.limits import FRAME_BYTES_MAX, LENGTH_BYTES
+from protocols.messages import MESSAGES, IdentityKey, Message, Signed
+
+M = TypeVar("M", bound=Message)
+FIELDS = 3
+
+
+class Signer(Protocol):
+    """The node's own key, wherever it is kept."""
+
+    @property
+    def identity(self) -> IdentityKey: ...
+
+    def sign(self, protocol: tuple[int, str], key_id: str, data: bytes) -> bytes: ...
+
+
+def sign(signer: Signer, message: M) -> Signed[M]:
+    """Sign with the node's key (BRC-3, counterparty ``anyone``)."""
+    signature = signer.sign(message.PROTOCOL, message.key_id, codec.encode(message))
+    return Signed(message=message, signer=signer.identity, signature=signature)
+
+
+def check(signed: Signed[Message]) -> None:
+    """Raise BadSignatureError unless the signer signed exactly this message."""
+    said = signed.message
+    if not keys.verify(signed.signer, said.PROTOCOL, said.key_id, codec.encode(said), signed.signature):
+        raise BadSignatureError(f"{type(said).__name__} {said.key_id:.80} is not signed by its signer")
+
+
+def to_frame(signed: Signed[Message], attachment: bytes = b"") -> bytes:
+    """A frame: length of the envelope (4 bytes), the envelope, then the attachment to the end."""
+    envelope = _encode(signed)
+    return len(envelope).to_bytes(LENGTH_BYTES, "big") + envelope + attachment
+
+
+def open_frame(frame: bytes, network: str) -> tuple[Signed[Message], bytes]:
+    """Check size, canonical form, network and every signature in a frame.
+
+    Returns:
+        The signed message and its attachment; the attachment is *not* checked here: the message names a
+        digest of it, and whoever uses it compares.
+
+    Raises:
+        MalformedError, NonCanonicalError, WrongNetworkError, BadSignatureError: the sender is at fault.
+    """
+    if not LENGTH_BYTES < len(frame) <= FRAME_BYTES_MAX:
+        raise MalformedError(f"a frame of {len(frame)} bytes")
+    end = LENGTH_BYTES + int.from_bytes(frame[:LENGTH_BYTES], "big")
+    if end > len(frame):
+        raise MalformedError("the envelope is longer than its frame")
+    signed = _decode(frame[LENGTH_BYTES:end])
+    for inner in _all_signed(signed):
+        if inner.message.network != network:
+            raise WrongNetworkError(f"a message of the network {inner.message.network!r:.80}")
+        check(inner)
+    return signed, frame[end:]
+
+
+def _encode(signed: Signed[Message]) -> bytes:
+    return codec.encode(
+        Envelope(signer=signed.signer, signature=signed.signature, body=codec.encode(signed.message))
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Envelope:
+    """The outermost array of a frame."""
+
+    signer: bytes
+    signature: bytes
+    body: bytes
+
+
+def _decode(data: bytes) -> Signed[Message]:
+    envelope = codec.decode(Envelope, data)
+    message = codec.decode_tagged(MESSAGES, envelope.body)
+    try:
+        return Signed(message=message, signer=envelope.signer, signature=envelope.signature)
+    except ValueError as error:
+        raise MalformedError(str(error)) from error
+
+
+def _all_signed(value: Any) -> Iterator[Signed[Message]]:
+    """The signed messages inside a value, itself included, inmost last."""
+    if isinstance(value, Signed):
+        yield value
+        value = value.message
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _all_signed(item)
+    elif attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            yield from _all_signed(getattr(value, field.name))

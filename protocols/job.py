@@ -1,0 +1,487 @@
+"""Data of the coordination: entities (durable), stimuli (what happened), effects (what to do). No behaviour.
+
+Entities are keyed by a string id and stored as their deterministic encoding. Effects are not stored: they are
+what a committed state still owes, so ``Restarted`` makes ``step`` utter them again after a crash, and every
+receiver takes a repeat in its stride.
+"""
+
+import enum
+from typing import ClassVar, TypeAlias
+
+import attrs
+
+from protocols.messages import (
+    Announcement,
+    Award,
+    BatchSealed,
+    Bid,
+    Certification,
+    CertifyOrder,
+    Digest,
+    Evidence,
+    IdentityKey,
+    Level,
+    Manifest,
+    Message,
+    QuorumCertificate,
+    Role,
+    SealConfirmed,
+    Signed,
+    Statement,
+    WorkOrder,
+    WorkRefused,
+    WorkResult,
+)
+
+EntityId: TypeAlias = str
+
+WORK_ROLES = (Role.NORMALIZE, Role.VALIDATE, Role.CERTIFY)
+
+
+class Strategy(enum.IntEnum):
+    """EVENT_AGENT_SELECTION_STRATEGY."""
+
+    REPUTATION = 1
+    LATENCY = 2
+    COST = 3
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What ``step`` needs to know of its node; constant while the process runs. Times in milliseconds."""
+
+    network: str
+    self_key: IdentityKey
+    roles: tuple[Role, ...] = WORK_ROLES
+    operator: str = ""
+    region: str = ""
+    price: int = 0
+    price_max: int = 2**62
+    capacity: int = 64
+    strategy: Strategy = Strategy.REPUTATION
+    reputation_min: int = 0
+    bid_window_ms: int = 300
+    lease_ms: int = 60_000
+    lease_batches: int = 1_000
+    resend_ms: int = 2_000
+    attempt_ms: int = 30_000
+    attempts_max: int = 3
+    backoff_ms: int = 500
+    backoff_max_ms: int = 15_000
+    confirm_ms: int = 2_000
+    task_ttl_ms: int = 120_000
+
+
+# --- entities -----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class BidSeen:
+    """A bid with what this node knew of the bidder when it came."""
+
+    bid: Signed[Bid]
+    reputation: int
+    latency_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class Auction:
+    announcement_id: str
+    closes_ms: int
+    bids: tuple[BidSeen, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Grant:
+    """A lease in force: who holds which role, best first."""
+
+    lease_id: str
+    holders: tuple[tuple[Role, tuple[IdentityKey, ...]], ...]
+    expires_ms: int
+    batches_left: int
+
+
+@attrs.frozen(kw_only=True)
+class Lease:
+    """The coordinator's side of leasing for one level and quorum."""
+
+    TAG: ClassVar[int] = 101
+    level: Level
+    quorum: int
+    round: int = 0
+    auction: Auction | None = None
+    grant: Grant | None = None
+    waiting: tuple[EntityId, ...] = ()
+    failures: int = 0
+
+    @property
+    def entity_id(self) -> EntityId:
+        return lease_entity_id(self.level, self.quorum)
+
+
+class Stage(enum.IntEnum):
+    """Where a batch stands at its coordinator."""
+
+    CHAINED = 1  # waits for the context that the batch before it leaves behind
+    LEASING = 2  # waits for agents
+    PROCESSING = 3  # agents normalize and validate
+    CERTIFYING = 4  # agents check the evidence and sign
+    SEALING = 5  # the quorum certificate is being written down
+    SEALED = 6  # award-holders are confirming
+    BACKOFF = 7  # an attempt failed; the next one comes at the alarm
+    DEAD = 8  # out of attempts; an operator decides
+
+
+@attrs.frozen(kw_only=True)
+class Ballot:
+    """The votes of a role's executors, one each; sorted by signer, so equal ballots have equal bytes."""
+
+    role: Role
+    executors: tuple[IdentityKey, ...]
+    quorum: int
+    votes: tuple[Signed[Evidence], ...] = ()
+    equivocators: tuple[IdentityKey, ...] = ()
+    agreed: Digest | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """The coordinator's side of one batch."""
+
+    TAG: ClassVar[int] = 102
+    manifest: Signed[Manifest]
+    stage: Stage
+    stateful: bool
+    context: bytes = b"{}"
+    attempt: int = 0
+    resends: int = 0
+    attempt_ends_ms: int = 0
+    alarm_ms: int = 0
+    lease_id: str = ""
+    holders: tuple[tuple[Role, tuple[IdentityKey, ...]], ...] = ()
+    ballots: tuple[Ballot, ...] = ()
+    contexts: tuple[bytes, ...] = ()
+    refusals: tuple[tuple[IdentityKey, str], ...] = ()
+    reasons: tuple[str, ...] = ()
+    statement: Statement | None = None
+    certifications: tuple[Signed[Certification], ...] = ()
+    sealed_ms: int = 0
+    confirmed: tuple[tuple[IdentityKey, int], ...] = ()
+
+    @property
+    def batch_id(self) -> str:
+        return self.manifest.message.batch_id
+
+    @property
+    def entity_id(self) -> EntityId:
+        return batch_entity_id(self.batch_id)
+
+
+@attrs.frozen(kw_only=True)
+class Chain:
+    """The order of a source's stateful batches, and the context the last agreed one left behind."""
+
+    TAG: ClassVar[int] = 103
+    source_id: str
+    context: bytes = b"{}"
+    running: str = ""
+    queue: tuple[str, ...] = ()
+
+    @property
+    def entity_id(self) -> EntityId:
+        return chain_entity_id(self.source_id)
+
+
+@attrs.frozen(kw_only=True)
+class Held:
+    """An award that this node holds from a coordinator."""
+
+    TAG: ClassVar[int] = 104
+    award: Signed[Award]
+
+    @property
+    def entity_id(self) -> EntityId:
+        return held_entity_id(self.award.message.lease_id)
+
+
+class TaskStage(enum.IntEnum):
+    RUNNING = 1
+    REPORTED = 2
+    SIGNING = 3
+    CERTIFIED = 4
+
+
+@attrs.frozen(kw_only=True)
+class Findings:
+    """What a run of the roles over a batch found: the roots that evidence and statement must show."""
+
+    input_root: Digest
+    normalized_root: Digest
+    output_root: Digest
+    context_out: bytes
+    events: int
+    valid: int
+    invalid: int
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """The agent's side of one batch."""
+
+    TAG: ClassVar[int] = 105
+    order: Signed[WorkOrder]
+    roles: tuple[Role, ...]
+    stage: TaskStage
+    expires_ms: int
+    findings: Findings | None = None
+    evidence: tuple[Signed[Evidence], ...] = ()
+    pending: Signed[CertifyOrder] | None = None
+    certification: Signed[Certification] | None = None
+
+    @property
+    def batch_id(self) -> str:
+        return self.order.message.manifest.message.batch_id
+
+    @property
+    def entity_id(self) -> EntityId:
+        return task_entity_id(self.batch_id)
+
+
+Entity: TypeAlias = Lease | Batch | Chain | Held | Task
+ENTITIES: tuple[type[Entity], ...] = (Lease, Batch, Chain, Held, Task)
+
+
+def lease_entity_id(level: Level, quorum: int) -> EntityId:
+    return f"lease:{level.word}:{quorum}"
+
+
+def batch_entity_id(batch_id: str) -> EntityId:
+    return f"batch:{batch_id}"
+
+
+def chain_entity_id(source_id: str) -> EntityId:
+    return f"chain:{source_id}"
+
+
+def held_entity_id(lease_id: str) -> EntityId:
+    return f"held:{lease_id}"
+
+
+def task_entity_id(batch_id: str) -> EntityId:
+    return f"task:{batch_id}"
+
+
+# --- stimuli ------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Stimulus:
+    """Something happened, at a time of this node's clock."""
+
+    now_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class BatchCommitted(Stimulus):
+    """Ingest made a batch durable. ``stateful``: its policy has rules that look at the past."""
+
+    manifest: Signed[Manifest]
+    stateful: bool
+
+
+@attrs.frozen(kw_only=True)
+class AnnouncementReceived(Stimulus):
+    announcement: Signed[Announcement]
+
+
+@attrs.frozen(kw_only=True)
+class BidReceived(Stimulus):
+    bid: Signed[Bid]
+    reputation: int
+    latency_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class AwardReceived(Stimulus):
+    award: Signed[Award]
+
+
+@attrs.frozen(kw_only=True)
+class WorkReceived(Stimulus):
+    order: Signed[WorkOrder]
+
+
+@attrs.frozen(kw_only=True)
+class RoleFinished(Stimulus):
+    """The worker pool ran the roles over a batch; the node signed what it found."""
+
+    batch_id: str
+    findings: Findings
+    evidence: tuple[Signed[Evidence], ...]
+
+
+@attrs.frozen(kw_only=True)
+class RoleFailed(Stimulus):
+    batch_id: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class ResultReceived(Stimulus):
+    result: Signed[WorkResult]
+
+
+@attrs.frozen(kw_only=True)
+class RefusalReceived(Stimulus):
+    refusal: Signed[WorkRefused]
+
+
+@attrs.frozen(kw_only=True)
+class CertifyReceived(Stimulus):
+    order: Signed[CertifyOrder]
+
+
+@attrs.frozen(kw_only=True)
+class StatementSigned(Stimulus):
+    """This node's own signature over a statement it agreed to."""
+
+    certification: Signed[Certification]
+
+
+@attrs.frozen(kw_only=True)
+class CertificationReceived(Stimulus):
+    certification: Signed[Certification]
+
+
+@attrs.frozen(kw_only=True)
+class BatchWritten(Stimulus):
+    """The sealed batch is durable: events, certificate, evidence."""
+
+    batch_id: str
+
+
+@attrs.frozen(kw_only=True)
+class SealReceived(Stimulus):
+    sealed: Signed[BatchSealed]
+
+
+@attrs.frozen(kw_only=True)
+class ConfirmationReceived(Stimulus):
+    confirmation: Signed[SealConfirmed]
+
+
+@attrs.frozen(kw_only=True)
+class AlarmRang(Stimulus):
+    entity_id: EntityId
+
+
+@attrs.frozen(kw_only=True)
+class Restarted(Stimulus):
+    """The process came up and loaded this entity: utter again what it still owes."""
+
+    entity_id: EntityId
+
+
+# --- effects ------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Effect:
+    """Something to do once the state that asks for it is committed."""
+
+
+@attrs.frozen(kw_only=True)
+class Publish(Effect):
+    """Sign and gossip."""
+
+    message: Message
+
+
+@attrs.frozen(kw_only=True)
+class Send(Effect):
+    """Sign and send to one node, this one included; ``payload_of`` attaches the payload of that batch."""
+
+    to: IdentityKey
+    message: Message
+    payload_of: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class RunRole(Effect):
+    """Run the roles over a batch in the worker pool, sign evidence for ``roles``, report RoleFinished."""
+
+    order: Signed[WorkOrder]
+    roles: tuple[Role, ...]
+
+
+@attrs.frozen(kw_only=True)
+class SignStatement(Effect):
+    statement: Statement
+
+
+@attrs.frozen(kw_only=True)
+class Seal(Effect):
+    """Write down a certified batch, then report BatchWritten."""
+
+    certificate: QuorumCertificate
+    dissent: tuple[Signed[Evidence], ...]
+    context: bytes
+    topics: tuple[str, ...]
+    attempts: int
+
+
+@attrs.frozen(kw_only=True)
+class RecordDistribution(Effect):
+    """How many award-holders got the certificate, how many confirmed, after how long in the mean."""
+
+    batch_id: str
+    published: int
+    confirmed: int
+    latency_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class Bury(Effect):
+    """A batch ran out of attempts: mark it dead, with every reason."""
+
+    batch_id: str
+    reasons: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class SetAlarm(Effect):
+    entity_id: EntityId
+    at_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class ForgetPayload(Effect):
+    """The bytes of a batch are no longer needed here."""
+
+    batch_id: str
+
+
+@attrs.frozen(kw_only=True)
+class ReportPeer(Effect):
+    """A node did this well or badly: ``agreed``, ``dissented``, ``late``, ``equivocated``."""
+
+    peer: IdentityKey
+    outcome: str
+    batch_id: str
+
+
+@attrs.frozen(kw_only=True)
+class KeepProof(Effect):
+    """Two signed statements that contradict each other: proof against their signer."""
+
+    first: Signed[Evidence]
+    second: Signed[Evidence]
+
+
+@attrs.frozen(kw_only=True)
+class Transition:
+    """What a stimulus changed: entities to store, ids to delete, effects to carry out after the commit."""
+
+    changed: tuple[Entity, ...] = ()
+    removed: tuple[EntityId, ...] = ()
+    effects: tuple[Effect, ...] = ()

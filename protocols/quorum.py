@@ -1,0 +1,102 @@
+"""Levels, ballots and tallies: when enough independent agents said the same.
+
+The quorum is more than half of the executors, so two different outcomes of one ballot need an agent that
+voted for both, and such an agent has signed the proof against itself.
+"""
+
+import attrs
+
+from protocols.job import Ballot
+from protocols.messages import Evidence, IdentityKey, Level, Signed
+
+
+@attrs.frozen(kw_only=True)
+class LevelRule:
+    """How many executors a level wants, how many must agree, and whether their operators must differ."""
+
+    quorum: int
+    executors: int
+    distinct_operators: bool
+
+
+LEVELS = {
+    Level.BASIC: LevelRule(quorum=1, executors=1, distinct_operators=False),
+    Level.ENHANCED: LevelRule(quorum=2, executors=3, distinct_operators=False),
+    Level.CRITICAL: LevelRule(quorum=3, executors=4, distinct_operators=True),
+}
+
+
+def rule_for(level: Level, quorum: int) -> LevelRule:
+    """The rule of a level under a quorum that the operator may have raised, never lowered.
+
+    At ``quorum`` of ``2 * quorum - 1`` executors two quorums still share one.
+    """
+    base = LEVELS[level]
+    if quorum <= base.quorum:
+        return base
+    most = 2 * quorum - 1 if level is not Level.CRITICAL else (3 * quorum - 1) // 2
+    return attrs.evolve(base, quorum=quorum, executors=max(quorum, min(most, base.executors + quorum)))
+
+
+def is_enough(level: Level, quorum: int, executors: int) -> bool:
+    """Whether ``quorum`` of ``executors`` satisfies ``level``: a level is never lowered silently."""
+    base = LEVELS[level]
+    if quorum < base.quorum or executors < quorum:
+        return False
+    if level is Level.CRITICAL:
+        return executors >= base.executors and 3 * quorum > 2 * executors
+    return 2 * quorum > executors
+
+
+@attrs.frozen(kw_only=True)
+class Equivocation:
+    """One agent, one question, two answers."""
+
+    first: Signed[Evidence]
+    second: Signed[Evidence]
+
+
+def tally(ballot: Ballot, vote: Signed[Evidence]) -> tuple[Ballot, Equivocation | None]:
+    """Count a vote. Repeats and strangers change nothing; a second, different answer strikes its signer."""
+    assert vote.message.role is ballot.role, "the caller picks the ballot by role"
+    if vote.signer not in ballot.executors or vote.signer in ballot.equivocators:
+        return ballot, None
+    earlier = next((cast for cast in ballot.votes if cast.signer == vote.signer), None)
+    if earlier is not None and earlier.message.outcome == vote.message.outcome:
+        return ballot, None
+    if earlier is not None:
+        if earlier.message.question != vote.message.question:
+            return ballot, None  # another question has another answer: late news of an earlier attempt
+        struck = tuple(sorted({*ballot.equivocators, vote.signer}))
+        return attrs.evolve(ballot, equivocators=struck), Equivocation(first=earlier, second=vote)
+    votes = tuple(sorted((*ballot.votes, vote), key=lambda cast: cast.signer))
+    ballot = attrs.evolve(ballot, votes=votes)
+    if ballot.agreed is None and len(supporters(ballot, vote.message.outcome)) >= ballot.quorum:
+        ballot = attrs.evolve(ballot, agreed=vote.message.outcome)
+    return ballot, None
+
+
+def supporters(ballot: Ballot, outcome: bytes) -> tuple[Signed[Evidence], ...]:
+    """The counted votes for an outcome, sorted by signer."""
+    return tuple(
+        vote
+        for vote in ballot.votes
+        if vote.message.outcome == outcome and vote.signer not in ballot.equivocators
+    )
+
+
+def dissenters(ballot: Ballot) -> tuple[Signed[Evidence], ...]:
+    """The votes against what was agreed; empty while nothing is."""
+    if ballot.agreed is None:
+        return ()
+    return tuple(vote for vote in ballot.votes if vote.message.outcome != ballot.agreed)
+
+
+def is_hopeless(ballot: Ballot, silent: frozenset[IdentityKey]) -> bool:
+    """Whether no outcome can reach the quorum any more, even if all of ``silent`` stay silent."""
+    if ballot.agreed is not None:
+        return False
+    voted = {vote.signer for vote in ballot.votes}
+    open_votes = len([key for key in ballot.executors if key not in voted and key not in silent])
+    best = max((len(supporters(ballot, vote.message.outcome)) for vote in ballot.votes), default=0)
+    return best + open_votes < ballot.quorum
