@@ -2,14 +2,14 @@
 
 A class is an array of its fields in order, led by its tag where several classes can stand in one place.
 No maps and no floats occur, so deterministic encoding (RFC 8949, 4.2.1) is: shortest integers and definite
-lengths, which ``cbor2`` writes. ``cbor2.loads`` accepts more than that (overlong integers, indefinite lengths,
-trailing bytes), so ``decode`` encodes again and compares: bytes that are not *the* encoding are refused.
+lengths, which ``cbor2`` writes. ``cbor2.loads`` accepts more than that (overlong integers, indefinite
+lengths, trailing bytes), so ``decode`` encodes again and compares: other bytes are refused.
 """
 
 import enum
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -59,9 +59,14 @@ def _load(data: bytes) -> Any:
         raise MalformedError("the bytes are not CBOR of a bounded depth") from error
 
 
+def _class_coders(cls: Any) -> tuple[Encoder, Decoder]:
+    return _class_coders_of(cls)
+
+
 @lru_cache(maxsize=256)
-def _class_coders(cls: type[Any]) -> tuple[Encoder, Decoder]:
+def _class_coders_of(cls: Hashable) -> tuple[Encoder, Decoder]:
     """Coders for one attrs class, built once from its annotations."""
+    assert isinstance(cls, type)
     hints = typing.get_type_hints(cls)
     fields = attrs.fields(cls)
     names = [field.name for field in fields]

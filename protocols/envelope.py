@@ -1,4 +1,4 @@
-"""Where unverified bytes become ``Signed[M]``, and the only place (with the node's own signer) that makes one."""
+"""Where unverified bytes become ``Signed[M]``; nothing else makes one, but the node's own ``sign``."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
@@ -11,7 +11,6 @@ from protocols.limits import FRAME_BYTES_MAX, LENGTH_BYTES
 from protocols.messages import MESSAGES, IdentityKey, Message, Signed
 
 M = TypeVar("M", bound=Message)
-FIELDS = 3
 
 
 class Signer(Protocol):
@@ -66,9 +65,8 @@ def open_frame(frame: bytes, network: str) -> tuple[Signed[Message], bytes]:
 
 
 def _encode(signed: Signed[Message]) -> bytes:
-    return codec.encode(
-        Envelope(signer=signed.signer, signature=signed.signature, body=codec.encode(signed.message))
-    )
+    body = codec.encode(signed.message)
+    return codec.encode(Envelope(signer=signed.signer, signature=signed.signature, body=body))
 
 
 @attrs.frozen(kw_only=True)

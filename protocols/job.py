@@ -93,10 +93,10 @@ class Auction:
 
 @attrs.frozen(kw_only=True)
 class Grant:
-    """A lease in force: who holds which role, best first."""
+    """A lease in force: one award for each agent that holds a role."""
 
     lease_id: str
-    holders: tuple[tuple[Role, tuple[IdentityKey, ...]], ...]
+    awards: tuple[Award, ...]
     expires_ms: int
     batches_left: int
 
@@ -158,7 +158,7 @@ class Batch:
     attempt_ends_ms: int = 0
     alarm_ms: int = 0
     lease_id: str = ""
-    holders: tuple[tuple[Role, tuple[IdentityKey, ...]], ...] = ()
+    awards: tuple[Award, ...] = ()
     ballots: tuple[Ballot, ...] = ()
     contexts: tuple[bytes, ...] = ()
     refusals: tuple[tuple[IdentityKey, str], ...] = ()
@@ -197,11 +197,12 @@ class Held:
     """An award that this node holds from a coordinator."""
 
     TAG: ClassVar[int] = 104
-    award: Signed[Award]
+    coordinator: IdentityKey
+    award: Award
 
     @property
     def entity_id(self) -> EntityId:
-        return held_entity_id(self.award.message.lease_id)
+        return held_entity_id(self.award.lease_id)
 
 
 class TaskStage(enum.IntEnum):
@@ -237,6 +238,7 @@ class Task:
     evidence: tuple[Signed[Evidence], ...] = ()
     pending: Signed[CertifyOrder] | None = None
     certification: Signed[Certification] | None = None
+    sealed: bool = False
 
     @property
     def batch_id(self) -> str:
@@ -428,6 +430,13 @@ class Seal(Effect):
     context: bytes
     topics: tuple[str, ...]
     attempts: int
+
+
+@attrs.frozen(kw_only=True)
+class RecordDissent(Effect):
+    """Evidence against the certified result that came after the seal: kept beside it."""
+
+    evidence: Signed[Evidence]
 
 
 @attrs.frozen(kw_only=True)

@@ -237,7 +237,7 @@ class WorkOrder(Message):
     TAG = 5
     PROTOCOL = (2, "overlay work order")
 
-    lease_id: str = text()
+    award: Award
     manifest: Signed[Manifest]
     context: bytes = attrs.field(validator=at_most(CONTEXT_BYTES_MAX))
     attempt: int = count()

@@ -4,14 +4,28 @@ Pure: a value and a stimulus go in, changed entities and effects come out. The d
 then has the effects carried out. Effects are not stored; ``Restarted`` utters again what a state still owes.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from protocols import job
 from protocols.coordination import batches, leases, tasks
 from protocols.coordination.workspace import Workspace
-from protocols.job import Batch, Entity, EntityId, Held, Lease, Rules, Stage, Stimulus, Task, Transition
+from protocols.job import (
+    Batch,
+    Effect,
+    Entity,
+    EntityId,
+    Held,
+    Lease,
+    Rules,
+    Stage,
+    Stimulus,
+    Task,
+    Transition,
+)
 
-__all__ = ["step"]
+__all__ = ["advance", "step"]
 
 
 def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> Transition:
@@ -27,7 +41,45 @@ def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> T
     return work.transition()
 
 
-_HANDLERS = {
+def advance(view: Mapping[EntityId, Entity], stimuli: Iterable[Stimulus], rules: Rules) -> Transition:
+    """Several steps as one: what a group commit stores, and what is to be done once it is stored."""
+    changes: dict[EntityId, Entity | None] = {}
+    effects: list[Effect] = []
+    current = _Overlay(changes, view)
+    for stimulus in stimuli:
+        transition = step(current, stimulus, rules)
+        changes.update({entity.entity_id: entity for entity in transition.changed})
+        changes.update(dict.fromkeys(transition.removed))
+        effects += transition.effects
+    return Transition(
+        changed=tuple(entity for entity in changes.values() if entity is not None),
+        removed=tuple(key for key, entity in changes.items() if entity is None and key in view),
+        effects=tuple(effects),
+    )
+
+
+class _Overlay(Mapping[EntityId, Entity]):
+    """Changes over a view; None in ``changes`` is a deletion."""
+
+    def __init__(self, changes: Mapping[EntityId, Entity | None], view: Mapping[EntityId, Entity]) -> None:
+        self._changes = changes
+        self._view = view
+
+    def __getitem__(self, key: EntityId) -> Entity:
+        entity = self._changes[key] if key in self._changes else self._view[key]
+        if entity is None:
+            raise KeyError(key)
+        return entity
+
+    def __iter__(self) -> Iterator[EntityId]:
+        kept = (key for key in self._view if key not in self._changes)
+        return itertools.chain(kept, (key for key, entity in self._changes.items() if entity is not None))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     job.BatchCommitted: batches.on_committed,
     job.AnnouncementReceived: leases.on_announcement,
     job.BidReceived: leases.on_bid,

@@ -1,4 +1,4 @@
-"""The coordinator's side of a batch: dispatch, agree, certify, seal, confirm; and what to do when it fails."""
+"""The coordinator's side of a batch: dispatch, agree, certify, seal, confirm; retry and bury."""
 
 import hashlib
 
@@ -18,6 +18,7 @@ from protocols.job import (
     ForgetPayload,
     Grant,
     KeepProof,
+    RecordDissent,
     RecordDistribution,
     RefusalReceived,
     ReportPeer,
@@ -29,6 +30,7 @@ from protocols.job import (
     chain_entity_id,
 )
 from protocols.messages import (
+    Award,
     BatchSealed,
     CertifyOrder,
     Evidence,
@@ -42,6 +44,7 @@ from protocols.messages import (
 from protocols.quorum import dissenters, is_hopeless, supporters, tally
 
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
+COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
 REASONS_MAX = 16
 
 
@@ -74,15 +77,17 @@ def lease_or_wait(work: Workspace, batch: Batch) -> None:
 
 
 def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
-    holders = dict(grant.holders)
     quorum = batch.manifest.message.quorum
     rules = work.rules
     batch = attrs.evolve(
         batch,
         stage=Stage.PROCESSING,
         lease_id=grant.lease_id,
-        holders=grant.holders,
-        ballots=tuple(Ballot(role=role, executors=holders[role], quorum=quorum) for role in EVIDENCE_ROLES),
+        awards=grant.awards,
+        ballots=tuple(
+            Ballot(role=role, executors=_holders(grant.awards, role), quorum=quorum)
+            for role in EVIDENCE_ROLES
+        ),
         contexts=(),
         refusals=(),
         resends=0,
@@ -97,28 +102,30 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
 
 
 def _agents(batch: Batch) -> tuple[IdentityKey, ...]:
-    return tuple(sorted({key for _, chosen in batch.holders for key in chosen}))
+    return tuple(award.agent for award in batch.awards)
 
 
-def _executors(batch: Batch, role: Role) -> tuple[IdentityKey, ...]:
-    return dict(batch.holders).get(role, ())
+def _holders(awards: tuple[Award, ...], role: Role) -> tuple[IdentityKey, ...]:
+    return tuple(award.agent for award in awards if role in award.roles)
 
 
 def _send_orders(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
-    order = WorkOrder(
-        network=work.rules.network,
-        lease_id=batch.lease_id,
-        manifest=batch.manifest,
-        context=batch.context,
-        attempt=batch.attempt,
-    )
-    work.utter(*(Send(to=agent, message=order, payload_of=batch.batch_id) for agent in agents))
+    for award in batch.awards:
+        if award.agent in agents:
+            order = WorkOrder(
+                network=work.rules.network,
+                award=award,
+                manifest=batch.manifest,
+                context=batch.context,
+                attempt=batch.attempt,
+            )
+            work.utter(Send(to=award.agent, message=order, payload_of=batch.batch_id))
 
 
 def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     result = stimulus.result
     batch = work.find(Batch, batch_entity_id(result.message.batch_id))
-    if batch is None or batch.stage not in (Stage.PROCESSING, Stage.CERTIFYING):
+    if batch is None or batch.stage not in COUNTING:
         return
     for evidence in result.message.evidence:
         if evidence.signer == result.signer and _is_about(batch, evidence.message):
@@ -128,8 +135,25 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
         batch = attrs.evolve(batch, contexts=(*batch.contexts, context))
     if batch.stage is Stage.PROCESSING:
         _try_to_agree(work, batch)
+        return
+    if batch.stage in (Stage.SEALING, Stage.SEALED):
+        _record_late(work, batch, result.signer)
+    if batch.stage is Stage.SEALED and _is_complete(batch):
+        _finish(work, batch)
     else:
         work.put(batch)
+
+
+def _record_late(work: Workspace, batch: Batch, signer: IdentityKey) -> None:
+    """A vote that came after the seal was uttered counts for its signer's record, dissent above all."""
+    for ballot in batch.ballots:
+        for vote in ballot.votes:
+            if vote.signer == signer:
+                agreed = vote.message.outcome == ballot.agreed
+                outcome = "agreed" if agreed else "dissented"
+                work.utter(ReportPeer(peer=signer, outcome=outcome, batch_id=batch.batch_id))
+                if not agreed:
+                    work.utter(RecordDissent(evidence=vote))
 
 
 def _is_about(batch: Batch, evidence: Evidence) -> bool:
@@ -190,7 +214,7 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
     )
     batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=(context,))
     work.put(batch)
-    _send_certify(work, batch, _executors(batch, Role.CERTIFY))
+    _send_certify(work, batch, _holders(batch.awards, Role.CERTIFY))
     _advance_chain(work, batch, context)
 
 
@@ -217,7 +241,7 @@ def on_certification(work: Workspace, stimulus: CertificationReceived) -> None:
     if batch is None or batch.stage is not Stage.CERTIFYING or batch.statement is None:
         return
     known = any(earlier.signer == signed.signer for earlier in batch.certifications)
-    if known or signed.signer not in _executors(batch, Role.CERTIFY):
+    if known or signed.signer not in _holders(batch.awards, Role.CERTIFY):
         return
     if signed.message.statement_digest != batch.statement.digest:
         return
@@ -240,6 +264,7 @@ def _certificate(batch: Batch) -> QuorumCertificate:
 
 def _seal(work: Workspace, batch: Batch) -> None:
     dissent = tuple(vote for ballot in batch.ballots for vote in dissenters(ballot))
+    _report_votes(work, batch)
     work.utter(
         Seal(
             certificate=_certificate(batch),
@@ -251,16 +276,19 @@ def _seal(work: Workspace, batch: Batch) -> None:
     )
 
 
+def _report_votes(work: Workspace, batch: Batch) -> None:
+    for ballot in batch.ballots:
+        for vote in ballot.votes:
+            outcome = "agreed" if vote.message.outcome == ballot.agreed else "dissented"
+            work.utter(ReportPeer(peer=vote.signer, outcome=outcome, batch_id=batch.batch_id))
+
+
 def on_written(work: Workspace, stimulus: BatchWritten) -> None:
     batch = work.find(Batch, batch_entity_id(stimulus.batch_id))
     if batch is None or batch.stage is not Stage.SEALING:
         return
     alarm_ms = work.now_ms + work.rules.confirm_ms
     batch = attrs.evolve(batch, stage=Stage.SEALED, sealed_ms=work.now_ms, alarm_ms=alarm_ms)
-    for ballot in batch.ballots:
-        for vote in ballot.votes:
-            outcome = "agreed" if vote.message.outcome == ballot.agreed else "dissented"
-            work.utter(ReportPeer(peer=vote.signer, outcome=outcome, batch_id=batch.batch_id))
     work.put(batch)
     work.alarm(batch.entity_id, alarm_ms)
     sealed = BatchSealed(network=work.rules.network, certificate=_certificate(batch))
@@ -279,10 +307,17 @@ def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
         return
     took_ms = max(0, work.now_ms - batch.sealed_ms)
     batch = attrs.evolve(batch, confirmed=(*batch.confirmed, (signer, took_ms)))
-    if len(batch.confirmed) == len(_agents(batch)):
+    if _is_complete(batch):
         _finish(work, batch)
     else:
         work.put(batch)
+
+
+def _is_complete(batch: Batch) -> bool:
+    """Whether every award-holder confirmed the certificate and gave its evidence."""
+    return len(batch.confirmed) == len(batch.awards) and all(
+        len(ballot.votes) == len(ballot.executors) for ballot in batch.ballots
+    )
 
 
 def _finish(work: Workspace, batch: Batch) -> None:
@@ -312,13 +347,11 @@ def on_refusal(work: Workspace, stimulus: RefusalReceived) -> None:
     if batch.stage is Stage.PROCESSING:
         _try_to_agree(work, batch)
         return
-    certifiers = _executors(batch, Role.CERTIFY)
+    certifiers = _holders(batch.awards, Role.CERTIFY)
     refused = {key for key, _ in batch.refusals}
     signed = {each.signer for each in batch.certifications}
-    if (
-        len([key for key in certifiers if key not in refused or key in signed])
-        < batch.manifest.message.quorum
-    ):
+    left = [key for key in certifiers if key not in refused or key in signed]
+    if len(left) < batch.manifest.message.quorum:
         _fail_attempt(work, batch, f"too many certify agents refused: {said.reason}")
     else:
         work.put(batch)
@@ -343,7 +376,7 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
 def _unanswered(batch: Batch) -> tuple[IdentityKey, ...]:
     if batch.stage is Stage.CERTIFYING:
         signed = {each.signer for each in batch.certifications}
-        return tuple(key for key in _executors(batch, Role.CERTIFY) if key not in signed)
+        return tuple(key for key in _holders(batch.awards, Role.CERTIFY) if key not in signed)
     voted = {vote.signer for ballot in batch.ballots for vote in ballot.votes}
     return tuple(key for key in _agents(batch) if key not in voted)
 

@@ -31,7 +31,7 @@ from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import Announcement, Award, Bid, IdentityKey, Level, Role
 from protocols.quorum import is_enough, rule_for
 
-GRACE_MS = 5_000  # clocks of nodes differ: an agent honours a lease this much longer than it says
+GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for again later
 
 
 def take(work: Workspace, level: Level, quorum: int, wanting: EntityId) -> Grant | None:
@@ -60,10 +60,10 @@ def revoke(work: Workspace, level: Level, quorum: int, lease_id: str) -> None:
 
 def on_bid(work: Workspace, stimulus: BidReceived) -> None:
     said = stimulus.bid.message
-    lease = _lease_in_auction(work, said.announcement_id)
-    if lease is None or lease.auction is None or not said.roles:
+    lease = work.find(Lease, _lease_of(said.announcement_id))
+    auction = lease.auction if lease is not None else None
+    if lease is None or auction is None or auction.announcement_id != said.announcement_id or not said.roles:
         return
-    auction = lease.auction
     known = any(seen.bid.signer == stimulus.bid.signer for seen in auction.bids)
     if known or len(auction.bids) >= BIDS_PER_AUCTION_MAX or said.price > work.rules.price_max:
         return
@@ -77,7 +77,7 @@ def on_alarm(work: Workspace, lease: Lease) -> tuple[EntityId, ...]:
     """Close the auction that is due. Return the batches that may now go on."""
     if lease.auction is None:
         if lease.waiting:
-            _hold_auction(work, lease)
+            _hold_auction(work, lease, due=True)
         return ()
     if work.now_ms < lease.auction.closes_ms:
         work.alarm(lease.entity_id, lease.auction.closes_ms)
@@ -95,9 +95,10 @@ def on_alarm(work: Workspace, lease: Lease) -> tuple[EntityId, ...]:
 def on_restart(work: Workspace, lease: Lease) -> None:
     """An auction does not outlive the process: bids for it may have gone to a dead ear."""
     lease = attrs.evolve(lease, auction=None)
-    work.put(lease)
+    if not lease.waiting:
+        work.put(lease)
     if lease.waiting:
-        _hold_auction(work, lease)
+        _hold_auction(work, lease, due=True)
 
 
 def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
@@ -122,35 +123,37 @@ def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
 
 
 def on_award(work: Workspace, stimulus: AwardReceived) -> None:
-    said = stimulus.award.message
-    if said.agent != work.rules.self_key or not set(said.roles) <= set(work.rules.roles):
-        return
-    held = Held(award=stimulus.award)
-    work.put(held)
-    work.alarm(held.entity_id, said.expires_ms + GRACE_MS)
+    hold(work, stimulus.award.signer, stimulus.award.message)
+
+
+def hold(work: Workspace, coordinator: IdentityKey, award: Award) -> Held | None:
+    """Keep an award made to this node. None if it is not for us, not ours to do, or over."""
+    rules = work.rules
+    if award.agent != rules.self_key or not set(award.roles) <= set(rules.roles):
+        return None
+    if work.now_ms >= award.expires_ms + GRACE_MS:
+        return None
+    held = work.find(Held, held_entity_id(award.lease_id))
+    if held is None:
+        held = Held(coordinator=coordinator, award=award)
+        work.put(held)
+        work.alarm(held.entity_id, award.expires_ms + GRACE_MS)
+    return held if held.coordinator == coordinator else None
 
 
 def on_held_alarm(work: Workspace, held: Held) -> None:
-    if work.now_ms >= held.award.message.expires_ms + GRACE_MS:
+    if work.now_ms >= held.award.expires_ms + GRACE_MS:
         work.drop(held.entity_id)
     else:
-        work.alarm(held.entity_id, held.award.message.expires_ms + GRACE_MS)
-
-
-def held_roles(work: Workspace, lease_id: str, coordinator: IdentityKey) -> tuple[Role, ...]:
-    """The roles this node holds under a lease of that coordinator; empty when it holds none."""
-    held = work.find(Held, held_entity_id(lease_id))
-    if held is None or held.award.signer != coordinator:
-        return ()
-    return held.award.message.roles
+        work.alarm(held.entity_id, held.award.expires_ms + GRACE_MS)
 
 
 def backoff_ms(work: Workspace, failures: int) -> int:
     """Exponential, bounded, and spread by a hash of node and count in place of randomness."""
     rules = work.rules
-    base = min(rules.backoff_ms * 2 ** min(failures, 16), rules.backoff_max_ms)
-    spread = hashlib.sha256(rules.self_key + failures.to_bytes(4, "big") + work.now_ms.to_bytes(8, "big"))
-    return base // 2 + base * spread.digest()[0] // 512
+    base = min(rules.backoff_ms << min(failures, 16), rules.backoff_max_ms)
+    seed = rules.self_key + failures.to_bytes(4, "big") + work.now_ms.to_bytes(8, "big")
+    return base // 2 + base * hashlib.sha256(seed).digest()[0] // 512
 
 
 def _is_running_out(work: Workspace, grant: Grant) -> bool:
@@ -160,14 +163,15 @@ def _is_running_out(work: Workspace, grant: Grant) -> bool:
     )
 
 
-def _hold_auction(work: Workspace, lease: Lease) -> None:
-    if lease.auction is not None or lease.failures:
+def _hold_auction(work: Workspace, lease: Lease, *, due: bool = False) -> None:
+    if lease.auction is not None or (lease.failures and not due):
         work.put(lease)  # one is being held, or its alarm will hold it
         return
     rules = work.rules
     seed = f"{rules.network} {rules.self_key.hex()} {lease.entity_id} {lease.round} {work.now_ms}"
     closes_ms = work.now_ms + rules.bid_window_ms
-    auction = Auction(announcement_id="job_" + hashlib.sha256(seed.encode()).hexdigest(), closes_ms=closes_ms)
+    announcement_id = f"job_{lease.level.word}_{lease.quorum}_{hashlib.sha256(seed.encode()).hexdigest()}"
+    auction = Auction(announcement_id=announcement_id, closes_ms=closes_ms)
     lease = attrs.evolve(lease, round=lease.round + 1, auction=auction)
     work.put(lease)
     work.alarm(lease.entity_id, closes_ms)
@@ -185,49 +189,43 @@ def _hold_auction(work: Workspace, lease: Lease) -> None:
     work.utter(Publish(message=announcement))
 
 
-def _lease_in_auction(work: Workspace, announcement_id: str) -> Lease | None:
-    for level in Level:
-        for quorum in range(1, 65):
-            lease = work.find(Lease, lease_entity_id(level, quorum))
-            if lease and lease.auction and lease.auction.announcement_id == announcement_id:
-                return lease
-    return None
+def _lease_of(announcement_id: str) -> EntityId:
+    """The lease an announcement of ours is for: its id says level and quorum."""
+    return "lease:" + ":".join(announcement_id.split("_")[1:3])
 
 
 def _award(work: Workspace, lease: Lease) -> Grant | None:
     auction = lease.auction
     assert auction is not None, "only an auction that was held can be awarded"
     rule = rule_for(lease.level, lease.quorum)
-    holders: list[tuple[Role, tuple[IdentityKey, ...]]] = []
+    holders: dict[Role, tuple[IdentityKey, ...]] = {}
     for role in WORK_ROLES:
-        chosen = choose(
-            auction.bids, role=role, rule=rule, strategy=work.rules.strategy, seed=auction.announcement_id
-        )
+        seed, strategy = auction.announcement_id, work.rules.strategy
+        chosen = choose(auction.bids, role=role, rule=rule, strategy=strategy, seed=seed)
         if not is_enough(lease.level, lease.quorum, len(chosen)):
             return None
-        holders.append((role, chosen))
-    lease_id = "lease_" + hashlib.sha256(auction.announcement_id.encode()).hexdigest()
-    expires_ms = work.now_ms + work.rules.lease_ms
-    _tell_holders(work, lease_id, auction.announcement_id, holders, expires_ms)
-    batches = work.rules.lease_batches
-    return Grant(lease_id=lease_id, holders=tuple(holders), expires_ms=expires_ms, batches_left=batches)
+        holders[role] = chosen
+    awards = _awards(work, auction.announcement_id, holders)
+    work.utter(*(Send(to=award.agent, message=award) for award in awards))
+    first = awards[0]
+    return Grant(
+        lease_id=first.lease_id, awards=awards, expires_ms=first.expires_ms, batches_left=first.batches
+    )
 
 
-def _tell_holders(
-    work: Workspace,
-    lease_id: str,
-    announcement_id: str,
-    holders: list[tuple[Role, tuple[IdentityKey, ...]]],
-    expires_ms: int,
-) -> None:
-    for agent in sorted({key for _, chosen in holders for key in chosen}):
-        award = Award(
+def _awards(
+    work: Workspace, announcement_id: str, holders: dict[Role, tuple[IdentityKey, ...]]
+) -> tuple[Award, ...]:
+    lease_id = "lease_" + hashlib.sha256(announcement_id.encode()).hexdigest()
+    return tuple(
+        Award(
             network=work.rules.network,
             lease_id=lease_id,
             announcement_id=announcement_id,
             agent=agent,
-            roles=tuple(role for role, chosen in holders if agent in chosen),
+            roles=tuple(role for role, chosen in holders.items() if agent in chosen),
             batches=work.rules.lease_batches,
-            expires_ms=expires_ms,
+            expires_ms=work.now_ms + work.rules.lease_ms,
         )
-        work.utter(Send(to=agent, message=award))
+        for agent in sorted({key for chosen in holders.values() for key in chosen})
+    )

@@ -48,16 +48,19 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
         return
     if task is not None and task.stage in (TaskStage.SIGNING, TaskStage.CERTIFIED):
         return  # what was signed under one context is not done again under another
-    roles = leases.held_roles(work, said.lease_id, order.signer)
-    if not roles:
-        _refuse(work, order.signer, manifest.batch_id, "no such lease is held here")
+    held = leases.hold(work, order.signer, said.award)
+    if held is None:
+        _refuse(work, order.signer, manifest.batch_id, "the award is over, or not one for this node")
         return
     task = Task(
-        order=order, roles=roles, stage=TaskStage.RUNNING, expires_ms=work.now_ms + work.rules.task_ttl_ms
+        order=order,
+        roles=held.award.roles,
+        stage=TaskStage.RUNNING,
+        expires_ms=work.now_ms + work.rules.task_ttl_ms,
     )
     work.put(task)
     work.alarm(task.entity_id, task.expires_ms)
-    work.utter(RunRole(order=order, roles=roles))
+    work.utter(RunRole(order=order, roles=task.roles))
 
 
 def on_finished(work: Workspace, stimulus: RoleFinished) -> None:
@@ -71,8 +74,11 @@ def on_finished(work: Workspace, stimulus: RoleFinished) -> None:
     task = attrs.evolve(
         task, stage=TaskStage.REPORTED, findings=stimulus.findings, evidence=stimulus.evidence, pending=None
     )
-    work.put(task)
     _report(work, task)
+    if task.sealed:
+        _let_go(work, task)
+        return
+    work.put(task)
     if pending is not None:
         _weigh(work, task, pending.message)
 
@@ -112,27 +118,32 @@ def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
     if stimulus.sealed.signer != statement.coordinator:
         return
     batch_id = statement.batch_id
-    if work.find(Task, task_entity_id(batch_id)) is not None:
-        work.drop(task_entity_id(batch_id))
+    task = work.find(Task, task_entity_id(batch_id))
+    if task is not None and task.stage is TaskStage.RUNNING:
+        work.put(attrs.evolve(task, sealed=True))  # its evidence is still owed: it may be dissent
+    elif task is not None:
+        _let_go(work, task)
     confirmation = SealConfirmed(
         network=work.rules.network, batch_id=batch_id, statement_digest=statement.digest
     )
     work.utter(Send(to=stimulus.sealed.signer, message=confirmation))
-    if stimulus.sealed.signer != work.rules.self_key:
-        work.utter(ForgetPayload(batch_id=batch_id))
 
 
 def on_alarm(work: Workspace, task: Task) -> None:
     if work.now_ms < task.expires_ms:
         work.alarm(task.entity_id, task.expires_ms)
-        return
+    else:
+        _let_go(work, task)
+
+
+def _let_go(work: Workspace, task: Task) -> None:
     work.drop(task.entity_id)
     if task.order.signer != work.rules.self_key:
         work.utter(ForgetPayload(batch_id=task.batch_id))
 
 
 def on_restart(work: Workspace, task: Task) -> None:
-    """The payload is gone with the process: running work is dropped, and asked for again by its coordinator."""
+    """The payload went with the process: running work is dropped, its coordinator will ask again."""
     if task.stage is TaskStage.RUNNING:
         work.drop(task.entity_id)
         return
