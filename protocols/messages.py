@@ -8,6 +8,7 @@ another thing, or in another network. ``Signed`` is the proof in the type: ``env
 import enum
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -161,7 +162,7 @@ class Manifest(Message):
     durability: str = text()
     received_ms: int = count()
 
-    @property
+    @cached_property
     def batch_id(self) -> str:
         return "batch_" + hashlib.sha256(codec.encode(self)).hexdigest()
 
@@ -279,7 +280,7 @@ class Evidence(Message):
         """What was asked: one honest agent gives one answer to it, ever."""
         return self.batch_id, self.role, self.policy_hash, self.input_digest, self.context_in
 
-    @property
+    @cached_property
     def outcome(self) -> Digest:
         """What was answered, question included, as one digest to count votes by."""
         parts = (self.role.to_bytes(1, "big"), self.policy_hash, self.input_digest, self.context_in)
@@ -338,7 +339,7 @@ class Statement:
     valid: int = count(EVENTS_PER_BATCH_MAX)
     invalid: int = count(EVENTS_PER_BATCH_MAX)
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         return hashlib.sha256(codec.encode(self)).digest()
 

@@ -127,6 +127,7 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     batch = work.find(Batch, batch_entity_id(result.message.batch_id))
     if batch is None or batch.stage not in COUNTING:
         return
+    earlier = batch.ballots
     for evidence in result.message.evidence:
         if evidence.signer == result.signer and _is_about(batch, evidence.message):
             batch = _count(work, batch, evidence)
@@ -136,7 +137,10 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     if batch.stage is Stage.PROCESSING:
         _try_to_agree(work, batch)
         return
-    if batch.stage in (Stage.SEALING, Stage.SEALED):
+    if batch.stage is Stage.CERTIFYING:
+        _seal_if_ready(work, batch)
+        return
+    if batch.ballots != earlier:
         _record_late(work, batch, result.signer)
     if batch.stage is Stage.SEALED and _is_complete(batch):
         _finish(work, batch)
@@ -246,8 +250,16 @@ def on_certification(work: Workspace, stimulus: CertificationReceived) -> None:
     if signed.message.statement_digest != batch.statement.digest:
         return
     certifications = tuple(sorted((*batch.certifications, signed), key=lambda each: each.signer))
-    batch = attrs.evolve(batch, certifications=certifications)
-    if len(certifications) < batch.manifest.message.quorum:
+    _seal_if_ready(work, attrs.evolve(batch, certifications=certifications))
+
+
+def _seal_if_ready(work: Workspace, batch: Batch) -> None:
+    """Seal at the quorum of signatures, if the evidence still has its own: an equivocator's vote is struck
+    even after it made the agreement, and then another agent's must take its place.
+    """
+    quorum = batch.manifest.message.quorum
+    backing = min(len(supporters(ballot, ballot.agreed or b"")) for ballot in batch.ballots)
+    if len(batch.certifications) < quorum or backing < quorum:
         work.put(batch)
         return
     batch = attrs.evolve(batch, stage=Stage.SEALING)

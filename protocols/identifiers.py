@@ -1,0 +1,93 @@
+"""Records and the ids made from them: the same event posted twice, to any node, has one id.
+
+A *record* is the line of a batch payload that stands for one raw event: the RFC 8785 form of
+``{"data", "eventType", "externalId", "previous", "timestamp"}``. ``previous`` is the record hash of the
+event's earlier version, or null. Canonical JSON holds no raw newline, so a payload is its records joined by one.
+"""
+
+import hashlib
+from typing import Any, Final
+
+import orjson
+
+from protocols.canonical import canonical_json
+from protocols.merkle import leaf_hash
+
+EVENT_PREFIX: Final = "event_"
+VERSION_PREFIX: Final = "ver_"
+CONTENT_PREFIX: Final = "sha256:"
+
+
+def record_line(
+    *, data: Any, event_type: str, external_id: str | None, previous: str | None, timestamp: str | None
+) -> bytes:
+    """The record of an event, as bytes without a newline.
+
+    Args:
+        data: Any JSON value.
+        previous: Record hash of the event's earlier version, 64 hex digits, or None for the first.
+        timestamp: As the source gave it; no form is asked for here.
+
+    Raises:
+        NotCanonicalizableError: ``data`` holds a number or a string that RFC 8785 has no form for.
+    """
+    return canonical_json(
+        {
+            "data": data,
+            "eventType": event_type,
+            "externalId": external_id,
+            "previous": previous,
+            "timestamp": timestamp,
+        }
+    )
+
+
+def record_hash(line: bytes) -> str:
+    """RFC 6962 leaf hash of a record, 64 hex digits."""
+    return leaf_hash(line).hex()
+
+
+class EventIds:
+    """Makes the event ids of one source; what its events share is encoded once."""
+
+    def __init__(self, network: str, source_id: str) -> None:
+        place = canonical_json([network, source_id])[:-1]
+        self._external = place + b',"external",'
+        self._content = place + b',"content","'
+
+    def external(self, external_id: str) -> str:
+        # A single string's RFC 8785 form is what orjson writes; sorting and numbers are what differ.
+        preimage = self._external + orjson.dumps(external_id) + b"]"
+        return EVENT_PREFIX + hashlib.sha256(preimage).hexdigest()
+
+    def content(self, *, data: Any, event_type: str, timestamp: str | None) -> str:
+        said = canonical_json({"data": data, "eventType": event_type, "timestamp": timestamp})
+        digest = hashlib.sha256(said).hexdigest().encode()
+        return EVENT_PREFIX + hashlib.sha256(self._content + digest + b'"]').hexdigest()
+
+
+def event_id(network: str, source_id: str, external_id: str) -> str:
+    """Id of an event that its source names: ``event_`` and 64 hex digits."""
+    return EventIds(network, source_id).external(external_id)
+
+
+def content_event_id(
+    network: str, source_id: str, *, data: Any, event_type: str, timestamp: str | None
+) -> str:
+    """Id of an event that has no external id: two with equal content are one event."""
+    return EventIds(network, source_id).content(data=data, event_type=event_type, timestamp=timestamp)
+
+
+def content_hash(normalized: bytes) -> str:
+    """``sha256:`` and the hash of canonical normalized data."""
+    return CONTENT_PREFIX + hashlib.sha256(normalized).hexdigest()
+
+
+def version_id(event: str, content: str, previous: str | None) -> str:
+    """``ver_`` and 64 hex digits, over event id, content hash and the record's ``previous``.
+
+    All three are plain ASCII without quotes (ids and hex), so their JSON needs no escaping.
+    """
+    before = "null" if previous is None else f'"{previous}"'
+    preimage = f'["{event}","{content}",{before}]'.encode()
+    return VERSION_PREFIX + hashlib.sha256(preimage).hexdigest()

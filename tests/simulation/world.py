@@ -1,0 +1,421 @@
+"""The level "world": ``step`` for N nodes, a heap of deliveries, one seeded Random; no trio, no signatures.
+
+Faults come from the seed: drop, delay, duplicate, reorder, crash and restart from the last commit, failed
+commits, clock skew, lying agents that collude, and equivocating ones. After ``QUIET_MS`` the faults stop, the
+crashed come back, and every batch must end.
+
+Nothing forges signatures: a node makes ``Signed`` values of its own key only, as the real ``open_frame``
+would let through nothing else.
+"""
+
+import hashlib
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import attrs
+
+from protocols import job
+from protocols.coordination import advance
+from protocols.job import Effect, Entity, EntityId, Findings, Rules, Stimulus
+from protocols.messages import (
+    Announcement,
+    Award,
+    BatchSealed,
+    Bid,
+    Certification,
+    CertifyOrder,
+    Evidence,
+    IdentityKey,
+    Level,
+    Manifest,
+    Message,
+    QuorumCertificate,
+    Role,
+    SealConfirmed,
+    Signed,
+    Statement,
+    WorkOrder,
+    WorkRefused,
+    WorkResult,
+)
+from protocols.quorum import LEVELS
+
+NETWORK = "world"
+QUIET_MS = 60_000
+END_MS = 600_000
+POLICY = hashlib.sha256(b"policy").digest()
+
+
+def sign(key: IdentityKey, message: Message) -> Signed[Any]:
+    return Signed(message=message, signer=key, signature=b"by " + key[:8])
+
+
+def truth(batch_id: str, context: bytes) -> Findings:
+    """What honest agents find: a function of batch and context alone."""
+    seed = batch_id.encode() + context
+    return Findings(
+        input_root=hashlib.sha256(b"input" + batch_id[:4].encode()).digest(),
+        normalized_root=hashlib.sha256(b"normalized" + seed).digest(),
+        output_root=hashlib.sha256(b"output" + seed).digest(),
+        context_out=b"after " + hashlib.sha256(seed).hexdigest().encode(),
+        events=10,
+        valid=9,
+        invalid=1,
+    )
+
+
+def lie(found: Findings, flavour: int) -> Findings:
+    root = hashlib.sha256(b"lie %d" % flavour + found.output_root).digest()
+    return attrs.evolve(found, output_root=root, valid=found.valid + 1, invalid=found.invalid - 1)
+
+
+@attrs.frozen(kw_only=True)
+class Faults:
+    """Chances per message, per commit, per second; and who misbehaves how."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay_ms: int = 50
+    commit_fails: float = 0.0
+    crashes_per_node: int = 0
+    skew_ms: int = 0
+    liars: int = 0
+    equivocators: int = 0
+    liars_differ: bool = False
+
+
+@attrs.define
+class Node:
+    key: IdentityKey
+    rules: Rules
+    skew_ms: int = 0
+    up: bool = True
+    lies: int = 0
+    equivocates: bool = False
+    epoch: int = 0
+    entities: dict[EntityId, Entity] = attrs.Factory(dict)  # what is committed
+    taken_in: dict[str, tuple[Signed[Manifest], bool]] = attrs.Factory(dict)  # ingest's own commits
+    sealed: dict[str, QuorumCertificate] = attrs.Factory(dict)
+    buried: dict[str, tuple[str, ...]] = attrs.Factory(dict)
+    dissent: list[Signed[Evidence]] = attrs.Factory(list)
+    proofs: list[tuple[Signed[Evidence], Signed[Evidence]]] = attrs.Factory(list)
+    certified: dict[str, set[bytes]] = attrs.Factory(dict)  # own signatures: batch -> statement digests
+
+
+class World:
+    """A network of nodes as a function of its seed."""
+
+    def __init__(self, seed: int, *, nodes: int, faults: Faults, level: Level = Level.ENHANCED) -> None:
+        self.random = Random(seed)
+        self.faults = faults
+        self.level = level
+        self.now_ms = 1_000_000
+        self.started_ms = self.now_ms
+        self.trace = hashlib.sha256()
+        self.sent = Counter[str]()
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self.nodes: dict[IdentityKey, Node] = {}
+        for index in range(nodes):
+            key = b"\x02" + hashlib.sha256(b"%d %d" % (seed, index)).digest()
+            rules = Rules(network=NETWORK, self_key=key, operator=f"operator {index}", attempts_max=12)
+            skew = self.random.randint(-faults.skew_ms, faults.skew_ms)
+            self.nodes[key] = Node(key=key, rules=rules, skew_ms=skew)
+        bad = list(self.nodes.values())[: faults.liars + faults.equivocators]
+        for index, node in enumerate(bad):
+            node.lies = (index + 1 if faults.liars_differ else 1) if index < faults.liars else 0
+            node.equivocates = index >= faults.liars
+
+    # --- the seams -------------------------------------------------------------------------------------------
+
+    def at(self, delay_ms: int, action: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (self.now_ms + delay_ms, next(self._order), action))
+
+    @property
+    def stormy(self) -> bool:
+        return self.now_ms < self.started_ms + QUIET_MS
+
+    def chance(self, probability: float) -> bool:
+        return self.stormy and self.random.random() < probability
+
+    def ingest(self, node: Node, source_id: str, sequence: int, *, stateful: bool) -> str:
+        """Ingest's commit: durable from here on, acknowledged."""
+        manifest = Manifest(
+            network=NETWORK,
+            coordinator=node.key,
+            source_id=source_id,
+            source_sequence=sequence,
+            policy_hash=POLICY,
+            level=self.level,
+            quorum=LEVELS[self.level].quorum,
+            input_root=hashlib.sha256(b"inputbatc").digest(),
+            events=10,
+            topics=(),
+            durability="local",
+            received_ms=self.now_ms,
+        )
+        node.taken_in[manifest.batch_id] = (sign(node.key, manifest), stateful)
+        self._commit_news(node, manifest.batch_id)
+        return manifest.batch_id
+
+    def _commit_news(self, node: Node, batch_id: str) -> None:
+        manifest, stateful = node.taken_in[batch_id]
+        make = lambda now: job.BatchCommitted(now_ms=now, manifest=manifest, stateful=stateful)  # noqa: E731
+        self.tell(node, make, delay_ms=self.random.randint(0, 3))
+
+    def tell(self, node: Node, make: Callable[[int], Stimulus], delay_ms: int = 0) -> None:
+        """Put a stimulus into a node's inbox; it is lost when the node goes down before."""
+        epoch = node.epoch
+
+        def deliver() -> None:
+            if node.up and node.epoch == epoch:
+                self._drive(node, make(self.now_ms + node.skew_ms))
+
+        self.at(delay_ms, deliver)
+
+    def _drive(self, node: Node, stimulus: Stimulus) -> None:
+        """The driver: step, commit, then act; a failed commit takes the process down with nothing sent."""
+        transition = advance(node.entities, (stimulus,), node.rules)
+        self.trace.update(repr((self.now_ms, node.key[:4], type(stimulus).__name__)).encode())
+        if self.chance(self.faults.commit_fails):
+            self.crash(node, self.random.randint(100, 5_000))
+            return
+        for entity in transition.changed:
+            node.entities[entity.entity_id] = entity
+        for entity_id in transition.removed:
+            del node.entities[entity_id]
+        if self.chance(self.faults.commit_fails):  # committed, and down before any effect
+            self.crash(node, self.random.randint(100, 5_000))
+            return
+        for effect in transition.effects:
+            self._carry_out(node, effect)
+
+    def crash(self, node: Node, down_ms: int) -> None:
+        if node.up:
+            node.up = False
+            node.epoch += 1
+            self.at(down_ms, lambda: self.restart(node))
+
+    def restart(self, node: Node) -> None:
+        node.up = True
+        node.epoch += 1
+        for batch_id in node.taken_in:
+            if job.batch_entity_id(batch_id) not in node.entities and batch_id not in node.sealed:
+                self._commit_news(node, batch_id)
+        for entity_id in list(node.entities):
+            make = lambda now, key=entity_id: job.Restarted(now_ms=now, entity_id=key)  # noqa: E731
+            self.tell(node, make)
+
+    # --- effects ---------------------------------------------------------------------------------------------
+
+    def _carry_out(self, node: Node, effect: Effect) -> None:
+        match effect:
+            case job.Send(to=to, message=message):
+                self.sent[type(message).__name__] += 1
+                self._deliver(node, self.nodes[to], sign(node.key, message))
+            case job.Publish(message=message):
+                self.sent[type(message).__name__] += 1
+                for other in self.nodes.values():
+                    self._deliver(node, other, sign(node.key, message))
+            case job.RunRole():
+                self._run(node, effect)
+            case job.SignStatement(statement=statement):
+                self._sign_statement(node, statement)
+            case job.Seal():
+                self._seal(node, effect)
+            case job.SetAlarm(entity_id=entity_id, at_ms=at_ms):
+                delay = max(0, at_ms - self.now_ms - node.skew_ms)
+                self.tell(node, lambda now: job.AlarmRang(now_ms=now, entity_id=entity_id), delay)
+            case job.Bury(batch_id=batch_id, reasons=reasons):
+                node.buried[batch_id] = reasons
+            case job.KeepProof(first=first, second=second):
+                node.proofs.append((first, second))
+            case job.RecordDissent(evidence=evidence):
+                node.dissent.append(evidence)
+            case job.ReportPeer() | job.RecordDistribution() | job.ForgetPayload():
+                pass
+            case _:
+                raise AssertionError(f"no hand for {effect}")
+
+    def _deliver(self, sender: Node, to: Node, signed: Signed[Any]) -> None:
+        if to is sender:
+            self.tell(to, lambda now: self._stimulus(now, signed), 1)
+            return
+        copies = 1 + self.chance(self.faults.duplicate)
+        for _ in range(copies):
+            if not self.chance(self.faults.drop):
+                spread = self.faults.delay_ms if self.stormy else 20
+                delay = self.random.randint(1, spread)
+                if self.chance(0.02):
+                    delay += self.random.randint(0, 20 * spread)
+                epochless = lambda: to.up and self._drive_signed(to, signed)  # noqa: E731
+                self.at(delay, epochless)
+
+    def _drive_signed(self, node: Node, signed: Signed[Any]) -> None:
+        self._drive(node, self._stimulus(self.now_ms + node.skew_ms, signed))
+
+    @staticmethod
+    def _stimulus(now: int, signed: Signed[Any]) -> Stimulus:
+        match signed.message:
+            case Announcement():
+                return job.AnnouncementReceived(now_ms=now, announcement=signed)
+            case Bid():
+                return job.BidReceived(now_ms=now, bid=signed, reputation=50, latency_ms=5)
+            case Award():
+                return job.AwardReceived(now_ms=now, award=signed)
+            case WorkOrder():
+                return job.WorkReceived(now_ms=now, order=signed)
+            case WorkResult():
+                return job.ResultReceived(now_ms=now, result=signed)
+            case WorkRefused():
+                return job.RefusalReceived(now_ms=now, refusal=signed)
+            case CertifyOrder():
+                return job.CertifyReceived(now_ms=now, order=signed)
+            case Certification():
+                return job.CertificationReceived(now_ms=now, certification=signed)
+            case BatchSealed():
+                return job.SealReceived(now_ms=now, sealed=signed)
+            case SealConfirmed():
+                return job.ConfirmationReceived(now_ms=now, confirmation=signed)
+        raise AssertionError(f"no stimulus for {signed.message}")
+
+    def _run(self, node: Node, effect: job.RunRole) -> None:
+        manifest = effect.order.message.manifest.message
+        found = truth(manifest.batch_id, effect.order.message.context)
+        if node.lies:
+            found = lie(found, node.lies)
+        stories = [found, lie(found, 9)] if node.equivocates else [found]
+        took = self.random.randint(5, 60)
+        for story in stories:
+            evidence = self._evidence(node, effect, manifest, story)
+            batch_id = manifest.batch_id
+            if story is found:
+                make = lambda now, e=evidence, f=found: job.RoleFinished(  # noqa: E731
+                    now_ms=now, batch_id=batch_id, findings=f, evidence=e
+                )
+                self.tell(node, make, took)
+            else:  # the second story goes straight to the coordinator, beside the node's own code
+                result = WorkResult(
+                    network=NETWORK, batch_id=batch_id, evidence=evidence, context_out=story.context_out
+                )
+                self._deliver(node, self.nodes[manifest.coordinator], sign(node.key, result))
+
+    def _evidence(
+        self, node: Node, effect: job.RunRole, manifest: Manifest, found: Findings
+    ) -> tuple[Signed[Evidence], ...]:
+        context_in = hashlib.sha256(effect.order.message.context).digest()
+        steps = {
+            Role.NORMALIZE: (found.input_root, found.normalized_root),
+            Role.VALIDATE: (found.normalized_root, found.output_root),
+        }
+        return tuple(
+            sign(
+                node.key,
+                Evidence(
+                    network=NETWORK,
+                    batch_id=manifest.batch_id,
+                    role=role,
+                    policy_hash=manifest.policy_hash,
+                    input_digest=source,
+                    context_in=context_in,
+                    output_digest=result,
+                    context_out=hashlib.sha256(found.context_out).digest(),
+                    valid=found.valid,
+                    invalid=found.invalid,
+                    build="world",
+                    finished_ms=self.now_ms,
+                    processing_us=1,
+                ),
+            )
+            for role, (source, result) in steps.items()
+            if role in effect.roles
+        )
+
+    def _sign_statement(self, node: Node, statement: Statement) -> None:
+        node.certified.setdefault(statement.batch_id, set()).add(statement.digest)
+        message = Certification(
+            network=NETWORK,
+            batch_id=statement.batch_id,
+            statement_digest=statement.digest,
+            build="world",
+            issued_ms=self.now_ms,
+        )
+        signed = sign(node.key, message)
+        self.tell(node, lambda now: job.StatementSigned(now_ms=now, certification=signed), 1)
+
+    def _seal(self, node: Node, effect: job.Seal) -> None:
+        """Writing takes a while, and happens whole or not at all."""
+        batch_id = effect.certificate.statement.batch_id
+        epoch = node.epoch
+
+        def write() -> None:
+            if node.up and node.epoch == epoch:
+                earlier = node.sealed.setdefault(batch_id, effect.certificate)
+                assert earlier.statement == effect.certificate.statement, "a batch was sealed twice, differently"
+                node.dissent += effect.dissent
+                self.tell(node, lambda now: job.BatchWritten(now_ms=now, batch_id=batch_id))
+
+        self.at(self.random.randint(1, 10), write)
+
+    # --- running and checking --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while self._heap and self.now_ms < self.started_ms + END_MS:
+            self.now_ms, _, action = heapq.heappop(self._heap)
+            action()
+            if not self.stormy and self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        return all(
+            node.up and all(batch in node.sealed or batch in node.buried for batch in node.taken_in)
+            for node in self.nodes.values()
+        )
+
+    def check(self) -> None:
+        """The promises, whatever the faults were."""
+        chains: dict[tuple[bytes, str], bytes] = {}
+        for node in self.nodes.values():
+            for batch_id, (_, stateful) in node.taken_in.items():
+                assert batch_id in node.sealed or batch_id in node.buried, "every acknowledged batch ends"
+                assert not (batch_id in node.sealed and batch_id in node.buried), "and ends once"
+                if batch_id in node.sealed:
+                    self._check_certificate(node.sealed[batch_id])
+            self._check_chains(node, chains)
+        for node in self.nodes.values():
+            if not node.equivocates and not node.lies:
+                assert all(len(digests) == 1 for digests in node.certified.values()), "one batch, one signature"
+            for first, second in node.proofs:
+                assert first.signer == second.signer
+                assert self.nodes[first.signer].equivocates, "no proof against an honest node"
+            for evidence in node.dissent:
+                culprit = self.nodes[evidence.signer]
+                assert culprit.lies or culprit.equivocates, "no dissent of an honest node"
+
+    def _check_certificate(self, certificate: QuorumCertificate) -> None:
+        statement = certificate.statement
+        signers = {each.signer for each in certificate.certifications}
+        assert len(signers) >= statement.quorum >= LEVELS[statement.level].quorum
+        assert all(each.message.statement_digest == statement.digest for each in certificate.certifications)
+        for role in (Role.NORMALIZE, Role.VALIDATE):
+            backing = {e.signer for e in certificate.evidence if e.message.role is role}
+            assert len(backing) >= statement.quorum, f"evidence for {role.word} is short"
+
+    def _check_chains(self, node: Node, chains: dict[tuple[bytes, str], bytes]) -> None:
+        """The roots are the true ones for a context that an earlier batch of the source left behind."""
+        contexts: dict[str, dict[bytes, bytes]] = {}
+        for batch_id, (manifest, stateful) in node.taken_in.items():
+            known = contexts.setdefault(manifest.message.source_id, {hashlib.sha256(b"{}").digest(): b"{}"})
+            certificate = node.sealed.get(batch_id)
+            if certificate is None:
+                continue
+            context = known.get(certificate.statement.context_in)
+            assert context is not None, "the context came from nowhere"
+            found = truth(batch_id, context)
+            assert certificate.statement.output_root == found.output_root, "a wrong result was certified"
+            if stateful:
+                known[certificate.statement.context_out] = found.context_out
