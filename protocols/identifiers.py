@@ -2,7 +2,7 @@
 
 A *record* is the line of a batch payload that stands for one raw event: the RFC 8785 form of
 ``{"data", "eventType", "externalId", "previous", "timestamp"}``. ``previous`` is the record hash of the
-event's earlier version, or null. Canonical JSON holds no raw newline, so a payload is its records joined by one.
+event's earlier version, or null. Canonical JSON holds no raw newline, so a payload is records joined by one.
 """
 
 import hashlib

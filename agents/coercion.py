@@ -1,0 +1,249 @@
+"""Coercions: one value to the type a policy asks for, or ``ABSENT`` where it cannot be read as that.
+
+Nothing here depends on locale or on the Unicode version: case is folded for ASCII letters only, digits are
+ASCII digits, and numbers are read by JSON's own grammar (with an optional plus and surrounding blanks).
+"""
+
+import re
+import string
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from agents.document import Node
+from agents.paths import ABSENT, Segments
+from agents.timestamps import timestamp_reader
+from agents.units import SAFE_INTEGER, converter, plain
+from protocols.canonical import canonical_json
+
+Coercer = Callable[[Any], Any]
+
+NUMBER: Final = re.compile(r"[ \t]*\+?(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)[ \t]*")
+NUMBER_CHARS_MAX: Final = 64
+LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+UPPER: Final = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+BLANKS: Final = " \t\r\n"
+
+ENUM_VALUES_MAX: Final = 4_096
+NULL_VALUES_MAX: Final = 32
+FORMATS_MAX: Final = 8
+MEMO_ENTRIES_MAX: Final = 4_096
+MEMO_CHARS_MAX: Final = 64
+COMMON: Final = ("field", "type", "nullValues")
+KEYS: Final = {
+    "number": ("unit",),
+    "integer": (),
+    "boolean": ("trueValues", "falseValues"),
+    "string": ("trim", "case"),
+    "timestamp": ("formats", "timezone"),
+    "enum": ("values", "aliases", "ignoreCase"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class Coercion:
+    """One compiled entry of ``coercion``: ``apply`` gives the new value, or ``ABSENT`` for an issue."""
+
+    field: Segments
+    expected: dict[str, Any]
+    apply: Coercer
+    is_timestamp: bool
+
+
+def to_number(value: Any) -> Any:
+    kind = type(value)
+    if kind is float or kind is int:
+        return value
+    match = NUMBER.fullmatch(value) if kind is str and len(value) <= NUMBER_CHARS_MAX else None
+    if match is None:
+        return ABSENT
+    number = float(match[1])
+    if not -1.8e308 < number < 1.8e308:
+        return ABSENT
+    if match[1].lstrip("-").isdigit():
+        return int(match[1]) if abs(number) <= SAFE_INTEGER else ABSENT
+    return plain(number)
+
+
+def to_integer(value: Any) -> Any:
+    number = to_number(value)
+    if type(number) is float:
+        number = plain(number)
+    return number if type(number) is int else ABSENT
+
+
+def to_boolean(true_values: tuple[Any, ...], false_values: tuple[Any, ...]) -> Coercer:
+    known = {canonical_json(item): True for item in true_values}
+    known |= {canonical_json(item): False for item in false_values}
+
+    def coerce(value: Any) -> Any:
+        if type(value) is bool:
+            return value
+        if isinstance(value, (list, dict)) or (type(value) is str and len(value) > MEMO_CHARS_MAX):
+            return ABSENT
+        return known.get(canonical_json(value.translate(LOWER) if type(value) is str else value), ABSENT)
+
+    return coerce
+
+
+def to_string(trim: bool, case: str) -> Coercer:
+    table = {"lower": LOWER, "upper": UPPER}.get(case)
+
+    def coerce(value: Any) -> Any:
+        if isinstance(value, (list, dict)):
+            return ABSENT
+        text = value if type(value) is str else canonical_json(value).decode()
+        if trim:
+            text = text.strip(BLANKS)
+        return text if table is None else text.translate(table)
+
+    return coerce
+
+
+def to_enum(values: tuple[str, ...], aliases: dict[str, str], ignore_case: bool) -> Coercer:
+    known = {value: value for value in values} | aliases
+    if ignore_case:
+        known = {name.translate(LOWER): value for name, value in known.items()}
+
+    def coerce(value: Any) -> Any:
+        if type(value) is not str:
+            return ABSENT
+        return known.get(value.translate(LOWER) if ignore_case else value, ABSENT)
+
+    return coerce
+
+
+def remembered(coerce: Coercer) -> Coercer:
+    """Keep results for small scalars: sensors repeat themselves. Which are kept never shows in a result."""
+    known: dict[Any, Any] = {}
+
+    def recall(value: Any) -> Any:
+        kind = type(value)
+        # Not bool: True and 1 are one dictionary key and two JSON values.
+        if kind is not float and kind is not int and (kind is not str or len(value) > MEMO_CHARS_MAX):
+            return coerce(value)
+        result = known.get(value, known)
+        if result is known:
+            result = coerce(value)
+            if len(known) >= MEMO_ENTRIES_MAX:
+                known.clear()
+            known[value] = result
+        return result
+
+    return recall
+
+
+def with_nulls(coerce: Coercer, null_values: tuple[str | int | float, ...]) -> Coercer:
+    nulls = {canonical_json(item): None for item in null_values}
+
+    def coerce_or_null(value: Any) -> Any:
+        small = type(value) is not str or len(value) <= MEMO_CHARS_MAX
+        if small and not isinstance(value, (list, dict)) and canonical_json(value) in nulls:
+            return None
+        return coerce(value)
+
+    return coerce_or_null
+
+
+def scalar(node: Node) -> str | int | float | bool:
+    value: Any = node.value
+    if not isinstance(value, (str, int, float)) or (isinstance(value, str) and len(value) > MEMO_CHARS_MAX):
+        node.refuse(f"must be a string of at most {MEMO_CHARS_MAX} characters, a number, true or false")
+    return value
+
+
+def read_number(node: Node) -> tuple[Coercer, dict[str, Any]]:
+    unit = node.maybe("unit")
+    if unit is None:
+        return to_number, {}
+    unit.object("from", "to")
+    source, target = unit.required("from").text(), unit.required("to").text()
+    convert = unit.checked(lambda: converter(source, target))
+
+    def coerce(value: Any) -> Any:
+        number = to_number(value)
+        if number is ABSENT:
+            return ABSENT
+        converted = convert(number)
+        return converted if -1.8e308 < converted < 1.8e308 else ABSENT
+
+    return coerce, {"unit": source}
+
+
+def read_boolean(node: Node) -> tuple[Coercer, dict[str, Any]]:
+    """Texts are compared in lower case; by default ``true``/``false`` and 1/0 are known."""
+    lists: list[tuple[Any, ...]] = []
+    for key, usual in (("trueValues", ("true", 1)), ("falseValues", ("false", 0))):
+        given = [scalar(item) for item in node.items(key, NULL_VALUES_MAX)]
+        lowered = (item.translate(LOWER) if isinstance(item, str) else item for item in given)
+        lists.append(tuple(lowered) if node.maybe(key) else usual)
+    if {canonical_json(item) for item in lists[0]} & {canonical_json(item) for item in lists[1]}:
+        node.refuse("a value stands in both trueValues and falseValues")
+    return to_boolean(lists[0], lists[1]), {}
+
+
+def read_string(node: Node) -> tuple[Coercer, dict[str, Any]]:
+    trim, case = node.maybe("trim"), node.maybe("case")
+    return to_string(
+        trim is not None and trim.flag(), "" if case is None else case.choice("lower", "upper")
+    ), {}
+
+
+def read_timestamp(node: Node) -> tuple[Coercer, dict[str, Any]]:
+    formats = tuple(item.text() for item in node.items("formats", FORMATS_MAX)) or ("rfc3339",)
+    timezone = node.maybe("timezone")
+    zone = None if timezone is None else timezone.text()
+    reader = node.checked(lambda: timestamp_reader(formats, zone))
+
+    def coerce(value: Any) -> Any:
+        text = reader(value)
+        return ABSENT if text is None else text
+
+    return coerce, {"formats": list(formats)}
+
+
+def read_enum(node: Node) -> tuple[Coercer, dict[str, Any]]:
+    values = tuple(item.text() for item in node.items("values", ENUM_VALUES_MAX))
+    if not values:
+        node.refuse("an enum needs 'values', an array of strings")
+    aliases: dict[str, str] = {}
+    if (given := node.maybe("aliases")) is not None:
+        aliases = {key: given.child(key).choice(*values) for key in sorted(given.object())}
+    ignore = node.maybe("ignoreCase")
+    ignore_case = ignore is not None and ignore.flag()
+    names = [name.translate(LOWER) if ignore_case else name for name in (*values, *aliases)]
+    if len(set(names)) != len(names):
+        node.refuse("a name stands twice among values and aliases")
+    return to_enum(values, aliases, ignore_case), {"values": list(values)}
+
+
+READ: Final = {
+    "number": read_number,
+    "integer": lambda _: (to_integer, {}),
+    "boolean": read_boolean,
+    "string": read_string,
+    "timestamp": read_timestamp,
+    "enum": read_enum,
+}
+
+
+def read_coercion(node: Node) -> Coercion:
+    """Compile one entry of the policy's ``coercion``.
+
+    Raises:
+        InvalidPolicyError: The entry is wrong; the text names the key and the remedy.
+    """
+    node.object()
+    kind = node.required("type").choice(*KEYS)
+    node.object(*COMMON, *KEYS[kind])
+    apply, details = READ[kind](node)
+    null_values = tuple(scalar(item) for item in node.items("nullValues", NULL_VALUES_MAX))
+    if null_values:
+        apply = with_nulls(apply, null_values)
+    return Coercion(
+        field=node.required("field").path(),
+        expected={"type": kind, **details},
+        apply=remembered(apply),
+        is_timestamp=kind == "timestamp",
+    )

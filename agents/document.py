@@ -1,0 +1,91 @@
+"""Strict reading of a policy document: every refusal names the place and what to write instead."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import attrs
+
+from agents.issues import json_type
+from agents.paths import Segments, parse_path, pointer
+from protocols.errors import InvalidPolicyError
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Node:
+    """A value of the document with its place, so that errors can name it."""
+
+    value: Any
+    place: tuple[str | int, ...] = ()
+
+    @property
+    def pointer(self) -> str:
+        return pointer(self.place)
+
+    def refuse(self, remedy: str) -> NoReturn:
+        raise InvalidPolicyError(f"{self.pointer or 'the policy'}: {remedy}", path=self.pointer)
+
+    def checked(self, make: Callable[[], T]) -> T:
+        """Run a constructor whose ``ValueError`` is about this value."""
+        try:
+            return make()
+        except ValueError as error:
+            self.refuse(str(error))
+
+    def object(self, *allowed: str) -> dict[str, Any]:
+        if not isinstance(self.value, dict):
+            self.refuse(f"must be an object, not {json_type(self.value)}")
+        for key in sorted(self.value):
+            if allowed and key not in allowed:
+                self.child(key).refuse(f"unknown key; known here are {', '.join(allowed)}")
+        return self.value
+
+    def child(self, key: str | int) -> "Node":
+        value = self.value[key] if isinstance(key, int) else self.value.get(key)
+        return Node(value, (*self.place, key))
+
+    def maybe(self, key: str) -> "Node | None":
+        return self.child(key) if key in self.value else None
+
+    def items(self, key: str, count_max: int) -> Iterator["Node"]:
+        """The elements of an optional array."""
+        node = self.maybe(key)
+        if node is None:
+            return
+        if not isinstance(node.value, list):
+            node.refuse(f"must be an array, not {json_type(node.value)}")
+        if len(node.value) > count_max:
+            node.refuse(f"has {len(node.value)} elements, more than {count_max}")
+        for index in range(len(node.value)):
+            yield node.child(index)
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            self.refuse(f"must be a string, not {json_type(self.value)}")
+        return self.value
+
+    def choice(self, *allowed: str) -> str:
+        if self.value not in allowed:
+            self.refuse(f"must be one of {', '.join(allowed)}")
+        return self.text()
+
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            self.refuse(f"must be true or false, not {json_type(self.value)}")
+        return self.value
+
+    def number(self) -> int | float:
+        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
+            self.refuse(f"must be a number, not {json_type(self.value)}")
+        return self.value
+
+    def path(self) -> Segments:
+        text = self.text()
+        return self.checked(lambda: parse_path(text))
+
+    def required(self, key: str) -> "Node":
+        node = self.maybe(key)
+        if node is None:
+            self.refuse(f"needs {key!r}")
+        return node

@@ -1,0 +1,42 @@
+"""Issues: what a rule found wrong in one event, bounded in size and the same on every machine."""
+
+from typing import Any, Final, TypeAlias
+
+from agents.paths import ABSENT
+from protocols.canonical import canonical_json
+
+Issue: TypeAlias = dict[str, Any]
+
+FOUND_CHARS_MAX: Final = 128
+EXPECTED_BYTES_MAX: Final = 512
+
+NAMES: Final = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+
+
+def json_type(value: Any) -> str:
+    return "null" if value is None else NAMES[type(value)]
+
+
+def bounded(value: Any) -> Any:
+    """A value as an issue shows it: scalars as they are, what may be large by its type and length."""
+    if value is ABSENT:
+        return None
+    if isinstance(value, (list, dict)) or (isinstance(value, str) and len(value) > FOUND_CHARS_MAX):
+        return {"length": len(value), "type": json_type(value)}
+    return value
+
+
+def expectation(value: Any, policy_pointer: str) -> Any:
+    """What a rule asks for, or, where that is long, the place in the policy that says it."""
+    return value if len(canonical_json(value)) <= EXPECTED_BYTES_MAX else {"policy": policy_pointer}
+
+
+def issue(rule: str, path: str, expected: Any, found: Any) -> Issue:
+    """One issue, keys in canonical order. ``path`` is a JSON pointer into the normalized data."""
+    return {
+        "expected": expected,
+        "found": bounded(found),
+        "path": path,
+        "rule": rule,
+        "severity": "error",
+    }

@@ -1,0 +1,158 @@
+"""The one entry of this package: a batch, its policy and its context in; roots, lines and verdicts out.
+
+Everything here is a function of the bytes given. Two honest agents, on any two machines, give the same bytes.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from agents.certify import leaf
+from agents.issues import Issue
+from agents.normalize import Record, normalized_line, normalizer
+from agents.policy import COMPILED_MAX, CompiledPolicy, compile_policy
+from agents.validate import History, validator
+from protocols.canonical import canonical_json, parse_json
+from protocols.errors import InvalidJsonError, MalformedError, NotCanonicalizableError
+from protocols.identifiers import EventIds
+from protocols.limits import (
+    EVENT_TYPE_CHARS_MAX,
+    EVENTS_PER_BATCH_MAX,
+    EXTERNAL_ID_CHARS_MAX,
+    PAYLOAD_BYTES_MAX,
+)
+from protocols.merkle import leaf_hash, root_of_leaves
+
+RECORD_KEYS = ["data", "eventType", "externalId", "previous", "timestamp"]
+HEX = frozenset("0123456789abcdef")
+
+
+@attrs.frozen(kw_only=True)
+class BatchOutput:
+    """What normalize, validate and certify make of a batch.
+
+    Attributes:
+        input_root: Over the records. normalized_root: over ``{"data", "issues"}`` lines. output_root: over
+            the leaves. Each is an RFC 6962 root, 32 bytes, in batch order.
+        context_out: Canonical JSON for the next batch of the source; ``{}`` where no rule looks back.
+        normalized: Canonical normalized data of each event, joined by newlines.
+        leaves: Canonical verdict of each event, joined by newlines.
+        issues_by_rule: Number of issues by rule, sorted by rule; an event may have several.
+    """
+
+    input_root: bytes
+    normalized_root: bytes
+    output_root: bytes
+    context_out: bytes
+    normalized: bytes
+    leaves: bytes
+    events: int
+    valid: int
+    invalid: int
+    issues_by_rule: tuple[tuple[str, int], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Program:
+    """A policy's rules as functions."""
+
+    policy: CompiledPolicy
+    normalize: Callable[[Record], tuple[Any, list[Issue]]]
+    validate: Callable[[Any, list[Issue], History], list[Issue]]
+
+
+@functools.lru_cache(maxsize=COMPILED_MAX)
+def program(policy: bytes) -> Program:
+    compiled = compile_policy(policy)
+    return Program(policy=compiled, normalize=normalizer(compiled), validate=validator(compiled))
+
+
+def execute(*, network: str, source_id: str, payload: bytes, policy: bytes, context: bytes) -> BatchOutput:
+    """Run a policy over a batch.
+
+    Args:
+        payload: 1 to ``EVENTS_PER_BATCH_MAX`` records, joined by newlines.
+        policy: Canonical policy document.
+        context: What the batch before left behind, ``{}`` for the first.
+
+    Raises:
+        InvalidPolicyError: The policy is wrong. MalformedError: payload or context are not in their form;
+            their sender is at fault. Whatever a record *says* is no error but a verdict on that event.
+    """
+    rules = program(policy)
+    history = History(rules.policy.monotonic, context)
+    lines, records = read_payload(payload)
+    hashes = [leaf_hash(line) for line in lines]
+    ids = EventIds(network, source_id)
+    normalized, normalized_hashes, leaves = [], [], []
+    invalid, found = 0, Counter[str]()
+    for record, hashed in zip(records, hashes, strict=True):
+        data, early = rules.normalize(record)
+        encoded = canonical_json(data)
+        issues = rules.validate(data, early, history)
+        if issues:
+            invalid += 1
+            found.update(entry["rule"] for entry in issues)
+        normalized.append(encoded)
+        normalized_hashes.append(leaf_hash(normalized_line(encoded, early)))
+        leaves.append(leaf(ids, record, hashed.hex(), encoded, issues))
+    return BatchOutput(
+        input_root=root_of_leaves(hashes),
+        normalized_root=root_of_leaves(normalized_hashes),
+        output_root=root_of_leaves([leaf_hash(line) for line in leaves]),
+        context_out=history.context(),
+        normalized=b"\n".join(normalized),
+        leaves=b"\n".join(leaves),
+        events=len(records),
+        valid=len(records) - invalid,
+        invalid=invalid,
+        issues_by_rule=tuple(sorted(found.items())),
+    )
+
+
+def read_payload(payload: bytes) -> tuple[list[bytes], list[Record]]:
+    """Split a payload into records and check that each is the one encoding of what it says.
+
+    Raises:
+        MalformedError: With ``index`` where one record is at fault.
+    """
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise MalformedError(f"a payload has at most {PAYLOAD_BYTES_MAX} bytes")
+    lines = payload.split(b"\n")
+    if len(lines) > EVENTS_PER_BATCH_MAX:
+        raise MalformedError(f"a batch has at most {EVENTS_PER_BATCH_MAX} events, this one {len(lines)}")
+    try:
+        # All lines in one call; the comparison below shows whether each was a value of its own.
+        records = parse_json(b"[" + b",".join(lines) + b"]")
+    except InvalidJsonError as error:
+        raise MalformedError(f"the payload is no usable JSON: {error}") from error
+    if len(records) != len(lines):
+        raise MalformedError("the payload's lines are not one record each")
+    for index, (line, record) in enumerate(zip(lines, records, strict=True)):
+        if not well_formed(record):
+            raise MalformedError(f"line {index} is not in record form", index=index)
+        try:
+            canonical = canonical_json(record) == line
+        except NotCanonicalizableError as error:
+            raise MalformedError(f"line {index}: {error}", index=index) from error
+        if not canonical:
+            raise MalformedError(f"line {index} is not in RFC 8785 form", index=index)
+    return lines, records
+
+
+def well_formed(record: Any) -> bool:
+    """Whether a value has a record's keys with their types; what ``data`` holds is not looked at."""
+    if type(record) is not dict or list(record) != RECORD_KEYS:
+        return False
+    kind, external = record["eventType"], record["externalId"]
+    previous, timestamp = record["previous"], record["timestamp"]
+    return (
+        type(kind) is str
+        and len(kind) <= EVENT_TYPE_CHARS_MAX
+        and (external is None or (type(external) is str and len(external) <= EXTERNAL_ID_CHARS_MAX))
+        and (timestamp is None or type(timestamp) is str)
+        and (previous is None or (type(previous) is str and len(previous) == 64 and HEX.issuperset(previous)))
+    )

@@ -1,0 +1,167 @@
+"""JSON Schema 2020-12 in a policy: what of it is allowed, so that checking an event has a bound.
+
+Patterns run on a linear-time engine of bounded size, nothing is fetched, and references neither leave the
+document nor go in circles: unfolded, a schema has at most ``UNFOLDED_MAX`` subschemas.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import jsonschema_rs
+
+from agents.document import Node
+from agents.issues import Issue, expectation, issue
+from agents.paths import ABSENT, pointer
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+UNFOLDED_MAX: Final = 2_000
+REGEX_BYTES_MAX: Final = 1_048_576
+REFUSED: Final = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$vocabulary")
+ONE: Final = (
+    "additionalProperties",
+    "contains",
+    "contentSchema",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+MANY: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
+NAMED: Final = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
+FORMATS: Final = (
+    "date",
+    "date-time",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "json-pointer",
+    "time",
+    "uri",
+    "uri-reference",
+    "uuid",
+)
+
+
+def subschemas(node: Node) -> Iterator[Node]:
+    for key in sorted(node.value):
+        child = node.child(key)
+        if key in ONE:
+            yield child
+        elif key in MANY and isinstance(child.value, list):
+            yield from (child.child(index) for index in range(len(child.value)))
+        elif key in NAMED and isinstance(child.value, dict):
+            yield from (child.child(name) for name in sorted(child.value))
+
+
+def referred(root: Node, node: Node) -> Node:
+    reference = node.child("$ref")
+    if reference.value == "#":
+        return root
+    if not isinstance(reference.value, str) or not reference.value.startswith("#/"):
+        reference.refuse("only references within the schema, '#/$defs/name', are allowed; copy it in")
+    found = root
+    if "%" in reference.value:
+        reference.refuse("write the name in '$defs' without characters that need percent encoding")
+    for part in reference.value[2:].split("/"):
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found.value, dict) and name in found.value:
+            found = found.child(name)
+        elif isinstance(found.value, list) and name.isdecimal() and int(name) < len(found.value):
+            found = found.child(int(name))
+        else:
+            reference.refuse("refers to nothing in this schema")
+    return found
+
+
+def unfolded(root: Node, node: Node, weights: dict[tuple[str | int, ...], int | None]) -> int:
+    """Number of subschemas with references replaced by what they refer to."""
+    if isinstance(node.value, bool):
+        return 1
+    node.object()
+    known = weights.get(node.place, 0)
+    if known is None:
+        node.refuse("a schema that refers to itself has no bounded cost; spell the levels out")
+    if known:
+        return known
+    weights[node.place] = None
+    for key in REFUSED:
+        if key in node.value:
+            node.child(key).refuse("is not supported; use '$ref' with '#/$defs/name'")
+    if node.value.get("$schema", DIALECT) != DIALECT:
+        node.child("$schema").refuse(f"only {DIALECT} is supported")
+    if "format" in node.value and node.value["format"] not in FORMATS:
+        node.child("format").refuse(f"known formats are {', '.join(FORMATS)}")
+    weight = 1 + sum(unfolded(root, child, weights) for child in subschemas(node))
+    if "$ref" in node.value:
+        weight += unfolded(root, referred(root, node), weights)
+    if weight > UNFOLDED_MAX:
+        node.refuse(f"has {weight} subschemas when its references are followed, more than {UNFOLDED_MAX}")
+    weights[node.place] = weight
+    return weight
+
+
+class SchemaRule:
+    """A compiled JSON Schema over the normalized data of one event."""
+
+    def __init__(self, node: Node) -> None:
+        unfolded(node, node, {})
+        self._document: Any = node.value
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                node.value,
+                offline=True,
+                validate_formats=True,
+                ignore_unknown_formats=False,
+                pattern_options=jsonschema_rs.RegexOptions(
+                    size_limit=REGEX_BYTES_MAX, dfa_size_limit=REGEX_BYTES_MAX
+                ),
+            )
+        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            node.refuse(f"is no usable JSON Schema 2020-12: {reason} (patterns: no look-around or \\1)")
+        self.accepts = self._validator.is_valid
+
+    def issues(self, data: Any) -> list[Issue]:
+        """What is wrong with ``data``, ordered by place and keyword."""
+        found = [entry for error in self._validator.iter_errors(data) for entry in self._entries(error, data)]
+        found.sort(key=lambda entry: entry[:2])
+        return [entry[2] for entry in found]
+
+    def _entries(self, error: jsonschema_rs.ValidationError, data: Any) -> Iterator[tuple[str, str, Issue]]:
+        place, rule_place = tuple(error.instance_path), tuple(error.schema_path)
+        expected = self._expected(rule_place)
+        match error.kind.name:
+            case "required":
+                missing = pointer((*place, error.kind.as_dict()["property"]))
+                yield missing, "required", issue("schema", missing, {"required": True}, ABSENT)
+            case "additionalProperties" | "unevaluatedProperties":
+                for name in sorted(error.kind.as_dict()["unexpected"]):
+                    stray = pointer((*place, name))
+                    yield stray, "unexpected", issue("schema", stray, expected, at(data, (*place, name)))
+            case keyword:
+                here = pointer(place)
+                yield here, f"{keyword} {rule_place}", issue("schema", here, expected, at(data, place))
+
+    def _expected(self, place: tuple[str | int, ...]) -> Any:
+        where = pointer(("schema", *place))
+        if not place:
+            return {"policy": where}
+        value = at(self._document, place)
+        return expectation({str(place[-1]): None if value is ABSENT else value}, where)
+
+
+def at(value: Any, place: tuple[str | int, ...]) -> Any:
+    for step in place:
+        if isinstance(value, dict):
+            value = value.get(step, ABSENT)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return ABSENT
+    return value

@@ -1,0 +1,171 @@
+"""Timestamps in, RFC 3339 UTC out: ``2013-01-01T06:00:00Z``, with a fraction only where there is one.
+
+Only fixed offsets: the rules of named zones come from a database that differs between machines and years, so
+two honest agents could disagree. Leap seconds are refused, since no arithmetic here could keep them apart.
+"""
+
+import datetime
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from agents.units import SAFE_INTEGER
+
+TOKENS: Final = {
+    "YYYY": "(?P<year>[0-9]{4})",
+    "MM": "(?P<month>[0-9]{2})",
+    "DD": "(?P<day>[0-9]{2})",
+    "HH": "(?P<hour>[0-9]{2})",
+    "mm": "(?P<minute>[0-9]{2})",
+    "ss": "(?P<second>[0-9]{2})",
+    "SSS": "(?P<fraction>[0-9]{1,9})",
+    "Z": "(?P<zone>[Zz]|[+-][0-9]{2}:?[0-9]{2})",
+}
+TOKEN: Final = re.compile("YYYY|MM|DD|HH|mm|ss|SSS|Z|.", re.DOTALL)
+RFC3339: Final = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})"
+    r"(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+UNIX: Final = re.compile(r"(-?[0-9]{1,12})(?:\.([0-9]{1,9}))?")
+UNIX_MS: Final = re.compile(r"(-?[0-9]{1,16})")
+EPOCH: Final = datetime.datetime(1970, 1, 1)  # all arithmetic here is in UTC
+FORMAT_CHARS_MAX: Final = 64
+
+Reader = Callable[[Any], str | None]
+
+
+def offset_minutes(text: str) -> int:
+    """Minutes east of UTC of ``Z``, ``+02:00`` or ``+0200``.
+
+    Raises:
+        ValueError: Not such an offset.
+    """
+    if text in ("Z", "z"):
+        return 0
+    match = re.fullmatch("([+-])([0-9]{2}):?([0-9]{2})", text)
+    if match is None or int(match[2]) > 23 or int(match[3]) > 59:
+        raise ValueError("not an offset like 'Z' or '+02:00' (named zones differ between machines)")
+    minutes = 60 * int(match[2]) + int(match[3])
+    return -minutes if match[1] == "-" else minutes
+
+
+def instant(
+    parts: tuple[int, int, int, int, int, int], fraction: str | None, minutes_east: int
+) -> str | None:
+    """The RFC 3339 UTC text of a civil time at an offset; None where there is no such time."""
+    try:
+        moment = datetime.datetime(*parts)
+        if minutes_east:
+            moment -= datetime.timedelta(minutes=minutes_east)
+    except (ValueError, OverflowError):
+        return None
+    digits = fraction.rstrip("0") if fraction else ""
+    return f"{moment.isoformat()}.{digits}Z" if digits else f"{moment.isoformat()}Z"
+
+
+def read_rfc3339(value: Any) -> str | None:
+    match = RFC3339.fullmatch(value) if type(value) is str else None
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
+    try:
+        east = 0 if zone == "Z" else offset_minutes(zone)
+    except ValueError:
+        return None
+    parts = (int(year), int(month), int(day), int(hour), int(minute), int(second))
+    return instant(parts, fraction, east)
+
+
+def since_epoch(seconds: int, nanoseconds: int) -> str | None:
+    try:
+        moment = EPOCH + datetime.timedelta(seconds=seconds)
+    except OverflowError:
+        return None
+    digits = f"{nanoseconds:09d}".rstrip("0")
+    return f"{moment.isoformat()}.{digits}Z" if digits else f"{moment.isoformat()}Z"
+
+
+def numeral(value: Any) -> str | None:
+    """The decimal text of a number or a numeric string; doubles in their shortest form."""
+    if type(value) is str:
+        return value
+    if type(value) is int or (type(value) is float and abs(value) < SAFE_INTEGER):
+        return repr(value).removesuffix(".0")
+    return None
+
+
+def read_unix(value: Any) -> str | None:
+    match = UNIX.fullmatch(numeral(value) or "")
+    if match is None:
+        return None
+    nanoseconds = int((match[2] or "").ljust(9, "0"))
+    total = abs(int(match[1])) * 10**9 + nanoseconds
+    return since_epoch(*divmod(-total if match[1].startswith("-") else total, 10**9))
+
+
+def read_unix_ms(value: Any) -> str | None:
+    match = UNIX_MS.fullmatch(numeral(value) or "")
+    if match is None:
+        return None
+    seconds, milliseconds = divmod(int(match[1]), 1_000)
+    return since_epoch(seconds, milliseconds * 10**6)
+
+
+def pattern_reader(pattern: str, timezone: str | None) -> Reader:
+    """A reader for a pattern such as ``YYYY-MM-DD HH:mm:ss``.
+
+    Raises:
+        ValueError: The pattern is wrong, or leaves the offset open; the text says what to write.
+    """
+    tokens = TOKEN.findall(pattern)
+    known = [token for token in tokens if token in TOKENS]
+    if len(pattern) > FORMAT_CHARS_MAX or len(set(known)) != len(known):
+        raise ValueError(f"a format has each token once and at most {FORMAT_CHARS_MAX} characters")
+    if not {"YYYY", "MM", "DD"} <= set(known):
+        raise ValueError("a format is 'rfc3339', 'unix', 'unixMs', or has at least YYYY, MM and DD")
+    strays = [token for token in tokens if token not in {*TOKENS, "T"} and token.isalpha()]
+    if strays:
+        raise ValueError(f"{strays[0]!r} is no token; known are {', '.join(TOKENS)}")
+    if timezone is None and "Z" not in known:
+        raise ValueError("the format has no offset (token Z): give 'timezone', such as 'Z' or '+02:00'")
+    compiled = re.compile("".join(TOKENS.get(token, re.escape(token)) for token in tokens))
+    east_default = offset_minutes(timezone) if timezone is not None else 0
+
+    def read_pattern(value: Any) -> str | None:
+        match = compiled.fullmatch(value) if type(value) is str else None
+        if match is None:
+            return None
+        named = match.groupdict()
+        year, month, day = int(named["year"]), int(named["month"]), int(named["day"])
+        hour, minute, second = (int(named.get(name) or 0) for name in ("hour", "minute", "second"))
+        try:
+            east = offset_minutes(named["zone"]) if "zone" in named else east_default
+        except ValueError:
+            return None
+        return instant((year, month, day, hour, minute, second), named.get("fraction"), east)
+
+    return read_pattern
+
+
+READERS: Final[dict[str, Reader]] = {"rfc3339": read_rfc3339, "unix": read_unix, "unixMs": read_unix_ms}
+
+
+def timestamp_reader(formats: tuple[str, ...], timezone: str | None) -> Reader:
+    """A reader that tries each format in order and gives RFC 3339 UTC text, or None.
+
+    Raises:
+        ValueError: A format or the timezone is wrong.
+    """
+    if timezone is not None:
+        offset_minutes(timezone)
+    readers = tuple(READERS[name] if name in READERS else pattern_reader(name, timezone) for name in formats)
+    if len(readers) == 1:
+        return readers[0]
+
+    def read_first(value: Any) -> str | None:
+        for reader in readers:
+            if (text := reader(value)) is not None:
+                return text
+        return None
+
+    return read_first

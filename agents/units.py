@@ -1,0 +1,75 @@
+"""Units: exact factors, one rounding.
+
+A number is taken at its shortest decimal form (the one RFC 8785 writes), multiplied and added exactly, and
+then divided with one rounding, half to even, to ``SIGNIFICANT_DIGITS``; the double nearest to that decimal is
+the result. Decimal arithmetic of a set precision is the same on every machine, which binary arithmetic with
+fused operations is not. 39.02 degF is 3.9 degC, and not 3.9000000000000012.
+"""
+
+import decimal
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Final
+
+SIGNIFICANT_DIGITS: Final = 12
+
+# Sums of doubles span at most 308 + 324 + 17 digits: at this precision only the division rounds.
+EXACT: Final = decimal.Context(prec=1_000, rounding=decimal.ROUND_HALF_EVEN)
+ROUNDED: Final = decimal.Context(prec=SIGNIFICANT_DIGITS, rounding=decimal.ROUND_HALF_EVEN)
+SAFE_INTEGER: Final = 2**53 - 1
+
+# unit -> (quantity, factor, offset): value in the base unit = value * factor + offset. All are exact by
+# definition (international mile, foot and inch; knot 1852 m/h; inHg at 0 degC, 3386.389 Pa).
+UNITS: Final[dict[str, tuple[str, Fraction, Fraction]]] = {
+    "K": ("temperature", Fraction(1), Fraction(0)),
+    "degC": ("temperature", Fraction(1), Fraction("273.15")),
+    "degF": ("temperature", Fraction(5, 9), Fraction("459.67") * Fraction(5, 9)),
+    "m/s": ("speed", Fraction(1), Fraction(0)),
+    "km/h": ("speed", Fraction(1000, 3600), Fraction(0)),
+    "mph": ("speed", Fraction("0.44704"), Fraction(0)),
+    "knot": ("speed", Fraction(1852, 3600), Fraction(0)),
+    "ft/s": ("speed", Fraction("0.3048"), Fraction(0)),
+    "Pa": ("pressure", Fraction(1), Fraction(0)),
+    "hPa": ("pressure", Fraction(100), Fraction(0)),
+    "mbar": ("pressure", Fraction(100), Fraction(0)),
+    "kPa": ("pressure", Fraction(1000), Fraction(0)),
+    "inHg": ("pressure", Fraction("3386.389"), Fraction(0)),
+    "m": ("length", Fraction(1), Fraction(0)),
+    "km": ("length", Fraction(1000), Fraction(0)),
+    "mi": ("length", Fraction("1609.344"), Fraction(0)),
+    "ft": ("length", Fraction("0.3048"), Fraction(0)),
+    "in": ("length", Fraction("0.0254"), Fraction(0)),
+    "cm": ("length", Fraction(1, 100), Fraction(0)),
+    "mm": ("length", Fraction(1, 1000), Fraction(0)),
+}
+
+
+def plain(value: float) -> int | float:
+    """A whole double as an integer, as its JSON form is the same: ``4.0`` is written ``4``."""
+    return int(value) if value.is_integer() and abs(value) <= SAFE_INTEGER else value
+
+
+def converter(source: str, target: str) -> Callable[[int | float], int | float]:
+    """The function from numbers in one unit to numbers in another of the same quantity.
+
+    Raises:
+        ValueError: Unknown units, or two that measure different things.
+    """
+    for unit in (source, target):
+        if unit not in UNITS:
+            raise ValueError(f"unknown unit {unit!r}; known are {', '.join(UNITS)}")
+    quantity, factor, offset = UNITS[source]
+    quantity_to, factor_to, offset_to = UNITS[target]
+    if quantity != quantity_to:
+        raise ValueError(f"{source} measures {quantity} and {target} {quantity_to}")
+    slope, shift = factor / factor_to, (offset - offset_to) / factor_to
+    divisor = slope.denominator * shift.denominator
+    times = decimal.Decimal(int(slope * divisor))
+    plus = decimal.Decimal(int(shift * divisor))
+    by = decimal.Decimal(divisor)
+
+    def convert(value: int | float) -> int | float:
+        exact = EXACT.fma(decimal.Decimal(repr(value)), times, plus)
+        return plain(float(ROUNDED.divide(exact, by)))
+
+    return convert
