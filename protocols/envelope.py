@@ -1,5 +1,6 @@
 """Where unverified bytes become ``Signed[M]``; nothing else makes one, but the node's own ``sign``."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +27,11 @@ def sign(signer: Signer, message: M) -> Signed[M]:
     """Sign with the node's key (BRC-3, counterparty ``anyone``)."""
     signature = signer.sign(message.PROTOCOL, message.key_id, codec.encode(message))
     return Signed(message=message, signer=signer.identity, signature=signature)
+
+
+def digest(data: bytes) -> bytes:
+    """SHA-256, 32 bytes."""
+    return hashlib.sha256(data).digest()
 
 
 def check(signed: Signed[Message]) -> None:

@@ -300,7 +300,6 @@ class AnnouncementReceived(Stimulus):
 class BidReceived(Stimulus):
     bid: Signed[Bid]
     reputation: int
-    latency_ms: int
 
 
 @attrs.frozen(kw_only=True)
@@ -427,8 +426,8 @@ class Seal(Effect):
 
     certificate: QuorumCertificate
     dissent: tuple[Signed[Evidence], ...]
+    manifest: Manifest
     context: bytes
-    topics: tuple[str, ...]
     attempts: int
 
 

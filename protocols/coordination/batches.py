@@ -281,8 +281,8 @@ def _seal(work: Workspace, batch: Batch) -> None:
         Seal(
             certificate=_certificate(batch),
             dissent=dissent,
+            manifest=batch.manifest.message,
             context=batch.context,
-            topics=batch.manifest.message.topics,
             attempts=batch.attempt + 1,
         )
     )

@@ -69,7 +69,8 @@ def on_bid(work: Workspace, stimulus: BidReceived) -> None:
         return
     if stimulus.reputation < work.rules.reputation_min:
         return
-    seen = BidSeen(bid=stimulus.bid, reputation=stimulus.reputation, latency_ms=stimulus.latency_ms)
+    latency_ms = max(0, work.now_ms - (auction.closes_ms - work.rules.bid_window_ms))
+    seen = BidSeen(bid=stimulus.bid, reputation=stimulus.reputation, latency_ms=latency_ms)
     work.put(attrs.evolve(lease, auction=attrs.evolve(auction, bids=(*auction.bids, seen))))
 
 

@@ -1,0 +1,47 @@
+"""Bytes of batches under way, in memory with bounds: payloads by batch, outputs by batch and root.
+
+Both can be had again: a coordinator's payload from its database, an agent's from the coordinator that asks
+again, outputs by running the roles once more. So what the bound pushes out costs time, never a batch.
+"""
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V", bound=bytes | tuple[bytes, ...])
+
+
+class BytesCache(Generic[K, V]):
+    """Least recently used entries go first when ``bytes_max`` is passed."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._bytes_max = bytes_max
+        self._bytes = 0
+
+    def put(self, key: K, value: V) -> None:
+        self.drop(key)
+        self._entries[key] = value
+        self._bytes += _size(value)
+        while self._bytes > self._bytes_max and len(self._entries) > 1:
+            _, oldest = self._entries.popitem(last=False)
+            self._bytes -= _size(oldest)
+
+    def get(self, key: K) -> V | None:
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def drop(self, key: K) -> None:
+        value = self._entries.pop(key, None)
+        if value is not None:
+            self._bytes -= _size(value)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._bytes
+
+
+def _size(value: bytes | tuple[bytes, ...]) -> int:
+    return len(value) if isinstance(value, bytes) else sum(len(part) for part in value)

@@ -1,0 +1,104 @@
+"""What worker processes run over batches: bytes in, bytes out. Imports the pure packages only, to stay lean."""
+
+import time
+
+import attrs
+import orjson
+import zstandard
+
+from agents.roles import execute
+from protocols.errors import MalformedError
+from protocols.job import Findings
+from protocols.limits import PAYLOAD_BYTES_MAX
+from protocols.merkle import leaf_hash, root_of_leaves
+
+COMPRESSION_LEVEL = 3
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """What the roles made of a batch, with the time it took; leaves and normalized data are newline-joined."""
+
+    findings: Findings
+    leaves: bytes
+    normalized: bytes
+    issues_by_rule: tuple[tuple[str, int], ...]
+    cpu_us: int
+
+
+@attrs.frozen(kw_only=True)
+class Verdicts:
+    """A batch's leaves as columns, in batch order, the way the events table takes them."""
+
+    event_ids: list[str]
+    statuses: list[str]
+    content_hashes: list[str]
+    version_ids: list[str]
+    issues: list[str]
+    normalized: list[str]
+
+
+def pack(data: bytes) -> bytes:
+    """Compress a payload for storage and for the wire, once for both."""
+    return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(data)
+
+
+def unpack(data: bytes, bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
+    """Decompress within a bound.
+
+    Raises:
+        MalformedError: no zstd frame, or larger than ``bytes_max``.
+    """
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= bytes_max:
+            raise MalformedError(f"a payload of {size} bytes, at most {bytes_max} are taken")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=bytes_max)
+    except zstandard.ZstdError as error:
+        raise MalformedError("the payload is not a zstd frame") from error
+
+
+def run_roles(*, network: str, source_id: str, packed: bytes, policy: bytes, context: bytes) -> Run:
+    """Normalize and validate a batch, with all roots.
+
+    Raises:
+        MalformedError: the payload is not in record form. InvalidPolicyError: the policy is wrong.
+    """
+    started = time.process_time_ns()
+    output = execute(
+        network=network, source_id=source_id, payload=unpack(packed), policy=policy, context=context
+    )
+    findings = Findings(
+        input_root=output.input_root,
+        normalized_root=output.normalized_root,
+        output_root=output.output_root,
+        context_out=output.context_out,
+        events=output.events,
+        valid=output.valid,
+        invalid=output.invalid,
+    )
+    return Run(
+        findings=findings,
+        leaves=output.leaves,
+        normalized=output.normalized,
+        issues_by_rule=output.issues_by_rule,
+        cpu_us=(time.process_time_ns() - started) // 1_000,
+    )
+
+
+def verdicts(leaves: bytes, normalized: bytes) -> Verdicts:
+    """Turn leaves into columns."""
+    rows = orjson.loads(b"[" + leaves.replace(b"\n", b",") + b"]")
+    return Verdicts(
+        event_ids=[row["eventId"] for row in rows],
+        statuses=[row["status"] for row in rows],
+        content_hashes=[row["contentHash"] for row in rows],
+        version_ids=[row["versionId"] for row in rows],
+        issues=[orjson.dumps(row["issues"]).decode() if row["issues"] else "[]" for row in rows],
+        normalized=normalized.decode().split("\n"),
+    )
+
+
+def output_root(leaves: bytes) -> bytes:
+    """The root that a quorum would have certified over these leaves."""
+    return root_of_leaves([leaf_hash(line) for line in leaves.split(b"\n")])

@@ -1,0 +1,142 @@
+"""The one writer of coordination state: stimuli in, ``advance``, one grouped commit, then the effects.
+
+Whatever wants to change a batch or a lease puts a stimulus here. Nothing leaves the node before the commit
+that caused it; a commit that fails ends the process with nothing sent, and a restart goes on from the last one.
+"""
+
+import heapq
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+import trio
+
+from protocols.coordination import advance
+from protocols.job import AlarmRang, Effect, Entity, EntityId, Restarted, Rules, SetAlarm, Stimulus, Transition
+
+log = structlog.get_logger(__name__)
+
+INBOX_MAX = 2_048  # stimuli from outside waiting; past it those who tell wait
+GROUP_MAX = 64  # stimuli per commit: bounds both the loop's share and the transaction
+
+
+class Journal(Protocol):
+    """Where committed state lives."""
+
+    async def load(self) -> Sequence[Entity]: ...
+
+    async def commit(self, transition: Transition) -> None:
+        """Store everything or nothing; returns once it is on disk."""
+
+
+def clock_ms() -> int:
+    """UTC in milliseconds: the one clock that stamps stimuli."""
+    return time.time_ns() // 1_000_000
+
+
+class Driver:
+    """Feeds stimuli to ``advance``, commits, and hands the effects to ``act`` in the order of the commits."""
+
+    def __init__(
+        self, rules: Rules, journal: Journal, act: Callable[[Sequence[Effect]], Awaitable[None]]
+    ) -> None:
+        self.rules = rules
+        self._journal = journal
+        self._act = act
+        self._entities: dict[EntityId, Entity] = {}
+        self._alarms: dict[EntityId, int] = {}
+        self._heap: list[tuple[int, EntityId]] = []
+        self._places = trio.Semaphore(INBOX_MAX)
+        self._send, self._receive = trio.open_memory_channel[tuple[Stimulus, bool]](math.inf)
+
+    async def tell(self, stimulus: Stimulus) -> None:
+        """Put in a stimulus from outside; waits while the inbox is full, which is the back-pressure."""
+        await self._places.acquire()
+        self._send.send_nowait((stimulus, True))
+
+    def post(self, stimulus: Stimulus) -> None:
+        """Put in what an effect of this node led to: bounded by the effects under way, so it never waits."""
+        self._send.send_nowait((stimulus, False))
+
+    def find(self, entity_id: EntityId) -> Entity | None:
+        """A committed entity, for reading only."""
+        return self._entities.get(entity_id)
+
+    def entities(self) -> Iterable[Entity]:
+        """All committed entities, for reading only."""
+        return tuple(self._entities.values())
+
+    @property
+    def depth(self) -> int:
+        """Stimuli waiting."""
+        return self._receive.statistics().current_buffer_used
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load the state, utter again what it owes, then serve until cancelled."""
+        for entity in await self._journal.load():
+            self._entities[entity.entity_id] = entity
+        log.info("driver.loaded", entities=len(self._entities))
+        task_status.started()
+        now_ms = clock_ms()
+        for entity_id in tuple(self._entities):
+            self.post(Restarted(now_ms=now_ms, entity_id=entity_id))
+        while True:
+            group = await self._next_group()
+            if group:
+                await self._drive(group)
+
+    async def _next_group(self) -> list[Stimulus]:
+        """Everything that waits, up to a bound; else what comes next, or the alarm that is due first."""
+        group = self._due_alarms()
+        if not group:
+            wait_ms = self._heap[0][0] - clock_ms() if self._heap else 3_600_000
+            with trio.move_on_after(max(0, wait_ms) / 1000):
+                stimulus, counted = await self._receive.receive()
+                group.append(stimulus)
+                if counted:
+                    self._places.release()
+        while len(group) < GROUP_MAX:
+            try:
+                stimulus, counted = self._receive.receive_nowait()
+            except trio.WouldBlock:
+                break
+            group.append(stimulus)
+            if counted:
+                self._places.release()
+        return group
+
+    def _due_alarms(self) -> list[Stimulus]:
+        due: list[Stimulus] = []
+        now_ms = clock_ms()
+        while self._heap and self._heap[0][0] <= now_ms and len(due) < GROUP_MAX:
+            at_ms, entity_id = heapq.heappop(self._heap)
+            if self._alarms.get(entity_id) == at_ms:
+                del self._alarms[entity_id]
+                due.append(AlarmRang(now_ms=now_ms, entity_id=entity_id))
+        return due
+
+    async def _drive(self, group: list[Stimulus]) -> None:
+        transition = advance(self._entities, group, self.rules)
+        if transition.changed or transition.removed:
+            await self._journal.commit(transition)
+        for entity in transition.changed:
+            self._entities[entity.entity_id] = entity
+        for entity_id in transition.removed:
+            del self._entities[entity_id]
+            self._alarms.pop(entity_id, None)
+        effects = []
+        for effect in transition.effects:
+            if isinstance(effect, SetAlarm):
+                self._set_alarm(effect)
+            else:
+                effects.append(effect)
+        if effects:
+            await self._act(effects)
+
+    def _set_alarm(self, effect: SetAlarm) -> None:
+        """One alarm an entity, the last one set; the entity asks again if it rings too early."""
+        if self._alarms.get(effect.entity_id) != effect.at_ms:
+            self._alarms[effect.entity_id] = effect.at_ms
+            heapq.heappush(self._heap, (effect.at_ms, effect.entity_id))

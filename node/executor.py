@@ -1,0 +1,311 @@
+"""Carries out the effects that compute or write: run roles, sign statements, seal, bury, keep records.
+
+Batches are computed in worker processes; what a batch needs that is not here (a policy, another agent's
+outputs) is fetched from the peer that has it, and believed only when its hash says so.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import attrs
+import structlog
+import trio
+
+from node import compute
+from node.caches import BytesCache
+from node.driver import clock_ms
+from node.workers import WorkerCrashedError, Workers
+from protocols import envelope, job
+from protocols.envelope import Signer
+from protocols.errors import OverlayError
+from protocols.job import Effect, Findings
+from protocols.limits import PAYLOAD_BYTES_MAX
+from protocols.messages import (
+    Certification,
+    Evidence,
+    IdentityKey,
+    Manifest,
+    QuorumCertificate,
+    Role,
+    Statement,
+)
+
+log = structlog.get_logger(__name__)
+
+TASKS_MAX = 256  # effects under way at once; past it the driver waits
+SEAL_RETRIES = 5
+
+
+@attrs.frozen(kw_only=True)
+class Sealed:
+    """A batch that is certified and written down."""
+
+    certificate: QuorumCertificate
+    topics: tuple[str, ...]
+    leaves: bytes
+    normalized: bytes
+    received_ms: int
+    certified_ms: int
+    sequence: int
+
+
+class Records(Protocol):
+    """The node's durable records, as far as the executor needs them."""
+
+    async def payload(self, batch_id: str) -> bytes | None: ...
+
+    async def seal(
+        self, effect: job.Seal, run: compute.Run, verdicts: compute.Verdicts, certified_ms: int
+    ) -> int | None:
+        """Write a certified batch down, whole or not at all. Its sequence, or None if it was written before."""
+
+    async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
+        """Mark a batch dead. Returns its number of events."""
+
+    async def record(self, effect: Effect) -> None:
+        """RecordDistribution, RecordDissent, KeepProof, ReportPeer."""
+
+
+class Library(Protocol):
+    """Documents known by their hash, here or at a peer."""
+
+    async def policy(self, policy_hash: bytes, holder: IdentityKey) -> bytes | None: ...
+
+    async def outputs(self, batch_id: str, holder: IdentityKey) -> tuple[bytes, bytes] | None: ...
+
+
+class Executor:
+    """Runs effects concurrently, within a bound, and reports back to the driver."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        build: str,
+        signer: Signer,
+        workers: Workers,
+        records: Records,
+        library: Library,
+        payloads: BytesCache[str, bytes],
+        post: Callable[[job.Stimulus], None],
+        on_sealed: Callable[[Sealed], None],
+        on_dead: Callable[[int], None],
+        on_run: Callable[[compute.Run], None],
+    ) -> None:
+        self._network = network
+        self._build = build
+        self._signer = signer
+        self._workers = workers
+        self._records = records
+        self._library = library
+        self._payloads = payloads
+        self._runs: BytesCache[str, tuple[bytes, ...]] = BytesCache(64 * 1024 * 1024)
+        self._post = post
+        self._on_sealed = on_sealed
+        self._on_dead = on_dead
+        self._on_run = on_run
+        self._places = trio.Semaphore(TASKS_MAX)
+        self._send, self._receive = trio.open_memory_channel[Effect](TASKS_MAX)
+
+    async def put(self, effect: Effect) -> None:
+        """Queue an effect; waits while too many are under way, and with it the driver."""
+        await self._send.send(effect)
+
+    async def payload(self, batch_id: str) -> bytes | None:
+        """A batch's packed payload from memory or from this node's database."""
+        packed = self._payloads.get(batch_id)
+        if packed is None:
+            packed = await self._records.payload(batch_id)
+            if packed is not None:
+                self._payloads.put(batch_id, packed)
+        return packed
+
+    def outputs(self, batch_id: str) -> tuple[bytes, bytes] | None:
+        """Leaves and normalized data of a batch this node ran lately."""
+        found = self._runs.get(batch_id)
+        return (found[0], found[1]) if found is not None else None
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            async for effect in self._receive:
+                await self._places.acquire()
+                nursery.start_soon(self._carry_out, effect)
+
+    async def _carry_out(self, effect: Effect) -> None:
+        try:
+            match effect:
+                case job.RunRole():
+                    await self._run_role(effect)
+                case job.SignStatement(statement=statement):
+                    self._sign(statement)
+                case job.Seal():
+                    await self._seal(effect)
+                case job.Bury(batch_id=batch_id, reasons=reasons):
+                    log.warning("batch.dead", batch=batch_id, reasons=reasons)
+                    self._on_dead(await self._records.bury(batch_id, reasons))
+                case job.ForgetPayload(batch_id=batch_id):
+                    self._payloads.drop(batch_id)
+                    self._runs.drop(batch_id)
+                case _:
+                    await self._records.record(effect)
+        finally:
+            self._places.release()
+
+    # --- roles -----------------------------------------------------------------------------------------------
+
+    async def _run_role(self, effect: job.RunRole) -> None:
+        manifest = effect.order.message.manifest.message
+        try:
+            run = await self._compute(manifest, effect.order.message.context)
+        except (OverlayError, WorkerCrashedError) as error:
+            log.warning("role.failed", batch=manifest.batch_id, why=str(error))
+            self._fail(manifest.batch_id, str(error))
+            return
+        if run.findings.input_root != manifest.input_root or run.findings.events != manifest.events:
+            self._fail(manifest.batch_id, "the payload is not the one the manifest names")
+            return
+        self._on_run(run)
+        self._runs.put(manifest.batch_id, (run.leaves, run.normalized, run.findings.output_root))
+        evidence = tuple(
+            envelope.sign(self._signer, self._evidence(effect, manifest, run, role))
+            for role in effect.roles
+            if role in (Role.NORMALIZE, Role.VALIDATE)
+        )
+        self._post(
+            job.RoleFinished(
+                now_ms=clock_ms(), batch_id=manifest.batch_id, findings=run.findings, evidence=evidence
+            )
+        )
+
+    def _fail(self, batch_id: str, reason: str) -> None:
+        self._post(job.RoleFailed(now_ms=clock_ms(), batch_id=batch_id, reason=reason))
+
+    async def _compute(self, manifest: Manifest, context: bytes) -> compute.Run:
+        packed = await self.payload(manifest.batch_id)
+        if packed is None:
+            raise MissingError("the payload is not here")
+        policy = await self._library.policy(manifest.policy_hash, manifest.coordinator)
+        if policy is None:
+            raise MissingError("the policy is not here and its coordinator did not send it")
+        call = partial(
+            compute.run_roles,
+            network=self._network,
+            source_id=manifest.source_id,
+            packed=packed,
+            policy=policy,
+            context=context,
+        )
+        return await self._workers.execute(call)
+
+    def _evidence(
+        self, effect: job.RunRole, manifest: Manifest, run: compute.Run, role: Role
+    ) -> Evidence:
+        found: Findings = run.findings
+        normalize = role is Role.NORMALIZE
+        return Evidence(
+            network=self._network,
+            batch_id=manifest.batch_id,
+            role=role,
+            policy_hash=manifest.policy_hash,
+            input_digest=found.input_root if normalize else found.normalized_root,
+            context_in=envelope.digest(effect.order.message.context),
+            output_digest=found.normalized_root if normalize else found.output_root,
+            context_out=envelope.digest(found.context_out),
+            valid=found.valid,
+            invalid=found.invalid,
+            build=self._build,
+            finished_ms=clock_ms(),
+            processing_us=run.cpu_us,
+        )
+
+    def _sign(self, statement: Statement) -> None:
+        message = Certification(
+            network=self._network,
+            batch_id=statement.batch_id,
+            statement_digest=statement.digest,
+            build=self._build,
+            issued_ms=clock_ms(),
+        )
+        certification = envelope.sign(self._signer, message)
+        self._post(job.StatementSigned(now_ms=clock_ms(), certification=certification))
+
+    # --- sealing ---------------------------------------------------------------------------------------------
+
+    async def _seal(self, effect: job.Seal) -> None:
+        statement = effect.certificate.statement
+        run = await self._certified_run(effect)
+        if run is None:
+            return
+        columns = await self._workers.admit(partial(compute.verdicts, run.leaves, run.normalized))
+        certified_ms = clock_ms()
+        sequence = await self._records.seal(effect, run, columns, certified_ms)
+        self._post(job.BatchWritten(now_ms=clock_ms(), batch_id=statement.batch_id))
+        if sequence is not None:
+            self._on_sealed(
+                Sealed(
+                    certificate=effect.certificate,
+                    topics=effect.manifest.topics,
+                    leaves=run.leaves,
+                    normalized=run.normalized,
+                    received_ms=effect.manifest.received_ms,
+                    certified_ms=certified_ms,
+                    sequence=sequence,
+                )
+            )
+
+    async def _certified_run(self, effect: job.Seal) -> compute.Run | None:
+        """The outputs that the quorum certified: this node's own, run again if need be, or an agent's."""
+        statement = effect.certificate.statement
+        kept = self._runs.get(statement.batch_id)
+        if kept is not None and kept[2] == statement.output_root:
+            return _as_run(statement, kept[0], kept[1])
+        for attempt in range(SEAL_RETRIES):
+            for fetch in (self._recomputed, self._fetched):
+                run = await fetch(effect)
+                if run is not None:
+                    return run
+            await trio.sleep(2**attempt)
+        log.error("seal.without_outputs", batch=statement.batch_id)
+        return None  # stays SEALING: the next start tries again
+
+    async def _recomputed(self, effect: job.Seal) -> compute.Run | None:
+        try:
+            run = await self._compute(effect.manifest, effect.context)
+        except (OverlayError, WorkerCrashedError) as error:
+            log.warning("seal.recompute_failed", batch=effect.certificate.statement.batch_id, why=str(error))
+            return None
+        return run if run.findings.output_root == effect.certificate.statement.output_root else None
+
+    async def _fetched(self, effect: job.Seal) -> compute.Run | None:
+        statement = effect.certificate.statement
+        for certification in effect.certificate.certifications:
+            if certification.signer == self._signer.identity:
+                continue
+            found = await self._library.outputs(statement.batch_id, certification.signer)
+            if found is None or sum(map(len, found)) > PAYLOAD_BYTES_MAX * 2:
+                continue
+            if await self._workers.admit(partial(compute.output_root, found[0])) == statement.output_root:
+                return _as_run(statement, *found)
+        return None
+
+
+class MissingError(OverlayError):
+    """Something a role needs could not be had."""
+
+    code = "missing"
+
+
+def _as_run(statement: Statement, leaves: bytes, normalized: bytes) -> compute.Run:
+    findings = Findings(
+        input_root=statement.input_root,
+        normalized_root=statement.normalized_root,
+        output_root=statement.output_root,
+        context_out=b"",
+        events=statement.events,
+        valid=statement.valid,
+        invalid=statement.invalid,
+    )
+    return compute.Run(
+        findings=findings, leaves=leaves, normalized=normalized, issues_by_rule=(), cpu_us=0
+    )
