@@ -14,7 +14,7 @@ import attrs
 from agents.document import Node
 from agents.paths import ABSENT, Segments
 from agents.timestamps import timestamp_reader
-from agents.units import SAFE_INTEGER, converter, plain
+from agents.units import converter, plain, writable
 from protocols.canonical import canonical_json
 
 Coercer = Callable[[Any], Any]
@@ -59,11 +59,7 @@ def to_number(value: Any) -> Any:
     if match is None:
         return ABSENT
     number = float(match[1])
-    if not -1.8e308 < number < 1.8e308:
-        return ABSENT
-    if match[1].lstrip("-").isdigit():
-        return int(match[1]) if abs(number) <= SAFE_INTEGER else ABSENT
-    return plain(number)
+    return plain(number) if writable(number) else ABSENT
 
 
 def to_integer(value: Any) -> Any:
@@ -166,7 +162,7 @@ def read_number(node: Node) -> tuple[Coercer, dict[str, Any]]:
         if number is ABSENT:
             return ABSENT
         converted = convert(number)
-        return converted if -1.8e308 < converted < 1.8e308 else ABSENT
+        return converted if writable(converted) else ABSENT
 
     return coerce, {"unit": source}
 

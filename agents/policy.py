@@ -154,7 +154,7 @@ def compile_policy(canonical_bytes: bytes) -> CompiledPolicy:
     root = Node(value)
     root.object(*SECTIONS)
     version = root.maybe("version")
-    if version is not None and version.value is not VERSION and version.value != VERSION:
+    if version is not None and (version.value is True or version.value != VERSION):
         version.refuse(f"this build knows version {VERSION}")
     mapping, keeps_unmapped = read_mapping(root)
     coercions = tuple(read_coercion(node) for node in root.items("coercion", FIELDS_MAX))

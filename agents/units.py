@@ -7,6 +7,7 @@ fused operations is not. 39.02 degF is 3.9 degC, and not 3.9000000000000012.
 """
 
 import decimal
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Final
@@ -47,6 +48,11 @@ UNITS: Final[dict[str, tuple[str, Fraction, Fraction]]] = {
 def plain(value: float) -> int | float:
     """A whole double as an integer, as its JSON form is the same: ``4.0`` is written ``4``."""
     return int(value) if value.is_integer() and abs(value) <= SAFE_INTEGER else value
+
+
+def writable(value: float) -> bool:
+    """Whether a number's JSON form can be read back: from 2^53 to 1e21 it would be too large an integer."""
+    return abs(value) <= SAFE_INTEGER or 1e21 <= abs(value) < math.inf
 
 
 def converter(source: str, target: str) -> Callable[[int | float], int | float]:
