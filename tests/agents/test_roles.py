@@ -29,7 +29,7 @@ from protocols.limits import EVENTS_PER_BATCH_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 YEAR_EVENTS = 26_115
-YEAR_ROOTS = "to be pinned"
+YEAR_ROOTS = "f5431b3f47bff52678a94aba05f3000803eba8001b1358834eb50ed9c139e497"
 
 # Run in a process of its own: reads lines of hex (policy, payloads), prints a digest of all that came out.
 DIGEST_PROGRAM = """
