@@ -110,24 +110,14 @@ def to_enum(values: tuple[str, ...], aliases: dict[str, str], ignore_case: bool)
     return coerce
 
 
-def remembered(coerce: Coercer) -> Coercer:
-    """Keep results for small scalars: sensors repeat themselves. Which are kept never shows in a result."""
-    known: dict[Any, Any] = {}
-
-    def recall(value: Any) -> Any:
-        kind = type(value)
-        # Not bool: True and 1 are one dictionary key and two JSON values.
-        if kind is not float and kind is not int and (kind is not str or len(value) > MEMO_CHARS_MAX):
-            return coerce(value)
-        result = known.get(value, known)
-        if result is known:
-            result = coerce(value)
-            if len(known) >= MEMO_ENTRIES_MAX:
-                known.clear()
-            known[value] = result
-        return result
-
-    return recall
+def remember(known: dict[Any, Any], value: Any, coerce: Coercer) -> Any:
+    """Apply and keep the result of a small value: sensors repeat themselves. No result depends on it."""
+    result = coerce(value)
+    if type(value) is not str or len(value) <= MEMO_CHARS_MAX:
+        if len(known) >= MEMO_ENTRIES_MAX:
+            known.clear()
+        known[value] = result
+    return result
 
 
 def with_nulls(coerce: Coercer, null_values: tuple[str | int | float, ...]) -> Coercer:
@@ -240,6 +230,6 @@ def read_coercion(node: Node) -> Coercion:
     return Coercion(
         field=node.required("field").path(),
         expected={"type": kind, **details},
-        apply=remembered(apply),
+        apply=apply,
         is_timestamp=kind == "timestamp",
     )

@@ -1,9 +1,12 @@
 """The normalize role: mapping, coercion and required fields, event by event, independent of each other."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from agents.coercion import Coercion
+import orjson
+
+from agents.coercion import Coercer, Coercion, remember
 from agents.issues import Issue, issue, json_type
 from agents.paths import ABSENT, Segments, pointer, read, replaced
 from agents.policy import CompiledPolicy, FieldMapping
@@ -41,6 +44,42 @@ def normalized_line(data: bytes, issues: list[Issue]) -> bytes:
     return b'{"data":%b,"issues":%b}' % (data, said)
 
 
+def encoder(policy: CompiledPolicy) -> Callable[[Any], bytes]:
+    """The function from normalized data to its canonical JSON.
+
+    Where a policy leaves a fixed set of names, they are sorted once, and the text of a number that came
+    before is remembered: writing numbers as RFC 8785 asks is the dearest part. All else is ``canonical_json``.
+    """
+    targets = [] if policy.mapping is None else sorted(field.target[0] for field in policy.mapping)
+    if policy.keeps_unmapped or len(set(targets)) < len(targets) or not all(map(str.isascii, targets)):
+        return canonical_json
+    plan: list[tuple[str, bytes, dict[Any, bytes], Coercer]] = []
+    for name in targets:
+        prefix = orjson.dumps(name) + b":"
+        plan.append((name, prefix, {}, functools.partial(member, prefix)))
+
+    def encode(data: Any) -> bytes:
+        if type(data) is not dict or len(data) != len(plan):
+            return canonical_json(data)
+        parts: list[bytes] = []
+        for name, prefix, known, write in plan:
+            value = data[name]
+            if type(value) is float or type(value) is int:
+                part = known.get(value)
+                parts.append(remember(known, value, write) if part is None else part)
+            elif type(value) is str:
+                parts.append(prefix + orjson.dumps(value))
+            else:
+                parts.append(write(value))
+        return b"{%b}" % b",".join(parts)
+
+    return encode
+
+
+def member(prefix: bytes, value: Any) -> bytes:
+    return prefix + (b"null" if value is None else canonical_json(value))
+
+
 def mapper(policy: CompiledPolicy) -> Step:
     """Records to mapped data: always a new object, where the data is one."""
     if policy.mapping is None:
@@ -69,12 +108,14 @@ def mapper(policy: CompiledPolicy) -> Step:
 def fill_flat(fields: tuple[FieldMapping, ...]) -> Callable[[Record], dict[str, Any]]:
     """The usual case, one name to one name, without walking paths."""
     plan = tuple((field.source[1], field.target[0], field.default) for field in fields)
+    optional = tuple(field.target[0] for field in fields if field.default is ABSENT)
 
     def fill(record: Record) -> dict[str, Any]:
         data = record["data"]
         mapped = {target: data.get(source, default) for source, target, default in plan}
-        if ABSENT in mapped.values():
-            return {name: value for name, value in mapped.items() if value is not ABSENT}
+        for name in optional:
+            if mapped[name] is ABSENT:
+                del mapped[name]
         return mapped
 
     return fill
@@ -97,7 +138,7 @@ def fill_nested(fields: tuple[FieldMapping, ...]) -> Callable[[Record], dict[str
 def coercer(coercions: tuple[Coercion, ...]) -> Step:
     """Coerce what is there: absent fields and nulls are left to ``required``."""
     flat = tuple(
-        (entry.field[0], entry.apply, entry.expected, pointer(entry.field))
+        (entry.field[0], {}, entry.apply, entry.expected, pointer(entry.field))
         for entry in coercions
         if len(entry.field) == 1
     )
@@ -106,14 +147,23 @@ def coercer(coercions: tuple[Coercion, ...]) -> Step:
     def coerce(data: Any, issues: list[Issue]) -> Any:
         if not isinstance(data, dict):
             return data
-        for name, apply, expected, place in flat:
+        for name, known, apply, expected, place in flat:
             value = data.get(name)
-            if value is not None:
+            if value is None:
+                continue
+            if value is True or value is False:  # one dictionary key with 1 and 0, and other JSON values
                 result = apply(value)
-                if result is ABSENT:
-                    issues.append(issue("coercion", place, expected, value))
-                else:
-                    data[name] = result
+            else:
+                try:
+                    result = known[value]
+                except KeyError:
+                    result = remember(known, value, apply)
+                except TypeError:  # an array or an object
+                    result = apply(value)
+            if result is ABSENT:
+                issues.append(issue("coercion", place, expected, value))
+            else:
+                data[name] = result
         for entry in nested:
             value = read(data, entry.field)
             if value is None or value is ABSENT:

@@ -2,7 +2,7 @@
 
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 Segments: TypeAlias = tuple[str, ...]
@@ -50,7 +50,7 @@ def pointer(segments: Sequence[str | int]) -> str:
 def read(value: Any, segments: Segments) -> Any:
     """What stands at a path, or ``ABSENT``; a whole number steps into an array."""
     for name in segments:
-        if isinstance(value, Mapping):
+        if type(value) is dict:
             value = value.get(name, ABSENT)
         elif isinstance(value, list) and INDEX.fullmatch(name) and int(name) < len(value):
             value = value[int(name)]

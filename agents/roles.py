@@ -12,7 +12,7 @@ import attrs
 
 from agents.certify import leaf
 from agents.issues import Issue
-from agents.normalize import Record, normalized_line, normalizer
+from agents.normalize import Record, encoder, normalized_line, normalizer
 from agents.policy import COMPILED_MAX, CompiledPolicy, compile_policy
 from agents.validate import History, validator
 from protocols.canonical import canonical_json, parse_json
@@ -61,13 +61,19 @@ class Program:
 
     policy: CompiledPolicy
     normalize: Callable[[Record], tuple[Any, list[Issue]]]
+    encode: Callable[[Any], bytes]
     validate: Callable[[Any, list[Issue], History], list[Issue]]
 
 
 @functools.lru_cache(maxsize=COMPILED_MAX)
 def program(policy: bytes) -> Program:
     compiled = compile_policy(policy)
-    return Program(policy=compiled, normalize=normalizer(compiled), validate=validator(compiled))
+    return Program(
+        policy=compiled,
+        normalize=normalizer(compiled),
+        encode=encoder(compiled),
+        validate=validator(compiled),
+    )
 
 
 def execute(*, network: str, source_id: str, payload: bytes, policy: bytes, context: bytes) -> BatchOutput:
@@ -91,7 +97,7 @@ def execute(*, network: str, source_id: str, payload: bytes, policy: bytes, cont
     invalid, found = 0, Counter[str]()
     for record, hashed in zip(records, hashes, strict=True):
         data, early = rules.normalize(record)
-        encoded = canonical_json(data)
+        encoded = rules.encode(data)
         issues = rules.validate(data, early, history)
         if issues:
             invalid += 1
@@ -124,22 +130,22 @@ def read_payload(payload: bytes) -> tuple[list[bytes], list[Record]]:
     lines = payload.split(b"\n")
     if len(lines) > EVENTS_PER_BATCH_MAX:
         raise MalformedError(f"a batch has at most {EVENTS_PER_BATCH_MAX} events, this one {len(lines)}")
-    try:
-        # All lines in one call; the comparison below shows whether each was a value of its own.
-        records = parse_json(b"[" + b",".join(lines) + b"]")
-    except InvalidJsonError as error:
-        raise MalformedError(f"the payload is no usable JSON: {error}") from error
-    if len(records) != len(lines):
-        raise MalformedError("the payload's lines are not one record each")
-    for index, (line, record) in enumerate(zip(lines, records, strict=True)):
+    records: list[Record] = []
+    for index, line in enumerate(lines):
+        try:
+            record = parse_json(line)
+        except InvalidJsonError as error:
+            raise MalformedError(f"line {index} is no usable JSON: {error}", index=index) from error
         if not well_formed(record):
             raise MalformedError(f"line {index} is not in record form", index=index)
-        try:
-            canonical = canonical_json(record) == line
-        except NotCanonicalizableError as error:
-            raise MalformedError(f"line {index}: {error}", index=index) from error
-        if not canonical:
-            raise MalformedError(f"line {index} is not in RFC 8785 form", index=index)
+        records.append(record)
+    # Each line is one object, and an object ends where its brace closes: all are canonical or the whole differs.
+    try:
+        canonical = canonical_json(records) == b"[%b]" % b",".join(lines)
+    except NotCanonicalizableError as error:
+        raise MalformedError(f"the payload holds what has no canonical form: {error}") from error
+    if not canonical:
+        raise MalformedError("the payload's records are not in RFC 8785 form")
     return lines, records
 
 

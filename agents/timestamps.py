@@ -26,6 +26,7 @@ RFC3339: Final = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})"
     r"(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+PLAIN: Final = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 UNIX: Final = re.compile(r"(-?[0-9]{1,12})(?:\.([0-9]{1,9}))?")
 UNIX_MS: Final = re.compile(r"(-?[0-9]{1,16})")
 EPOCH: Final = datetime.datetime(1970, 1, 1)  # all arithmetic here is in UTC
@@ -64,7 +65,15 @@ def instant(
 
 
 def read_rfc3339(value: Any) -> str | None:
-    match = RFC3339.fullmatch(value) if type(value) is str else None
+    if type(value) is not str:
+        return None
+    if PLAIN.fullmatch(value) is not None:  # by far the most usual form, and the one that is written
+        try:
+            datetime.datetime.fromisoformat(value[:-1])
+        except ValueError:
+            return None
+        return value
+    match = RFC3339.fullmatch(value)
     if match is None:
         return None
     year, month, day, hour, minute, second, fraction, zone = match.groups()

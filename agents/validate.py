@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+import orjson
+
 from agents.issues import FOUND_CHARS_MAX, Issue, issue, json_type
 from agents.paths import ABSENT, pointer, read
 from agents.policy import Bound, CompiledPolicy, Monotonic
@@ -36,12 +38,13 @@ def validator(policy: CompiledPolicy) -> Callable[[Any, list[Issue], "History"],
         checks.append(bounds_check(policy.bounds))
 
     def validate(data: Any, issues: list[Issue], history: History) -> list[Issue]:
-        issues = list(issues)
+        issues = issues.copy()
         for check in checks:
             check(data, issues)
         if history.rules:
             history.check(data, issues)
-        del issues[ISSUES_PER_EVENT_MAX:]
+        if issues:
+            del issues[ISSUES_PER_EVENT_MAX:]
         return issues
 
     return validate
@@ -101,7 +104,7 @@ class History:
             if value is None or value is ABSENT:
                 continue
             key = [key_part(read(data, part)) for part in rule.key]
-            encoded = canonical_json(key)
+            encoded = encoded_key(key)
             known = last.get(encoded)
             expected = refusal(rule, None if known is None else known[1], value)
             if expected is None:
@@ -133,6 +136,11 @@ def newest(last: Last, bytes_max: int) -> list[list[Any]]:
             break
         entries.append([key, value])
     return entries[::-1]
+
+
+def encoded_key(key: list[Any]) -> bytes:
+    """Canonical JSON of a key; of plain strings, which most keys are, any JSON writer gives the same."""
+    return orjson.dumps(key) if all(type(part) is str for part in key) else canonical_json(key)
 
 
 def key_part(value: Any) -> Any:
@@ -179,7 +187,7 @@ def read_context(context: bytes) -> dict[str, Last]:
     if not isinstance(value["monotonic"], dict) or not all(map(well_formed, value["monotonic"].values())):
         raise MalformedError("the context's entries are not [key, last] pairs")
     return {
-        name: {canonical_json(key): (key, last) for key, last in entries}
+        name: {encoded_key(key): (key, last) for key, last in entries}
         for name, entries in value["monotonic"].items()
     }
 
