@@ -264,7 +264,7 @@ class World:
             case Announcement():
                 return job.AnnouncementReceived(now_ms=now, announcement=signed)
             case Bid():
-                return job.BidReceived(now_ms=now, bid=signed, reputation=50, latency_ms=5)
+                return job.BidReceived(now_ms=now, bid=signed, reputation=50)
             case Award():
                 return job.AwardReceived(now_ms=now, award=signed)
             case WorkOrder():

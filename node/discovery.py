@@ -1,0 +1,127 @@
+"""Who is there: advertises this node, listens to the others, remembers them, and says goodbye."""
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+import structlog
+import trio
+
+from node.driver import clock_ms
+from node.transport import PeerUnreachableError, Transport
+from protocols import directory
+from protocols.advertisement import build_token, topic_manager_name
+from protocols.directory import Directory, role_topic
+from protocols.envelope import Signer, sign, to_frame
+from protocols.keys import PrivateKey
+from protocols.messages import Advertisement, Role, Signed
+
+log = structlog.get_logger(__name__)
+
+GOSSIP_WHO = "who"
+CHECK_S = 1.0
+LOOKUP_SERVICE = "ls_event_certificates"
+
+
+@attrs.frozen(kw_only=True)
+class Offer:
+    """What this node advertises."""
+
+    roles: tuple[Role, ...]
+    topics: tuple[str, ...]
+    url: str
+    capacity: int
+    price: int
+    operator: str
+    region: str
+    build: str
+    ttl_ms: int
+    allow_local_urls: bool
+
+
+class Discovery:
+    """Keeps the directory: hears, renews, expires, withdraws."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        signer: Signer,
+        tokens: tuple[bytes, ...],
+        transport: Transport,
+        offer: Offer,
+        remember: Callable[[Signed[Advertisement], int], Awaitable[None]],
+    ) -> None:
+        self.directory = Directory()
+        self._network = network
+        self._signer = signer
+        self._tokens = tokens
+        self._transport = transport
+        self._offer = offer
+        self._remember = remember
+        self._seen: frozenset[bytes] = frozenset()
+
+    async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
+        """Take in what a peer advertises, and learn where it listens."""
+        now_ms = clock_ms()
+        local = self._offer.allow_local_urls
+        self.directory, entry = directory.hear(self.directory, signed, now_ms, allow_local_urls=local)
+        if entry is None:
+            return
+        if entry.first_heard_ms == now_ms:
+            roles = [role.word for role in entry.roles]
+            log.info("peer.advertised", peer=signed.signer.hex(), roles=roles, operator=signed.message.operator)
+        self._transport.learn(signed.signer, signed.message.addresses)
+        await self._remember(signed, now_ms)
+
+    async def run(self) -> None:
+        """Advertise at once, whenever somebody new connects, and well before the last word expires."""
+        due_ms = 0
+        while True:
+            now_ms = clock_ms()
+            self.directory = directory.expire(self.directory, now_ms)
+            connected = frozenset(peer.identity for peer in self._transport.peers() if peer.connected)
+            newcomers = connected - self._seen
+            self._seen = connected
+            if now_ms >= due_ms or newcomers:
+                await self._advertise(now_ms, now_ms + self._offer.ttl_ms, self._tokens)
+                due_ms = now_ms + self._offer.ttl_ms // 3
+            await trio.sleep(CHECK_S)
+
+    async def withdraw(self) -> None:
+        """Take the advertisement back: a later one that is over already."""
+        now_ms = clock_ms()
+        await self._advertise(now_ms, now_ms, ())
+
+    async def _advertise(self, now_ms: int, expires_ms: int, tokens: tuple[bytes, ...]) -> None:
+        offer = self._offer
+        message = Advertisement(
+            network=self._network,
+            sequence=now_ms,
+            issued_ms=now_ms,
+            expires_ms=expires_ms,
+            tokens=tokens,
+            addresses=self._transport.addresses,
+            url=offer.url,
+            capacity=offer.capacity,
+            price=offer.price,
+            operator=offer.operator,
+            region=offer.region,
+            build=offer.build,
+        )
+        signed = sign(self._signer, message)
+        if tokens:
+            self.directory, _ = directory.hear(
+                self.directory, signed, now_ms, allow_local_urls=offer.allow_local_urls
+            )
+        try:
+            await self._transport.publish(GOSSIP_WHO, to_frame(signed))
+        except PeerUnreachableError as error:
+            log.info("discovery.unheard", why=str(error))
+
+
+def make_tokens(key: PrivateKey, offer: Offer) -> tuple[bytes, ...]:
+    """SHIP tokens for every role and topic on offer, a SLAP token for the certificate lookup."""
+    topics = [role_topic(role) for role in offer.roles] + list(offer.topics)
+    names = sorted({topic_manager_name(topic) for topic in topics})
+    ship = [build_token(key, "SHIP", offer.url, name) for name in names]
+    return (*ship, build_token(key, "SLAP", offer.url, LOOKUP_SERVICE))

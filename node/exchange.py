@@ -1,0 +1,146 @@
+"""The way in for peers: frames off streams and gossip become checked stimuli, and requests are answered.
+
+Every frame is checked whole by ``open_frame`` before anything else sees it. A peer at fault is struck and its
+frame dropped; nobody else notices.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from node.caches import BytesCache
+from node.driver import Driver, clock_ms
+from node.transport import Delivery, Gossip, Transport
+from protocols import certificate, envelope, job
+from protocols.errors import MalformedError, PeerFault
+from protocols.limits import PAYLOAD_BYTES_MAX
+from protocols.messages import (
+    Advertisement,
+    Announcement,
+    Award,
+    BatchSealed,
+    Bid,
+    Certification,
+    CertifyOrder,
+    IdentityKey,
+    Message,
+    SealConfirmed,
+    Signed,
+    WorkOrder,
+    WorkRefused,
+    WorkResult,
+)
+
+log = structlog.get_logger(__name__)
+
+GOSSIPED = (Announcement, Advertisement)
+
+
+class Exchange:
+    """Turns what peers say into stimuli for the driver and news for the directory."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        driver: Driver,
+        transport: Transport,
+        payloads: BytesCache[str, bytes],
+        reputation: Callable[[IdentityKey], int],
+        on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
+        on_fault: Callable[[str], None],
+    ) -> None:
+        self._network = network
+        self._driver = driver
+        self._transport = transport
+        self._payloads = payloads
+        self._reputation = reputation
+        self._on_advertisement = on_advertisement
+        self._on_fault = on_fault
+
+    async def run_streams(self) -> None:
+        """Serve frames that came over streams."""
+        async for delivery in self._transport.inbound():
+            try:
+                await self._take(delivery)
+            except PeerFault as fault:
+                self._strike(delivery.sender, fault)
+
+    async def run_gossip(self) -> None:
+        """Serve gossiped frames. Their signer counts, not the neighbour that passed them on."""
+        async for heard in self._transport.gossip():
+            try:
+                await self._hear(heard)
+            except PeerFault as fault:
+                self._strike(heard.sender, fault)
+
+    def to_self(self, signed: Signed[Message]) -> None:
+        """What this node says to itself takes the same way as the words of others, without the network."""
+        if not isinstance(signed.message, Advertisement):
+            self._driver.post(self._stimulus(signed))
+
+    def _strike(self, sender: IdentityKey, fault: PeerFault) -> None:
+        log.warning("peer.fault", peer=sender.hex(), code=fault.code, why=str(fault))
+        self._on_fault(fault.code)
+        self._transport.strike(sender, fault.code)
+
+    async def _take(self, delivery: Delivery) -> None:
+        signed, attachment = envelope.open_frame(delivery.frame, self._network)
+        if signed.signer != delivery.sender:
+            raise MalformedError("a frame signed by another than its sender")
+        if isinstance(signed.message, GOSSIPED):
+            raise MalformedError(f"{type(signed.message).__name__} belongs on gossip")
+        if isinstance(signed.message, WorkOrder):
+            self._keep_payload(signed.message, attachment)
+        elif attachment:
+            raise MalformedError(f"{type(signed.message).__name__} has no attachment")
+        if isinstance(signed.message, BatchSealed):
+            certificate.verify_quorum(signed.message.certificate, network=self._network)
+        await self._driver.tell(self._stimulus(signed))
+
+    def _keep_payload(self, order: WorkOrder, attachment: bytes) -> None:
+        """The worker that unpacks it compares it with the manifest's input root."""
+        if not 0 < len(attachment) <= PAYLOAD_BYTES_MAX:
+            raise MalformedError("a work order comes with its payload")
+        if order.manifest.message.coordinator != self._driver.rules.self_key:
+            self._payloads.put(order.manifest.message.batch_id, attachment)
+
+    async def _hear(self, heard: Gossip) -> None:
+        signed, attachment = envelope.open_frame(heard.data, self._network)
+        if attachment or not isinstance(signed.message, GOSSIPED):
+            raise MalformedError(f"{type(signed.message).__name__} does not belong on gossip")
+        if signed.signer == self._driver.rules.self_key:
+            return
+        if isinstance(signed.message, Advertisement):
+            await self._on_advertisement(signed)
+        else:
+            await self._driver.tell(self._stimulus(signed))
+
+    def _stimulus(self, signed: Signed[Message]) -> job.Stimulus:
+        now_ms = clock_ms()
+        said = signed.message
+        make = _STIMULI.get(type(said))
+        if make is not None:
+            return make(now_ms, signed)
+        if isinstance(said, Bid):
+            reputation = self._reputation(signed.signer)
+            return job.BidReceived(now_ms=now_ms, bid=_as(signed), reputation=reputation)
+        raise MalformedError(f"{type(said).__name__} is no message on its own")
+
+
+def _as(signed: Signed[Message]) -> Signed:  # type: ignore[type-arg]
+    """The signed message under the class that its handler was found by."""
+    return signed
+
+
+_STIMULI: dict[type[Message], Callable[[int, Signed[Message]], job.Stimulus]] = {
+    Announcement: lambda now, s: job.AnnouncementReceived(now_ms=now, announcement=_as(s)),
+    Award: lambda now, s: job.AwardReceived(now_ms=now, award=_as(s)),
+    WorkOrder: lambda now, s: job.WorkReceived(now_ms=now, order=_as(s)),
+    WorkResult: lambda now, s: job.ResultReceived(now_ms=now, result=_as(s)),
+    WorkRefused: lambda now, s: job.RefusalReceived(now_ms=now, refusal=_as(s)),
+    CertifyOrder: lambda now, s: job.CertifyReceived(now_ms=now, order=_as(s)),
+    Certification: lambda now, s: job.CertificationReceived(now_ms=now, certification=_as(s)),
+    BatchSealed: lambda now, s: job.SealReceived(now_ms=now, sealed=_as(s)),
+    SealConfirmed: lambda now, s: job.ConfirmationReceived(now_ms=now, confirmation=_as(s)),
+}

@@ -1,0 +1,241 @@
+"""Keys and signatures: BRC-42 child keys named by BRC-43 invoice numbers, BRC-3 signatures, BRC-77 messages.
+
+The tweak of a child key is ``HMAC-SHA256(key = shared point, message = invoice number)``. For the counterparty
+``anyone``, whose private key is 1, the shared point is the signer's own identity key: no ECDH is needed, and
+every third party derives the same child from the identity key alone. That is how this project signs.
+
+libsecp256k1 decides what a valid signature is: strict DER, low S. Signature bytes are never identifiers.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+from coincurve import PrivateKey as Secret
+from coincurve import PublicKey as Point
+
+from protocols.errors import InvalidKeyError
+
+Protocol: TypeAlias = tuple[int, str]
+Counterparty: TypeAlias = bytes | Literal["self", "anyone"]
+
+CHILDREN_CACHED = 1_024
+GENERATOR = Secret((1).to_bytes(32, "big")).public_key.format()
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+NAME = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*")
+NAME_CHARS_MIN, NAME_CHARS_MAX, LINKAGE_CHARS_MAX = 5, 400, 430
+LINKAGE_PREFIX = "specific linkage revelation "
+KEY_ID_UNITS_MAX = 800
+MESSAGE_VERSION = bytes.fromhex("42423301")
+MESSAGE_PROTOCOL: Protocol = (2, "message signing")
+
+
+def invoice_number(protocol: Protocol, key_id: str) -> str:
+    """``level-name-keyID`` (BRC-43), the name trimmed and in lower case, the key ID as it is.
+
+    Raises:
+        InvalidKeyError: level, name or key ID are outside BRC-43.
+    """
+    level, raw_name = protocol
+    name = raw_name.lower().strip()
+    longest = LINKAGE_CHARS_MAX if name.startswith(LINKAGE_PREFIX) else NAME_CHARS_MAX
+    if level not in (0, 1, 2):
+        raise InvalidKeyError("a protocol's security level is 0, 1 or 2")
+    if not NAME_CHARS_MIN <= len(name) <= longest:
+        raise InvalidKeyError(f"a protocol's name has {NAME_CHARS_MIN} to {longest} characters")
+    if not NAME.fullmatch(name):
+        raise InvalidKeyError("a protocol's name is lower-case letters, digits and single spaces")
+    if name.endswith(" protocol"):
+        raise InvalidKeyError("a protocol's name does not end in ' protocol'")
+    if not 1 <= len(key_id.encode("utf-16-le", "surrogatepass")) // 2 <= KEY_ID_UNITS_MAX:
+        raise InvalidKeyError(f"a key ID has 1 to {KEY_ID_UNITS_MAX} characters")
+    return f"{level}-{name}-{key_id}"
+
+
+class PrivateKey:
+    """An identity's root key. Nothing of the secret shows in ``repr``; children are cached where they repeat."""
+
+    def __init__(self, secret: bytes) -> None:
+        try:
+            self._secret = Secret(secret)
+        except ValueError as error:
+            raise InvalidKeyError("a private key is 32 bytes, from 1 to the order of the curve less 1") from error
+        self.identity: bytes = self._secret.public_key.format()
+        self._children: OrderedDict[tuple[Protocol, str, Counterparty], Secret] = OrderedDict()
+
+    @classmethod
+    def from_bytes(cls, secret: bytes) -> "PrivateKey":
+        return cls(secret)
+
+    @classmethod
+    def generate(cls) -> "PrivateKey":
+        return cls(secrets.token_bytes(32))
+
+    def __repr__(self) -> str:
+        return f"PrivateKey(identity={self.identity.hex()})"
+
+    def to_bytes(self) -> bytes:
+        """The secret, 32 bytes: for the key file and the host key only."""
+        return self._secret.secret
+
+    def derive_child(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> "PrivateKey":
+        """The child private key for a protocol, key ID and counterparty (BRC-42, BRC-43)."""
+        return PrivateKey(self._child(protocol, key_id, counterparty).secret)
+
+    def derive_public(
+        self, protocol: Protocol, key_id: str, counterparty: Counterparty, *, for_self: bool = False
+    ) -> bytes:
+        """The child public key, 33 bytes: our own (``for_self``), or the counterparty's as seen from here."""
+        if for_self:
+            return self._child(protocol, key_id, counterparty).public_key.format()
+        their_key = self._counterparty(counterparty)
+        tweak = _tweak(self._shared(counterparty), protocol, key_id)
+        return _add(their_key, tweak)
+
+    def symmetric_key(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> bytes:
+        """X of child private times child public, big-endian *without* leading zeros, as the SDK keys its HMACs."""
+        public = self.derive_public(protocol, key_id, counterparty)
+        shared = Point(public).multiply(self._child(protocol, key_id, counterparty).secret)
+        return shared.format()[1:].lstrip(b"\0")
+
+    def sign(
+        self, protocol: Protocol, key_id: str, data: bytes, counterparty: Counterparty = "anyone"
+    ) -> bytes:
+        """BRC-3 signature over SHA-256 of ``data``: RFC 6979, low S, DER."""
+        return self._child(protocol, key_id, counterparty).sign(data)
+
+    def sign_digest(
+        self, protocol: Protocol, key_id: str, digest: bytes, counterparty: Counterparty = "anyone"
+    ) -> bytes:
+        """As ``sign``, over a digest of 32 bytes that was made elsewhere."""
+        return self._child(protocol, key_id, counterparty).sign(digest, hasher=None)
+
+    def _child(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> Secret:
+        name = (protocol, key_id, counterparty)
+        child = self._children.get(name)
+        if child is None:
+            tweak = _tweak(self._shared(counterparty), protocol, key_id)
+            child = self._children[name] = _add_private(self._secret, tweak)
+            if len(self._children) > CHILDREN_CACHED:
+                self._children.popitem(last=False)
+        return child
+
+    def _counterparty(self, counterparty: Counterparty) -> bytes:
+        if counterparty == "self":
+            return self.identity
+        return GENERATOR if counterparty == "anyone" else bytes(counterparty)
+
+    def _shared(self, counterparty: Counterparty) -> bytes:
+        their_key = self._counterparty(counterparty)
+        if their_key == GENERATOR:
+            return self.identity
+        return _point(their_key).multiply(self._secret.secret).format()
+
+
+def sign(key: PrivateKey, protocol: Protocol, key_id: str, data: bytes) -> bytes:
+    """BRC-3 signature, counterparty ``anyone``."""
+    return key.sign(protocol, key_id, data)
+
+
+def verify(identity: bytes, protocol: Protocol, key_id: str, data: bytes, signature: bytes) -> bool:
+    """Check a BRC-3 signature with counterparty ``anyone``, by the signer's identity key alone.
+
+    False for whatever is malformed: key, key ID, DER, high S.
+    """
+    try:
+        child = _anyone_child(identity, protocol, key_id)
+    except InvalidKeyError:
+        return False
+    return _verify(child, signature, data)
+
+
+def verify_from(
+    key: PrivateKey, signer: bytes, protocol: Protocol, key_id: str, data: bytes, signature: bytes
+) -> bool:
+    """Check a BRC-3 signature that ``signer`` made for ``key`` as counterparty."""
+    try:
+        child = key.derive_public(protocol, key_id, signer)
+    except InvalidKeyError:
+        return False
+    return _verify(child, signature, data)
+
+
+def verify_digest(public: bytes, digest: bytes, signature: bytes) -> bool:
+    """Check a signature over a digest of 32 bytes under a public key as it is."""
+    try:
+        return Point(public).verify(signature, digest, hasher=None)
+    except ValueError:
+        return False
+
+
+def sign_message(key: PrivateKey, message: bytes, key_id: bytes, verifier: bytes | None = None) -> bytes:
+    """A BRC-77 signed message for one verifier, or for anyone. ``key_id``: 32 fresh random bytes."""
+    import base64
+
+    name = base64.b64encode(key_id).decode()
+    signature = key.sign(MESSAGE_PROTOCOL, name, message, "anyone" if verifier is None else verifier)
+    return b"".join((MESSAGE_VERSION, key.identity, verifier or b"\0", key_id, signature))
+
+
+def verify_message(message: bytes, signed: bytes, verifier: PrivateKey | None = None) -> bool:
+    """Check a BRC-77 signed message; False unless it is for ``verifier`` or for anyone."""
+    import base64
+
+    if signed[:4] != MESSAGE_VERSION or len(signed) < 38:
+        return False
+    signer, rest = signed[4:37], signed[37:]
+    name = base64.b64encode(rest[1:33] if rest[0] == 0 else rest[33:65]).decode()
+    if rest[0] == 0:
+        return verify(signer, MESSAGE_PROTOCOL, name, message, rest[33:])
+    if verifier is None or not hmac.compare_digest(rest[:33], verifier.identity):
+        return False
+    return verify_from(verifier, signer, MESSAGE_PROTOCOL, name, message, rest[65:])
+
+
+@lru_cache(maxsize=CHILDREN_CACHED)
+def _anyone_child(identity: bytes, protocol: Protocol, key_id: str) -> bytes:
+    _point(identity)
+    return _add(identity, _tweak(identity, protocol, key_id))
+
+
+def _tweak(shared: bytes, protocol: Protocol, key_id: str) -> bytes:
+    try:
+        invoice = invoice_number(protocol, key_id).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidKeyError("a key ID is Unicode text without lone surrogates") from error
+    return hmac.digest(shared, invoice, hashlib.sha256)
+
+
+def _point(public: bytes) -> Point:
+    if len(public) != 33:
+        raise InvalidKeyError("a public key is 33 bytes, compressed")
+    try:
+        return Point(public)
+    except ValueError as error:
+        raise InvalidKeyError("a public key is a point of the curve") from error
+
+
+def _add(public: bytes, tweak: bytes) -> bytes:
+    try:
+        return _point(public).add(tweak).format()
+    except ValueError as error:
+        raise InvalidKeyError("the tweak leads off the curve") from error
+
+
+def _add_private(secret: Secret, tweak: bytes) -> Secret:
+    # The SDK reduces the tweak modulo the order; libsecp256k1 refuses one beyond it (chance 2^-128).
+    total = (int.from_bytes(secret.secret, "big") + int.from_bytes(tweak, "big")) % ORDER
+    if total == 0:
+        raise InvalidKeyError("the tweak leads to no key")
+    return Secret(total.to_bytes(32, "big"))
+
+
+def _verify(public: bytes, signature: bytes, data: bytes) -> bool:
+    try:
+        return Point(public).verify(signature, data)
+    except ValueError:
+        return False
