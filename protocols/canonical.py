@@ -18,7 +18,7 @@ import rfc8785
 from protocols.errors import InvalidJsonError, NotCanonicalizableError
 from protocols.limits import JSON_DEPTH_MAX
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 INTEGER_MAX = 2**53 - 1
 _FRACTION_MIN, _PLAIN_MAX = 1e-5, 2.0**53 - 1

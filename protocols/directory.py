@@ -92,6 +92,3 @@ def expire(directory: Directory, now_ms: int) -> Directory:
 
 def _without(directory: Directory, identity: IdentityKey) -> Directory:
     return Directory(entries={key: entry for key, entry in directory.entries.items() if key != identity})
-
-
-

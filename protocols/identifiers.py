@@ -71,9 +71,7 @@ def event_id(network: str, source_id: str, external_id: str) -> str:
     return EventIds(network, source_id).external(external_id)
 
 
-def content_event_id(
-    network: str, source_id: str, *, data: Any, event_type: str, timestamp: str | None
-) -> str:
+def content_event_id(network: str, source_id: str, *, data: Any, event_type: str, timestamp: str | None) -> str:
     """Id of an event that has no external id: two with equal content are one event."""
     return EventIds(network, source_id).content(data=data, event_type=event_type, timestamp=timestamp)
 

@@ -7,6 +7,7 @@ every third party derives the same child from the identity key alone. That is ho
 libsecp256k1 decides what a valid signature is: strict DER, low S. Signature bytes are never identifiers.
 """
 
+import base64
 import hashlib
 import hmac
 import re
@@ -102,9 +103,7 @@ class PrivateKey:
         shared = Point(public).multiply(self._child(protocol, key_id, counterparty).secret)
         return shared.format()[1:].lstrip(b"\0")
 
-    def sign(
-        self, protocol: Protocol, key_id: str, data: bytes, counterparty: Counterparty = "anyone"
-    ) -> bytes:
+    def sign(self, protocol: Protocol, key_id: str, data: bytes, counterparty: Counterparty = "anyone") -> bytes:
         """BRC-3 signature over SHA-256 of ``data``: RFC 6979, low S, DER."""
         return self._child(protocol, key_id, counterparty).sign(data)
 
@@ -147,7 +146,7 @@ def verify(identity: bytes, protocol: Protocol, key_id: str, data: bytes, signat
     False for whatever is malformed: key, key ID, DER, high S.
     """
     try:
-        child = _anyone_child(identity, protocol, key_id)
+        child = anyone_child(identity, protocol, key_id)
     except InvalidKeyError:
         return False
     return _verify(child, signature, data)
@@ -174,8 +173,6 @@ def verify_digest(public: bytes, digest: bytes, signature: bytes) -> bool:
 
 def sign_message(key: PrivateKey, message: bytes, key_id: bytes, verifier: bytes | None = None) -> bytes:
     """A BRC-77 signed message for one verifier, or for anyone. ``key_id``: 32 fresh random bytes."""
-    import base64
-
     name = base64.b64encode(key_id).decode()
     signature = key.sign(MESSAGE_PROTOCOL, name, message, "anyone" if verifier is None else verifier)
     return b"".join((MESSAGE_VERSION, key.identity, verifier or b"\0", key_id, signature))
@@ -183,8 +180,6 @@ def sign_message(key: PrivateKey, message: bytes, key_id: bytes, verifier: bytes
 
 def verify_message(message: bytes, signed: bytes, verifier: PrivateKey | None = None) -> bool:
     """Check a BRC-77 signed message; False unless it is for ``verifier`` or for anyone."""
-    import base64
-
     if signed[:4] != MESSAGE_VERSION or len(signed) < 38:
         return False
     signer, rest = signed[4:37], signed[37:]
@@ -197,7 +192,8 @@ def verify_message(message: bytes, signed: bytes, verifier: PrivateKey | None = 
 
 
 @lru_cache(maxsize=CHILDREN_CACHED)
-def _anyone_child(identity: bytes, protocol: Protocol, key_id: str) -> bytes:
+def anyone_child(identity: bytes, protocol: Protocol, key_id: str) -> bytes:
+    """The child public key that ``identity`` signs with for the counterparty ``anyone``, 33 bytes."""
     _point(identity)
     return _add(identity, _tweak(identity, protocol, key_id))
 

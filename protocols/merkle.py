@@ -94,9 +94,7 @@ def _node(left: bytes, right: bytes) -> bytes:
 
 def _parents(level: Sequence[bytes]) -> list[bytes]:
     sha256 = hashlib.sha256
-    parents = [
-        sha256(b"\1" + level[at] + level[at + 1]).digest() for at in range(0, len(level) - 1, 2)
-    ]
+    parents = [sha256(b"\1" + level[at] + level[at + 1]).digest() for at in range(0, len(level) - 1, 2)]
     if len(level) % 2:
         parents.append(level[-1])
     return parents

@@ -79,9 +79,7 @@ def tally(ballot: Ballot, vote: Signed[Evidence]) -> tuple[Ballot, Equivocation 
 def supporters(ballot: Ballot, outcome: bytes) -> tuple[Signed[Evidence], ...]:
     """The counted votes for an outcome, sorted by signer."""
     return tuple(
-        vote
-        for vote in ballot.votes
-        if vote.message.outcome == outcome and vote.signer not in ballot.equivocators
+        vote for vote in ballot.votes if vote.message.outcome == outcome and vote.signer not in ballot.equivocators
     )
 
 

@@ -85,8 +85,7 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         lease_id=grant.lease_id,
         awards=grant.awards,
         ballots=tuple(
-            Ballot(role=role, executors=_holders(grant.awards, role), quorum=quorum)
-            for role in EVIDENCE_ROLES
+            Ballot(role=role, executors=_holders(grant.awards, role), quorum=quorum) for role in EVIDENCE_ROLES
         ),
         contexts=(),
         refusals=(),
@@ -451,9 +450,7 @@ def on_restart(work: Workspace, batch: Batch) -> None:
     """Utter again what the stage owes."""
     if batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
         alarm_ms = work.now_ms + work.rules.resend_ms
-        batch = attrs.evolve(
-            batch, resends=0, attempt_ends_ms=work.now_ms + work.rules.attempt_ms, alarm_ms=alarm_ms
-        )
+        batch = attrs.evolve(batch, resends=0, attempt_ends_ms=work.now_ms + work.rules.attempt_ms, alarm_ms=alarm_ms)
         work.put(batch)
         work.alarm(batch.entity_id, alarm_ms)
         silent = _unanswered(batch)

@@ -159,9 +159,7 @@ def backoff_ms(work: Workspace, failures: int) -> int:
 
 def _is_running_out(work: Workspace, grant: Grant) -> bool:
     rules = work.rules
-    return (
-        grant.expires_ms - work.now_ms < rules.lease_ms // 3 or 4 * grant.batches_left < rules.lease_batches
-    )
+    return grant.expires_ms - work.now_ms < rules.lease_ms // 3 or 4 * grant.batches_left < rules.lease_batches
 
 
 def _hold_auction(work: Workspace, lease: Lease, *, due: bool = False) -> None:
@@ -209,14 +207,10 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
     awards = _awards(work, auction.announcement_id, holders)
     work.utter(*(Send(to=award.agent, message=award) for award in awards))
     first = awards[0]
-    return Grant(
-        lease_id=first.lease_id, awards=awards, expires_ms=first.expires_ms, batches_left=first.batches
-    )
+    return Grant(lease_id=first.lease_id, awards=awards, expires_ms=first.expires_ms, batches_left=first.batches)
 
 
-def _awards(
-    work: Workspace, announcement_id: str, holders: dict[Role, tuple[IdentityKey, ...]]
-) -> tuple[Award, ...]:
+def _awards(work: Workspace, announcement_id: str, holders: dict[Role, tuple[IdentityKey, ...]]) -> tuple[Award, ...]:
     lease_id = "lease_" + hashlib.sha256(announcement_id.encode()).hexdigest()
     return tuple(
         Award(

@@ -123,9 +123,7 @@ def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
         work.put(attrs.evolve(task, sealed=True))  # its evidence is still owed: it may be dissent
     elif task is not None:
         _let_go(work, task)
-    confirmation = SealConfirmed(
-        network=work.rules.network, batch_id=batch_id, statement_digest=statement.digest
-    )
+    confirmation = SealConfirmed(network=work.rules.network, batch_id=batch_id, statement_digest=statement.digest)
     work.utter(Send(to=stimulus.sealed.signer, message=confirmation))
 
 
