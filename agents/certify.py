@@ -13,9 +13,7 @@ VALID: Final = b"valid"
 INVALID: Final = b"invalid"
 
 
-def leaf(
-    ids: EventIds, record: dict[str, Any], record_hash: str, data: bytes, issues: Sequence[Issue]
-) -> bytes:
+def leaf(ids: EventIds, record: dict[str, Any], record_hash: str, data: bytes, issues: Sequence[Issue]) -> bytes:
     """The verdict on one event as a canonical JSON line.
 
     Args:

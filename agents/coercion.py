@@ -171,9 +171,7 @@ def read_boolean(node: Node) -> tuple[Coercer, dict[str, Any]]:
 
 def read_string(node: Node) -> tuple[Coercer, dict[str, Any]]:
     trim, case = node.maybe("trim"), node.maybe("case")
-    return to_string(
-        trim is not None and trim.flag(), "" if case is None else case.choice("lower", "upper")
-    ), {}
+    return to_string(trim is not None and trim.flag(), "" if case is None else case.choice("lower", "upper")), {}
 
 
 def read_timestamp(node: Node) -> tuple[Coercer, dict[str, Any]]:

@@ -11,7 +11,8 @@ from agents.issues import Issue, issue, json_type
 from agents.paths import ABSENT, Segments, pointer, read, replaced
 from agents.policy import CompiledPolicy, FieldMapping
 from protocols.canonical import canonical_json
-from protocols.limits import ISSUES_PER_EVENT_MAX
+from protocols.errors import NotCanonicalizableError
+from protocols.limits import ISSUES_PER_EVENT_MAX, JSON_DEPTH_MAX
 
 Record: TypeAlias = dict[str, Any]
 Step: TypeAlias = Callable[[Any, list[Issue]], Any]
@@ -20,20 +21,26 @@ OBJECT: Final = {"type": "object"}
 REQUIRED: Final = {"required": True}
 
 
-def normalizer(policy: CompiledPolicy) -> Callable[[Record], tuple[Any, list[Issue]]]:
-    """The function from a record to its normalized data and what was wrong with it.
+def normalizer(policy: CompiledPolicy) -> Callable[[Record], tuple[Any, bytes, list[Issue]]]:
+    """The function from a record to its normalized data, their canonical JSON, and what was wrong with it.
 
-    It never raises on a JSON record, and never changes the record.
+    It never raises on a record, and never changes it.
     """
     map_fields = mapper(policy)
     coerce = coercer(policy.coercions)
     require = requirer(policy.required)
+    encode = encoder(policy)
 
-    def normalize(record: Record) -> tuple[Any, list[Issue]]:
+    def normalize(record: Record) -> tuple[Any, bytes, list[Issue]]:
         issues: list[Issue] = []
         data = require(coerce(map_fields(record, issues), issues), issues)
+        try:
+            encoded = encode(data)
+        except NotCanonicalizableError:  # a deep value was moved to a deeper place
+            issues.insert(0, issue("mapping", "", {"maxDepth": JSON_DEPTH_MAX}, data))
+            data, encoded = None, b"null"
         del issues[ISSUES_PER_EVENT_MAX:]
-        return data, issues
+        return data, encoded, issues
 
     return normalize
 
@@ -48,7 +55,7 @@ def encoder(policy: CompiledPolicy) -> Callable[[Any], bytes]:
     """The function from normalized data to its canonical JSON.
 
     Where a policy leaves a fixed set of names, they are sorted once, and the text of a number that came
-    before is remembered: writing numbers as RFC 8785 asks is the dearest part. All else is ``canonical_json``.
+    before is remembered: writing numbers as RFC 8785 asks is the dearest part. Else it is ``canonical_json``.
     """
     targets = [] if policy.mapping is None else sorted(field.target[0] for field in policy.mapping)
     if policy.keeps_unmapped or len(set(targets)) < len(targets) or not all(map(str.isascii, targets)):
@@ -137,11 +144,11 @@ def fill_nested(fields: tuple[FieldMapping, ...]) -> Callable[[Record], dict[str
 
 def coercer(coercions: tuple[Coercion, ...]) -> Step:
     """Coerce what is there: absent fields and nulls are left to ``required``."""
-    flat = tuple(
+    flat: list[tuple[str, dict[Any, Any], Coercer, Any, str]] = [
         (entry.field[0], {}, entry.apply, entry.expected, pointer(entry.field))
         for entry in coercions
         if len(entry.field) == 1
-    )
+    ]
     nested = tuple(entry for entry in coercions if len(entry.field) > 1)
 
     def coerce(data: Any, issues: list[Issue]) -> Any:

@@ -49,6 +49,8 @@ def pointer(segments: Sequence[str | int]) -> str:
 
 def read(value: Any, segments: Segments) -> Any:
     """What stands at a path, or ``ABSENT``; a whole number steps into an array."""
+    if len(segments) == 1 and type(value) is dict:
+        return value.get(segments[0], ABSENT)
     for name in segments:
         if type(value) is dict:
             value = value.get(name, ABSENT)

@@ -204,9 +204,7 @@ def read_field(node: Node) -> FieldMapping:
     source = node.required("from")
     source.text()
     if source.value.startswith("@") and source.value not in ENVELOPE:
-        source.refuse(
-            f"of the envelope there are {', '.join(ENVELOPE)}; write '/@name' for a field of the data"
-        )
+        source.refuse(f"of the envelope there are {', '.join(ENVELOPE)}; write '/@name' for a field of the data")
     default = node.maybe("default")
     if default is not None:
         if isinstance(default.value, (list, dict)):

@@ -50,9 +50,7 @@ def offset_minutes(text: str) -> int:
     return -minutes if match[1] == "-" else minutes
 
 
-def instant(
-    parts: tuple[int, int, int, int, int, int], fraction: str | None, minutes_east: int
-) -> str | None:
+def instant(parts: tuple[int, int, int, int, int, int], fraction: str | None, minutes_east: int) -> str | None:
     """The RFC 3339 UTC text of a civil time at an offset; None where there is no such time."""
     try:
         moment = datetime.datetime(*parts)

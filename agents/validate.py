@@ -20,9 +20,7 @@ from protocols.errors import InvalidJsonError, MalformedError, NotCanonicalizabl
 from protocols.limits import CONTEXT_BYTES_MAX, ISSUES_PER_EVENT_MAX
 
 Check: TypeAlias = Callable[[Any, list[Issue]], None]
-Last: TypeAlias = dict[
-    bytes, tuple[list[Any], Any]
-]  # canonical key -> key, last accepted value; oldest first
+Last: TypeAlias = dict[bytes, tuple[list[Any], Any]]  # canonical key -> key, last accepted value; oldest first
 
 EMPTY_CONTEXT: Final = b"{}"
 NUMBER: Final = {"type": "number"}
@@ -94,12 +92,12 @@ class History:
         """
         self.rules = rules
         past = read_context(context)
-        self._last: list[Last] = [past.get(rule.name, {}) for rule in rules]
+        self._last: list[tuple[Monotonic, Last]] = [(rule, past.get(rule.name, {})) for rule in rules]
 
     def check(self, data: Any, issues: list[Issue]) -> None:
         """Note values that do not grow; when the event has no issue at all, remember its values."""
         moves: list[tuple[Last, bytes, list[Any], Any]] = []
-        for rule, last in zip(self.rules, self._last, strict=True):
+        for rule, last in self._last:
             value = read(data, rule.field)
             if value is None or value is ABSENT:
                 continue
@@ -122,7 +120,7 @@ class History:
             return EMPTY_CONTEXT
         share = CONTEXT_BYTES_MAX // len(self.rules)
         kept = {rule.name: newest(last, share - len(canonical_json(rule.name)) - 64)
-                for rule, last in zip(self.rules, self._last, strict=True)}  # fmt: skip
+                for rule, last in self._last}  # fmt: skip
         kept = {name: entries for name, entries in kept.items() if entries}
         return canonical_json({"monotonic": kept}) if kept else EMPTY_CONTEXT
 
@@ -140,14 +138,19 @@ def newest(last: Last, bytes_max: int) -> list[list[Any]]:
 
 def encoded_key(key: list[Any]) -> bytes:
     """Canonical JSON of a key; of plain strings, which most keys are, any JSON writer gives the same."""
-    return orjson.dumps(key) if all(type(part) is str for part in key) else canonical_json(key)
+    for part in key:
+        if type(part) is not str:
+            return canonical_json(key)
+    return orjson.dumps(key)
 
 
 def key_part(value: Any) -> Any:
     """A key's value as the context keeps it: short scalars as they are, all else by its hash."""
+    if type(value) is str and len(value) <= FOUND_CHARS_MAX:
+        return value
     if value is ABSENT:
         return None
-    if isinstance(value, (list, dict)) or (isinstance(value, str) and len(value) > FOUND_CHARS_MAX):
+    if isinstance(value, (str, list, dict)):
         return {"sha256": hashlib.sha256(canonical_json(value)).hexdigest()}
     return value
 
@@ -178,7 +181,7 @@ def read_context(context: bytes) -> dict[str, Last]:
     if len(context) > CONTEXT_BYTES_MAX:
         raise MalformedError(f"a context has at most {CONTEXT_BYTES_MAX} bytes")
     try:
-        value = parse_json(context)
+        value: Any = parse_json(context)
         canonical = canonical_json(value) == context
     except (InvalidJsonError, NotCanonicalizableError) as error:
         raise MalformedError(f"the context is no usable JSON: {error}") from error
@@ -187,8 +190,7 @@ def read_context(context: bytes) -> dict[str, Last]:
     if not isinstance(value["monotonic"], dict) or not all(map(well_formed, value["monotonic"].values())):
         raise MalformedError("the context's entries are not [key, last] pairs")
     return {
-        name: {encoded_key(key): (key, last) for key, last in entries}
-        for name, entries in value["monotonic"].items()
+        name: {encoded_key(key): (key, last) for key, last in entries} for name, entries in value["monotonic"].items()
     }
 
 

@@ -195,9 +195,7 @@ def test_the_raw_record_is_not_changed(run: Any) -> None:
         network="n",
         source_id="s",
         payload=record_line(data=data, event_type="t", external_id=None, previous=None, timestamp=None),
-        policy=policy_document(
-            {"coercion": [{"field": "a.b", "type": "number"}, {"field": "c", "type": "number"}]}
-        ),
+        policy=policy_document({"coercion": [{"field": "a.b", "type": "number"}, {"field": "c", "type": "number"}]}),
         context=b"{}",
     )
     assert output.normalized == b'{"a":{"b":1},"c":2}'

@@ -25,7 +25,7 @@ from protocols.identifiers import (
     record_line,
     version_id,
 )
-from protocols.limits import EVENTS_PER_BATCH_MAX
+from protocols.limits import EVENTS_PER_BATCH_MAX, JSON_DEPTH_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 YEAR_EVENTS = 26_115
@@ -133,6 +133,16 @@ GOOD = record({})
         GOOD.replace(b'"data":{}', b'"data":9007199254740992'),
         GOOD.replace(b'"data":{}', b'"data":"\\ud800"'),
         GOOD.replace(b'"data":{}', b'"data":1.0'),
+        GOOD.replace(b'"data":{}', b'"data":[1.0,2]'),
+        GOOD.replace(b'"data":{}', b'"data":-0'),
+        GOOD.replace(b'"data":{}', b'"data":[-0.0]'),
+        GOOD.replace(b'"data":{}', b'"data":1e-6'),
+        GOOD.replace(b'"data":{}', b'"data":1e3'),
+        GOOD.replace(b'"data":{}', b'"data":1e16'),
+        GOOD.replace(b'"data":{}', b'"data":"\\u00e9"'),
+        GOOD.replace(b'"data":{}', b'"data":"\\u001F"'),
+        GOOD.replace(b'"data":{}', b'"data":{"b":1,"a":1}'),
+        GOOD.replace(b'"data":{}', '"data":{"\ufb33":1,"\U0001f600":1}'.encode()),
         GOOD.replace(b'"data":{}', b'"data": {}'),
         GOOD.replace(b'"data":{}', b'"data":{"a":1,"a":1}'),
         GOOD.replace(b'"data":{},', b""),
@@ -177,6 +187,21 @@ EVERYTHING = {
     "monotonic": [{"key": ["station"], "field": "at"}, {"field": "n", "strict": False}],
 }
 
+# Only named fields are left, so the data is written from parts that were written before.
+DROPPING = {
+    **EVERYTHING,
+    "mapping": {
+        "fields": [
+            {"from": "n", "to": "n"},
+            {"from": "s", "to": "s", "default": True},
+            {"from": "deep", "to": "deep", "default": None},
+            {"from": "at", "to": "at"},
+            {"from": "@eventType", "to": 'quote"d'},
+        ],
+        "unmapped": "drop",
+    },
+}
+
 
 def reordered(value: Any) -> Any:
     if isinstance(value, dict):
@@ -185,10 +210,10 @@ def reordered(value: Any) -> Any:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(VALUES, min_size=1, max_size=6))
-def test_any_event_gets_a_verdict(values: list[Any]) -> None:
+@given(st.lists(VALUES, min_size=1, max_size=6), st.sampled_from([EVERYTHING, DROPPING]))
+def test_any_event_gets_a_verdict(values: list[Any], rules: dict[str, Any]) -> None:
     """No JSON value stops a batch, key order changes nothing, and the roots are those of the lines."""
-    policy = canonical_json(EVERYTHING)
+    policy = canonical_json(rules)
     lines = [record(value, None) for value in values]
     assert lines == [record(reordered(value), None) for value in values]
     output = execute(network="n", source_id="s", payload=b"\n".join(lines), policy=policy, context=b"{}")
@@ -207,12 +232,24 @@ def test_any_event_gets_a_verdict(values: list[Any]) -> None:
 
 
 def test_deep_events_get_a_verdict() -> None:
+    """As deep as JSON may be, and moved deeper still: a verdict, and the next event is not concerned."""
     value: Any = 1
-    for level in range(50):
+    for level in range(JSON_DEPTH_MAX - 2):
         value = {"deep": value} if level % 2 else [value]
-    policy = canonical_json(EVERYTHING)
-    output = execute(network="n", source_id="s", payload=record(value), policy=policy, context=b"{}")
-    assert output.invalid == 1
+    payload = record({"a": value}) + b"\n" + record({"a": 1})
+    deeper = canonical_json({"mapping": {"fields": [{"from": "a", "to": "x.y.z"}]}})
+    kept = execute(network="n", source_id="s", payload=payload, policy=b"{}", context=b"{}")
+    moved = execute(network="n", source_id="s", payload=payload, policy=deeper, context=b"{}")
+    assert (kept.valid, moved.valid) == (2, 1)
+    assert moved.normalized == b'null\n{"x":{"y":{"z":1}}}'
+    first = json.loads(moved.leaves.split(b"\n")[0])
+    assert first["issues"][0] == {
+        "expected": {"maxDepth": JSON_DEPTH_MAX},
+        "found": {"length": 1, "type": "object"},
+        "path": "",
+        "rule": "mapping",
+        "severity": "error",
+    }
 
 
 def test_the_year_of_weather(weather_batches: list[bytes], weather_policy: bytes) -> None:
@@ -250,9 +287,7 @@ def test_the_year_of_weather(weather_batches: list[bytes], weather_policy: bytes
     assert hashlib.sha256(roots).hexdigest() == YEAR_ROOTS
 
 
-def test_posting_the_year_again_breaks_monotonicity(
-    weather_batches: list[bytes], weather_policy: bytes
-) -> None:
+def test_posting_the_year_again_breaks_monotonicity(weather_batches: list[bytes], weather_policy: bytes) -> None:
     first, second = run_batches(weather_batches[:1] * 2, weather_policy)
     assert (first.invalid, second.invalid) == (0, 500)
     assert second.issues_by_rule == (("monotonicity", 500),)
@@ -263,9 +298,7 @@ def test_posting_the_year_again_breaks_monotonicity(
 def test_processes_with_other_seeds_locales_and_zones_agree(
     weather_batches: list[bytes], weather_policy: bytes
 ) -> None:
-    hostile = [
-        record(reordered({"station": "Ä", "at": n / 7, "n": f"{n}.5", "deep": {"n": n}})) for n in range(200)
-    ]
+    hostile = [record(reordered({"station": "Ä", "at": n / 7, "n": f"{n}.5", "deep": {"n": n}})) for n in range(200)]
     inputs = {
         weather_policy: weather_batches[:4],
         canonical_json(EVERYTHING): [b"\n".join(hostile)],

@@ -20,17 +20,13 @@ def issue(rule: str, path: str, expected: Any, found: Any) -> dict[str, Any]:
 BOUNDS = {"bounds": [{"field": "wind_speed", "max": 200}, {"field": "t.c", "min": -89.2, "max": 56.7}]}
 
 
-@pytest.mark.parametrize(
-    "data", [{}, {"wind_speed": None}, {"wind_speed": 200}, {"t": {"c": -89.2}}, {"t": 1}, 5]
-)
+@pytest.mark.parametrize("data", [{}, {"wind_speed": None}, {"wind_speed": 200}, {"t": {"c": -89.2}}, {"t": 1}, 5])
 def test_within_bounds(run: Any, data: Any) -> None:
     assert run(BOUNDS, data).issues == [[]]
 
 
 def test_out_of_bounds(run: Any) -> None:
-    ran = run(
-        BOUNDS, {"wind_speed": 1048.36058}, {"t": {"c": -89.21}}, {"wind_speed": "fast"}, {"wind_speed": True}
-    )
+    ran = run(BOUNDS, {"wind_speed": 1048.36058}, {"t": {"c": -89.21}}, {"wind_speed": "fast"}, {"wind_speed": True})
     both = {"max": 56.7, "min": -89.2}
     assert ran.issues == [
         [issue("bounds", "/wind_speed", {"max": 200}, 1048.36058)],
@@ -63,9 +59,7 @@ def test_schema_accepts(run: Any) -> None:
 
 
 def test_schema_issues_are_ordered_and_exact(run: Any) -> None:
-    ran = run(
-        {"schema": SCHEMA}, {"n": 2.5, "tags": ["a", "c"], "a/b": 1, "z": [1], "y": "stray", "at": "x"}, []
-    )
+    ran = run({"schema": SCHEMA}, {"n": 2.5, "tags": ["a", "c"], "a/b": 1, "z": [1], "y": "stray", "at": "x"}, [])
     assert ran.issues == [
         [
             issue("schema", "/at", {"format": "date-time"}, "x"),
@@ -128,9 +122,7 @@ def test_values_grow_per_key(run: Any) -> None:
         [],
         [issue("monotonicity", "/at", {"greaterThan": 1}, 0)],
     ]
-    assert json.loads(ran.output.context_out) == {
-        "monotonic": {'[["at"],[["station"]]]': [[["B"], 1], [["A"], 3]]}
-    }
+    assert json.loads(ran.output.context_out) == {"monotonic": {'[["at"],[["station"]]]': [[["B"], 1], [["A"], 3]]}}
 
 
 def test_equal_values_pass_where_not_strict(run: Any) -> None:
@@ -140,9 +132,7 @@ def test_equal_values_pass_where_not_strict(run: Any) -> None:
 
 
 def test_only_valid_events_move_the_past(run: Any) -> None:
-    ran = run(
-        {**MONOTONIC, **BOUNDS}, {"station": "A", "at": 9, "wind_speed": 999}, {"station": "A", "at": 2}
-    )
+    ran = run({**MONOTONIC, **BOUNDS}, {"station": "A", "at": 9, "wind_speed": 999}, {"station": "A", "at": 2})
     assert [leaf["status"] for leaf in ran.leaves] == ["invalid", "valid"]
 
 
@@ -191,9 +181,7 @@ def test_the_context_is_bounded_and_forgets_the_oldest() -> None:
             )
             for key in keys
         ]
-        output = execute(
-            network="n", source_id="s", payload=b"\n".join(lines), policy=policy, context=context
-        )
+        output = execute(network="n", source_id="s", payload=b"\n".join(lines), policy=policy, context=context)
         context = output.context_out
         assert len(context) <= CONTEXT_BYTES_MAX
     entries = json.loads(context)["monotonic"]['[["at"],[["station"]]]']
