@@ -1,0 +1,49 @@
+"""The Quart app: blueprints by resource, problems for errors, headers for safety, an id for every request."""
+
+import re
+import secrets
+from pathlib import Path
+from typing import Final
+
+from quart import Response, g, request
+from quart_trio import QuartTrio
+
+from node.api import docs, events, health, ingest, network, problems, sources, stream
+from node.api.services import Services
+
+REQUEST_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
+STATIC: Final = Path(__file__).parent / "static"
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+def create_app(services: Services) -> QuartTrio:
+    """Build the node's HTTP interface."""
+    app = QuartTrio("node.api", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.body_bytes_max
+    app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
+    app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
+    app.url_map.strict_slashes = False
+    for module in (ingest, events, stream, sources, network, health, docs):
+        app.register_blueprint(module.routes(services))
+    problems.register(app)
+
+    @app.before_request
+    async def name_request() -> None:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+    @app.after_request
+    async def finish(response: Response) -> Response:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers["X-Request-Id"] = g.get("request_id", "")
+        return response
+
+    return app

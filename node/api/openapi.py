@@ -1,0 +1,360 @@
+"""The OpenAPI 3.1 description of the HTTP interface, built once. A test holds it against the routes."""
+
+from typing import Any, Final
+
+from node.api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
+from node.api.schemas import LEVEL, SCHEMAS, Schema, array, integer, record, ref, text
+
+VERSION: Final = "3.1.0"
+DESCRIPTION: Final = (
+    "Post batches of events to any node; follow their certification; stream what is certified; keep a "
+    "certificate that verifies offline. Errors are problem documents (RFC 9457) that say what to do."
+)
+
+EXAMPLE_REQUEST: Final = {
+    "sourceId": "iot-sensors-farm-001",
+    "events": [
+        {
+            "externalId": "sensor_001_20240115_103000",
+            "eventType": "sensor_reading",
+            "timestamp": "2024-01-15T10:30:00Z",
+            "data": {"sensorId": "temp_001", "value": 23.5, "unit": "celsius"},
+        }
+    ],
+    "processingOptions": {
+        "requireCertification": True,
+        "distributionTopics": ["gitdata.events.iot"],
+        "consensusLevel": "enhanced",
+    },
+}
+EXAMPLE_SOURCE: Final = {
+    "sourceId": "iot-sensors-farm-001",
+    "name": "Farm 1",
+    "sourceType": "webhook",
+    "mappingPolicy": {"required": ["sensorId", "value"]},
+    "validationRules": {"bounds": [{"field": "value", "min": -90, "max": 60}]},
+    "overlayTopics": ["gitdata.events.iot"],
+}
+EXAMPLE_STREAM: Final = (
+    ': connected\n\nid: 12.1\ndata: {"type":"event","eventId":"event_abc123","eventType":"sensor_reading",'
+    '"certificationLevel":"enhanced","timestamp":"2024-01-15T10:30:00Z","data":{"sensorId":"temp_001",'
+    '"value":23.5},"certification":{"agentId":"agent_02ab","signature":"304502","consensusNodes":2},'
+    '"overlayMetadata":{"latency":120,"reliability":0.6667,"sourceId":"iot-sensors-farm-001",'
+    '"batchId":"batch_77"}}\n\ndata: {"type":"heartbeat","timestamp":"2024-01-15T10:30:30.000Z",'
+    '"activeSubscriptions":1,"eventsProcessed":156}\n\n'
+)
+
+
+def problem_answers(*codes: str) -> dict[str, Any]:
+    """Responses by status, each with an example per code."""
+    found: dict[str, Any] = {}
+    for code in codes:
+        status, title, remedy = PROBLEMS[code]
+        example = {
+            "type": TYPE_PREFIX + code,
+            "title": title,
+            "status": status,
+            "detail": f"{title}.",
+            "remedy": remedy,
+        }
+        answer = found.setdefault(
+            str(status),
+            {"description": title, "content": {MEDIA_TYPE: {"schema": ref("Problem"), "examples": {}}}},
+        )
+        answer["content"][MEDIA_TYPE]["examples"][code] = {"value": example}
+        if status in (429, 503):
+            answer["headers"] = {"Retry-After": {"schema": integer("Seconds.")}}
+    return found
+
+
+def json_answer(description: str, schema: Schema, **headers: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": description,
+        "content": {"application/json": {"schema": schema}},
+    }
+    if headers:
+        names = {name.replace("_", "-"): {"schema": text(what)} for name, what in headers.items()}
+        answer["headers"] = names
+    return answer
+
+
+def json_body(schema: Schema, example: Any) -> dict[str, Any]:
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": schema, "examples": {"one": {"value": example}}}},
+    }
+
+
+def operation(
+    operation_id: str, tag: str, summary: str, responses: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    """An operation; its description, parameters and request body come in ``more``."""
+    common = problem_answers("internal", "unavailable")
+    return {
+        "operationId": operation_id,
+        "tags": [tag],
+        "summary": summary,
+        **more,
+        "responses": {**responses, **{status: common[status] for status in common if status not in responses}},
+    }
+
+
+def in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": text()}
+
+
+def in_query(name: str, schema: Schema, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def _ingest() -> dict[str, Any]:
+    prefer = {
+        "name": "Prefer",
+        "in": "header",
+        "required": False,
+        "schema": text(),
+        "description": "return=minimal leaves the per-event lists out (RFC 7240).",
+    }
+    return operation(
+        "ingestEvents",
+        "events",
+        "Take events in",
+        {
+            "202": json_answer(
+                "Durable: the answer leaves after the commit, flushed to disk.",
+                ref("IngestAnswer"),
+                Preference_Applied="return=minimal where it was applied.",
+            ),
+            **problem_answers(
+                "invalid-json",
+                "invalid-request",
+                "source-disabled",
+                "unknown-source",
+                "request-timeout",
+                "body-too-large",
+                "too-many-events",
+                "unsupported-media-type",
+                "overloaded",
+                "ingestion-disabled",
+                "unavailable",
+            ),
+        },
+        description=(
+            "Idempotent on (sourceId, externalId): a repeat is answered as duplicate with the same ids; another "
+            "body under a known externalId is a new version or a conflict, by the source's policy. A bad event "
+            "is reported by its index; the others are taken."
+        ),
+        parameters=[prefer],
+        requestBody=json_body(ref("IngestRequest"), EXAMPLE_REQUEST),
+    )
+
+
+def _stream() -> dict[str, Any]:
+    last = {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "required": False,
+        "schema": text(),
+        "description": "Go on after this event; goes before 'since'.",
+    }
+    parameters = [
+        in_query("topics", text(), "Comma-separated; an event with any one of them passes."),
+        in_query("sourceIds", text(), "Comma-separated."),
+        in_query("minCertificationLevel", LEVEL, "This level and stricter ones; default basic."),
+        in_query("includeProcessingEvidence", text(enum=["true", "false"]), "Adds processingEvidence."),
+        in_query(
+            "status",
+            text(enum=["valid", "invalid", "all"]),
+            "Default valid. With the others an event carries its status and issues.",
+        ),
+        in_query("since", text(), "Start after this id; 0 for everything. Default: from now on."),
+        last,
+    ]
+    events = {
+        "description": (
+            "Server-sent events. The id of each names its place; heartbeats come at a fixed interval. A client "
+            "slower than its buffer gets a last message of type dropped with lastEventId."
+        ),
+        "content": {
+            "text/event-stream": {"schema": text(), "examples": {"one": {"value": EXAMPLE_STREAM}}}
+        },
+    }
+    return operation(
+        "streamEvents",
+        "events",
+        "Certified events, live",
+        {
+            "200": events,
+            **problem_answers("invalid-parameter", "too-many-streams", "stream-disabled", "unavailable"),
+        },
+        parameters=parameters,
+    )
+
+
+def _event_paths() -> dict[str, Any]:
+    one = [in_path("eventId")]
+    missing = problem_answers("unknown-event")
+    certified = problem_answers("unknown-event", "not-certified", "event-dead")
+    return {
+        "/overlay/events/ingest": {"post": _ingest()},
+        "/overlay/events/stream": {"get": _stream()},
+        "/overlay/events/{eventId}": {
+            "get": operation(
+                "getEvent",
+                "events",
+                "An event in its latest version",
+                {"200": json_answer("The event.", ref("Event")), **missing},
+                parameters=one,
+            )
+        },
+        "/overlay/events/{eventId}/certification": {
+            "get": operation(
+                "getCertification",
+                "events",
+                "How far an event's certification is",
+                {"200": json_answer("Its state.", ref("Certification")), **missing},
+                parameters=one,
+            )
+        },
+        "/overlay/events/{eventId}/certificate": {
+            "get": operation(
+                "getCertificate",
+                "events",
+                "The certificate, or certificate of rejection, to keep",
+                {"200": json_answer("Verifies offline.", ref("Certificate")), **certified},
+                parameters=one,
+            )
+        },
+        "/overlay/batches/{batchId}": {
+            "get": operation(
+                "getBatch",
+                "batches",
+                "A batch: state, roots, agents, evidence, dissent, receipt",
+                {"200": json_answer("The batch.", ref("Batch")), **problem_answers("unknown-batch")},
+                parameters=[in_path("batchId")],
+            )
+        },
+    }
+
+
+def _source_paths() -> dict[str, Any]:
+    one = [in_path("sourceId")]
+    bad = ("invalid-json", "invalid-request", "unsupported-media-type", "invalid-policy", "body-too-large")
+    saved = json_answer("The source.", ref("Source"))
+    paging = [
+        in_query("limit", integer(minimum=1, maximum=1000), "Page size; default 100."),
+        in_query("after", text(), "The nextAfter of the page before."),
+    ]
+    page = record({"sources": array(ref("Source")), "nextAfter": {"type": ["string", "null"]}})
+    change = {"requestBody": json_body(ref("SourceChange"), {"enabled": False}), "parameters": one}
+    changed = {"200": saved, **problem_answers("unknown-source", *bad)}
+    return {
+        "/overlay/sources": {
+            "post": operation(
+                "createSource",
+                "sources",
+                "Register a source",
+                {"201": saved, **problem_answers("source-exists", *bad)},
+                requestBody=json_body(ref("SourceInput"), EXAMPLE_SOURCE),
+            ),
+            "get": operation(
+                "listSources",
+                "sources",
+                "Sources by id",
+                {"200": json_answer("A page.", page), **problem_answers("invalid-parameter")},
+                parameters=paging,
+            ),
+        },
+        "/overlay/sources/{sourceId}": {
+            "get": operation(
+                "getSource",
+                "sources",
+                "A source",
+                {"200": saved, **problem_answers("unknown-source")},
+                parameters=one,
+            ),
+            "patch": operation("changeSource", "sources", "Change the fields sent", changed, **change),
+            "put": operation(
+                "replaceSource",
+                "sources",
+                "Replace a source: fields not sent get their defaults",
+                changed,
+                requestBody=json_body(ref("SourceInput"), EXAMPLE_SOURCE),
+                parameters=one,
+            ),
+        },
+        "/overlay/policies/{policyHash}": {
+            "get": operation(
+                "getPolicy",
+                "sources",
+                "A policy document in its canonical form: its SHA-256 is the hash",
+                {
+                    "200": json_answer("The document.", {"type": "object"}),
+                    **problem_answers("unknown-policy"),
+                },
+                parameters=[in_path("policyHash")],
+            )
+        },
+    }
+
+
+def _node_paths() -> dict[str, Any]:
+    def plain(media_type: str, description: str) -> dict[str, Any]:
+        return {"200": {"description": description, "content": {media_type: {"schema": text()}}}}
+
+    anything: Schema = {"type": "object"}
+    agents = record({"agents": array(anything)})
+    peers = record({"peers": array(anything)})
+    ready = ref("Readiness")
+    get: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "/overlay/agents": (
+            "listAgents",
+            "Who offers which roles",
+            {"200": json_answer("As this node sees it.", agents)},
+        ),
+        "/overlay/peers": (
+            "listPeers",
+            "Connections",
+            {"200": json_answer("As this node sees it.", peers)},
+        ),
+        "/overlay/stats": (
+            "getStats",
+            "What became of the events taken in here",
+            {"200": json_answer("From the database.", ref("Stats"))},
+        ),
+        "/healthz": (
+            "getHealth",
+            "Whether the process serves",
+            {"200": json_answer("It does.", record({"status": text()}))},
+        ),
+        "/readyz": (
+            "getReadiness",
+            "Whether the node can do its work",
+            {"200": json_answer("Ready.", ready), "503": json_answer("Not ready.", ready)},
+        ),
+        "/metrics": ("getMetrics", "Prometheus metrics", plain("text/plain", "Text format 0.0.4.")),
+        "/openapi.json": ("getOpenapi", "This document", {"200": json_answer("OpenAPI 3.1.", anything)}),
+        "/docs": ("getDocs", "This document, to read", plain("text/html", "A page.")),
+        "/docs/{name}": (
+            "getDocsPart",
+            "Script and style of that page",
+            {**plain("text/css", "A file."), **problem_answers("not-found")},
+        ),
+    }
+    paths = {
+        path: {"get": operation(operation_id, "node", summary, responses)}
+        for path, (operation_id, summary, responses) in get.items()
+    }
+    paths["/docs/{name}"]["get"]["parameters"] = [in_path("name")]
+    return paths
+
+
+def document() -> dict[str, Any]:
+    """The whole description, JSON values only."""
+    return {
+        "openapi": VERSION,
+        "info": {"title": "Overlay agent node", "version": "1", "description": DESCRIPTION},
+        "tags": [{"name": name} for name in ("events", "batches", "sources", "node")],
+        "paths": {**_event_paths(), **_source_paths(), **_node_paths()},
+        "components": {"schemas": SCHEMAS},
+    }

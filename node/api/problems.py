@@ -1,0 +1,96 @@
+"""The one table from error code to HTTP status, and RFC 9457 problem documents.
+
+``type`` is ``urn:overlay:problem:<code>``: stable, part of the interface. ``remedy`` says what to do about it.
+"""
+
+from typing import Any, Final
+
+import orjson
+import structlog
+from quart import Quart, Response
+from werkzeug.exceptions import HTTPException
+
+from protocols.errors import OverlayError
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:overlay:problem:"
+
+# code: (status, title, what to do where the error itself does not say)
+PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
+    "invalid-json": (400, "The body is no acceptable JSON", "Send one JSON document in UTF-8."),
+    "invalid-request": (400, "The request is not in its form", "See /openapi.json for the form."),
+    "invalid-parameter": (400, "A query parameter is wrong", "See /openapi.json for the parameters."),
+    "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
+    "bad-request": (400, "The request is not understood", "See /openapi.json for the form."),
+    "unknown-source": (404, "No such source", "Register it with POST /overlay/sources."),
+    "unknown-event": (404, "No such event", "Event ids come with the answer to POST /overlay/events/ingest."),
+    "unknown-batch": (404, "No such batch", "Batch ids stand in receipts and certificates."),
+    "unknown-policy": (404, "No such policy", "Policy hashes stand in sources and certificates."),
+    "not-found": (404, "Nothing is at this address", "See /docs for what there is."),
+    "method-not-allowed": (405, "The method does not apply here", "See the Allow header."),
+    "request-timeout": (408, "The body did not arrive in time", "Send it again, in smaller requests."),
+    "source-exists": (409, "The source exists", "Change it with PATCH /overlay/sources/{sourceId}."),
+    "not-certified": (409, "The event is not certified yet", "Ask again shortly."),
+    "event-dead": (409, "The event ran out of attempts", "An operator finds the reasons at its batch."),
+    "body-too-large": (413, "The body is too large", "Split it into smaller requests."),
+    "too-many-events": (413, "Too many events in one request", "Send them in several requests."),
+    "unsupported-media-type": (415, "The media type is not taken", "Send application/json, not compressed."),
+    "invalid-policy": (422, "The policy is not usable", "Mend the document at the path named."),
+    "source-disabled": (403, "The source is disabled", "Enable it with PATCH /overlay/sources/{sourceId}."),
+    "overloaded": (429, "The node is at its limit", "Wait as long as Retry-After says, then send it again."),
+    "internal": (500, "The node failed", "Tell its operator the request id."),
+    "unavailable": (503, "Something the node needs is down", "Send it again shortly."),
+    "ingestion-disabled": (503, "This node takes no events in", "Post to another node."),
+    "stream-disabled": (503, "This node serves no streams", "Use another node."),
+    "too-many-streams": (503, "The node serves as many streams as it may", "Try again later, or elsewhere."),
+}
+HTTP_CODES: Final = {
+    400: "bad-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "request-timeout",
+    413: "body-too-large",
+    415: "unsupported-media-type",
+    500: "internal",
+}
+RETRY_AFTER_S: Final = {"overloaded": 1, "unavailable": 2, "too-many-streams": 10, "not-certified": 1}
+
+
+def problem(code: str, detail: str, fields: dict[str, Any] | None = None) -> Response:
+    """A problem document as a response. ``fields`` become members of the document."""
+    status, title, remedy = PROBLEMS[code]
+    document: dict[str, Any] = {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail}
+    document["remedy"] = remedy
+    document.update(fields or {})
+    response = Response(orjson.dumps(document), status=status, content_type=MEDIA_TYPE)
+    if code in RETRY_AFTER_S:
+        seconds = document.get("retryAfter", RETRY_AFTER_S[code])
+        response.headers["Retry-After"] = str(seconds)
+    return response
+
+
+def register(app: Quart) -> None:
+    """Make every error that leaves a route a problem document."""
+
+    async def on_overlay_error(error: OverlayError) -> Response:
+        code = error.code if error.code in PROBLEMS else "internal"
+        if PROBLEMS[code][0] >= 500:
+            log.warning("api.failed", code=error.code, why=str(error))
+        return problem(code, str(error), dict(error.fields))
+
+    async def on_http_error(error: HTTPException) -> Response:
+        code = HTTP_CODES.get(error.code or 500, "bad-request")
+        original = getattr(error, "original_exception", None)
+        if code == "internal":
+            log.error("api.bug", exc_info=original)
+            return problem(code, "The node met an error of its own; it is logged.")
+        response = problem(code, PROBLEMS[code][1] + ".")
+        valid_methods = getattr(error, "valid_methods", None)
+        if valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(valid_methods))
+        return response
+
+    app.register_error_handler(OverlayError, on_overlay_error)
+    app.register_error_handler(HTTPException, on_http_error)

@@ -1,0 +1,57 @@
+"""What the routes need of the node. Built by the app, handed to every blueprint."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from node.delivery.feed import Feed
+from node.ingest import Ingest
+from storage.database import Database
+
+
+class NetworkView(Protocol):
+    """What the node knows of the others, as JSON values."""
+
+    def agents(self) -> Sequence[Mapping[str, Any]]:
+        """Who offers which roles, by advertisement; this node included."""
+
+    def peers(self) -> Sequence[Mapping[str, Any]]:
+        """Connections and known addresses."""
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """One condition of being ready."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ApiSettings:
+    """Plain values of the node's configuration that the API uses. Times in milliseconds."""
+
+    network: str
+    body_bytes_max: int
+    body_timeout_s: float = 30.0
+    stream_enabled: bool = True
+    stream_clients_max: int = 1_000
+    heartbeat_ms: int = 15_000
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """Attributes:
+    readiness: Database, workers, p2p, caught up: each condition with its state now.
+    metrics: The Prometheus text of everything the node counts.
+    """
+
+    settings: ApiSettings
+    ingest: Ingest
+    feed: Feed
+    database: Database
+    network_view: NetworkView
+    readiness: Callable[[], Awaitable[Sequence[Check]]]
+    metrics: Callable[[], str]

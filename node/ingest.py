@@ -1,0 +1,226 @@
+"""The one way in: bytes to committed batches, whatever the source.
+
+A request is admitted in a worker process; then a single committer takes everything that waits as one group:
+one thread, one transaction, one flush to disk for all of it. Only then are the requests answered and is the
+driver told. So the commit rate follows the disk, and the batch size follows the load.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Final, Protocol, TypeVar
+
+import attrs
+import structlog
+import trio
+
+from node.admission import Admitted, admit
+from node.answers import IngestAnswer
+from node.caches import BytesCache
+from node.driver import clock_ms
+from node.group import Committed, GroupWriter, Pending
+from protocols.errors import ClientFault, WorldFault
+from protocols.job import BatchCommitted, Stimulus
+from protocols.limits import EVENT_BYTES_MAX
+from protocols.messages import IdentityKey
+from storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+GROUP_REQUESTS_MAX: Final = 256
+GROUP_EVENTS_MAX: Final = 10_000
+WAITING_MAX: Final = 1_024
+
+
+class OverloadedError(ClientFault):
+    """The node holds as much unfinished work as it may. Field ``retryAfter``, seconds."""
+
+    code = "overloaded"
+
+
+class IngestionDisabledError(ClientFault):
+    code = "ingestion-disabled"
+
+
+class FrontDoor(Protocol):
+    """The worker process that parses requests, apart from those that run roles."""
+
+    async def admit(self, call: Callable[[], T]) -> T: ...
+
+
+@attrs.frozen(kw_only=True)
+class IngestLimits:
+    """How much the node takes in before it answers 429.
+
+    Attributes:
+        bytes_in_flight_max: Bodies being read, parsed or waiting for their commit.
+        unsettled_max: Events acknowledged or waiting, and not yet certified, invalid or dead.
+    """
+
+    enabled: bool = True
+    event_bytes_max: int = EVENT_BYTES_MAX
+    bytes_in_flight_max: int = 64 * 1024 * 1024
+    unsettled_max: int = 100_000
+
+
+class Ingest:
+    """Takes requests in, commits them in groups, answers them."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        limits: IngestLimits,
+        database: Database,
+        front_door: FrontDoor,
+        writer: GroupWriter,
+        payloads: BytesCache[str, bytes],
+        tell: Callable[[Stimulus], Awaitable[None]],
+    ) -> None:
+        self._network = network
+        self._limits = limits
+        self._database = database
+        self._front_door = front_door
+        self._writer = writer
+        self._payloads = payloads
+        self._tell = tell
+        self._bytes = 0
+        self._unsettled = 0
+        self._send, self._receive = trio.open_memory_channel[Pending](WAITING_MAX)
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return self._bytes
+
+    @property
+    def unsettled(self) -> int:
+        """Events taken in that have no end yet."""
+        return self._unsettled
+
+    def unsettle(self, events: int) -> None:
+        """Count in what an earlier run of the node left unfinished."""
+        self._unsettled += events
+
+    def settle(self, events: int) -> None:
+        """Count out what was certified, found invalid or buried."""
+        self._unsettled = max(0, self._unsettled - events)
+
+    def room(self) -> "Room":
+        """Space for one body, taken as its bytes come and given back when the request ends."""
+        if not self._limits.enabled:
+            raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
+        self._refuse_if_full()
+        return Room(self)
+
+    async def submit(
+        self, body: bytes, *, caller: IdentityKey | None = None, started_s: float | None = None
+    ) -> IngestAnswer:
+        """Take a request in. Returns once it is committed, flushed to disk and known to the driver.
+
+        Args:
+            caller: Identity that the caller proved, or None.
+            started_s: When its first byte was read, by trio's clock.
+
+        Raises:
+            ClientFault: Nothing of the request was taken; OverloadedError among them.
+            WorldFault: It is not known to be committed: repeat it, a duplicate is harmless.
+        """
+        started_s = trio.current_time() if started_s is None else started_s
+        call = partial(
+            admit, body, network=self._network, event_bytes_max=self._limits.event_bytes_max
+        )
+        admitted: Admitted = await self._front_door.admit(call)
+        del body, call  # from here on the columns stand for it
+        self._refuse_if_full()
+        pending = Pending(
+            admitted=admitted, caller=caller, ingestion_id=f"ingest_{secrets.token_hex(16)}", started_s=started_s
+        )
+        self._unsettled += len(admitted.lines)
+        try:
+            await self._send.send(pending)
+        except trio.Cancelled:  # the client left before there was a place in the queue
+            self.settle(len(admitted.lines))
+            raise
+        await pending.done.wait()
+        if isinstance(pending.outcome, Exception):
+            raise pending.outcome
+        assert pending.outcome is not None, "a request that is done has an outcome"
+        return pending.outcome
+
+    async def run(self) -> None:
+        """Commit group after group until cancelled."""
+        async for first in self._receive:
+            group = [first]
+            events = len(first.admitted.lines)
+            while len(group) < GROUP_REQUESTS_MAX and events < GROUP_EVENTS_MAX:
+                try:
+                    group.append(self._receive.receive_nowait())
+                except trio.WouldBlock:
+                    break
+                events += len(group[-1].admitted.lines)
+            await self._commit(group)
+
+    def _refuse_if_full(self) -> None:
+        if self._unsettled >= self._limits.unsettled_max:
+            raise OverloadedError(
+                f"{self._unsettled} events wait for their certificates, at most {self._limits.unsettled_max} may",
+                retryAfter=2,
+            )
+
+    async def _commit(self, group: Sequence[Pending]) -> None:
+        """Write a group, hand its batches to the driver, then wake its requests."""
+        waiting = sum(len(pending.admitted.lines) for pending in group)
+        try:
+            committed = await self._database.run(partial(self._writer.write, group=group, now_ms=clock_ms()))
+        except WorldFault as fault:
+            log.warning("ingest.commit_failed", requests=len(group), why=str(fault))
+            self.settle(waiting)
+            for pending in group:
+                pending.finish(fault)
+            return
+        taken = sum(batch.manifest.message.events for batch in committed.batches)
+        self.settle(waiting - taken)
+        await self._hand_over(committed)
+        for pending, outcome in zip(group, committed.outcomes, strict=True):
+            pending.finish(outcome)
+
+    async def _hand_over(self, committed: Committed) -> None:
+        for batch in committed.batches:
+            self._payloads.put(batch.manifest.message.batch_id, batch.packed)
+        for batch in committed.batches:
+            stimulus = BatchCommitted(now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful)
+            await self._tell(stimulus)
+
+
+class Room:
+    """Bytes of one body, counted while they are in memory."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self._taken = 0
+
+    def __enter__(self) -> "Room":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ingest._bytes -= self._taken
+
+    def take(self, count: int) -> None:
+        """Count ``count`` more bytes in.
+
+        Raises:
+            OverloadedError: They do not fit.
+        """
+        bound = self._ingest._limits.bytes_in_flight_max
+        if self._ingest._bytes + count > bound:
+            raise OverloadedError(f"bodies of {bound} bytes in all are under way already", retryAfter=1)
+        self._ingest._bytes += count
+        self._taken += count
