@@ -1,0 +1,107 @@
+"""Transactions in worker threads: one thread hop each, bounded, retried where the world failed.
+
+psycopg's async classes need asyncio, so connections are synchronous and run under a ``CapacityLimiter``.
+A caller that is cancelled lets its transaction finish: what was committed was committed.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+import psycopg
+import structlog
+import trio
+from psycopg import errors
+
+from storage.errors import DatabaseInUseError, DatabaseUnavailableError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX = 6
+DELAY_S_FIRST, DELAY_S_MAX = 0.05, 2.0
+NODE_LOCK = 0x6E6F6465
+RETRIED = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
+
+
+class Database:
+    """A bounded set of connections to one database, and the lock that says it is this process's."""
+
+    def __init__(self, url: str, connections_max: int = 6) -> None:
+        self._url = url
+        self._limiter = trio.CapacityLimiter(connections_max)
+        self._idle: deque[psycopg.Connection] = deque()
+        self._lock: psycopg.Connection | None = None
+
+    async def run(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed.
+
+        Raises:
+            DatabaseUnavailableError: after the last attempt; nothing is known to be committed.
+        """
+        return await trio.to_thread.run_sync(self._attempts, work, limiter=self._limiter)
+
+    def claim(self) -> None:
+        """Take the database for this process, for its life.
+
+        Raises:
+            DatabaseInUseError: another process has it.
+        """
+        connection = psycopg.connect(self._url, autocommit=True)
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (NODE_LOCK,)).fetchone()
+        if row is None or not row[0]:
+            connection.close()
+            raise DatabaseInUseError(
+                "another node process uses this database: stop it, or give each node a database of its own"
+            )
+        self._lock = connection
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _attempts(self, work: Callable[[psycopg.Connection], T]) -> T:
+        delay_s = DELAY_S_FIRST
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                return self._transact(work)
+            except RETRIED as error:
+                log.warning("database.retry", attempt=attempt, why=str(error).strip())
+                if attempt == ATTEMPTS_MAX:
+                    raise DatabaseUnavailableError("the database does not answer; the request can be repeated") from error
+            time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  # spread, no secret
+            delay_s = min(2 * delay_s, DELAY_S_MAX)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _transact(self, work: Callable[[psycopg.Connection], T]) -> T:
+        connection = self._idle.pop() if self._idle else psycopg.connect(self._url)
+        try:
+            with connection.transaction():
+                result = work(connection)
+        except BaseException:
+            if connection.closed or connection.broken:
+                connection.close()
+            else:
+                self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+        return result

@@ -1,0 +1,27 @@
+"""What can go wrong between the node and its database."""
+
+from protocols.errors import ClientFault, OverlayError, WorldFault
+
+
+class DatabaseUnavailableError(WorldFault):
+    code = "database-unavailable"
+
+
+class DatabaseInUseError(OverlayError):
+    """Another node process holds this database."""
+
+    code = "database-in-use"
+
+
+class SchemaError(OverlayError):
+    """The database's schema is not one this program can bring up to date."""
+
+    code = "schema"
+
+
+class EmbeddedPostgresError(OverlayError):
+    code = "embedded-postgres"
+
+
+class SourceExistsError(ClientFault):
+    code = "source-exists"

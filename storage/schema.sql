@@ -1,0 +1,215 @@
+-- The whole schema as the migrations leave it. The five overlay_* tables of the specification keep their names,
+-- columns, types, defaults and indexes; columns below "added" are this node's own. Times are UTC.
+
+CREATE TABLE overlay_event_sources (
+    source_id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    source_type TEXT NOT NULL,
+    configuration JSONB NOT NULL DEFAULT '{}'::jsonb,
+    mapping_policy JSONB DEFAULT '{}'::jsonb,
+    validation_rules JSONB DEFAULT '{}'::jsonb,
+    overlay_topics TEXT[] DEFAULT ARRAY[]::TEXT[],
+    ship_advertisement_id TEXT,
+    identity_key TEXT,
+    enabled BOOLEAN DEFAULT true,
+    trust_score INTEGER DEFAULT 50,
+    last_activity_at TIMESTAMP,
+    created_at TIMESTAMP DEFAULT NOW(),
+    updated_at TIMESTAMP DEFAULT NOW(),
+    -- added
+    policy_hash BYTEA NOT NULL,
+    next_sequence BIGINT NOT NULL DEFAULT 1
+);
+
+CREATE TABLE overlay_events (
+    event_id TEXT PRIMARY KEY,
+    source_id TEXT NOT NULL,
+    external_id TEXT,
+    event_type TEXT NOT NULL,
+    raw_data JSONB NOT NULL,
+    normalized_data JSONB,
+    validation_status TEXT DEFAULT 'pending',
+    validation_issues JSONB DEFAULT '[]'::jsonb,
+    content_hash TEXT,
+    version_id TEXT,
+    overlay_job_id TEXT,
+    processing_agents TEXT[] DEFAULT ARRAY[]::TEXT[],
+    certification_evidence JSONB DEFAULT '{}'::jsonb,
+    overlay_distribution JSONB DEFAULT '{}'::jsonb,
+    ingested_at TIMESTAMP DEFAULT NOW(),
+    processed_at TIMESTAMP,
+    certified_at TIMESTAMP,
+    -- added
+    batch_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    record_hash BYTEA NOT NULL,
+    version INTEGER NOT NULL DEFAULT 1,
+    FOREIGN KEY (source_id) REFERENCES overlay_event_sources(source_id)
+);
+CREATE INDEX idx_overlay_events_source ON overlay_events (source_id, ingested_at);
+CREATE INDEX idx_overlay_events_status ON overlay_events (validation_status, ingested_at);
+CREATE INDEX idx_overlay_events_type ON overlay_events (event_type, ingested_at);
+CREATE INDEX idx_overlay_events_hash ON overlay_events (content_hash);
+
+CREATE TABLE overlay_event_jobs (
+    job_id TEXT PRIMARY KEY,
+    event_id TEXT NOT NULL,
+    job_type TEXT NOT NULL,
+    assigned_agent TEXT,
+    overlay_job_template_id TEXT,
+    job_status TEXT DEFAULT 'queued',
+    input_data JSONB,
+    output_data JSONB,
+    error_details JSONB,
+    processing_evidence JSONB DEFAULT '[]'::jsonb,
+    attempts INTEGER DEFAULT 0,
+    max_attempts INTEGER DEFAULT 3,
+    next_run_at TIMESTAMP DEFAULT NOW(),
+    started_at TIMESTAMP,
+    completed_at TIMESTAMP,
+    created_at TIMESTAMP DEFAULT NOW(),
+    -- added: a job is one role over one batch; event_id names the batch's first event
+    batch_id TEXT NOT NULL,
+    FOREIGN KEY (event_id) REFERENCES overlay_events(event_id)
+);
+CREATE INDEX idx_overlay_event_jobs_status ON overlay_event_jobs (job_status, next_run_at);
+CREATE INDEX idx_overlay_event_jobs_agent ON overlay_event_jobs (assigned_agent, job_status);
+CREATE INDEX idx_overlay_event_jobs_type ON overlay_event_jobs (job_type, job_status);
+CREATE INDEX idx_overlay_event_jobs_batch ON overlay_event_jobs (batch_id);
+
+CREATE TABLE overlay_event_subscriptions (
+    subscription_id TEXT PRIMARY KEY,
+    client_id TEXT NOT NULL,
+    subscription_type TEXT NOT NULL,
+    filter_criteria JSONB DEFAULT '{}'::jsonb,
+    overlay_topics TEXT[] DEFAULT ARRAY[]::TEXT[],
+    callback_url TEXT,
+    client_identity_key TEXT,
+    subscription_status TEXT DEFAULT 'active',
+    last_activity_at TIMESTAMP DEFAULT NOW(),
+    expires_at TIMESTAMP,
+    created_at TIMESTAMP DEFAULT NOW()
+);
+CREATE INDEX idx_overlay_subscriptions_client ON overlay_event_subscriptions (client_id, subscription_status);
+CREATE INDEX idx_overlay_subscriptions_status ON overlay_event_subscriptions (subscription_status, expires_at);
+
+CREATE TABLE overlay_event_metrics (
+    id SERIAL PRIMARY KEY,
+    metric_type TEXT NOT NULL,
+    source_id TEXT,
+    agent_id TEXT,
+    event_count INTEGER DEFAULT 1,
+    processing_time_ms INTEGER,
+    success_count INTEGER DEFAULT 0,
+    error_count INTEGER DEFAULT 0,
+    throughput_events_per_sec DECIMAL,
+    overlay_latency_ms INTEGER,
+    recorded_at TIMESTAMP DEFAULT NOW()
+);
+CREATE INDEX idx_overlay_metrics_type ON overlay_event_metrics (metric_type, recorded_at);
+CREATE INDEX idx_overlay_metrics_source ON overlay_event_metrics (source_id, recorded_at);
+CREATE INDEX idx_overlay_metrics_agent ON overlay_event_metrics (agent_id, recorded_at);
+
+CREATE TABLE policies (
+    policy_hash BYTEA PRIMARY KEY,
+    document BYTEA NOT NULL,
+    created_at TIMESTAMP NOT NULL DEFAULT NOW()
+);
+
+-- payload and outputs are zstd frames; certificate and manifest are signed CBOR
+CREATE TABLE batches (
+    batch_id TEXT PRIMARY KEY,
+    source_id TEXT NOT NULL REFERENCES overlay_event_sources(source_id),
+    source_sequence BIGINT NOT NULL,
+    policy_hash BYTEA NOT NULL REFERENCES policies(policy_hash),
+    level SMALLINT NOT NULL,
+    quorum SMALLINT NOT NULL,
+    stateful BOOLEAN NOT NULL,
+    events INTEGER NOT NULL,
+    topics TEXT[] NOT NULL,
+    manifest BYTEA NOT NULL,
+    payload BYTEA NOT NULL,
+    received_ms BIGINT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending',
+    seal_sequence BIGINT UNIQUE,
+    certificate BYTEA,
+    outputs BYTEA,
+    valid INTEGER,
+    invalid INTEGER,
+    certified_ms BIGINT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reasons TEXT[] NOT NULL DEFAULT ARRAY[]::TEXT[],
+    published INTEGER NOT NULL DEFAULT 0,
+    confirmed INTEGER NOT NULL DEFAULT 0,
+    latency_ms INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (source_id, source_sequence)
+);
+ALTER TABLE batches ALTER COLUMN payload SET STORAGE EXTERNAL;
+ALTER TABLE batches ALTER COLUMN outputs SET STORAGE EXTERNAL;
+CREATE INDEX idx_batches_unsealed ON batches (received_ms) WHERE state = 'pending';
+
+-- what an event said before its latest version
+CREATE TABLE event_versions (
+    event_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    batch_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    record_hash BYTEA NOT NULL,
+    raw_data JSONB NOT NULL,
+    normalized_data JSONB,
+    validation_status TEXT NOT NULL,
+    validation_issues JSONB NOT NULL,
+    content_hash TEXT,
+    version_id TEXT,
+    ingested_at TIMESTAMP NOT NULL,
+    certified_at TIMESTAMP,
+    PRIMARY KEY (event_id, version)
+);
+CREATE INDEX idx_event_versions_batch ON event_versions (batch_id);
+
+-- the coordination state, one row per lease, batch, chain, award held and task under way
+CREATE TABLE entities (
+    entity_id TEXT PRIMARY KEY,
+    state BYTEA NOT NULL
+);
+
+CREATE TABLE evidence (
+    batch_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    signer BYTEA NOT NULL,
+    agrees BOOLEAN NOT NULL,
+    frame BYTEA NOT NULL,
+    processing_us BIGINT NOT NULL,
+    events INTEGER NOT NULL,
+    PRIMARY KEY (batch_id, role, signer)
+);
+CREATE INDEX idx_evidence_dissent ON evidence (signer) WHERE NOT agrees;
+
+CREATE TABLE equivocations (
+    signer BYTEA NOT NULL,
+    batch_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    first BYTEA NOT NULL,
+    second BYTEA NOT NULL,
+    found_at TIMESTAMP NOT NULL DEFAULT NOW(),
+    PRIMARY KEY (signer, batch_id, role)
+);
+
+-- how often an agent agreed, dissented, came late or contradicted itself, as this node saw it
+CREATE TABLE standings (
+    agent BYTEA PRIMARY KEY,
+    agreed BIGINT NOT NULL DEFAULT 0,
+    dissented BIGINT NOT NULL DEFAULT 0,
+    late BIGINT NOT NULL DEFAULT 0,
+    equivocated BIGINT NOT NULL DEFAULT 0,
+    updated_at TIMESTAMP NOT NULL DEFAULT NOW()
+);
+
+CREATE TABLE peers (
+    identity BYTEA PRIMARY KEY,
+    addresses TEXT[] NOT NULL,
+    advertisement BYTEA NOT NULL,
+    expires_ms BIGINT NOT NULL,
+    first_seen_at TIMESTAMP NOT NULL DEFAULT NOW(),
+    last_seen_at TIMESTAMP NOT NULL DEFAULT NOW()
+);
