@@ -121,7 +121,9 @@ def _post(client: httpx.Client, body: bytes) -> dict[str, Any]:
     return dict(response.json())
 
 
-def watch(nodes: Sequence[Node], posters: Sequence[Poster], answers: "Queue[tuple[Node, Any]]", total: int) -> Counter[str]:
+def watch(
+    nodes: Sequence[Node], posters: Sequence[Poster], answers: "Queue[tuple[Node, Any]]", total: int
+) -> Counter[str]:
     """Show the live figures until every acknowledged event is certified or invalid."""
     console = Console()
     progress = Progress(
@@ -255,7 +257,11 @@ def _verify(console: Console, path: Path) -> None:
     isolated = probe == 0
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("DATABASE", "OVERLAY"))}
     result = subprocess.run(
-        [*without_network, *command] if isolated else command, cwd=ROOT, env=environment, capture_output=True, text=True
+        [*without_network, *command] if isolated else command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     where = "in a process without network" if isolated else "in a process of its own"
     console.print(f"\n[bold]overlay-node verify {path.name}[/bold], {where}:")
@@ -326,9 +332,7 @@ def run(console: Console, network: LocalNetwork, directory: Path) -> None:
     console.print(f"Posting {total:,} readings of {len(STATIONS)} stations to {len(network.nodes)} nodes ...")
     answers: Queue[tuple[Node, Any]] = Queue()
     started = time.monotonic()
-    posters = [
-        Poster(node, [body for to, body in requests if to is node], answers) for node in network.nodes
-    ]
+    posters = [Poster(node, [body for to, body in requests if to is node], answers) for node in network.nodes]
     for poster in posters:
         poster.thread.start()
     counted = watch(network.nodes, posters, answers, total)

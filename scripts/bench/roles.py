@@ -55,9 +55,7 @@ def run_year(batches: list[bytes], policy: bytes) -> list[BatchOutput]:
     outputs: list[BatchOutput] = []
     context = b"{}"
     for payload in batches:
-        outputs.append(
-            execute(network="bench", source_id="weather", payload=payload, policy=policy, context=context)
-        )
+        outputs.append(execute(network="bench", source_id="weather", payload=payload, policy=policy, context=context))
         context = outputs[-1].context_out
     return outputs
 
