@@ -52,9 +52,7 @@ class IngestAnswer:
     @property
     def rejections(self) -> list[Rejection]:
         """In the order of the request."""
-        return sorted(
-            (*self.admitted.rejections, *self.sorted.conflicts), key=lambda rejection: rejection.index
-        )
+        return sorted((*self.admitted.rejections, *self.sorted.conflicts), key=lambda rejection: rejection.index)
 
     @property
     def drafts(self) -> dict[int, int]:
@@ -87,8 +85,7 @@ def render(answer: IngestAnswer, *, minimal: bool) -> bytes:
     if minimal:
         document["rejections"] = [_refusal(rejection) for rejection in answer.rejections]
     document["batches"] = [
-        {"batchId": answer.manifests[number].message.batch_id, "count": count}
-        for number, count in drafts.items()
+        {"batchId": answer.manifests[number].message.batch_id, "count": count} for number, count in drafts.items()
     ]
     document["receipts"] = [receipt_document(answer.manifests[number]) for number in drafts]
     return orjson.dumps(document)
@@ -116,8 +113,7 @@ def _processed(answer: IngestAnswer) -> bytes:
         }
     )
     tails = {
-        number: _tail(answer.manifests[number].message.batch_id, "queued", distribution)
-        for number in answer.drafts
+        number: _tail(answer.manifests[number].message.batch_id, "queued", distribution) for number in answer.drafts
     }
     parts: list[bytes] = [b""] * admitted.total
     conflicts = {rejection.index: rejection for rejection in sorted_.conflicts}

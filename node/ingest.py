@@ -19,7 +19,7 @@ from node.admission import Admitted, admit
 from node.answers import IngestAnswer
 from node.caches import BytesCache
 from node.driver import clock_ms
-from node.group import Committed, GroupWriter, Pending
+from node.group import Committed, Decision, Group, GroupWriter, Pending
 from protocols.errors import ClientFault, WorldFault
 from protocols.job import BatchCommitted, Stimulus
 from protocols.limits import EVENT_BYTES_MAX
@@ -129,9 +129,7 @@ class Ingest:
             WorldFault: It is not known to be committed: repeat it, a duplicate is harmless.
         """
         started_s = trio.current_time() if started_s is None else started_s
-        call = partial(
-            admit, body, network=self._network, event_bytes_max=self._limits.event_bytes_max
-        )
+        call = partial(admit, body, network=self._network, event_bytes_max=self._limits.event_bytes_max)
         admitted: Admitted = await self._front_door.admit(call)
         del body, call  # from here on the columns stand for it
         self._refuse_if_full()
@@ -173,8 +171,9 @@ class Ingest:
     async def _commit(self, group: Sequence[Pending]) -> None:
         """Write a group, hand its batches to the driver, then wake its requests."""
         waiting = sum(len(pending.admitted.lines) for pending in group)
+        work = partial(self._writer.write, group=Group(requests=group), now_ms=clock_ms())
         try:
-            committed = await self._database.run(partial(self._writer.write, group=group, now_ms=clock_ms()))
+            committed: Committed = await self._database.run(work)
         except WorldFault as fault:
             log.warning("ingest.commit_failed", requests=len(group), why=str(fault))
             self.settle(waiting)
@@ -184,8 +183,11 @@ class Ingest:
         taken = sum(batch.manifest.message.events for batch in committed.batches)
         self.settle(waiting - taken)
         await self._hand_over(committed)
-        for pending, outcome in zip(group, committed.outcomes, strict=True):
-            pending.finish(outcome)
+        for pending, decision in zip(group, committed.decisions, strict=True):
+            if isinstance(decision, Decision):
+                pending.finish(_answer(pending, decision, committed))
+            else:
+                pending.finish(decision)
 
     async def _hand_over(self, committed: Committed) -> None:
         for batch in committed.batches:
@@ -193,6 +195,21 @@ class Ingest:
         for batch in committed.batches:
             stimulus = BatchCommitted(now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful)
             await self._tell(stimulus)
+
+
+def _answer(pending: Pending, decision: Decision, committed: Committed) -> IngestAnswer:
+    return IngestAnswer(
+        ingestion_id=pending.ingestion_id,
+        admitted=pending.admitted,
+        sorted=decision.sorted,
+        terms=decision.terms,
+        manifests=tuple(batch.manifest for batch in committed.batches),
+        known_jobs=committed.known_jobs,
+        committed_ms=clock_ms(),
+        source_verified=decision.source_verified,
+        identity_score=decision.identity_score,
+        latency_ms=round((trio.current_time() - pending.started_s) * 1000),
+    )
 
 
 class Room:

@@ -36,6 +36,7 @@ class Terms:
 class Version:
     """A version of an event: stored in ``batch_id``, or about to be, in the draft of that number."""
 
+    number: int
     record_hash: str
     previous: str | None
     batch_id: str = ""
@@ -61,7 +62,7 @@ class Draft:
     event_types: list[str]
     lines: list[bytes]
     hashes: list[str]
-    previous: list[str | None]
+    versions: list[int]
 
 
 @attrs.frozen(kw_only=True)
@@ -118,7 +119,7 @@ class Planner:
         ):
             known = self._versions.get(event_id)
             if known is None:
-                self._versions[event_id] = [self._ingest(request, result, row, (line, digest, None))]
+                self._versions[event_id] = [self._ingest(request, result, row, (line, digest), None)]
                 continue
             same = _same_content(known, line, digest)
             if same is not None:
@@ -127,16 +128,16 @@ class Planner:
                 _note(result, "rejected", -1, known[-1])
                 result.conflicts.append(_conflict(admitted, row))
             else:
-                previous = known[-1].record_hash
-                line = with_previous(line, previous)
-                known.append(self._ingest(request, result, row, (line, record_hash(line), previous)))
+                line = with_previous(line, known[-1].record_hash)
+                known.append(self._ingest(request, result, row, (line, record_hash(line)), known[-1]))
                 versions += 1
         return attrs.evolve(result, versions=versions)
 
     def _ingest(
-        self, request: Request, result: Sorted, row: int, record: tuple[bytes, str, str | None]
+        self, request: Request, result: Sorted, row: int, record: tuple[bytes, str], before: Version | None
     ) -> Version:
-        line, digest, previous = record
+        line, digest = record
+        version = 1 if before is None else before.number + 1
         admitted = request.admitted
         number = self._draft_for(request, admitted.event_ids[row], len(line))
         draft = self.drafts[number]
@@ -145,9 +146,10 @@ class Planner:
         draft.event_types.append(admitted.event_types[row])
         draft.lines.append(line)
         draft.hashes.append(digest)
-        draft.previous.append(previous)
+        draft.versions.append(version)
         _note(result, "ingested", number, None)
-        return Version(record_hash=digest, previous=previous, draft=number)
+        previous = None if before is None else before.record_hash
+        return Version(number=version, record_hash=digest, previous=previous, draft=number)
 
     def _draft_for(self, request: Request, event_id: str, line_bytes: int) -> int:
         """The open draft of these terms, or a new one where it is full or holds the event already."""
@@ -167,7 +169,7 @@ class Planner:
                     event_types=[],
                     lines=[],
                     hashes=[],
-                    previous=[],
+                    versions=[],
                 )
             )
             self._members.append(set())

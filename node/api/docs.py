@@ -4,8 +4,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import orjson
 from quart import Blueprint, Response, abort
 
+from node.api.openapi import document
 from node.api.services import Services
 from node.api.wire import JSON_TYPE
 
@@ -26,12 +28,17 @@ def static_text(name: str) -> bytes:
     return (STATIC / name).read_bytes()
 
 
+@cache
+def openapi_text() -> bytes:
+    return orjson.dumps(document())
+
+
 def routes(_: Services) -> Blueprint:
     blueprint = Blueprint("docs", __name__)
 
     @blueprint.get("/openapi.json")
     async def openapi() -> Response:
-        response = Response(static_text("openapi.json"), content_type=JSON_TYPE)
+        response = Response(openapi_text(), content_type=JSON_TYPE)
         response.headers["Cache-Control"] = "max-age=300"
         return response
 

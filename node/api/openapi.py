@@ -85,9 +85,7 @@ def json_body(schema: Schema, example: Any) -> dict[str, Any]:
     }
 
 
-def operation(
-    operation_id: str, tag: str, summary: str, responses: dict[str, Any], **more: Any
-) -> dict[str, Any]:
+def operation(operation_id: str, tag: str, summary: str, responses: dict[str, Any], **more: Any) -> dict[str, Any]:
     """An operation; its description, parameters and request body come in ``more``."""
     common = problem_answers("internal", "unavailable")
     return {
@@ -175,9 +173,7 @@ def _stream() -> dict[str, Any]:
             "Server-sent events. The id of each names its place; heartbeats come at a fixed interval. A client "
             "slower than its buffer gets a last message of type dropped with lastEventId."
         ),
-        "content": {
-            "text/event-stream": {"schema": text(), "examples": {"one": {"value": EXAMPLE_STREAM}}}
-        },
+        "content": {"text/event-stream": {"schema": text(), "examples": {"one": {"value": EXAMPLE_STREAM}}}},
     }
     return operation(
         "streamEvents",

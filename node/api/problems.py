@@ -42,6 +42,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "overloaded": (429, "The node is at its limit", "Wait as long as Retry-After says, then send it again."),
     "internal": (500, "The node failed", "Tell its operator the request id."),
     "unavailable": (503, "Something the node needs is down", "Send it again shortly."),
+    "database-unavailable": (503, "The database does not answer", "Send it again: a repeat is harmless."),
     "ingestion-disabled": (503, "This node takes no events in", "Post to another node."),
     "stream-disabled": (503, "This node serves no streams", "Use another node."),
     "too-many-streams": (503, "The node serves as many streams as it may", "Try again later, or elsewhere."),
@@ -55,7 +56,13 @@ HTTP_CODES: Final = {
     415: "unsupported-media-type",
     500: "internal",
 }
-RETRY_AFTER_S: Final = {"overloaded": 1, "unavailable": 2, "too-many-streams": 10, "not-certified": 1}
+RETRY_AFTER_S: Final = {
+    "overloaded": 1,
+    "unavailable": 2,
+    "database-unavailable": 2,
+    "too-many-streams": 10,
+    "not-certified": 1,
+}
 
 
 def problem(code: str, detail: str, fields: dict[str, Any] | None = None) -> Response:

@@ -239,9 +239,11 @@ EVENT: Final = record(
         "issues": array(ref("Issue")),
         "contentHash": nullable(HASH),
         "versionId": nullable(text()),
+        "version": integer("From 1; earlier versions are kept."),
         "recordHash": HEX,
         "previousRecordHash": nullable(HEX),
         "batchId": text(),
+        "overlayJobs": array(ref("OverlayJob")),
         "ingestedAt": TIME,
         "certifiedAt": nullable(TIME),
     }
@@ -261,6 +263,8 @@ BATCH: Final = record(
         "agents": array(record({"agentId": text(), "agentIdentity": HEX, "build": text(), "issuedAt": TIME})),
         "evidence": array(ref("Evidence")),
         "dissent": array(ref("Evidence"), "Signed statements that differ from what was certified."),
+        "overlayJobs": array(ref("OverlayJob")),
+        "attempts": integer(),
         "reasons": array(text(), "Why attempts failed."),
         "receivedAt": TIME,
         "certifiedAt": nullable(TIME),
@@ -345,7 +349,18 @@ STATS: Final = record(
         "pending": integer(),
         "dead": integer(),
         "batches": integer(),
-        "duplicates": integer("Repeats recognised since the database was made."),
+        "levels": {"type": "object", "additionalProperties": integer("Certified events.")},
+        "latencyMs": {
+            "type": "object",
+            "description": "From commit to certificate, of the batches sealed last.",
+            "additionalProperties": {"type": ["number", "null"]},
+        },
+        "agents": array(
+            record({"agentId": text(), "role": text(), "events": integer(), "batches": integer()}),
+            "Whose evidence agreed with what was certified.",
+        ),
+        "dissent": integer("Statements that differ from what was certified."),
+        "equivocations": integer("Agents' contradictions, by batch and role."),
     }
 )
 SCHEMAS: Final[dict[str, Schema]] = {

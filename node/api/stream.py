@@ -81,9 +81,7 @@ def routes(services: Services) -> Blueprint:
 
 
 def read_filter(asked: Request) -> Filter:
-    level = choice_parameter(
-        asked, "minCertificationLevel", tuple(level.word for level in Level), Level.BASIC.word
-    )
+    level = choice_parameter(asked, "minCertificationLevel", tuple(level.word for level in Level), Level.BASIC.word)
     evidence = choice_parameter(asked, "includeProcessingEvidence", ("true", "false"), "false")
     status = choice_parameter(asked, "status", (*STATUSES, "all"), "valid")
     statuses = frozenset(STATUSES) if status == "all" else frozenset({status})
@@ -159,9 +157,7 @@ class Stream:
         self._place = start
         sealed_after = start.sequence - 1  # the batch of ``start`` may have events left
         while True:
-            page = await self._database.run(
-                partial(sealed_since, sequence=sealed_after, limit=PAGE_BATCHES)
-            )
+            page = await self._database.run(partial(sealed_since, sequence=sealed_after, limit=PAGE_BATCHES))
             for sealed in page:
                 sealed_after = sealed.sequence
                 after = start.position if sealed.sequence == start.sequence else 0
@@ -218,5 +214,3 @@ class Stream:
 
 def _message(value: dict[str, object]) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
-
-

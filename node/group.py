@@ -1,0 +1,278 @@
+"""Writes one group of admitted requests: everything in one transaction, on a database thread.
+
+The order is: what is known of the sources and events, what is to be done (``planning``), then numbers, roots,
+signatures, and the rows. If the connection breaks while the commit is under way, the transaction is run again
+without anybody knowing whether the first one counted: ``Group.written`` and a look at the database tell.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from agents.policy import compile_policy
+from node.admission import Admitted
+from node.answers import IngestAnswer, job_id
+from node.compute import pack
+from node.planning import Draft, Planner, Request, Sorted, Terms, Version, quorum_for, strictest
+from node.stored import manifest_bytes
+from protocols.envelope import Signer, sign
+from protocols.errors import ClientFault, OverlayError
+from protocols.limits import EVENTS_PER_BATCH_MAX
+from protocols.merkle import root_of_leaves
+from protocols.messages import IdentityKey, Level, Manifest, Signed
+from storage import batches, events, jobs, policies, sources
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+DURABILITY = "local"
+
+
+class UnknownSourceError(ClientFault):
+    code = "unknown-source"
+
+
+class SourceDisabledError(ClientFault):
+    code = "source-disabled"
+
+
+class Pending:
+    """An admitted request that waits for its commit. ``outcome`` is set before ``done``."""
+
+    def __init__(
+        self, *, admitted: Admitted, caller: IdentityKey | None, ingestion_id: str, started_s: float
+    ) -> None:
+        self.admitted = admitted
+        self.caller = caller
+        self.ingestion_id = ingestion_id
+        self.started_s = started_s
+        self.outcome: IngestAnswer | OverlayError | None = None
+        self.done = trio.Event()
+
+    def finish(self, outcome: IngestAnswer | OverlayError) -> None:
+        self.outcome = outcome
+        self.done.set()
+
+
+@attrs.frozen(kw_only=True)
+class CommittedBatch:
+    """A durable batch: what the driver is told, and its payload as the agents will get it."""
+
+    manifest: Signed[Manifest]
+    stateful: bool
+    packed: bytes
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What became of a request, but for the times; a fault where none of it was taken."""
+
+    sorted: Sorted
+    terms: Terms
+    source_verified: bool
+    identity_score: int
+
+
+@attrs.frozen(kw_only=True)
+class Committed:
+    """A group as it was written. ``decisions`` are parallel to the group's requests."""
+
+    batches: tuple[CommittedBatch, ...]
+    decisions: tuple[Decision | ClientFault, ...]
+    known_jobs: dict[str, str]
+
+
+@attrs.define(kw_only=True)
+class Group:
+    """Requests that are committed together, and what an attempt at it has made of them."""
+
+    requests: Sequence[Pending]
+    written: Committed | None = None
+
+
+@attrs.frozen(kw_only=True)
+class IngestPolicy:
+    """The node's own say in how events are certified and batched.
+
+    Attributes:
+        level_floor: No event is certified below it; None leaves that to requests and sources.
+        threshold: EVENT_CONSENSUS_THRESHOLD, for all levels above ``basic``.
+        topics: For events whose request and source name none.
+    """
+
+    batch_events: int = 100
+    coalesce: bool = True
+    level_floor: Level | None = Level.ENHANCED
+    threshold: int = 2
+    topics: tuple[str, ...] = ()
+
+
+class GroupWriter:
+    """Turns groups into rows. Its ``write`` runs on a database thread, one group at a time."""
+
+    def __init__(self, *, network: str, policy: IngestPolicy, signer: Signer) -> None:
+        self._network = network
+        self._policy = policy
+        self._signer = signer
+
+    def write(self, connection: "Connection", *, group: Group, now_ms: int) -> Committed:
+        """Decide on a group's requests and write the batches they make. May run again after a failure."""
+        before = group.written
+        if before is not None and before.batches:
+            first = before.batches[0].manifest.message.batch_id
+            if batches.get(connection, first) is not None:
+                return before  # the earlier attempt was committed after all
+        decided = self._terms(connection, group.requests)
+        known = _known(connection, group.requests)
+        planner = Planner(
+            known,
+            batch_events=min(self._policy.batch_events, EVENTS_PER_BATCH_MAX),
+            coalesce=self._policy.coalesce,
+        )
+        decisions: list[Decision | ClientFault] = []
+        for number, (pending, terms) in enumerate(zip(group.requests, decided, strict=True)):
+            if isinstance(terms, ClientFault):
+                decisions.append(terms)
+                continue
+            request = Request(number=number, admitted=pending.admitted, terms=terms[0])
+            verified = pending.caller is not None and pending.caller.hex() == terms[1].identity_key
+            decisions.append(
+                Decision(
+                    sorted=planner.take(request),
+                    terms=terms[0],
+                    source_verified=verified,
+                    identity_score=terms[1].trust_score,
+                )
+            )
+        made = self._store(connection, planner.drafts, now_ms)
+        group.written = Committed(
+            batches=made, decisions=tuple(decisions), known_jobs=_job_states(connection, decisions)
+        )
+        return group.written
+
+    def _terms(
+        self, connection: "Connection", requests: Sequence[Pending]
+    ) -> list[tuple[Terms, sources.Source] | ClientFault]:
+        named = sources.get_many(connection, sorted({pending.admitted.source_id for pending in requests}))
+        documents = {source.policy_hash: policies.get(connection, source.policy_hash) for source in named.values()}
+        found: list[tuple[Terms, sources.Source] | ClientFault] = []
+        for pending in requests:
+            source = named.get(pending.admitted.source_id)
+            if source is None:
+                found.append(
+                    UnknownSourceError(
+                        f"no source {pending.admitted.source_id!r} is registered on this node", field="/sourceId"
+                    )
+                )
+            elif not source.enabled:
+                found.append(SourceDisabledError(f"the source {source.source_id!r} is disabled", field="/sourceId"))
+            else:
+                document = documents[source.policy_hash]
+                assert document is not None, "a foreign key holds every source's policy"
+                found.append((self._terms_of(pending.admitted, source, document), source))
+        return found
+
+    def _terms_of(self, admitted: Admitted, source: sources.Source, document: bytes) -> Terms:
+        compiled = compile_policy(document)
+        asked = (admitted.level, compiled.level)
+        levels = [Level[word.upper()] for word in asked if word is not None]
+        level = strictest(self._policy.level_floor, *levels)
+        topics = admitted.topics
+        if topics is None:
+            topics = tuple(sorted(set(source.overlay_topics))) or self._policy.topics
+        return Terms(
+            source_id=source.source_id,
+            policy_hash=source.policy_hash,
+            level=level,
+            quorum=quorum_for(level, self._policy.threshold),
+            topics=topics,
+            stateful=compiled.stateful,
+            on_conflict=compiled.on_conflict,
+        )
+
+    def _store(self, connection: "Connection", drafts: Sequence[Draft], now_ms: int) -> tuple[CommittedBatch, ...]:
+        wanted: dict[str, int] = {}
+        for draft in drafts:
+            wanted[draft.terms.source_id] = wanted.get(draft.terms.source_id, 0) + 1
+        numbers = {
+            source_id: sources.take_sequences(connection, source_id, wanted[source_id])
+            for source_id in sorted(wanted)
+        }
+        made, rows = [], []
+        for draft in drafts:
+            batch, row = self._seal_draft(draft, numbers[draft.terms.source_id], now_ms)
+            numbers[draft.terms.source_id] += 1
+            made.append(batch)
+            rows.append(row)
+        batches.insert_ingested(connection, rows)
+        return tuple(made)
+
+    def _seal_draft(self, draft: Draft, number: int, now_ms: int) -> tuple[CommittedBatch, batches.NewBatch]:
+        terms = draft.terms
+        manifest = Manifest(
+            network=self._network,
+            coordinator=self._signer.identity,
+            source_id=terms.source_id,
+            source_sequence=number,
+            policy_hash=terms.policy_hash,
+            level=terms.level,
+            quorum=terms.quorum,
+            input_root=root_of_leaves([bytes.fromhex(digest) for digest in draft.hashes]),
+            events=len(draft.lines),
+            topics=terms.topics,
+            durability=DURABILITY,
+            received_ms=now_ms,
+        )
+        signed = sign(self._signer, manifest)
+        packed = pack(b"\n".join(draft.lines))
+        row = batches.NewBatch(
+            batch_id=manifest.batch_id,
+            source_id=terms.source_id,
+            source_sequence=number,
+            policy_hash=terms.policy_hash,
+            level=int(terms.level),
+            quorum=terms.quorum,
+            stateful=terms.stateful,
+            topics=list(terms.topics),
+            manifest=manifest_bytes(signed),
+            payload=packed,
+            received_ms=now_ms,
+            event_ids=draft.event_ids,
+            external_ids=draft.external_ids,
+            event_types=draft.event_types,
+            records=draft.lines,
+            record_hashes=draft.hashes,
+            versions=draft.versions,
+            job_id=job_id(manifest.batch_id),
+        )
+        return CommittedBatch(manifest=signed, stateful=terms.stateful, packed=packed), row
+
+
+def _known(connection: "Connection", requests: Sequence[Pending]) -> dict[str, list[Version]]:
+    ids = sorted({event_id for pending in requests for event_id in pending.admitted.event_ids})
+    return {
+        event_id: [
+            Version(number=row.version, record_hash=row.record_hash, previous=row.previous, batch_id=row.batch_id)
+            for row in rows
+        ]
+        for event_id, rows in events.find_known(connection, ids).items()
+    }
+
+
+def _job_states(connection: "Connection", decisions: Sequence[Any]) -> dict[str, str]:
+    """Status of the normalize job of every stored batch that a duplicate stands in."""
+    batch_ids = {
+        known.batch_id
+        for decision in decisions
+        if isinstance(decision, Decision)
+        for known in decision.sorted.known
+        if known is not None and known.batch_id
+    }
+    states = {}
+    for batch_id in sorted(batch_ids):
+        for _, role, _, status, _ in jobs.of_batch(connection, batch_id):
+            if role == "normalize":
+                states[batch_id] = status
+    return states

@@ -1,0 +1,271 @@
+"""What the database says about events and batches, in the words of the API. Runs on database threads."""
+
+import datetime
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from agents.policy import CompiledPolicy, compile_policy
+from node.delivery.chunks import batch_evidence
+from node.executor import Sealed
+from node.names import agent_id, rfc3339
+from node.stored import read_certificate, read_evidence, read_manifest, unpack_outputs
+from protocols.certificate import event_document, receipt_document
+from protocols.errors import ClientFault
+from protocols.messages import Evidence, Level, QuorumCertificate, Role, Signed
+from protocols.quorum import rule_for
+from storage import batches, events, jobs, metrics, policies
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+Document = dict[str, Any]
+
+
+class UnknownEventError(ClientFault):
+    code = "unknown-event"
+
+
+class UnknownBatchError(ClientFault):
+    code = "unknown-batch"
+
+
+class NotCertifiedError(ClientFault):
+    code = "not-certified"
+
+
+class EventDeadError(ClientFault):
+    code = "event-dead"
+
+
+def timestamp(moment: datetime.datetime | None) -> str | None:
+    """A Postgres timestamp, UTC, as RFC 3339."""
+    if moment is None:
+        return None
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def sealed_since(connection: "Connection", *, sequence: int, limit: int) -> list[Sealed]:
+    """Batches sealed after ``sequence``, in their order, the way the feed takes them."""
+    found = []
+    for row, outputs in batches.sealed_since(connection, sequence, limit):
+        assert row.certificate is not None, "a sealed batch has a certificate"
+        assert row.seal_sequence is not None, "a sealed batch has a sequence"
+        leaves, normalized = unpack_outputs(outputs)
+        found.append(
+            Sealed(
+                certificate=read_certificate(row.certificate),
+                topics=tuple(row.topics),
+                leaves=leaves,
+                normalized=normalized,
+                received_ms=row.received_ms,
+                certified_ms=row.certified_ms or row.received_ms,
+                sequence=row.seal_sequence,
+            )
+        )
+    return found
+
+
+def _event(connection: "Connection", event_id: str) -> tuple[events.EventRow, batches.BatchRow]:
+    row = events.get(connection, event_id)
+    if row is None:
+        raise UnknownEventError(f"this node has no event {event_id[:100]!r}", eventId=event_id[:100])
+    batch = batches.get(connection, row.batch_id)
+    assert batch is not None, "an event is stored with its batch"
+    return row, batch
+
+
+def event_document_of(connection: "Connection", event_id: str) -> Document:
+    """GET /overlay/events/{eventId}."""
+    row, _ = _event(connection, event_id)
+    return {
+        "eventId": row.event_id,
+        "sourceId": row.source_id,
+        "externalId": row.external_id,
+        "eventType": row.event_type,
+        "timestamp": row.raw_data["timestamp"],
+        "status": row.validation_status,
+        "data": row.raw_data["data"],
+        "normalizedData": row.normalized_data,
+        "issues": row.validation_issues,
+        "contentHash": row.content_hash,
+        "versionId": row.version_id,
+        "version": row.version,
+        "recordHash": row.record_hash.hex(),
+        "previousRecordHash": row.raw_data["previous"],
+        "batchId": row.batch_id,
+        "overlayJobs": batch_jobs(connection, row.batch_id),
+        "ingestedAt": timestamp(row.ingested_at),
+        "certifiedAt": timestamp(row.certified_at),
+    }
+
+
+def batch_jobs(connection: "Connection", batch_id: str) -> list[Document]:
+    return [
+        {"jobId": job, "jobType": role, "assignedAgent": agent, "status": status}
+        for job, role, agent, status, _ in jobs.of_batch(connection, batch_id)
+    ]
+
+
+def certification(connection: "Connection", event_id: str, *, network: str) -> Document:
+    """GET /overlay/events/{eventId}/certification."""
+    row, batch = _event(connection, event_id)
+    certificate = None if batch.certificate is None else read_certificate(batch.certificate)
+    agreeing = [] if certificate is None else _evidence(connection, batch, network, agrees=True)
+    document = policies.get(connection, batch.policy_hash)
+    rules = [] if document is None else validation_rules(compile_policy(document))
+    passed = row.validation_status != "invalid"
+    return {
+        "eventId": row.event_id,
+        "certification": {
+            "status": row.validation_status,
+            "level": Level(batch.level).word,
+            "contentHash": row.content_hash,
+            "versionId": row.version_id,
+            "certificates": [] if certificate is None else certificates(certificate, rejected=not passed),
+            "processingEvidence": [_with_rules(entry, rules, passed) for entry in batch_evidence(agreeing)],
+        },
+        "overlayDistribution": {
+            "topics": list(batch.topics),
+            "publishedNodes": batch.published,
+            "confirmationCount": batch.confirmed,
+            "networkLatency": batch.latency_ms if batch.confirmed else None,
+        },
+    }
+
+
+def certificates(certificate: QuorumCertificate, *, rejected: bool) -> list[Document]:
+    """The signatures of a quorum certificate, one entry for each agent."""
+    statement = certificate.statement
+    asked = rule_for(statement.level, statement.quorum).executors
+    ratio = round(min(1.0, len(certificate.certifications) / asked), 4)
+    return [
+        {
+            "agentId": agent_id(signed.signer),
+            "agentIdentity": signed.signer.hex(),
+            "certificationType": "rejection" if rejected else "integrity",
+            "signature": signed.signature.hex(),
+            "issuedAt": rfc3339(signed.message.issued_ms),
+            "overlayEvidence": {
+                "consensusNodes": len(certificate.certifications),
+                "agreementRatio": ratio,
+            },
+        }
+        for signed in certificate.certifications
+    ]
+
+
+def validation_rules(policy: CompiledPolicy) -> list[str]:
+    """The kinds of rules that a policy checks events against."""
+    kinds = {
+        "required": policy.required,
+        "schema": policy.schema,
+        "bounds": policy.bounds,
+        "monotonicity": policy.monotonic,
+    }
+    return [kind for kind, rules in kinds.items() if rules]
+
+
+def _with_rules(entry: Document, rules: list[str], passed: bool) -> Document:
+    if entry["step"] != "validation":
+        return entry
+    return {**entry, "validationRules": rules, "validationResult": "passed" if passed else "failed"}
+
+
+def _evidence(
+    connection: "Connection", batch: batches.BatchRow, network: str, *, agrees: bool
+) -> Sequence[Signed[Evidence]]:
+    rows = batches.evidence(connection, batch.batch_id)
+    work = (Role.NORMALIZE.word, Role.VALIDATE.word)
+    return [read_evidence(row.frame, network) for row in rows if row.agrees is agrees and row.role in work]
+
+
+def certificate_document(connection: "Connection", event_id: str, *, network: str) -> Document:
+    """GET /overlay/events/{eventId}/certificate: everything an offline check needs.
+
+    Raises:
+        NotCertifiedError, EventDeadError: there is none, yet or ever.
+    """
+    row, batch = _event(connection, event_id)
+    if batch.state == "dead":
+        raise EventDeadError(
+            f"no quorum was reached for this event: {'; '.join(batch.reasons)[:500]}", batchId=batch.batch_id
+        )
+    outputs = batches.outputs(connection, batch.batch_id)
+    packed = batches.payload(connection, batch.batch_id)
+    if batch.certificate is None or outputs is None or packed is None:
+        raise NotCertifiedError("its batch waits for its quorum", batchId=batch.batch_id, retryAfter=1)
+    leaves, _ = unpack_outputs(outputs)
+    return event_document(
+        certificate=read_certificate(batch.certificate),
+        leaves=leaves.split(b"\n"),
+        index=row.position,
+        manifest=read_manifest(batch.manifest, network),
+    )
+
+
+def batch_document(connection: "Connection", batch_id: str, *, network: str) -> Document:
+    """GET /overlay/batches/{batchId}."""
+    batch = batches.get(connection, batch_id)
+    if batch is None:
+        raise UnknownBatchError(f"this node has no batch {batch_id[:100]!r}", batchId=batch_id[:100])
+    manifest = read_manifest(batch.manifest, network)
+    certificate = None if batch.certificate is None else read_certificate(batch.certificate)
+    statement = None if certificate is None else certificate.statement
+    return {
+        "batchId": batch.batch_id,
+        "sourceId": batch.source_id,
+        "sourceSequence": batch.source_sequence,
+        "state": batch.state,
+        "level": Level(batch.level).word,
+        "quorum": batch.quorum,
+        "policyHash": batch.policy_hash.hex(),
+        "topics": list(batch.topics),
+        "counts": {"events": batch.events, "valid": batch.valid, "invalid": batch.invalid},
+        "roots": {
+            "input": manifest.message.input_root.hex(),
+            "normalized": None if statement is None else statement.normalized_root.hex(),
+            "output": None if statement is None else statement.output_root.hex(),
+        },
+        "agents": [] if certificate is None else signers(certificate),
+        "evidence": batch_evidence(_evidence(connection, batch, network, agrees=True)),
+        "dissent": batch_evidence(_evidence(connection, batch, network, agrees=False)),
+        "overlayJobs": batch_jobs(connection, batch_id),
+        "attempts": batch.attempts,
+        "reasons": list(batch.reasons),
+        "receivedAt": rfc3339(batch.received_ms),
+        "certifiedAt": None if batch.certified_ms is None else rfc3339(batch.certified_ms),
+        "receipt": receipt_document(manifest),
+    }
+
+
+def signers(certificate: QuorumCertificate) -> list[Document]:
+    return [
+        {
+            "agentId": agent_id(signed.signer),
+            "agentIdentity": signed.signer.hex(),
+            "build": signed.message.build,
+            "issuedAt": rfc3339(signed.message.issued_ms),
+        }
+        for signed in certificate.certifications
+    ]
+
+
+def node_stats(connection: "Connection") -> Document:
+    """GET /overlay/stats: what became of every event version that this node acknowledged."""
+    found = metrics.stats(connection)
+    return {
+        "acknowledged": found.acknowledged,
+        "certified": found.certified,
+        "invalid": found.invalid,
+        "pending": found.pending,
+        "dead": found.dead,
+        "batches": found.batches,
+        "levels": {Level(level).word: count for level, count in found.levels.items()},
+        "latencyMs": found.latency_ms,
+        "agents": [
+            {"agentId": agent_id(signer), "role": role, "events": count, "batches": batch_count}
+            for signer, role, count, batch_count in found.agents
+        ],
+        "dissent": found.dissent,
+        "equivocations": found.equivocations,
+    }

@@ -1,0 +1,56 @@
+"""How signed things and outputs are kept as bytes in the database, and read back. One form each."""
+
+from protocols import codec
+from protocols.envelope import open_frame, to_frame
+from protocols.errors import MalformedError
+from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
+from protocols.messages import Evidence, Manifest, QuorumCertificate, Signed
+
+from node.compute import pack, unpack
+
+OUTPUTS_BYTES_MAX = 4 * PAYLOAD_BYTES_MAX
+
+
+def manifest_bytes(signed: Signed[Manifest]) -> bytes:
+    return to_frame(signed)
+
+
+def read_manifest(data: bytes, network: str) -> Signed[Manifest]:
+    """Raises PeerFault subclasses where the bytes are not a manifest of this network with its signature."""
+    signed = open_frame(data, network)[0]
+    if not isinstance(signed.message, Manifest):
+        raise MalformedError("not a manifest")
+    return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
+
+
+def evidence_bytes(signed: Signed[Evidence]) -> bytes:
+    return to_frame(signed)
+
+
+def read_evidence(data: bytes, network: str) -> Signed[Evidence]:
+    """Raises PeerFault subclasses where the bytes are not evidence of this network with its signature."""
+    signed = open_frame(data, network)[0]
+    if not isinstance(signed.message, Evidence):
+        raise MalformedError("not evidence")
+    return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
+
+
+def certificate_bytes(certificate: QuorumCertificate) -> bytes:
+    return codec.encode(certificate)
+
+
+def read_certificate(data: bytes) -> QuorumCertificate:
+    """Signatures are not checked again: they were before it was stored, and are by whoever keeps it."""
+    return codec.decode(QuorumCertificate, data)
+
+
+def pack_outputs(leaves: bytes, normalized: bytes) -> bytes:
+    """Leaves and normalized data, each newline-joined, as one zstd frame."""
+    return pack(len(leaves).to_bytes(LENGTH_BYTES, "big") + leaves + normalized)
+
+
+def unpack_outputs(packed: bytes) -> tuple[bytes, bytes]:
+    """The inverse of ``pack_outputs``."""
+    joined = unpack(packed, OUTPUTS_BYTES_MAX)
+    end = LENGTH_BYTES + int.from_bytes(joined[:LENGTH_BYTES], "big")
+    return joined[LENGTH_BYTES:end], joined[end:]

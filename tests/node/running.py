@@ -1,0 +1,285 @@
+"""A node's HTTP interface over a real socket and a real database, with a seam where the driver would be."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import attrs
+import httpx
+import trio
+
+from agents.roles import execute
+from node import compute
+from node.admission import admit
+from node.answers import job_id
+from node.api.app import create_app
+from node.api.server import ServerLimits, serve
+from node.api.services import ApiSettings, Check, Services
+from node.caches import BytesCache
+from node.delivery.feed import Feed
+from node.driver import clock_ms
+from node.executor import Sealed
+from node.group import GroupWriter, IngestPolicy
+from node.ingest import Ingest, IngestLimits
+from node.names import agent_id
+from node.stored import certificate_bytes, evidence_bytes, pack_outputs
+from protocols import keys
+from protocols.envelope import sign
+from protocols.job import BatchCommitted, Stimulus
+from protocols.messages import (
+    Certification,
+    Evidence,
+    IdentityKey,
+    Level,
+    Manifest,
+    QuorumCertificate,
+    Role,
+    Signed,
+    Statement,
+)
+from storage import batches
+from storage.database import Database
+from storage.migrate import migrate
+
+T = TypeVar("T")
+
+NETWORK = "testnet"
+DIGEST = bytes(32)
+
+
+class KeySigner:
+    def __init__(self, number: int) -> None:
+        self._key = keys.PrivateKey.from_bytes(number.to_bytes(32, "big"))
+
+    @property
+    def identity(self) -> IdentityKey:
+        return self._key.identity
+
+    def sign(self, protocol: tuple[int, str], key_id: str, data: bytes) -> bytes:
+        return keys.sign(self._key, protocol, key_id, data)
+
+
+NODE, AGENT = KeySigner(1), KeySigner(2)
+
+
+class ThreadDoor:
+    """A front door without a process of its own: the calls are the same."""
+
+    async def admit(self, call: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(call)
+
+
+class Recorder:
+    """Where the driver would be: remembers what it was told, and can be made to wait."""
+
+    def __init__(self) -> None:
+        self.told: list[BatchCommitted] = []
+        self.open = trio.Event()
+        self.open.set()
+
+    async def tell(self, stimulus: Stimulus) -> None:
+        await self.open.wait()
+        assert isinstance(stimulus, BatchCommitted)
+        self.told.append(stimulus)
+
+
+class View:
+    def agents(self) -> Sequence[Mapping[str, Any]]:
+        return [{"agentId": agent_id(AGENT.identity), "roles": ["normalize"]}]
+
+    def peers(self) -> Sequence[Mapping[str, Any]]:
+        return []
+
+
+@attrs.frozen(kw_only=True)
+class Running:
+    url: str
+    client: httpx.AsyncClient
+    database: Database
+    ingest: Ingest
+    feed: Feed
+    recorder: Recorder
+
+    async def post(self, *events: dict[str, Any], source: str = "s1", **more: Any) -> httpx.Response:
+        return await self.client.post(
+            "/overlay/events/ingest",
+            json={"sourceId": source, "events": list(events), **more.pop("body", {})},
+            **more,
+        )
+
+    async def source(self, source_id: str = "s1", **fields: Any) -> httpx.Response:
+        document = {"sourceId": source_id, "name": "A source", "sourceType": "webhook", **fields}
+        return await self.client.post("/overlay/sources", json=document)
+
+    async def seal(self, manifest: Signed[Manifest], level: Level | None = None) -> Sealed:
+        """Certify a batch the way a quorum of one would, write it down, publish it."""
+        said = manifest.message
+        packed = await self.database.run(lambda connection: batches.payload(connection, said.batch_id))
+        assert packed is not None
+        certificate, leaves, normalized = certified(said, compute.unpack(packed), level or said.level)
+        now_ms = clock_ms()
+        sequence = await self.database.run(
+            lambda connection: batches.seal(connection, sealed_row(certificate, leaves, normalized, now_ms))
+        )
+        assert sequence is not None
+        sealed = Sealed(
+            certificate=certificate,
+            topics=said.topics,
+            leaves=leaves,
+            normalized=normalized,
+            received_ms=said.received_ms,
+            certified_ms=now_ms,
+            sequence=sequence,
+        )
+        self.feed.publish(sealed)
+        return sealed
+
+
+def certified(said: Manifest, payload: bytes, level: Level) -> tuple[QuorumCertificate, bytes, bytes]:
+    output = execute(network=NETWORK, source_id=said.source_id, payload=payload, policy=b"{}", context=b"{}")
+    statement = Statement(
+        network=NETWORK,
+        batch_id=said.batch_id,
+        coordinator=said.coordinator,
+        source_id=said.source_id,
+        policy_hash=said.policy_hash,
+        level=level,
+        quorum=said.quorum,
+        input_root=output.input_root,
+        normalized_root=output.normalized_root,
+        output_root=output.output_root,
+        context_in=DIGEST,
+        context_out=DIGEST,
+        events=output.events,
+        valid=output.valid,
+        invalid=output.invalid,
+    )
+    certifications = tuple(
+        sign(
+            agent,
+            Certification(
+                network=NETWORK,
+                batch_id=said.batch_id,
+                statement_digest=statement.digest,
+                build="test",
+                issued_ms=clock_ms(),
+            ),
+        )
+        for agent in (NODE, AGENT)
+    )
+    evidence = tuple(
+        sign(
+            AGENT,
+            Evidence(
+                network=NETWORK,
+                batch_id=said.batch_id,
+                role=role,
+                policy_hash=said.policy_hash,
+                input_digest=output.input_root,
+                context_in=DIGEST,
+                output_digest=output.output_root,
+                context_out=DIGEST,
+                valid=output.valid,
+                invalid=output.invalid,
+                build="test",
+                finished_ms=clock_ms(),
+                processing_us=4_600,
+            ),
+        )
+        for role in (Role.NORMALIZE, Role.VALIDATE)
+    )
+    certificate = QuorumCertificate(statement=statement, certifications=certifications, evidence=evidence)
+    return certificate, output.leaves, output.normalized
+
+
+def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes, now_ms: int) -> batches.SealedBatch:
+    columns = compute.verdicts(leaves, normalized)
+    statement = certificate.statement
+    return batches.SealedBatch(
+        batch_id=statement.batch_id,
+        certificate=certificate_bytes(certificate),
+        outputs=pack_outputs(leaves, normalized),
+        valid=statement.valid,
+        invalid=statement.invalid,
+        attempts=1,
+        certified_ms=now_ms,
+        level=statement.level.word,
+        agents=[agent_id(signed.signer) for signed in certificate.certifications],
+        event_ids=columns.event_ids,
+        statuses=columns.statuses,
+        content_hashes=columns.content_hashes,
+        version_ids=columns.version_ids,
+        issues=columns.issues,
+        normalized=columns.normalized,
+        evidence=tuple(
+            batches.EvidenceRow(
+                role=signed.message.role.word,
+                signer=signed.signer,
+                agrees=True,
+                frame=evidence_bytes(signed),
+                processing_us=signed.message.processing_us,
+                events=statement.events,
+            )
+            for signed in certificate.evidence
+        ),
+    )
+
+
+@asynccontextmanager
+async def running(
+    postgres_url: str,
+    *,
+    limits: IngestLimits | None = None,
+    policy: IngestPolicy | None = None,
+    settings: ApiSettings | None = None,
+    feed: Feed | None = None,
+    server: ServerLimits | None = None,
+) -> AsyncIterator[Running]:
+    """Serve the interface on a port of its own until the block ends."""
+    migrate(postgres_url)
+    feed = feed or Feed()
+    recorder = Recorder()
+    with Database(postgres_url) as database:
+        ingest = Ingest(
+            network=NETWORK,
+            limits=limits or IngestLimits(),
+            database=database,
+            front_door=ThreadDoor(),
+            writer=GroupWriter(network=NETWORK, policy=policy or IngestPolicy(), signer=NODE),
+            payloads=BytesCache[str, bytes](1024 * 1024),
+            tell=recorder.tell,
+        )
+
+        async def ready() -> Sequence[Check]:
+            return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]
+
+        services = Services(
+            settings=settings or ApiSettings(network=NETWORK, body_bytes_max=1024 * 1024, heartbeat_ms=200),
+            ingest=ingest,
+            feed=feed,
+            database=database,
+            network_view=View(),
+            readiness=ready,
+            metrics=lambda: "# HELP x y\n",
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ingest.run)
+            nursery.start_soon(feed.run)
+
+            async def serve_app(*, task_status: trio.TaskStatus[str]) -> None:
+                await serve(create_app(services), "127.0.0.1:0", limits=server, task_status=task_status)
+
+            url: str = await nursery.start(serve_app)
+            async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+                yield Running(
+                    url=url,
+                    client=client,
+                    database=database,
+                    ingest=ingest,
+                    feed=feed,
+                    recorder=recorder,
+                )
+            nursery.cancel_scope.cancel()
+
+
+__all__ = ["AGENT", "NETWORK", "NODE", "Running", "admit", "job_id", "running"]
