@@ -54,7 +54,7 @@ def topic_manager_name(topic: str) -> str:
     name = "tm_" + topic.replace(".", "_")
     if "_" in topic or not NAME.fullmatch(name):
         raise InvalidTopicError(
-            f"the topic {topic!r:.80} has no overlay name: use lower-case words joined by dots, at most 47 characters",
+            f"the topic {topic!r:.80} has no overlay name: use lower-case words and dots, at most 47 characters",
             field="topic",
         )
     return name

@@ -61,9 +61,7 @@ class EventIds:
         return EVENT_PREFIX + hashlib.sha256(preimage).hexdigest()
 
     def content(self, *, data: Any, event_type: str, timestamp: str | None) -> str:
-        return self.canonical_content(
-            canonical_json({"data": data, "eventType": event_type, "timestamp": timestamp})
-        )
+        return self.canonical_content(canonical_json({"data": data, "eventType": event_type, "timestamp": timestamp}))
 
     def canonical_content(self, said: bytes) -> str:
         """From the RFC 8785 form of ``{"data", "eventType", "timestamp"}``, where a caller has it already."""

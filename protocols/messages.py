@@ -31,6 +31,7 @@ Protocol: TypeAlias = tuple[int, str]  # BRC-43 security level and protocol name
 
 NO_DIGEST = bytes(32)
 TEXT_CHARS_MAX = 512
+MS_MAX = 253_402_300_799_999
 
 
 class Role(enum.IntEnum):
@@ -87,6 +88,11 @@ def not_negative(_: object, attribute: "attrs.Attribute[int]", value: int) -> No
 def count(bound: int = 2**63 - 1) -> int:
     """A field: an integer from 0 to ``bound``."""
     return attrs.field(validator=[not_negative, at_most(bound)])
+
+
+def moment() -> int:
+    """A field: milliseconds since 1970, UTC, up to the year 9999."""
+    return count(MS_MAX)
 
 
 def text() -> str:
@@ -160,7 +166,7 @@ class Manifest(Message):
     events: int = count(EVENTS_PER_BATCH_MAX)
     topics: tuple[str, ...] = attrs.field(validator=at_most(TOPICS_PER_BATCH_MAX))
     durability: str = text()
-    received_ms: int = count()
+    received_ms: int = moment()
 
     @cached_property
     def batch_id(self) -> str:
@@ -185,7 +191,7 @@ class Announcement(Message):
     lease_ms: int = count()
     batches: int = count()
     price_max: int = count()
-    closes_ms: int = count()
+    closes_ms: int = moment()
 
     @property
     def key_id(self) -> str:
@@ -224,7 +230,7 @@ class Award(Message):
     agent: IdentityKey = identity()
     roles: tuple[Role, ...] = attrs.field(validator=at_most(ROLES_MAX))
     batches: int = count()
-    expires_ms: int = count()
+    expires_ms: int = moment()
 
     @property
     def key_id(self) -> str:
@@ -268,7 +274,7 @@ class Evidence(Message):
     valid: int = count(EVENTS_PER_BATCH_MAX)
     invalid: int = count(EVENTS_PER_BATCH_MAX)
     build: str = text()
-    finished_ms: int = count()
+    finished_ms: int = moment()
     processing_us: int = count()
 
     @property
@@ -369,7 +375,7 @@ class Certification(Message):
     batch_id: str = text()
     statement_digest: Digest = digest()
     build: str = text()
-    issued_ms: int = count()
+    issued_ms: int = moment()
 
     @property
     def key_id(self) -> str:
@@ -425,8 +431,8 @@ class Advertisement(Message):
     PROTOCOL = (2, "overlay advertisement")
 
     sequence: int = count()
-    issued_ms: int = count()
-    expires_ms: int = count()
+    issued_ms: int = moment()
+    expires_ms: int = moment()
     tokens: tuple[bytes, ...] = attrs.field(validator=at_most(TOKENS_PER_ADVERTISEMENT_MAX))
     addresses: tuple[str, ...] = attrs.field(validator=at_most(ADDRESSES_PER_PEER_MAX))
     url: str = text()

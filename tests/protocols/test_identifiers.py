@@ -48,12 +48,7 @@ def test_version_id() -> None:
 
 
 def test_record() -> None:
-    line = record_line(
-        data={"b": 1.0, "a": "\n"}, event_type="t", external_id=None, previous=None, timestamp="z"
-    )
-    assert (
-        line
-        == b'{"data":{"a":"\\n","b":1},"eventType":"t","externalId":null,"previous":null,"timestamp":"z"}'
-    )
+    line = record_line(data={"b": 1.0, "a": "\n"}, event_type="t", external_id=None, previous=None, timestamp="z")
+    assert line == b'{"data":{"a":"\\n","b":1},"eventType":"t","externalId":null,"previous":null,"timestamp":"z"}'
     assert json.loads(line)["timestamp"] == "z"
     assert record_hash(line) == hashlib.sha256(b"\0" + line).hexdigest()
