@@ -9,7 +9,7 @@ import zstandard
 from agents.roles import execute
 from protocols.errors import MalformedError
 from protocols.job import Findings
-from protocols.limits import PAYLOAD_BYTES_MAX
+from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.merkle import leaf_hash, root_of_leaves
 
 COMPRESSION_LEVEL = 3
@@ -28,7 +28,9 @@ class Run:
 
 @attrs.frozen(kw_only=True)
 class Verdicts:
-    """A batch's leaves as columns, in batch order, the way the events table takes them."""
+    """A batch's leaves as columns, in batch order, the way the events table takes them; ``outputs`` is both
+    leaves and normalized data as one zstd frame.
+    """
 
     event_ids: list[str]
     statuses: list[str]
@@ -36,6 +38,7 @@ class Verdicts:
     version_ids: list[str]
     issues: list[str]
     normalized: list[str]
+    outputs: bytes
 
 
 def pack(data: bytes) -> bytes:
@@ -65,9 +68,7 @@ def run_roles(*, network: str, source_id: str, packed: bytes, policy: bytes, con
         MalformedError: the payload is not in record form. InvalidPolicyError: the policy is wrong.
     """
     started = time.process_time_ns()
-    output = execute(
-        network=network, source_id=source_id, payload=unpack(packed), policy=policy, context=context
-    )
+    output = execute(network=network, source_id=source_id, payload=unpack(packed), policy=policy, context=context)
     findings = Findings(
         input_root=output.input_root,
         normalized_root=output.normalized_root,
@@ -96,6 +97,7 @@ def verdicts(leaves: bytes, normalized: bytes) -> Verdicts:
         version_ids=[row["versionId"] for row in rows],
         issues=[orjson.dumps(row["issues"]).decode() if row["issues"] else "[]" for row in rows],
         normalized=normalized.decode().split("\n"),
+        outputs=pack(len(leaves).to_bytes(LENGTH_BYTES, "big") + leaves + normalized),
     )
 
 

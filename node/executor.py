@@ -15,10 +15,10 @@ import trio
 from node import compute
 from node.caches import BytesCache
 from node.driver import clock_ms
-from node.workers import WorkerCrashedError, Workers
+from node.workers import Workers
 from protocols import envelope, job
 from protocols.envelope import Signer
-from protocols.errors import OverlayError
+from protocols.errors import OverlayError, WorldFault
 from protocols.job import Effect, Findings
 from protocols.limits import PAYLOAD_BYTES_MAX
 from protocols.messages import (
@@ -56,7 +56,7 @@ class Records(Protocol):
     async def payload(self, batch_id: str) -> bytes | None: ...
 
     async def seal(
-        self, effect: job.Seal, run: compute.Run, verdicts: compute.Verdicts, certified_ms: int
+        self, effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int
     ) -> int | None:
         """Write a certified batch down, whole or not at all. Its sequence, or None if it was written before."""
 
@@ -134,23 +134,29 @@ class Executor:
 
     async def _carry_out(self, effect: Effect) -> None:
         try:
-            match effect:
-                case job.RunRole():
-                    await self._run_role(effect)
-                case job.SignStatement(statement=statement):
-                    self._sign(statement)
-                case job.Seal():
-                    await self._seal(effect)
-                case job.Bury(batch_id=batch_id, reasons=reasons):
-                    log.warning("batch.dead", batch=batch_id, reasons=reasons)
-                    self._on_dead(await self._records.bury(batch_id, reasons))
-                case job.ForgetPayload(batch_id=batch_id):
-                    self._payloads.drop(batch_id)
-                    self._runs.drop(batch_id)
-                case _:
-                    await self._records.record(effect)
+            await self._do(effect)
+        except WorldFault as fault:
+            # The state still owes the effect: its alarm, or the next start, asks for it again.
+            log.error("effect.failed", effect=type(effect).__name__, why=str(fault))
         finally:
             self._places.release()
+
+    async def _do(self, effect: Effect) -> None:
+        match effect:
+            case job.RunRole():
+                await self._run_role(effect)
+            case job.SignStatement(statement=statement):
+                self._sign(statement)
+            case job.Seal():
+                await self._seal(effect)
+            case job.Bury(batch_id=batch_id, reasons=reasons):
+                log.warning("batch.dead", batch=batch_id, reasons=reasons)
+                self._on_dead(await self._records.bury(batch_id, reasons))
+            case job.ForgetPayload(batch_id=batch_id):
+                self._payloads.drop(batch_id)
+                self._runs.drop(batch_id)
+            case _:
+                await self._records.record(effect)
 
     # --- roles -----------------------------------------------------------------------------------------------
 
@@ -158,7 +164,7 @@ class Executor:
         manifest = effect.order.message.manifest.message
         try:
             run = await self._compute(manifest, effect.order.message.context)
-        except (OverlayError, WorkerCrashedError) as error:
+        except OverlayError as error:
             log.warning("role.failed", batch=manifest.batch_id, why=str(error))
             self._fail(manifest.batch_id, str(error))
             return
@@ -173,9 +179,7 @@ class Executor:
             if role in (Role.NORMALIZE, Role.VALIDATE)
         )
         self._post(
-            job.RoleFinished(
-                now_ms=clock_ms(), batch_id=manifest.batch_id, findings=run.findings, evidence=evidence
-            )
+            job.RoleFinished(now_ms=clock_ms(), batch_id=manifest.batch_id, findings=run.findings, evidence=evidence)
         )
 
     def _fail(self, batch_id: str, reason: str) -> None:
@@ -198,9 +202,7 @@ class Executor:
         )
         return await self._workers.execute(call)
 
-    def _evidence(
-        self, effect: job.RunRole, manifest: Manifest, run: compute.Run, role: Role
-    ) -> Evidence:
+    def _evidence(self, effect: job.RunRole, manifest: Manifest, run: compute.Run, role: Role) -> Evidence:
         found: Findings = run.findings
         normalize = role is Role.NORMALIZE
         return Evidence(
@@ -239,7 +241,7 @@ class Executor:
             return
         columns = await self._workers.admit(partial(compute.verdicts, run.leaves, run.normalized))
         certified_ms = clock_ms()
-        sequence = await self._records.seal(effect, run, columns, certified_ms)
+        sequence = await self._records.seal(effect, columns.outputs, columns, certified_ms)
         self._post(job.BatchWritten(now_ms=clock_ms(), batch_id=statement.batch_id))
         if sequence is not None:
             self._on_sealed(
@@ -272,7 +274,7 @@ class Executor:
     async def _recomputed(self, effect: job.Seal) -> compute.Run | None:
         try:
             run = await self._compute(effect.manifest, effect.context)
-        except (OverlayError, WorkerCrashedError) as error:
+        except OverlayError as error:
             log.warning("seal.recompute_failed", batch=effect.certificate.statement.batch_id, why=str(error))
             return None
         return run if run.findings.output_root == effect.certificate.statement.output_root else None
@@ -306,6 +308,4 @@ def _as_run(statement: Statement, leaves: bytes, normalized: bytes) -> compute.R
         valid=statement.valid,
         invalid=statement.invalid,
     )
-    return compute.Run(
-        findings=findings, leaves=leaves, normalized=normalized, issues_by_rule=(), cpu_us=0
-    )
+    return compute.Run(findings=findings, leaves=leaves, normalized=normalized, issues_by_rule=(), cpu_us=0)

@@ -262,7 +262,7 @@ def _seal_if_ready(work: Workspace, batch: Batch) -> None:
         work.put(batch)
         return
     batch = attrs.evolve(batch, stage=Stage.SEALING)
-    work.put(batch)
+    _report_votes(work, batch)
     _seal(work, batch)
 
 
@@ -274,8 +274,11 @@ def _certificate(batch: Batch) -> QuorumCertificate:
 
 
 def _seal(work: Workspace, batch: Batch) -> None:
+    """Have the batch written down, and ask again if nothing comes of it; writing twice changes nothing."""
+    batch = attrs.evolve(batch, alarm_ms=work.now_ms + work.rules.attempt_ms)
+    work.put(batch)
+    work.alarm(batch.entity_id, batch.alarm_ms)
     dissent = tuple(vote for ballot in batch.ballots for vote in dissenters(ballot))
-    _report_votes(work, batch)
     work.utter(
         Seal(
             certificate=_certificate(batch),
@@ -374,6 +377,8 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
         return
     if batch.stage is Stage.SEALED:
         _finish(work, batch)
+    elif batch.stage is Stage.SEALING:
+        _seal(work, batch)
     elif batch.stage is Stage.BACKOFF:
         lease_or_wait(work, batch)
     elif batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):

@@ -1,0 +1,223 @@
+"""The node's durable records for driver and executor: entities, seals, evidence, standings. SQL is in ``storage``."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from node import compute
+from node.stored import certificate_bytes, evidence_bytes
+from protocols import codec, job
+from protocols.certificate import agent_id
+from protocols.job import ENTITIES, Batch, Effect, Entity, Stage, Transition
+from protocols.messages import Evidence, IdentityKey, Role, Signed
+from storage import batches, entities, jobs, peers, policies
+from storage.batches import EvidenceRow, SealedBatch
+from storage.database import Database
+from storage.jobs import JobChange
+from storage.peers import Standing
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+FLUSH_S = 1.0
+RUNNING = {Stage.PROCESSING: (Role.NORMALIZE, Role.VALIDATE), Stage.CERTIFYING: (Role.CERTIFY,)}
+
+
+class EntityJournal:
+    """The driver's journal: entities as rows, and the specification's job rows beside them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._stages: dict[str, tuple[Stage, int]] = {}
+
+    async def load(self) -> Sequence[Entity]:
+        frames = await self._database.run(entities.load_all)
+        found = [codec.decode_tagged(ENTITIES, frame) for frame in frames]
+        for entity in found:
+            if isinstance(entity, Batch):
+                self._stages[entity.entity_id] = (entity.stage, entity.attempt)
+        return found
+
+    async def commit(self, transition: Transition) -> None:
+        """Encode and store in a database thread; the loop goes on meanwhile."""
+        changes = [change for entity in transition.changed for change in self._job_changes(entity)]
+        await self._database.run(partial(_commit, transition, changes))
+        for entity_id in transition.removed:
+            self._stages.pop(entity_id, None)
+
+    def _job_changes(self, entity: Entity) -> list[JobChange]:
+        """Job rows change with a batch's stage and attempt, not with every vote."""
+        if not isinstance(entity, Batch):
+            return []
+        mark = (entity.stage, entity.attempt)
+        if self._stages.get(entity.entity_id) == mark:
+            return []
+        self._stages[entity.entity_id] = mark
+        return [
+            JobChange(
+                batch_id=entity.batch_id,
+                role=role.word,
+                status="running",
+                agent=next((agent_id(award.agent) for award in entity.awards if role in award.roles), None),
+                attempts=entity.attempt + 1,
+            )
+            for role in RUNNING.get(entity.stage, ())
+        ]
+
+
+def _commit(transition: Transition, changes: Sequence[JobChange], connection: "Connection") -> None:
+    rows = [(entity.entity_id, codec.encode(entity)) for entity in transition.changed]
+    entities.commit(connection, rows, transition.removed)
+    jobs.apply(connection, changes)
+
+
+class NodeRecords:
+    """What the executor reads and writes, and this node's own view of how agents did."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._standings: dict[IdentityKey, Standing] = {}
+        self._outcomes: Counter[tuple[IdentityKey, str]] = Counter()
+        self._distributions: list[job.RecordDistribution] = []
+
+    async def load(self) -> None:
+        rows = await self._database.run(peers.standings)
+        self._standings = {row.agent: row for row in rows}
+
+    def reputation(self, agent: IdentityKey) -> int:
+        """0 to 100; a stranger starts in the middle."""
+        standing = self._standings.get(agent)
+        return 50 if standing is None else standing.reputation
+
+    def standings(self) -> dict[IdentityKey, Standing]:
+        return self._standings
+
+    async def payload(self, batch_id: str) -> bytes | None:
+        return await self._database.run(lambda connection: batches.payload(connection, batch_id))
+
+    async def policy(self, policy_hash: bytes) -> bytes | None:
+        return await self._database.run(lambda connection: policies.get(connection, policy_hash))
+
+    async def keep_policy(self, policy_hash: bytes, document: bytes) -> None:
+        await self._database.run(lambda connection: policies.put(connection, policy_hash, document))
+
+    async def pending(self) -> list[tuple[str, bytes, bool, int]]:
+        return await self._database.run(batches.pending)
+
+    async def seal(
+        self, effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int
+    ) -> int | None:
+        sealed = _sealed_batch(effect, outputs, verdicts, certified_ms)
+        return await self._database.run(lambda connection: batches.seal(connection, sealed))
+
+    async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
+        return await self._database.run(lambda connection: batches.bury(connection, batch_id, reasons))
+
+    async def record(self, effect: Effect) -> None:
+        match effect:
+            case job.RecordDissent(evidence=evidence):
+                row = _evidence_row(evidence, agrees=False)
+                await self._database.run(partial(_insert_dissent, evidence.message.batch_id, row))
+            case job.KeepProof(first=first, second=second):
+                await self._database.run(partial(_keep_proof, first, second))
+            case job.RecordDistribution():
+                self._distributions.append(effect)
+            case job.ReportPeer(peer=peer, outcome=outcome):
+                self._outcomes[peer, outcome] += 1
+                self._count(peer, outcome)
+            case _:
+                raise AssertionError(f"no record is kept of {type(effect).__name__}")
+
+    async def run(self) -> None:
+        """Write counts and distribution figures once in a while, many in one transaction."""
+        while True:
+            await trio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """What a crash takes with it is a second of statistics, never a batch."""
+        if self._outcomes or self._distributions:
+            outcomes, self._outcomes = self._outcomes, Counter()
+            distributions, self._distributions = self._distributions, []
+            await self._database.run(partial(_write_counts, outcomes, distributions))
+
+    def _count(self, peer: IdentityKey, outcome: str) -> None:
+        known = self._standings.get(peer) or Standing(agent=peer, agreed=0, dissented=0, late=0, equivocated=0)
+        counts = {name: getattr(known, name) for name in ("agreed", "dissented", "late", "equivocated")}
+        counts[outcome] += 1
+        self._standings[peer] = Standing(agent=peer, **counts)
+
+
+def _write_counts(
+    outcomes: Mapping[tuple[IdentityKey, str], int],
+    distributions: Sequence[job.RecordDistribution],
+    connection: "Connection",
+) -> None:
+    for (peer, outcome), count in sorted(outcomes.items()):
+        peers.count_outcome(connection, peer, outcome, count)
+    for each in distributions:
+        batches.record_distribution(connection, each.batch_id, each.published, each.confirmed, each.latency_ms)
+
+
+def _insert_dissent(batch_id: str, row: EvidenceRow, connection: "Connection") -> None:
+    batches.insert_evidence(connection, batch_id, [row])
+
+
+def _keep_proof(first: Signed[Evidence], second: Signed[Evidence], connection: "Connection") -> None:
+    said = first.message
+    frames = evidence_bytes(first), evidence_bytes(second)
+    peers.keep_equivocation(connection, first.signer, said.batch_id, said.role.word, *frames)
+
+
+def _evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:
+    said = signed.message
+    return EvidenceRow(
+        role=said.role.word,
+        signer=signed.signer,
+        agrees=agrees,
+        frame=evidence_bytes(signed),
+        processing_us=said.processing_us,
+        events=said.valid + said.invalid,
+    )
+
+
+def _sealed_batch(
+    effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int
+) -> SealedBatch:
+    certificate = effect.certificate
+    statement = certificate.statement
+    rows = [_evidence_row(signed, agrees=True) for signed in certificate.evidence]
+    rows += [_evidence_row(signed, agrees=False) for signed in effect.dissent]
+    rows += [
+        EvidenceRow(
+            role=Role.CERTIFY.word,
+            signer=signed.signer,
+            agrees=True,
+            frame=codec.encode(signed.message),
+            processing_us=0,
+            events=statement.events,
+        )
+        for signed in certificate.certifications
+    ]
+    return SealedBatch(
+        batch_id=statement.batch_id,
+        certificate=certificate_bytes(certificate),
+        outputs=outputs,
+        valid=statement.valid,
+        invalid=statement.invalid,
+        attempts=effect.attempts,
+        certified_ms=certified_ms,
+        level=statement.level.word,
+        agents=[agent_id(signed.signer) for signed in certificate.certifications],
+        event_ids=verdicts.event_ids,
+        statuses=verdicts.statuses,
+        content_hashes=verdicts.content_hashes,
+        version_ids=verdicts.version_ids,
+        issues=verdicts.issues,
+        normalized=verdicts.normalized,
+        evidence=tuple(rows),
+    )
+

@@ -1,0 +1,41 @@
+"""Fixtures of the whole suite: one real Postgres a session, a fresh database a test."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import migrate
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """The embedded server, with a migrated database to copy."""
+    directory = Path(tempfile.mkdtemp(prefix="overlay-test-"))
+    os.chmod(directory, 0o755)
+    try:
+        with EmbeddedPostgres(directory) as server:
+            migrate(server.url)
+            yield server
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database of the test's own, migrated."""
+    name = f"test_{next(_numbers)}"
+    maintenance = postgres.url.replace("/overlay?", "/postgres?")
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE overlay".encode())
+    yield postgres.url.replace("/overlay?", f"/{name}?")
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
