@@ -6,9 +6,8 @@ import attrs
 import orjson
 
 from node.admission import Admitted, Rejection
-from node.names import rfc3339
 from node.planning import Sorted, Terms
-from protocols.certificate import receipt_document
+from protocols.certificate import receipt_document, rfc3339
 from protocols.messages import Manifest, Signed
 from protocols.quorum import rule_for
 
@@ -22,6 +21,7 @@ class IngestAnswer:
 
     Attributes:
         manifests: Signed manifest of every draft of the group, by number; this request may use some.
+        record_hashes: Of every draft, parallel to ``manifests``: with them a receipt proves each event.
         known_jobs: Job id and status by batch id, for the batches that duplicates stand in.
         source_verified: Whether the caller proved to be the source's registered identity.
         identity_score: The trust the operator put in the source, 0 to 100.
@@ -33,6 +33,7 @@ class IngestAnswer:
     sorted: Sorted
     terms: Terms
     manifests: tuple[Signed[Manifest], ...]
+    record_hashes: tuple[tuple[bytes, ...], ...]
     known_jobs: dict[str, str]
     committed_ms: int
     source_verified: bool
@@ -87,7 +88,10 @@ def render(answer: IngestAnswer, *, minimal: bool) -> bytes:
     document["batches"] = [
         {"batchId": answer.manifests[number].message.batch_id, "count": count} for number, count in drafts.items()
     ]
-    document["receipts"] = [receipt_document(answer.manifests[number]) for number in drafts]
+    document["receipts"] = [
+        receipt_document(answer.manifests[number], None if minimal else answer.record_hashes[number])
+        for number in drafts
+    ]
     return orjson.dumps(document)
 
 

@@ -63,6 +63,7 @@ class CommittedBatch:
     manifest: Signed[Manifest]
     stateful: bool
     packed: bytes
+    record_hashes: tuple[bytes, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -211,6 +212,7 @@ class GroupWriter:
 
     def _seal_draft(self, draft: Draft, number: int, now_ms: int) -> tuple[CommittedBatch, batches.NewBatch]:
         terms = draft.terms
+        hashes = tuple(bytes.fromhex(digest) for digest in draft.hashes)
         manifest = Manifest(
             network=self._network,
             coordinator=self._signer.identity,
@@ -219,7 +221,7 @@ class GroupWriter:
             policy_hash=terms.policy_hash,
             level=terms.level,
             quorum=terms.quorum,
-            input_root=root_of_leaves([bytes.fromhex(digest) for digest in draft.hashes]),
+            input_root=root_of_leaves(hashes),
             events=len(draft.lines),
             topics=terms.topics,
             durability=DURABILITY,
@@ -247,7 +249,10 @@ class GroupWriter:
             versions=draft.versions,
             job_id=job_id(manifest.batch_id),
         )
-        return CommittedBatch(manifest=signed, stateful=terms.stateful, packed=packed), row
+        batch = CommittedBatch(
+            manifest=signed, stateful=terms.stateful, packed=packed, record_hashes=hashes
+        )
+        return batch, row
 
 
 def _known(connection: "Connection", requests: Sequence[Pending]) -> dict[str, list[Version]]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from agents.policy import CompiledPolicy, compile_policy
 from node.delivery.chunks import batch_evidence
 from node.executor import Sealed
-from node.names import agent_id, rfc3339
+from node.compute import unpack
 from node.stored import read_certificate, read_evidence, read_manifest, unpack_outputs
-from protocols.certificate import event_document, receipt_document
+from protocols.certificate import agent_id, event_document, receipt_document, rfc3339
 from protocols.errors import ClientFault
+from protocols.merkle import leaf_hash
 from protocols.messages import Evidence, Level, QuorumCertificate, Role, Signed
 from protocols.quorum import rule_for
 from storage import batches, events, jobs, metrics, policies
@@ -194,12 +195,13 @@ def certificate_document(connection: "Connection", event_id: str, *, network: st
     packed = batches.payload(connection, batch.batch_id)
     if batch.certificate is None or outputs is None or packed is None:
         raise NotCertifiedError("its batch waits for its quorum", batchId=batch.batch_id, retryAfter=1)
-    leaves, _ = unpack_outputs(outputs)
+    leaves, normalized = unpack_outputs(outputs)
     return event_document(
-        certificate=read_certificate(batch.certificate),
+        read_certificate(batch.certificate),
         leaves=leaves.split(b"\n"),
         index=row.position,
-        manifest=read_manifest(batch.manifest, network),
+        data=normalized.split(b"\n")[row.position],
+        record=unpack(packed).split(b"\n")[row.position],
     )
 
 
@@ -234,8 +236,14 @@ def batch_document(connection: "Connection", batch_id: str, *, network: str) -> 
         "reasons": list(batch.reasons),
         "receivedAt": rfc3339(batch.received_ms),
         "certifiedAt": None if batch.certified_ms is None else rfc3339(batch.certified_ms),
-        "receipt": receipt_document(manifest),
+        "receipt": receipt_document(manifest, _record_hashes(connection, batch_id)),
     }
+
+
+def _record_hashes(connection: "Connection", batch_id: str) -> list[bytes]:
+    packed = batches.payload(connection, batch_id)
+    assert packed is not None, "a batch is stored with its payload"
+    return [leaf_hash(line) for line in unpack(packed).split(b"\n")]
 
 
 def signers(certificate: QuorumCertificate) -> list[Document]:

@@ -204,6 +204,7 @@ def _answer(pending: Pending, decision: Decision, committed: Committed) -> Inges
         sorted=decision.sorted,
         terms=decision.terms,
         manifests=tuple(batch.manifest for batch in committed.batches),
+        record_hashes=tuple(batch.record_hashes for batch in committed.batches),
         known_jobs=committed.known_jobs,
         committed_ms=clock_ms(),
         source_verified=decision.source_verified,

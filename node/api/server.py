@@ -3,12 +3,17 @@
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import attrs
 import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio import serve as hypercorn_serve
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from quart_trio import QuartTrio
+
+
+CLOSING_S: Final = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +45,28 @@ class _Config(Config):
                 if listener.family in (socket.AF_INET, socket.AF_INET6):
                     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.stall_s * 1000))
         return sockets
+
+
+class FinishedResponses:
+    """The app, with the end of every response seen through.
+
+    Quart cancels a request's tasks as soon as it hears of the disconnect that ends it, and with them the
+    server's closing of the connection where the request's body was not read to its end: a refused upload
+    would go on being received for nothing.
+    """
+
+    def __init__(self, app: QuartTrio) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_through(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                with trio.move_on_after(CLOSING_S, shield=True):
+                    await send(message)
+            else:
+                await send(message)
+
+        await self._app(scope, receive, send_through)
 
 
 def server_config(bind: str, limits: ServerLimits) -> Config:
@@ -84,4 +111,4 @@ async def _serve(
     *,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    await hypercorn_serve(app, config, shutdown_trigger=shutdown_trigger, task_status=task_status)
+    await hypercorn_serve(FinishedResponses(app), config, shutdown_trigger=shutdown_trigger, task_status=task_status)

@@ -26,7 +26,7 @@ from node.delivery.chunks import STATUSES, Chunk, Filter, Options, Place, read_p
 from node.delivery.feed import Feed, Subscription, rendered
 from node.driver import clock_ms
 from node.history import sealed_since
-from node.names import rfc3339
+from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
 from protocols.messages import Level
 from storage.database import Database

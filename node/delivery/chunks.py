@@ -11,8 +11,9 @@ import attrs
 import orjson
 
 from node.executor import Sealed
-from node.names import STEPS, agent_id, rfc3339, sha256_text, whole_ms
-from protocols.messages import Evidence, Level, Role, Signed
+from node.names import sha256_text, whole_ms
+from protocols.certificate import STEPS, agent_id, rfc3339
+from protocols.messages import Evidence, Level, Signed
 from protocols.quorum import rule_for
 
 STATUSES: Final = ("valid", "invalid")
@@ -159,5 +160,5 @@ def batch_evidence(evidence: Sequence[Signed[Evidence]]) -> list[dict[str, Any]]
             "brc31Signature": signed.signature.hex(),
         }
         for signed in sorted(evidence, key=lambda signed: (signed.message.role, signed.signer))
-        if signed.message.role in (Role.NORMALIZE, Role.VALIDATE)
+        if signed.message.role in STEPS
     ]

@@ -21,9 +21,9 @@ from node.driver import clock_ms
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
-from node.names import agent_id
 from node.stored import certificate_bytes, evidence_bytes, pack_outputs
 from protocols import keys
+from protocols.certificate import agent_id
 from protocols.envelope import sign
 from protocols.job import BatchCommitted, Stimulus
 from protocols.messages import (
