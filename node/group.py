@@ -249,9 +249,7 @@ class GroupWriter:
             versions=draft.versions,
             job_id=job_id(manifest.batch_id),
         )
-        batch = CommittedBatch(
-            manifest=signed, stateful=terms.stateful, packed=packed, record_hashes=hashes
-        )
+        batch = CommittedBatch(manifest=signed, stateful=terms.stateful, packed=packed, record_hashes=hashes)
         return batch, row
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agents.policy import CompiledPolicy, compile_policy
+from node.compute import unpack
 from node.delivery.chunks import batch_evidence
 from node.executor import Sealed
-from node.compute import unpack
 from node.stored import read_certificate, read_evidence, read_manifest, unpack_outputs
 from protocols.certificate import agent_id, event_document, receipt_document, rfc3339
 from protocols.errors import ClientFault

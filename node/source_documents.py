@@ -49,7 +49,7 @@ def _is_topic(value: object) -> bool:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value.strip()) and len(value) <= NAME_CHARS_MAX and value.isprintable()
+    return isinstance(value, str) and len(value.strip()) > 0 and len(value) <= NAME_CHARS_MAX and value.isprintable()
 
 
 def _is_topics(value: object) -> bool:

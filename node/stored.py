@@ -1,12 +1,11 @@
 """How signed things and outputs are kept as bytes in the database, and read back. One form each."""
 
+from node.compute import pack, unpack
 from protocols import codec
 from protocols.envelope import open_frame, to_frame
 from protocols.errors import MalformedError
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.messages import Evidence, Manifest, QuorumCertificate, Signed
-
-from node.compute import pack, unpack
 
 OUTPUTS_BYTES_MAX = 4 * PAYLOAD_BYTES_MAX
 

@@ -12,7 +12,6 @@ from hypercorn.trio import serve as hypercorn_serve
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from quart_trio import QuartTrio
 
-
 CLOSING_S: Final = 5.0
 
 
@@ -61,7 +60,8 @@ class FinishedResponses:
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async def send_through(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                with trio.move_on_after(CLOSING_S, shield=True):
+                with trio.move_on_after(CLOSING_S) as closing:
+                    closing.shield = True
                     await send(message)
             else:
                 await send(message)

@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 import attrs
 import httpx
 import trio
+from quart_trio import QuartTrio
 
 from agents.roles import execute
 from node import compute
-from node.admission import admit
-from node.answers import job_id
 from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
@@ -99,6 +98,7 @@ class Running:
     ingest: Ingest
     feed: Feed
     recorder: Recorder
+    app: QuartTrio
 
     async def post(self, *events: dict[str, Any], source: str = "s1", **more: Any) -> httpx.Response:
         return await self.client.post(
@@ -262,12 +262,13 @@ async def running(
             readiness=ready,
             metrics=lambda: "# HELP x y\n",
         )
+        app = create_app(services)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ingest.run)
             nursery.start_soon(feed.run)
 
             async def serve_app(*, task_status: trio.TaskStatus[str]) -> None:
-                await serve(create_app(services), "127.0.0.1:0", limits=server, task_status=task_status)
+                await serve(app, "127.0.0.1:0", limits=server, task_status=task_status)
 
             url: str = await nursery.start(serve_app)
             async with httpx.AsyncClient(base_url=url, timeout=20) as client:
@@ -278,8 +279,13 @@ async def running(
                     ingest=ingest,
                     feed=feed,
                     recorder=recorder,
+                    app=app,
                 )
             nursery.cancel_scope.cancel()
 
 
-__all__ = ["AGENT", "NETWORK", "NODE", "Running", "admit", "job_id", "running"]
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something that the server does in its own time."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110  # there is no event for it outside the server
+            await trio.sleep(0.01)

@@ -87,7 +87,8 @@ WHOLE = [
     (
         body(event(), processingOptions={"distributionTopics": ["a,b"]}),
         "invalid-request",
-        "/processingOptions/distributionTopics: a topic is not 1 to 128 printable characters without spaces and commas",
+        "/processingOptions/distributionTopics: "
+        "a topic is not 1 to 128 printable characters without spaces and commas",
     ),
     (
         body(*[event()] * 10_001),

@@ -15,7 +15,7 @@ from node.ingest import IngestLimits
 from protocols.identifiers import event_id
 from protocols.merkle import leaf_hash, root_of_leaves
 from protocols.messages import Level
-from tests.node.running import NETWORK, Running, running
+from tests.node.running import NETWORK, Running, running, until
 
 
 def reading(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -179,8 +179,7 @@ async def test_many_small_requests_share_batches(postgres_url: str) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(send, number)
-            while node.ingest.unsettled < 50:
-                await trio.sleep(0.01)
+            await until(lambda: node.ingest.unsettled == 50)
             node.recorder.open.set()
         assert all(answer["counts"]["accepted"] == 1 for answer in answers)
         assert 2 <= len(node.recorder.told) <= 10

@@ -1,0 +1,109 @@
+"""The description of the interface is valid, complete, and true to its examples."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+
+from node.api.openapi import EXAMPLE_REQUEST, EXAMPLE_SOURCE, document
+from node.api.problems import HTTP_CODES, PROBLEMS
+from tests.node.running import Running, running
+
+METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE"}
+STATIC = Path(__file__).parents[2] / "node" / "api" / "static"
+
+
+def schema_of(name: str) -> jsonschema_rs.Validator:
+    parts = document()["components"]
+    return jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}", "components": parts})
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        found = {value["$ref"]} if "$ref" in value else set()
+        return found.union(*(references(item) for item in value.values()))
+    return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+def test_every_reference_and_schema_resolves() -> None:
+    described = document()
+    assert described["openapi"].startswith("3.1")
+    known = {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
+    assert references(described) <= known
+    for name in described["components"]["schemas"]:
+        schema_of(name)
+    ids = [method["operationId"] for path in described["paths"].values() for method in path.values()]
+    assert len(ids) == len(set(ids))
+    for path, methods in described["paths"].items():
+        for method in methods.values():
+            named = {entry["name"] for entry in method.get("parameters", ()) if entry["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
+
+
+def test_examples_satisfy_their_schemas() -> None:
+    schema_of("IngestRequest").validate(EXAMPLE_REQUEST)
+    schema_of("SourceInput").validate(EXAMPLE_SOURCE)
+    for path in document()["paths"].values():
+        for method in path.values():
+            for answer in method["responses"].values():
+                problem = answer.get("content", {}).get("application/problem+json", {})
+                for example in problem.get("examples", {}).values():
+                    schema_of("Problem").validate(example["value"])
+
+
+def test_every_status_has_its_problem() -> None:
+    assert {PROBLEMS[code][0] for code in HTTP_CODES.values()} == set(HTTP_CODES)
+
+
+async def test_every_route_is_described_and_answers_as_described(postgres_url: str) -> None:
+    async with running(postgres_url) as node:
+        described = (await node.client.get("/openapi.json")).json()
+        assert described == orjson.loads(orjson.dumps(document()))
+        routes = {
+            (re.sub(r"<(\w+)>", lambda match: "{" + _camel(match[1]) + "}", rule.rule), method)
+            for rule in node.app.url_map.iter_rules()
+            for method in (rule.methods or set()) & METHODS
+        }
+        listed = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
+        assert routes == listed
+        await _answers_are_as_described(node)
+
+
+async def _answers_are_as_described(node: Running) -> None:
+    schema_of("Source").validate((await node.source()).json())
+    event = {"externalId": "e1", "eventType": "reading", "data": 1}
+    answer = (await node.post(event, event, 7)).json()
+    schema_of("IngestAnswer").validate(answer)
+    minimal = (await node.post(event, 7, headers={"Prefer": "return=minimal"})).json()
+    schema_of("IngestAnswer").validate(minimal)
+    path = f"/overlay/events/{answer['processedEvents'][0]['eventId']}"
+    for _ in range(2):  # while pending, then when certified
+        schema_of("Event").validate((await node.client.get(path)).json())
+        schema_of("Certification").validate((await node.client.get(f"{path}/certification")).json())
+        batch = await node.client.get(f"/overlay/batches/{answer['batches'][0]['batchId']}")
+        schema_of("Batch").validate(batch.json())
+        schema_of("Stats").validate((await node.client.get("/overlay/stats")).json())
+        if node.feed.stats.events == 0:
+            await node.seal(node.recorder.told[0].manifest)
+    schema_of("Certificate").validate((await node.client.get(f"{path}/certificate")).json())
+    schema_of("Readiness").validate((await node.client.get("/readyz")).json())
+    schema_of("Problem").validate((await node.client.get("/overlay/events/none")).json())
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.title() for part in rest)
+
+
+async def test_the_page_to_read_it_loads_nothing_from_elsewhere(postgres_url: str) -> None:
+    async with running(postgres_url) as node:
+        page = await node.client.get("/docs")
+        assert page.status_code == 200
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        for name in re.findall(r'(?:href|src)="(/docs/[^"]+)"', page.text):
+            assert (await node.client.get(name)).status_code == 200
+        assert (await node.client.get("/docs/docs.py")).status_code == 404
+    for file in STATIC.iterdir():
+        assert not re.search(r"https?://|@import|url\(", file.read_text()), f"{file.name} reaches out"

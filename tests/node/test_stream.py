@@ -1,0 +1,223 @@
+"""The event stream over real sockets: filters, heartbeats, resuming, slow and stalled clients."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import trio
+
+from node.api.server import ServerLimits
+from node.api.services import ApiSettings
+from node.delivery.chunks import Place, read_place
+from node.delivery.feed import Feed
+from protocols.messages import Level
+from tests.node.running import NETWORK, Running, running, until
+
+numbers = itertools.count(1)
+
+
+def events(count: int, **changes: Any) -> list[dict[str, Any]]:
+    return [
+        {"externalId": f"s{next(numbers)}", "eventType": "reading", "data": {"v": 1}, **changes} for _ in range(count)
+    ]
+
+
+class Reader:
+    """Messages of a stream with their ids, heartbeats apart."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.heartbeats: list[dict[str, Any]] = []
+        self._lines = response.aiter_lines()
+
+    async def next(self) -> tuple[str, dict[str, Any]]:
+        place = ""
+        with trio.fail_after(10):
+            async for line in self._lines:
+                if line.startswith("id: "):
+                    place = line[4:]
+                elif line.startswith("data: "):
+                    message = orjson.loads(line[6:])
+                    if message["type"] != "heartbeat":
+                        return place, message
+                    self.heartbeats.append(message)
+        raise EOFError
+
+    async def take(self, count: int) -> list[tuple[str, dict[str, Any]]]:
+        return [await self.next() for _ in range(count)]
+
+
+@asynccontextmanager
+async def stream(node: Running, query: str = "", **headers: str) -> AsyncIterator[Reader]:
+    before = node.feed.stats.subscriptions
+    async with node.client.stream("GET", f"/overlay/events/stream{query}", headers=headers) as response:
+        assert response.status_code == 200, await response.aread()
+        if not headers and "since" not in query:  # else it is subscribed once it has read what it missed
+            await until(lambda: node.feed.stats.subscriptions > before)
+        yield Reader(response)
+
+
+@pytest.fixture
+async def node(postgres_url: str) -> AsyncIterator[Running]:
+    async with running(postgres_url) as started:
+        await started.source(overlayTopics=["t.one"])
+        await started.source("s2", overlayTopics=["t.two"])
+        yield started
+
+
+async def certify(
+    node: Running, count: int = 1, source: str = "s1", level: Level | None = None, **changes: Any
+) -> Any:
+    answer = (await node.post(*events(count, **changes), source=source)).json()
+    return await node.seal(node.recorder.told[-1].manifest, level), answer
+
+
+async def test_a_message_is_as_the_specification_says(node: Running) -> None:
+    async with stream(node) as reader:
+        assert reader.response.headers["content-type"].startswith("text/event-stream")
+        sealed, answer = await certify(node, timestamp="2024-01-15T10:30:00Z")
+        place, message = await reader.next()
+    statement = sealed.certificate.statement
+    assert place == f"{sealed.sequence}.1"
+    assert message == {
+        "type": "event",
+        "eventId": answer["processedEvents"][0]["eventId"],
+        "eventType": "reading",
+        "certificationLevel": "enhanced",
+        "timestamp": "2024-01-15T10:30:00Z",
+        "data": {"v": 1},
+        "certification": {
+            "agentId": message["certification"]["agentId"],
+            "signature": sealed.certificate.certifications[0].signature.hex(),
+            "consensusNodes": 2,
+        },
+        "overlayMetadata": {
+            "latency": sealed.certified_ms - sealed.received_ms,
+            "reliability": 0.6667,
+            "sourceId": "s1",
+            "batchId": statement.batch_id,
+        },
+    }
+
+
+async def test_heartbeats_come_at_their_interval(node: Running) -> None:
+    async with stream(node) as reader:
+        started_s = trio.current_time()
+        await trio.sleep(0.7)
+        await certify(node, 3)
+        await reader.take(3)
+        elapsed_s = trio.current_time() - started_s
+    assert 2 <= len(reader.heartbeats) <= elapsed_s / 0.2 + 1
+    beat = reader.heartbeats[0]
+    assert set(beat) == {"type", "timestamp", "activeSubscriptions", "eventsProcessed"}
+    assert beat["activeSubscriptions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("?topics=t.two,t.none", ["s2"]),
+        ("?sourceIds=s1", ["s1", "s1"]),
+        ("?minCertificationLevel=critical", ["s1"]),
+        ("?topics=t.one&minCertificationLevel=critical&sourceIds=s1,s2", ["s1"]),
+    ],
+)
+async def test_filters_pass_what_they_name(node: Running, query: str, wanted: list[str]) -> None:
+    async with stream(node, query) as reader:
+        await certify(node, source="s1")
+        await certify(node, source="s2")
+        await certify(node, source="s1", level=Level.CRITICAL)
+        got = [message["overlayMetadata"]["sourceId"] for _, message in await reader.take(len(wanted))]
+    assert got == wanted
+
+
+async def test_evidence_is_included_when_asked_for(node: Running) -> None:
+    async with stream(node, "?includeProcessingEvidence=true") as reader:
+        await certify(node)
+        _, message = await reader.next()
+    assert [entry["step"] for entry in message["processingEvidence"]] == ["normalization", "validation"]
+
+
+@pytest.mark.parametrize("as_header", [True, False])
+async def test_a_client_that_comes_back_misses_nothing_and_gets_nothing_twice(node: Running, as_header: bool) -> None:
+    """In the middle of a batch, with batches sealed while it was away and while it catches up."""
+    for _ in range(20):
+        await certify(node, 3)
+    place = Place(sequence=2, position=2)
+    query, headers = ("", {"Last-Event-ID": str(place)}) if as_header else (f"?since={place}", {})
+    async with trio.open_nursery() as nursery:
+
+        async def more() -> None:
+            for _ in range(10):
+                await certify(node, 2)
+
+        nursery.start_soon(more)
+        async with stream(node, query, **headers) as reader:
+            got = [read_place(text) for text, _ in await reader.take(1 + 18 * 3 + 10 * 2)]
+            nursery.cancel_scope.deadline = trio.current_time() + 10
+    expected = [Place(sequence=2, position=3)]
+    expected += [Place(sequence=seal, position=at) for seal in range(3, 21) for at in (1, 2, 3)]
+    expected += [Place(sequence=seal, position=at) for seal in range(21, 31) for at in (1, 2)]
+    assert got == expected
+
+
+async def test_everything_from_the_start(node: Running) -> None:
+    await certify(node, 2)
+    async with stream(node, "?since=0") as reader:
+        assert [place for place, _ in await reader.take(2)] == ["1.1", "1.2"]
+
+
+async def test_more_clients_than_allowed_are_sent_away(postgres_url: str) -> None:
+    settings = ApiSettings(network=NETWORK, body_bytes_max=100_000, stream_clients_max=1)
+    async with running(postgres_url, settings=settings) as node:
+        async with stream(node):
+            refused = await node.client.get("/overlay/events/stream")
+            assert refused.status_code == 503
+            assert refused.headers["Retry-After"] == "10"
+        await until(lambda: not node.feed.stats.subscriptions, 5)
+        async with stream(node):
+            pass
+
+
+async def test_a_slow_client_is_told_where_it_stopped_and_can_go_on(postgres_url: str) -> None:
+    async with running(postgres_url, feed=Feed(buffer_bytes_max=64 * 1024)) as node:
+        await node.source()
+        async with stream(node) as reader:
+            for _ in range(60):  # more than its buffer and the sockets' together
+                await certify(node, 1, data="x" * 200_000)
+            assert node.feed.stats.cut_off == 1
+            seen = []
+            while True:
+                place, message = await reader.next()
+                if message["type"] == "dropped":
+                    break
+                seen.append(place)
+            with pytest.raises(EOFError):
+                await reader.next()
+        assert message["lastEventId"] == seen[-1] == f"{len(seen)}.1"
+        async with stream(node, **{"Last-Event-ID": message["lastEventId"]}) as reader:
+            rest = [place for place, _ in await reader.take(60 - len(seen))]
+        assert seen + rest == [f"{number}.1" for number in range(1, 61)]
+
+
+async def test_a_client_that_reads_nothing_is_dropped_by_the_server(postgres_url: str) -> None:
+    async with running(postgres_url, server=ServerLimits(stall_s=1.0)) as node:
+        await node.source()
+        host, port = node.url.removeprefix("http://").split(":")
+        stalled = await trio.open_tcp_stream(host, int(port))
+        await stalled.send_all(b"GET /overlay/events/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: node.feed.stats.subscriptions > 0)
+        for _ in range(60):
+            await certify(node, 1, data="x" * 200_000)
+        await until(lambda: not node.feed.stats.subscriptions, 20)
+        await stalled.aclose()
+
+
+async def test_nothing_is_rendered_while_nobody_listens(node: Running) -> None:
+    await certify(node, 2)
+    assert node.feed.stats.events == 2
+    assert node.feed.stats.subscriptions == 0
