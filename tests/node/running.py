@@ -112,7 +112,7 @@ class Running:
         return await self.client.post("/overlay/sources", json=document)
 
     async def seal(self, manifest: Signed[Manifest], level: Level | None = None) -> Sealed:
-        """Certify a batch the way a quorum of one would, write it down, publish it."""
+        """Certify a batch the way a quorum of two would, write it down, publish it."""
         said = manifest.message
         packed = await self.database.run(lambda connection: batches.payload(connection, said.batch_id))
         assert packed is not None
@@ -167,17 +167,21 @@ def certified(said: Manifest, payload: bytes, level: Level) -> tuple[QuorumCerti
         )
         for agent in (NODE, AGENT)
     )
+    roots = {
+        Role.NORMALIZE: (output.input_root, output.normalized_root),
+        Role.VALIDATE: (output.normalized_root, output.output_root),
+    }
     evidence = tuple(
         sign(
-            AGENT,
+            agent,
             Evidence(
                 network=NETWORK,
                 batch_id=said.batch_id,
                 role=role,
                 policy_hash=said.policy_hash,
-                input_digest=output.input_root,
+                input_digest=roots[role][0],
                 context_in=DIGEST,
-                output_digest=output.output_root,
+                output_digest=roots[role][1],
                 context_out=DIGEST,
                 valid=output.valid,
                 invalid=output.invalid,
@@ -187,6 +191,7 @@ def certified(said: Manifest, payload: bytes, level: Level) -> tuple[QuorumCerti
             ),
         )
         for role in (Role.NORMALIZE, Role.VALIDATE)
+        for agent in (NODE, AGENT)
     )
     certificate = QuorumCertificate(statement=statement, certifications=certifications, evidence=evidence)
     return certificate, output.leaves, output.normalized
