@@ -94,6 +94,26 @@ def _worth_compressing(body: bytes) -> bool:
     return len(sample) < SAMPLE_BYTES * 9 // 10
 
 
+def body_size(frame: Frame) -> int:
+    """How many bytes ``open_body`` would give, by the frame's own word, which ``open_body`` holds it to.
+
+    Raises:
+        MalformedError: The body is no zstd frame, or one that does not name its size.
+        FrameTooLargeError: It would grow past ``FRAME_BYTES_MAX``.
+    """
+    if not frame.compressed:
+        return len(frame.body)
+    try:
+        size = zstandard.get_frame_parameters(frame.body).content_size
+    except zstandard.ZstdError as error:
+        raise MalformedError("a frame's body is not zstd") from error
+    if size == zstandard.CONTENTSIZE_UNKNOWN:
+        raise MalformedError("a compressed frame that hides its size")
+    if size > FRAME_BYTES_MAX:
+        raise FrameTooLargeError(f"a frame that grows to {size} bytes", bytes=size, bytes_max=FRAME_BYTES_MAX)
+    return size
+
+
 def open_body(frame: Frame) -> bytes:
     """A frame's body, decompressed.
 
@@ -103,19 +123,11 @@ def open_body(frame: Frame) -> bytes:
     """
     if not frame.compressed:
         return frame.body
+    size = body_size(frame)
     try:
-        parameters = zstandard.get_frame_parameters(frame.body)
-        size = parameters.content_size
-        if size == zstandard.CONTENTSIZE_UNKNOWN:
-            raise MalformedError("a compressed frame that hides its size")
-        if size > FRAME_BYTES_MAX:
-            raise FrameTooLargeError(f"a frame that grows to {size} bytes", bytes=size, bytes_max=FRAME_BYTES_MAX)
-        body = zstandard.ZstdDecompressor().decompress(
-            frame.body, max_output_size=FRAME_BYTES_MAX, allow_extra_data=False
-        )
+        return zstandard.ZstdDecompressor().decompress(frame.body, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise MalformedError("a frame's body is not zstd") from error
-    return body
 
 
 class FrameReader:

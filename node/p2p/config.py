@@ -1,0 +1,19 @@
+"""What a node's network needs to know at start."""
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class TransportConfig:
+    """Settings of one node's end of the network."""
+
+    secret: bytes = attrs.field(repr=False)  # 32 bytes: the identity key is the host key
+    network: str  # stands in every protocol and topic name, so that networks never mix
+    topics: tuple[str, ...]  # short names of the gossip topics to take part in
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)  # multiaddrs; port 0 picks one
+    announce: tuple[str, ...] = ()  # told to peers in place of ``listen``: behind NAT, or listening on a wildcard
+    bootstrap: tuple[str, ...] = ()  # multiaddrs, with or without ``/p2p/...``; any may be dead
+    eclipse_protection: bool = False  # wants neighbours from 3 addresses or more: off where peers share one
+    linger_ms: int = 1  # how long small frames wait for company; 0 sends each at once
+    silence_s: float = 45.0  # a peer that says nothing for so long is taken for dead
+    redial_s_max: float = 10.0  # the longest pause between two attempts to reach a peer

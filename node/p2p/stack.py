@@ -1,0 +1,205 @@
+"""The libp2p host: noise over TCP and yamux, put together by hand, with what py-libp2p 0.8.1 leaves open closed.
+
+``libp2p.new_host`` would also offer plaintext and secio, under which anybody can claim any identity; it has no
+bound on what a connection may buffer; and each accepted connection would hold a task and one of its places until
+the process ends. The classes here override those methods, through the places the library has for it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+from libp2p.abc import IMuxedConn, IMuxedStream, IRawConnection, ISecureConn
+from libp2p.connection_types import ConnectionType
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.network.auto_connector import AutoConnector
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.protocol_muxer.exceptions import MultiselectError
+from libp2p.security.exceptions import HandshakeFailure
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.exceptions import MuxerUpgradeFailure
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from protocols.messages import IdentityKey
+
+CONNECTIONS_MAX: Final = 256
+CONNECTIONS_OUTBOUND_MIN: Final = 64  # of them kept free for dialling out
+STREAMS_PER_CONNECTION_MAX: Final = 64
+CONNECTION_BUFFER_BYTES_MAX: Final = 20 * 1024 * 1024  # above the 16 MiB that yamux lets one stream's window grow to
+UPGRADE_S: Final = 8.0
+READ_BYTES: Final = 128 * 1024
+PEER_ID_HEAD: Final = bytes((0x00, 0x25, 0x08, 0x02, 0x12, 0x21))  # identity multihash of a secp256k1 key in protobuf
+IDENTITY_BYTES: Final = 33
+
+
+def peer_id_of(identity: IdentityKey) -> ID:
+    """The peer id that holds an identity key."""
+    return ID(PEER_ID_HEAD + identity)
+
+
+def identity_of(peer_id: bytes) -> IdentityKey | None:
+    """The identity key in a peer id's bytes, or None for a peer id of another kind of key."""
+    if len(peer_id) != len(PEER_ID_HEAD) + IDENTITY_BYTES or not peer_id.startswith(PEER_ID_HEAD):
+        return None
+    return peer_id[len(PEER_ID_HEAD) :]
+
+
+class BufferedConnection(IRawConnection):
+    """A raw connection read in large chunks: noise asks for 2 bytes, then for a body, each time a system call."""
+
+    def __init__(self, raw: IRawConnection) -> None:
+        self.is_initiator = raw.is_initiator
+        self._raw = raw
+        self._buffer = b""
+        self._taken = 0
+
+    async def read(self, n: int | None = None) -> bytes:
+        if self._taken == len(self._buffer):
+            self._buffer, self._taken = await self._raw.read(READ_BYTES), 0
+        end = len(self._buffer) if n is None else min(self._taken + n, len(self._buffer))
+        data = self._buffer[self._taken : end]
+        self._taken = end
+        return data
+
+    async def write(self, data: bytes) -> None:
+        await self._raw.write(data)
+
+    async def close(self) -> None:
+        await self._raw.close()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self._raw.get_remote_address()
+
+    def get_transport_addresses(self) -> list[Multiaddr]:
+        return self._raw.get_transport_addresses()
+
+    def get_connection_type(self) -> ConnectionType:
+        return self._raw.get_connection_type()
+
+
+class BufferedNoise(NoiseTransport):
+    """Noise over a buffered connection. Only secp256k1 identities are let in: they are what signs here."""
+
+    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
+        return await self._checked(await super().secure_inbound(BufferedConnection(conn)))
+
+    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
+        return await self._checked(await super().secure_outbound(BufferedConnection(conn), peer_id))
+
+    async def _checked(self, secure: ISecureConn) -> ISecureConn:
+        if identity_of(secure.get_remote_peer().to_bytes()) is None:
+            await secure.close()
+            raise HandshakeFailure("the peer's key is no identity key")
+        return secure
+
+
+class BoundedYamux(Yamux):
+    """Yamux that cuts a peer off which overruns its windows or opens streams without end.
+
+    The library only logs a warning when a peer sends past its window, and keeps what it sent.
+    """
+
+    async def _read_data_body(self, length: int) -> bytes:
+        held = sum(map(len, self.stream_buffers.values()))
+        if held + length > CONNECTION_BUFFER_BYTES_MAX:
+            raise trio.TooSlowError(f"{held + length} bytes unread")  # the error that closes the connection
+        return await super()._read_data_body(length)
+
+    async def accept_stream(self) -> IMuxedStream:
+        stream = await super().accept_stream()
+        if len(self.streams) > STREAMS_PER_CONNECTION_MAX:
+            raise MuxedConnUnavailable(f"{len(self.streams)} streams on one connection")
+        return stream
+
+
+class Upgrader(TransportUpgrader):
+    """Takes ``BoundedYamux``: the library's own multistream has its yamux class built in."""
+
+    async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        try:
+            await self.muxer_multistream.select_transport(conn)
+        except MultiselectError as error:
+            raise MuxerUpgradeFailure("no muxer in common") from error
+        return BoundedYamux(conn, peer_id, is_initiator=conn.is_initiator)
+
+
+class QuietConnector(AutoConnector):
+    """Dials nobody: the library's own would call every address it ever heard of."""
+
+    async def maybe_connect(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class ReleasingSwarm(Swarm):
+    """A swarm whose accepted connections give their place and their task back when they end."""
+
+    def __init__(self, peer_id: ID, peers: PeerStore, upgrader: TransportUpgrader, config: ConnectionConfig) -> None:
+        retries = RetryConfig(max_retries=0)  # the pauses between attempts are this package's
+        super().__init__(peer_id, peers, upgrader, transports=[TCP()], retry_config=retries, connection_config=config)
+        self.auto_connector = QuietConnector(self)
+
+    async def upgrade_inbound_raw_conn(self, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
+        connection = await super().upgrade_inbound_raw_conn(raw_conn, maddr)
+        assert isinstance(connection, Yamux), "no other muxer is on offer"
+        await connection.event_closed.wait()
+        raise SwarmException("the connection has ended")  # how the caller is told to let go of it
+
+
+class IdentityProbe:
+    """Learns who listens at an address that came without a peer id."""
+
+    def __init__(self, upgrader: TransportUpgrader) -> None:
+        self._upgrader = upgrader
+
+    async def ask(self, address: Multiaddr) -> ID:
+        """Dial, shake hands, hang up. The handshake proves the identity; raises what libp2p raises."""
+        raw = await TCP().dial(address)
+        try:
+            # the multistream takes no peer id as well, and noise then proves whoever answers
+            secure = await self._upgrader.security_multistream.secure_outbound(raw, None)  # type: ignore[arg-type]
+            return secure.get_remote_peer()
+        finally:
+            with trio.CancelScope(shield=True):
+                await raw.close()
+
+
+def build_host(secret: bytes, announce: Sequence[Multiaddr]) -> tuple[BasicHost, IdentityProbe]:
+    """A host that listens nowhere yet. Nothing in it dials on its own: who is dialled is this package's business."""
+    keys: KeyPair = create_new_key_pair(secret)
+    peer_id = ID.from_pubkey(keys.public_key)
+    peers = PeerStore()
+    peers.add_key_pair(peer_id, keys)
+    noise = BufferedNoise(keys, noise_privkey=create_noise_key_pair().private_key)
+    upgrader = Upgrader({NOISE: noise}, {TProtocol(YAMUX): BoundedYamux}, negotiate_timeout=math.ceil(UPGRADE_S))
+    config = ConnectionConfig(
+        max_connections=CONNECTIONS_MAX,
+        high_watermark=CONNECTIONS_MAX,
+        low_watermark=CONNECTIONS_OUTBOUND_MIN,
+        min_connections=CONNECTIONS_OUTBOUND_MIN,
+        inbound_upgrade_timeout=UPGRADE_S,
+        outbound_upgrade_timeout=UPGRADE_S,
+        inbound_stream_protocol_negotiation_timeout=UPGRADE_S,
+        outbound_stream_protocol_negotiation_timeout=UPGRADE_S,
+    )
+    host = BasicHost(
+        ReleasingSwarm(peer_id, peers, upgrader, config),
+        announce_addrs=list(announce) or None,
+        disable_identify_address_discovery=True,
+        negotiate_timeout=math.ceil(UPGRADE_S),
+    )
+    return host, IdentityProbe(upgrader)
