@@ -34,9 +34,10 @@ function rows(spec, schema, depth, seen) {
   for (const [name, property] of Object.entries(full.properties || {})) {
     const required = (full.required || []).includes(name);
     const target = resolve(spec, property);
-    const notes = [property.description || target.description || "", limits(property)].filter(Boolean).join("; ");
+    const notes = [property.description || target.description || "", limits(property)].filter(Boolean)
+      .map((note) => note.replace(/\.$/, "")).join("; ");
     found.push(element("tr", {},
-      element("td", { style: `padding-left:${depth * 1.25}rem` }, element("code", {}, name),
+      element("td", { class: `depth-${depth}` }, element("code", {}, name),
         required ? element("span", { class: "required", title: "required" }, " *") : null),
       element("td", {}, typeName(spec, property)),
       element("td", {}, notes)));
