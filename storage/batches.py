@@ -7,6 +7,8 @@ import attrs
 import psycopg
 from psycopg.rows import dict_row
 
+SEAL_LOCK = 0x7365616C  # any number, unlike the other advisory locks
+
 
 @attrs.frozen(kw_only=True)
 class NewBatch:
@@ -194,12 +196,15 @@ def _insert_events(connection: psycopg.Connection, batch: NewBatch) -> None:
 
 
 def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
-    """Write a certified batch down. Returns its seal sequence, or None if it was sealed or buried before."""
+    """Write a certified batch down. Returns its seal sequence, or None if it was sealed or buried before.
+
+    Sequences have no gaps and are visible in their order: the lock on them is taken last and held until the
+    commit, so that batches can be sealed side by side.
+    """
     row = connection.execute(
         """UPDATE batches SET state = 'certified', certificate = %b, outputs = %b, valid = %s, invalid = %s,
-                  attempts = %s, certified_ms = %s,
-                  seal_sequence = (SELECT coalesce(max(seal_sequence), 0) + 1 FROM batches)
-           WHERE batch_id = %s AND state = 'pending' RETURNING seal_sequence, events""",
+                  attempts = %s, certified_ms = %s
+           WHERE batch_id = %s AND state = 'pending' RETURNING events""",
         (
             sealed.certificate,
             sealed.outputs,
@@ -212,16 +217,23 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
     ).fetchone()
     if row is None:
         return None
-    sequence, events = int(row[0]), int(row[1])
     updated = connection.execute(_SEAL_EVENTS.format(extra=_EXTRA).encode(), _seal_parameters(sealed)).rowcount
-    if updated < events:  # some were superseded meanwhile
+    if updated < int(row[0]):  # some were superseded meanwhile
         statement = _SEAL_EVENTS.replace("overlay_events", "event_versions").format(extra="")
         connection.execute(statement.encode(), _seal_parameters(sealed))
     with connection.pipeline():
         insert_evidence(connection, sealed.batch_id, sealed.evidence)
         _complete_jobs(connection, sealed)
         _record_metrics(connection, sealed)
-    return sequence
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (SEAL_LOCK,))
+        cursor = connection.execute(
+            """UPDATE batches SET seal_sequence = (SELECT coalesce(max(seal_sequence), 0) + 1 FROM batches)
+               WHERE batch_id = %s RETURNING seal_sequence""",
+            (sealed.batch_id,),
+        )
+        numbered = cursor.fetchone()
+    assert numbered is not None, "the row was updated above"
+    return int(numbered[0])
 
 
 _EXTRA = """, processing_agents = %(agents)s,

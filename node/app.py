@@ -1,0 +1,358 @@
+"""Where the parts of a node meet, and the only place that starts tasks.
+
+Three nested nurseries: **core** (driver, executor, relay, records), **edges** (streams, gossip, discovery, feed)
+and **doors** (ingest, HTTP). They close from the doors inward: first nothing new comes in, then what is under
+way is brought to its end within the grace period, then the node takes its leave of the network.
+"""
+
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from node.api.app import create_app
+from node.api.server import ServerLimits, serve
+from node.api.services import ApiSettings, Check, Services
+from node.build import build_id
+from node.caches import BytesCache
+from node.config import RestartPolicy, Settings
+from node.delivery.feed import Feed
+from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
+from node.driver import Driver, clock_ms
+from node.exchange import Exchange
+from node.executor import Executor, Sealed
+from node.group import GroupWriter, IngestPolicy
+from node.ingest import Ingest, IngestLimits
+from node.keyring import Keyring, load_key
+from node.library import PeerLibrary
+from node.network_view import DirectoryView
+from node.p2p import TransportConfig, open_transport
+from node.records import EntityJournal, NodeRecords
+from node.relay import GOSSIP_WORK, Relay
+from node.stored import read_manifest
+from node.supervisor import supervise
+from node.telemetry import Metrics, configure_logging
+from node.transport import Transport
+from node.workers import Workers
+from protocols import job
+from protocols.envelope import to_frame
+from protocols.errors import WorldFault
+from protocols.job import Effect, Rules, Strategy
+from protocols.limits import REQUEST_BYTES_MAX
+from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
+from storage import peers as stored_peers
+from storage.database import Database
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import migrate
+
+log = structlog.get_logger(__name__)
+
+PAYLOAD_CACHE_BYTES = 48 * 1024 * 1024
+GAUGES_S = 2.0
+RESTARTS = RestartPolicy(restart_on=(WorldFault,))
+
+
+def run(settings: Settings) -> None:
+    """Run a node until SIGTERM or SIGINT. Called in the main thread: the embedded database is its child."""
+    configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
+    with ExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            url = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir))).url
+        applied = migrate(url)
+        database = stack.enter_context(Database(url))
+        database.claim()
+        log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
+        for note in settings.notes():
+            log.info("settings.note", note=note)
+        trio.run(_run, settings, database)
+    log.info("node.stopped")
+
+
+async def _run(settings: Settings, database: Database) -> None:
+    key = load_key(Path(settings.overlay_key_file))
+    transport_config = TransportConfig(
+        secret=key.to_bytes(),
+        network=settings.overlay_network,
+        topics=(GOSSIP_WORK, GOSSIP_WHO),
+        listen=tuple(settings.overlay_p2p_listen),
+        bootstrap=tuple(settings.overlay_bootstrap),
+        eclipse_protection=settings.overlay_eclipse_protection,
+    )
+    parallel = settings.event_parallel_workers if settings.event_parallel_processing_enabled else 1
+    async with Workers(parallel) as workers, open_transport(transport_config) as transport:
+        node = Node(settings, database, Keyring(key), workers, transport)
+        offer = node.offer()
+        await node.run(offer, make_tokens(key, offer))
+
+
+class Node:
+    """The parts of one node, put together."""
+
+    def __init__(
+        self, settings: Settings, database: Database, keyring: Keyring, workers: Workers, transport: Transport
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._keyring = keyring
+        self._workers = workers
+        self._transport = transport
+        self._network = settings.overlay_network
+        self._stop = trio.Event()
+        self._ready = False
+        self.metrics = Metrics()
+        self.feed = Feed()
+        self.records = NodeRecords(database)
+        self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
+        self.driver = Driver(self._rules(), EntityJournal(database), self._act)
+        self.library = PeerLibrary(
+            transport=transport,
+            find_policy=self.records.policy,
+            keep_policy=self.records.keep_policy,
+            find_outputs=lambda batch_id: self.executor.outputs(batch_id),
+        )
+        self.executor = Executor(
+            network=self._network,
+            build=build_id(),
+            signer=keyring,
+            workers=workers,
+            records=self.records,
+            library=self.library,
+            payloads=self._payloads,
+            post=self.driver.post,
+            on_sealed=self._on_sealed,
+            on_dead=self._on_dead,
+            on_run=lambda run: self.metrics.role_ran(run.cpu_us / 1e6),
+        )
+        self.ingest = Ingest(
+            network=self._network,
+            limits=IngestLimits(
+                enabled=settings.event_ingestion_enabled, unsettled_max=settings.overlay_unsettled_events_max
+            ),
+            database=database,
+            front_door=workers,
+            writer=GroupWriter(network=self._network, policy=self._ingest_policy(), signer=keyring),
+            payloads=self._payloads,
+            tell=self.driver.tell,
+        )
+
+    # --- settings --------------------------------------------------------------------------------------------
+
+    def roles(self) -> tuple[Role, ...]:
+        if not self._settings.event_processing_agents_enabled:
+            return ()
+        return tuple(Role[name.upper()] for name in self._settings.overlay_roles)
+
+    def offer(self) -> Offer:
+        settings = self._settings
+        return Offer(
+            roles=self.roles(),
+            topics=tuple(settings.overlay_event_topics),
+            url=settings.overlay_public_url,
+            capacity=settings.overlay_capacity,
+            price=settings.overlay_price,
+            operator=settings.overlay_operator,
+            region=settings.overlay_region,
+            build=build_id(),
+            ttl_ms=settings.overlay_advertisement_ttl_ms,
+            allow_local_urls=True,
+        )
+
+    def _rules(self) -> Rules:
+        settings = self._settings
+        return Rules(
+            network=self._network,
+            self_key=self._keyring.identity,
+            roles=self.roles(),
+            operator=settings.overlay_operator,
+            region=settings.overlay_region,
+            price=settings.overlay_price,
+            capacity=settings.overlay_capacity,
+            strategy=Strategy[settings.event_agent_selection_strategy.upper()],
+            bid_window_ms=settings.overlay_bid_window_ms,
+            lease_ms=settings.overlay_lease_ms,
+            lease_batches=settings.overlay_lease_batches,
+            resend_ms=settings.overlay_resend_ms,
+            attempt_ms=settings.event_processing_timeout_ms,
+        )
+
+    def _ingest_policy(self) -> IngestPolicy:
+        settings = self._settings
+        return IngestPolicy(
+            batch_events=settings.event_batch_size,
+            coalesce=settings.event_batch_processing_enabled,
+            level_floor=Level.ENHANCED if settings.event_consensus_required else None,
+            threshold=settings.event_consensus_threshold,
+            topics=tuple(settings.overlay_event_topics),
+        )
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def run(self, offer: Offer, tokens: tuple[bytes, ...]) -> None:
+        """Serve until a signal comes, then drain."""
+        await self.records.load()
+        await self._learn_peers()
+        discovery = Discovery(
+            network=self._network,
+            signer=self._keyring,
+            tokens=tokens,
+            transport=self._transport,
+            offer=offer,
+            remember=self._remember,
+        )
+        exchange = Exchange(
+            network=self._network,
+            driver=self.driver,
+            transport=self._transport,
+            payloads=self._payloads,
+            reputation=self.records.reputation,
+            on_advertisement=discovery.on_advertisement,
+            on_fault=self.metrics.peer_fault,
+        )
+        self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self)
+        self._transport.answer = self.library.answer
+        async with trio.open_nursery() as core:
+            core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
+            core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
+            core.start_soon(supervise, "records", self.records.run, RESTARTS)
+            await core.start(self.driver.run)
+            await self._recover()
+            async with trio.open_nursery() as edges:
+                edges.start_soon(supervise, "streams", exchange.run_streams, RESTARTS)
+                edges.start_soon(supervise, "gossip", exchange.run_gossip, RESTARTS)
+                edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
+                edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
+                edges.start_soon(self._watch_gauges)
+                await self._serve_doors(DirectoryView(discovery, self._transport, self.records, offer))
+                await self._drain()
+                await discovery.withdraw()
+                await trio.sleep(0.2)  # the last gossip leaves with the next heartbeat or is lost
+                edges.cancel_scope.cancel()
+            await self.records.flush()
+            core.cancel_scope.cancel()
+
+    async def _serve_doors(self, view: DirectoryView) -> None:
+        services = Services(
+            settings=ApiSettings(
+                network=self._network,
+                body_bytes_max=REQUEST_BYTES_MAX,
+                stream_enabled=self._settings.event_stream_sse_enabled,
+                stream_clients_max=self._settings.event_stream_max_clients,
+                heartbeat_ms=self._settings.event_stream_heartbeat_interval_ms,
+            ),
+            ingest=self.ingest,
+            feed=self.feed,
+            database=self._database,
+            network_view=view,
+            readiness=self._readiness,
+            metrics=self.metrics.text,
+        )
+        async with trio.open_nursery() as doors:
+            doors.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
+            doors.start_soon(self._wait_for_signal)
+            http = partial(
+                serve,
+                create_app(services),
+                self._settings.overlay_http_bind,
+                limits=ServerLimits(graceful_s=2.0),
+                shutdown_trigger=self._stop.wait,
+            )
+            url = await doors.start(http)
+            self._ready = True
+            log.info(
+                "node.ready", url=url, identity=self._keyring.identity.hex(), addresses=self._transport.addresses
+            )
+            await self._stop.wait()
+            self._ready = False
+            doors.cancel_scope.deadline = trio.current_time() + 4.0
+
+    async def _wait_for_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("node.stopping", signal=signal.Signals(number).name)
+                self._stop.set()
+                return
+
+    async def _drain(self) -> None:
+        """Let what was acknowledged come to its end; what does not is finished after the next start."""
+        with trio.move_on_after(self._settings.overlay_shutdown_grace_s):
+            while self.ingest.unsettled:
+                await trio.sleep(0.05)
+        log.info("node.drained", left=self.ingest.unsettled)
+
+    async def _recover(self) -> None:
+        """Count what an earlier run left unfinished, and tell the driver of batches it never heard of."""
+        for batch_id, manifest, stateful, events in await self.records.pending():
+            self.ingest.unsettle(events)
+            if self.driver.find(job.batch_entity_id(batch_id)) is None:
+                signed = read_manifest(manifest, self._network)
+                await self.driver.tell(job.BatchCommitted(now_ms=clock_ms(), manifest=signed, stateful=stateful))
+
+    async def _learn_peers(self) -> None:
+        for identity, addresses in await self._database.run(stored_peers.remembered):
+            self._transport.learn(identity, addresses)
+
+    async def _remember(self, signed: Signed[Advertisement], now_ms: int) -> None:
+        said = signed.message
+        write = partial(
+            _remember, signed.signer, said.addresses, to_frame(signed), max(said.expires_ms, now_ms)
+        )
+        await self._database.run(write)
+
+    # --- wiring ----------------------------------------------------------------------------------------------
+
+    async def _act(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, job.Send | job.Publish):
+                await self.relay.put(effect)
+            else:
+                await self.executor.put(effect)
+
+    def _on_sealed(self, sealed: Sealed) -> None:
+        statement = sealed.certificate.statement
+        self.ingest.settle(statement.events)
+        seconds = (sealed.certified_ms - sealed.received_ms) / 1000
+        self.metrics.sealed(valid=statement.valid, invalid=statement.invalid, seconds=seconds)
+        self.feed.publish(sealed)
+
+    def _on_dead(self, events: int) -> None:
+        self.ingest.settle(events)
+        self.metrics.buried(events)
+
+    async def _watch_gauges(self) -> None:
+        while True:
+            connected = sum(peer.connected for peer in self._transport.peers())
+            self.metrics.observe(
+                inbox=self.driver.depth,
+                unsettled=self.ingest.unsettled,
+                connected=connected,
+                subscribers=self.feed.stats.subscriptions,
+            )
+            await trio.sleep(GAUGES_S)
+
+    async def _readiness(self) -> Sequence[Check]:
+        try:
+            await self._database.run(lambda connection: connection.execute("SELECT 1") and None)
+            database = Check(name="database", ok=True)
+        except WorldFault as fault:
+            database = Check(name="database", ok=False, detail=str(fault))
+        connected = sum(peer.connected for peer in self._transport.peers())
+        return (
+            database,
+            Check(name="accepting", ok=self._ready, detail="" if self._ready else "starting or stopping"),
+            Check(name="p2p", ok=bool(self._transport.addresses), detail=f"{connected} peers connected"),
+        )
+
+
+def _remember(
+    identity: IdentityKey, addresses: Sequence[str], frame: bytes, expires_ms: int, connection: Any
+) -> None:
+    stored_peers.remember(connection, identity, addresses, frame, expires_ms)
+
+

@@ -1,0 +1,64 @@
+"""What this node knows of the others, as the API shows it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from node.discovery import Discovery, Offer
+from node.records import NodeRecords
+from node.transport import Transport
+from protocols.certificate import agent_id, rfc3339
+from protocols.directory import Entry
+
+
+class DirectoryView:
+    """Advertisements in force and connections, this node among the agents."""
+
+    def __init__(self, discovery: Discovery, transport: Transport, records: NodeRecords, offer: Offer) -> None:
+        self._discovery = discovery
+        self._transport = transport
+        self._records = records
+        self._offer = offer
+
+    def agents(self) -> Sequence[Mapping[str, Any]]:
+        entries = self._discovery.directory.entries
+        return [self._agent(identity, entries[identity]) for identity in sorted(entries)]
+
+    def peers(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "agentId": agent_id(peer.identity),
+                "identityKey": peer.identity.hex(),
+                "addresses": list(peer.addresses),
+                "connected": peer.connected,
+                "connectedSince": None if peer.connected_since_ms is None else rfc3339(peer.connected_since_ms),
+                "queuedFrames": peer.queued,
+            }
+            for peer in self._transport.peers()
+        ]
+
+    def _agent(self, identity: bytes, entry: Entry) -> Mapping[str, Any]:
+        said = entry.advertisement.message
+        standing = self._records.standings().get(identity)
+        counts = {} if standing is None else {
+            "agreed": standing.agreed,
+            "dissented": standing.dissented,
+            "late": standing.late,
+            "equivocated": standing.equivocated,
+        }
+        return {
+            "agentId": agent_id(identity),
+            "identityKey": identity.hex(),
+            "self": identity == self._transport.identity,
+            "roles": [role.word for role in entry.roles],
+            "tokens": [{"kind": token.kind, "name": token.name, "url": token.url} for token in entry.tokens],
+            "url": said.url,
+            "operator": said.operator,
+            "region": said.region,
+            "price": said.price,
+            "capacity": said.capacity,
+            "build": said.build,
+            "reputation": self._records.reputation(identity),
+            "outcomes": counts,
+            "firstHeardAt": rfc3339(entry.first_heard_ms),
+            "expiresAt": rfc3339(said.expires_ms),
+        }

@@ -1,0 +1,145 @@
+"""Transactions that are retried, the lock on a database, migrations that add up."""
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+import trio
+
+from storage.database import Database
+from storage.embedded import EmbeddedPostgres
+from storage.errors import DatabaseInUseError, DatabaseUnavailableError, SchemaError
+from storage.migrate import migrate, migrations
+
+SPEC_TABLES = {
+    "overlay_event_sources": 14,
+    "overlay_events": 17,
+    "overlay_event_jobs": 16,
+    "overlay_event_subscriptions": 11,
+    "overlay_event_metrics": 11,
+}
+SPEC_INDEXES = {
+    "idx_overlay_events_source",
+    "idx_overlay_events_status",
+    "idx_overlay_events_type",
+    "idx_overlay_events_hash",
+    "idx_overlay_event_jobs_status",
+    "idx_overlay_event_jobs_agent",
+    "idx_overlay_event_jobs_type",
+    "idx_overlay_subscriptions_client",
+    "idx_overlay_subscriptions_status",
+    "idx_overlay_metrics_type",
+    "idx_overlay_metrics_source",
+    "idx_overlay_metrics_agent",
+}
+
+
+def shape(url: str) -> list[tuple[object, ...]]:
+    """Every column and index of the public schema, but the table of migrations."""
+    with psycopg.connect(url) as connection:
+        columns = connection.execute(
+            """SELECT table_name, ordinal_position, column_name, data_type, column_default, is_nullable
+               FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'schema_migrations'
+               ORDER BY 1, 2"""
+        ).fetchall()
+        indexes = connection.execute(
+            "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' "
+            "AND tablename <> 'schema_migrations' ORDER BY 1, 2"
+        ).fetchall()
+    return [*columns, *indexes]
+
+
+def test_migrations_add_up_to_the_schema(postgres: EmbeddedPostgres, postgres_url: str) -> None:
+    maintenance = postgres.url.replace("/overlay?", "/postgres?")
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE from_schema")
+    whole = postgres.url.replace("/overlay?", "/from_schema?")
+    schema = Path("storage/schema.sql").resolve()
+    with psycopg.connect(whole, autocommit=True) as connection:
+        connection.execute(schema.read_bytes())
+    assert shape(whole) == shape(postgres_url)
+
+
+def test_the_specification_s_tables_and_indexes_are_there(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        for table, columns in SPEC_TABLES.items():
+            row = connection.execute(
+                "SELECT count(*) FROM information_schema.columns WHERE table_name = %s", (table,)
+            ).fetchone()
+            assert row is not None
+            assert row[0] >= columns
+        found = {row[0] for row in connection.execute("SELECT indexname FROM pg_indexes").fetchall()}
+    assert found >= SPEC_INDEXES
+
+
+def test_migrations_are_applied_once_and_guarded(postgres_url: str) -> None:
+    assert migrate(postgres_url) == []
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("UPDATE schema_migrations SET digest = 'x' WHERE number = 1")
+        with pytest.raises(SchemaError, match="changed after"):
+            migrate(postgres_url)
+        connection.execute("INSERT INTO schema_migrations (number, name, digest) VALUES (9999, 'z', 'z')")
+        with pytest.raises(SchemaError, match="newer version"):
+            migrate(postgres_url)
+    assert [number for number, _, _ in migrations()] == list(range(1, len(migrations()) + 1))
+    assert all(re.fullmatch(r"\d{4}_[a-z_]+\.sql", name) for _, name, _ in migrations())
+
+
+async def test_a_transaction_is_run_again_after_its_connection_was_cut(postgres_url: str) -> None:
+    calls = 0
+
+    def work(connection: psycopg.Connection) -> int:
+        nonlocal calls
+        calls += 1
+        pid = connection.info.backend_pid
+        if calls == 1:
+            with psycopg.connect(postgres_url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        connection.execute("CREATE TABLE proof (n int)")
+        return calls
+
+    with Database(postgres_url) as database:
+        assert await database.run(work) == 2
+        assert await database.run(lambda c: c.execute("SELECT count(*) FROM proof").fetchone()) == (0,)
+
+
+async def test_a_failed_transaction_leaves_nothing(postgres_url: str) -> None:
+    def fail(connection: psycopg.Connection) -> None:
+        connection.execute("CREATE TABLE proof (n int)")
+        raise LookupError("ours")
+
+    with Database(postgres_url) as database:
+        with pytest.raises(LookupError):
+            await database.run(fail)
+        found = await database.run(lambda c: c.execute("SELECT to_regclass('proof')").fetchone())
+        assert found == (None,)
+
+
+async def test_a_cancelled_caller_lets_its_transaction_finish(postgres_url: str) -> None:
+    def slow(connection: psycopg.Connection) -> None:
+        connection.execute("CREATE TABLE proof (n int)")
+        connection.execute("SELECT pg_sleep(0.3)")
+
+    with Database(postgres_url) as database:
+        with trio.move_on_after(0.05):
+            await database.run(slow)
+        found = await database.run(lambda c: c.execute("SELECT to_regclass('proof')::text").fetchone())
+        assert found == ("proof",)
+
+
+async def test_an_unreachable_database_is_the_world_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.database.DELAY_S_FIRST", 0.001)
+    monkeypatch.setattr("storage.database.DELAY_S_MAX", 0.002)
+    with Database("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1") as database:
+        with pytest.raises(DatabaseUnavailableError):
+            await database.run(lambda connection: None)
+
+
+def test_a_database_serves_one_node_process(postgres_url: str) -> None:
+    with Database(postgres_url) as first, Database(postgres_url) as second:
+        first.claim()
+        with pytest.raises(DatabaseInUseError, match="database of its own"):
+            second.claim()
+        first.close()
+        second.claim()

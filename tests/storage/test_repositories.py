@@ -1,0 +1,229 @@
+"""Batches, events, versions, jobs and counts in a real Postgres."""
+
+import hashlib
+from collections.abc import Iterator
+
+import attrs
+import psycopg
+import pytest
+
+from storage import batches, entities, events, jobs, metrics, peers, policies, sources
+from storage.batches import EvidenceRow, NewBatch, SealedBatch
+from storage.errors import SourceExistsError
+from storage.jobs import JobChange
+
+POLICY = hashlib.sha256(b"{}").digest()
+AGENT = b"\x02" + bytes(32)
+
+
+@pytest.fixture
+def connection(postgres_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(postgres_url) as opened:
+        policies.put(opened, POLICY, b"{}")
+        row = {"source_id": "s1", "name": "One", "source_type": "webhook", "policy_hash": POLICY}
+        sources.create(opened, row)
+        opened.commit()
+        yield opened
+
+
+def new_batch(name: str, keys: list[str], version: int = 1, sequence: int = 1) -> NewBatch:
+    batch_id = f"batch_{name}"
+    lines = [b'{"data":{"name":"%s"},"previous":null}' % f"{name} {key}".encode() for key in keys]
+    return NewBatch(
+        batch_id=batch_id,
+        source_id="s1",
+        source_sequence=sequence,
+        policy_hash=POLICY,
+        level=2,
+        quorum=2,
+        stateful=False,
+        topics=["gitdata.events.iot"],
+        manifest=b"manifest",
+        payload=b"\n".join(lines),
+        received_ms=1_700_000_000_000,
+        event_ids=[f"event_{key}" for key in keys],
+        external_ids=list(keys),
+        event_types=["reading"] * len(keys),
+        records=lines,
+        record_hashes=[hashlib.sha256(line).hexdigest() for line in lines],
+        versions=[version] * len(keys),
+        job_id=f"job_normalize_{name}",
+    )
+
+
+def sealed_batch(batch: NewBatch, invalid: tuple[str, ...] = ()) -> SealedBatch:
+    statuses = ["invalid" if key in invalid else "valid" for key in batch.external_ids]
+    return SealedBatch(
+        batch_id=batch.batch_id,
+        certificate=b"certificate",
+        outputs=b"outputs",
+        valid=statuses.count("valid"),
+        invalid=statuses.count("invalid"),
+        attempts=1,
+        certified_ms=1_700_000_000_250,
+        level="enhanced",
+        agents=["agent_1", "agent_2"],
+        event_ids=batch.event_ids,
+        statuses=statuses,
+        content_hashes=[f"sha256:{each}" for each in batch.record_hashes],
+        version_ids=[f"ver_{each}" for each in batch.record_hashes],
+        issues=['[{"rule":"bounds"}]' if status == "invalid" else "[]" for status in statuses],
+        normalized=['{"value":1}'] * len(statuses),
+        evidence=(
+            EvidenceRow(
+                role="normalize", signer=AGENT, agrees=True, frame=b"f", processing_us=10, events=len(statuses)
+            ),
+        ),
+    )
+
+
+def test_ingested_events_are_found_at_once_and_pending(connection: psycopg.Connection) -> None:
+    batches.insert_ingested(connection, [new_batch("a", ["x", "y"])])
+    row = events.get(connection, "event_y")
+    assert row is not None
+    assert (row.validation_status, row.batch_id, row.position, row.external_id) == ("pending", "batch_a", 1, "y")
+    assert row.raw_data["data"] == {"name": "a y"}
+    assert row.overlay_distribution == {"topics": ["gitdata.events.iot"]}
+    assert row.overlay_job_id == "job_normalize_a"
+    assert events.get(connection, "event_z") is None
+    assert jobs.of_batch(connection, "batch_a") == [("job_normalize_a", "normalize", None, "queued", 0)]
+
+
+def test_known_versions_are_listed_oldest_first(connection: psycopg.Connection) -> None:
+    first, second = new_batch("a", ["x", "y"]), new_batch("b", ["x"], version=2, sequence=2)
+    batches.insert_ingested(connection, [first])
+    batches.insert_ingested(connection, [second])
+    known = events.find_known(connection, ["event_x", "event_y", "event_none"])
+    assert [each.record_hash for each in known["event_x"]] == [first.record_hashes[0], second.record_hashes[0]]
+    assert [each.batch_id for each in known["event_y"]] == ["batch_a"]
+    assert "event_none" not in known
+
+
+def test_a_seal_writes_every_verdict_once(connection: psycopg.Connection) -> None:
+    batch = new_batch("a", ["x", "y", "z"])
+    batches.insert_ingested(connection, [batch])
+    sealed = sealed_batch(batch, invalid=("y",))
+    assert batches.seal(connection, sealed) == 1
+    assert batches.seal(connection, attrs.evolve(sealed, valid=0)) is None
+    statuses = {row.event_id: row.validation_status for row in events.list_events(connection)}
+    assert statuses == {"event_x": "certified", "event_y": "invalid", "event_z": "certified"}
+    row = events.get(connection, "event_y")
+    assert row is not None
+    assert row.validation_issues == [{"rule": "bounds"}]
+    assert row.content_hash == f"sha256:{batch.record_hashes[1]}"
+    assert row.processing_agents == ["agent_1", "agent_2"]
+    assert row.certification_evidence == {"batchId": "batch_a", "position": 1, "level": "enhanced"}
+    assert {role: status for _, role, _, status, _ in jobs.of_batch(connection, "batch_a")} == {
+        "normalize": "completed",
+        "validate": "completed",
+        "certify": "completed",
+    }
+    assert batches.outputs(connection, "batch_a") == b"outputs"
+    assert [row.role for row in batches.evidence(connection, "batch_a")] == ["normalize"]
+
+
+def test_seal_sequences_have_no_gaps_and_keep_their_order(connection: psycopg.Connection) -> None:
+    made = [new_batch(name, [name], sequence=n) for n, name in enumerate("abc", 1)]
+    batches.insert_ingested(connection, made)
+    assert [batches.seal(connection, sealed_batch(each)) for each in (made[2], made[0], made[1])] == [1, 2, 3]
+    found = batches.sealed_since(connection, 1, 10)
+    assert [(row.batch_id, row.seal_sequence, outputs) for row, outputs in found] == [
+        ("batch_a", 2, b"outputs"),
+        ("batch_b", 3, b"outputs"),
+    ]
+    assert batches.last_sequence(connection) == 3
+
+
+def test_an_older_version_is_sealed_beside_the_latest(connection: psycopg.Connection) -> None:
+    first, second = new_batch("a", ["x", "y"]), new_batch("b", ["x"], version=2, sequence=2)
+    batches.insert_ingested(connection, [first])
+    batches.insert_ingested(connection, [second])
+    batches.seal(connection, sealed_batch(first, invalid=("x",)))
+    row = events.get(connection, "event_x")
+    assert row is not None
+    assert (row.version, row.validation_status, row.batch_id) == (2, "pending", "batch_b")
+    old = connection.execute("SELECT validation_status, version_id FROM event_versions").fetchall()
+    assert old == [("invalid", f"ver_{first.record_hashes[0]}")]
+    batches.seal(connection, sealed_batch(second))
+    row = events.get(connection, "event_x")
+    assert row is not None
+    assert row.validation_status == "certified"
+
+
+def test_a_buried_batch_stays_dead(connection: psycopg.Connection) -> None:
+    batch = new_batch("a", ["x"])
+    batches.insert_ingested(connection, [batch])
+    assert batches.bury(connection, "batch_a", ["one", "two"]) == 1
+    assert batches.bury(connection, "batch_a", ["three"]) == 0
+    assert batches.seal(connection, sealed_batch(batch)) is None
+    row = batches.get(connection, "batch_a")
+    assert row is not None
+    assert (row.state, row.reasons) == ("dead", ["one", "two"])
+    assert jobs.of_batch(connection, "batch_a")[0][3] == "dead"
+
+
+def test_pending_batches_are_found_for_recovery(connection: psycopg.Connection) -> None:
+    one, two = new_batch("a", ["x"]), new_batch("b", ["y"], sequence=2)
+    batches.insert_ingested(connection, [one, two])
+    batches.seal(connection, sealed_batch(one))
+    assert batches.pending(connection) == [("batch_b", b"manifest", False, 1)]
+
+
+def test_counts_add_up(connection: psycopg.Connection) -> None:
+    made = [new_batch("a", ["x", "y"]), new_batch("b", ["z"], sequence=2), new_batch("c", ["w"], sequence=3)]
+    batches.insert_ingested(connection, made)
+    batches.seal(connection, sealed_batch(made[0], invalid=("x",)))
+    batches.bury(connection, "batch_b", ["no quorum"])
+    found = metrics.stats(connection)
+    assert (found.acknowledged, found.certified, found.invalid, found.dead, found.pending) == (4, 1, 1, 1, 1)
+    assert found.latency_ms["p50"] == 250
+    assert found.agents == [(AGENT, "normalize", 2, 1)]
+
+
+def test_jobs_follow_the_batch_until_it_ends(connection: psycopg.Connection) -> None:
+    batch = new_batch("a", ["x"])
+    batches.insert_ingested(connection, [batch])
+    change = JobChange(batch_id="batch_a", role="validate", status="running", agent="agent_1", attempts=1)
+    jobs.apply(connection, [change, attrs.evolve(change, role="normalize")])
+    running = {role: (agent, status) for _, role, agent, status, _ in jobs.of_batch(connection, "batch_a")}
+    assert running == {"normalize": ("agent_1", "running"), "validate": ("agent_1", "running")}
+    batches.seal(connection, sealed_batch(batch))
+    jobs.apply(connection, [change])
+    assert {status for _, _, _, status, _ in jobs.of_batch(connection, "batch_a")} == {"completed"}
+
+
+def test_entities_are_replaced_and_deleted_in_groups(connection: psycopg.Connection) -> None:
+    entities.commit(connection, [("a", b"1"), ("b", b"2")], [])
+    entities.commit(connection, [("a", b"3"), ("c", b"4")], ["b", "never"])
+    assert entities.load_all(connection) == [b"3", b"4"]
+
+
+def test_sources_are_created_listed_and_changed(connection: psycopg.Connection) -> None:
+    row = {"source_id": "s2", "name": "Two", "source_type": "mqtt", "policy_hash": POLICY, "overlay_topics": ["a.b"]}
+    made = sources.create(connection, row)
+    assert (made.trust_score, made.enabled, made.overlay_topics, made.policy_hash) == (50, True, ["a.b"], POLICY)
+    with pytest.raises(SourceExistsError):
+        sources.create(connection, row)
+    changed = sources.update(connection, "s2", {"name": "Zwei", "mapping_policy": {"unmapped": "drop"}})
+    assert changed is not None
+    assert (changed.name, changed.mapping_policy, changed.source_type) == ("Zwei", {"unmapped": "drop"}, "mqtt")
+    assert sources.update(connection, "s3", {"name": "x"}) is None
+    assert [each.source_id for each in sources.list_sources(connection)] == ["s1", "s2"]
+    assert [each.source_id for each in sources.list_sources(connection, after="s1", limit=1)] == ["s2"]
+    assert sources.take_sequences(connection, "s2", 3) == 1
+    assert sources.take_sequences(connection, "s2", 1) == 4
+
+
+def test_standings_give_a_reputation(connection: psycopg.Connection) -> None:
+    peers.count_outcome(connection, AGENT, "agreed", 8)
+    assert peers.standings(connection)[0].reputation == 90
+    peers.count_outcome(connection, AGENT, "late", 9)
+    assert peers.standings(connection)[0].reputation == 47
+    peers.count_outcome(connection, AGENT, "equivocated")
+    assert peers.standings(connection)[0].reputation == 0
+
+
+def test_peers_are_remembered_with_their_latest_addresses(connection: psycopg.Connection) -> None:
+    peers.remember(connection, AGENT, ["/ip4/1.2.3.4/tcp/1"], b"old", 1)
+    peers.remember(connection, AGENT, ["/ip4/1.2.3.4/tcp/2"], b"new", 2)
+    assert peers.remembered(connection) == [(AGENT, ["/ip4/1.2.3.4/tcp/2"])]
