@@ -1,6 +1,6 @@
 """Whose fault an error is stands in its type; `node/api/problems.py` alone turns codes into statuses."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class OverlayError(Exception):
@@ -16,6 +16,10 @@ class OverlayError(Exception):
     def __init__(self, message: str, **fields: object) -> None:
         super().__init__(message)
         self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross between processes whole: with their fields, whatever their constructor takes."""
+        return _again, (type(self), self.args), self.__dict__
 
 
 class ClientFault(OverlayError):
@@ -80,3 +84,9 @@ class InvalidKeyError(OverlayError):
     """A key, invoice number or counterparty outside BRC-42/43."""
 
     code = "invalid-key"
+
+
+def _again(kind: type[OverlayError], arguments: tuple[Any, ...]) -> OverlayError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    return error

@@ -1,0 +1,183 @@
+"""Logs and metrics: structured lines on stderr, and the Prometheus text of everything the node counts."""
+
+import logging
+import sys
+import time
+from typing import Any, Final, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from structlog.typing import EventDict, Processor
+
+QUIET: Final = ("libp2p", "multiaddr", "zeroconf", "trio-websocket", "httpx", "httpcore", "urllib3", "asyncio")
+BURST: Final = 5
+BURST_WINDOW_S: Final = 60.0
+PLACES_MAX: Final = 1_024
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class RateLimit(logging.Filter):
+    """At most ``burst`` records a window from one place in a library's code, so that a dead peer cannot flood the
+    log. The first record of the next window says how many were left out.
+    """
+
+    def __init__(self, burst: int = BURST, window_s: float = BURST_WINDOW_S) -> None:
+        super().__init__()
+        self._burst, self._window_s = burst, window_s
+        self._places: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(QUIET):
+            return True
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        since, count = self._places.get(place, (now, 0))
+        if now - since >= self._window_s:
+            if count > self._burst:
+                record.left_out = count - self._burst
+            since, count = now, 0
+        if len(self._places) >= PLACES_MAX:
+            self._places.clear()
+        self._places[place] = (since, count + 1)
+        return count < self._burst
+
+
+def configure_logging(level: str, log_format: str, *, node: str, stream: TextIO | None = None) -> None:
+    """Send structlog and standard logging to stderr. To be called after libp2p is imported, which sets up its own.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``; libraries of the network stay at ``warning``.
+        log_format: ``json`` or ``console``.
+        node: Bound to every line.
+    """
+
+    def name_node(_: Any, __: str, event: EventDict) -> EventDict:
+        event["node"] = node
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        name_node,
+    ]
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(RateLimit())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(["left_out"]), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(log_format)],
+        )
+    )
+    _route(handler, logging.getLevelNamesMapping()[level.upper()])
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _rendering(log_format: str) -> list[Processor]:
+    if log_format == "console":
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _route(handler: logging.Handler, level: int) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in list(logging.Logger.manager.loggerDict):
+        logger = logging.getLogger(name)
+        if name.startswith(QUIET):  # a child that set a level of its own follows its parent again
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+class Metrics:
+    """Everything the node counts, by what happened. Times in seconds."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"overlay_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"overlay_{name}", text, registry=registry)
+
+        def seconds(name: str, text: str) -> Histogram:
+            return Histogram(f"overlay_{name}_seconds", text, buckets=SECONDS, registry=registry)
+
+        self._acknowledged = counter("events_acknowledged", "Events taken in and on disk")
+        self._certified = counter("events_certified", "Events certified as valid")
+        self._invalid = counter("events_invalid", "Events certified as invalid")
+        self._dead = counter("events_dead", "Events given up")
+        self._duplicates = counter("events_duplicates", "Events known already")
+        self._rejected = counter("events_rejected", "Events refused")
+        self._dissent = counter("evidence_dissent", "Signed results that differ from what a quorum agreed on")
+        self._faults = counter("peer_faults", "Faults of peers", "code")
+        self._runs = counter("role_runs", "Batches computed")
+        self._cpu = counter("role_cpu_seconds", "Processor time of computing batches, worker processes included")
+        self._acknowledgement = seconds("acknowledgement", "From the first byte of a request to its commit")
+        self._certificate = seconds("certificate", "From the acknowledgement of a batch to its certificate")
+        self._in_flight = gauge("batches_in_flight", "Batches of this node not yet ended")
+        self._inbox = gauge("driver_inbox", "Stimuli that wait")
+        self._unsettled = gauge("events_unsettled", "Events acknowledged and not yet ended")
+        self._clients = gauge("stream_clients", "Event streams being served")
+        self._connected = gauge("peers_connected", "Peers connected")
+
+    def admitted(self, *, accepted: int, duplicates: int, rejected: int, seconds: float) -> None:
+        """A request was answered."""
+        self._acknowledged.inc(accepted)
+        self._duplicates.inc(duplicates)
+        self._rejected.inc(rejected)
+        self._acknowledgement.observe(seconds)
+
+    def sealed(self, *, valid: int, invalid: int, seconds: float) -> None:
+        """A batch was certified."""
+        self._certified.inc(valid)
+        self._invalid.inc(invalid)
+        self._certificate.observe(seconds)
+
+    def buried(self, events: int) -> None:
+        """A batch was given up."""
+        self._dead.inc(events)
+
+    def role_ran(self, cpu_seconds: float) -> None:
+        """The roles ran over a batch."""
+        self._runs.inc()
+        self._cpu.inc(cpu_seconds)
+
+    def dissented(self, results: int = 1) -> None:
+        """Agents signed results that a quorum contradicts."""
+        self._dissent.inc(results)
+
+    def peer_fault(self, code: str) -> None:
+        """A peer sent something wrong. The code is that of one of our error classes, so there are few."""
+        self._faults.labels(code=code).inc()
+
+    def observe(
+        self, *, inbox: int, unsettled: int, connected: int, subscribers: int, batches_in_flight: int = 0
+    ) -> None:
+        """How things stand now."""
+        self._inbox.set(inbox)
+        self._unsettled.set(unsettled)
+        self._connected.set(connected)
+        self._clients.set(subscribers)
+        self._in_flight.set(batches_in_flight)
+
+    def text(self) -> str:
+        """Prometheus text format 0.0.4."""
+        return generate_latest(self._registry).decode()
