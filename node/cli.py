@@ -1,0 +1,130 @@
+"""``overlay-node``: run a node, make its key, verify a certificate, bring a database up to date, list settings.
+
+Each command imports what it needs when it runs: verifying loads neither network nor database.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from protocols.errors import OverlayError
+
+FAILED, USAGE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the process's exit code: 0 done, 1 failed or not verified, 2 wrongly called."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        return int(chosen.command(chosen))
+    except OverlayError as error:
+        print(f"overlay-node: {error}", file=sys.stderr)
+        return USAGE if error.code == "config" else FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="overlay-node", description="A node of an overlay network that certifies.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a node until SIGTERM")
+    _takes_config(run)
+    run.set_defaults(command=_run)
+
+    keygen = commands.add_parser("keygen", help="make an identity key; prints the public key, hex")
+    keygen.add_argument("--out", type=Path, default=Path("identity.key"), metavar="FILE", help="default: %(default)s")
+    keygen.set_defaults(command=_keygen)
+
+    verify = commands.add_parser("verify", help="check a certificate or a receipt, offline; exits 0 if it holds")
+    verify.add_argument("file", metavar="FILE", help="the document; - for standard input")
+    verify.add_argument(
+        "--trust",
+        type=_identity,
+        action="append",
+        metavar="KEY",
+        help="count only this identity key, hex; repeatable",
+    )
+    verify.add_argument("--network", metavar="NAME", help="the network it must be of")
+    verify.set_defaults(command=_verify)
+
+    migrate = commands.add_parser("migrate", help="bring the database up to date; a node does so when it starts")
+    _takes_config(migrate)
+    migrate.set_defaults(command=_migrate)
+
+    settings = commands.add_parser("settings", help="list every setting, as Markdown")
+    settings.set_defaults(command=_settings)
+    return parser
+
+
+def _takes_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML; the environment overrides them")
+
+
+def _identity(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 33 or key[0] not in (2, 3):
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is no identity key: 66 hex digits that begin with 02 or 03")
+    return key
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from node.config import load
+
+    settings = load(chosen.config, os.environ)
+
+    from node.app import run
+
+    run(settings)
+    return 0
+
+
+def _keygen(chosen: argparse.Namespace) -> int:
+    from node.keyring import create_key
+
+    print(create_key(chosen.out).identity.hex())
+    return 0
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    from protocols.verification import DOCUMENT_BYTES_MAX, render, verify_document
+
+    try:
+        with sys.stdin.buffer if chosen.file == "-" else Path(chosen.file).open("rb") as document:
+            data = document.read(DOCUMENT_BYTES_MAX + 1)
+    except OSError as error:
+        print(f"overlay-node: {chosen.file} cannot be read: {error.strerror}", file=sys.stderr)
+        return USAGE
+    trusted = frozenset(chosen.trust) if chosen.trust else None
+    report = verify_document(data, network=chosen.network, trusted=trusted)
+    print(render(report))
+    return 0 if report.ok else FAILED
+
+
+def _migrate(chosen: argparse.Namespace) -> int:
+    from node.config import load
+
+    settings = load(chosen.config, os.environ)
+
+    from storage.embedded import EmbeddedPostgres
+    from storage.migrate import migrate
+
+    if settings.database_url is not None:
+        applied = migrate(settings.database_url.get_secret_value())
+    else:
+        with EmbeddedPostgres(settings.overlay_data_dir) as postgres:
+            applied = migrate(postgres.url)
+    print("\n".join(applied) or "nothing to do")
+    return 0
+
+
+def _settings(_: argparse.Namespace) -> int:
+    from node.config import settings_table
+
+    print(settings_table())
+    return 0
