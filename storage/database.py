@@ -22,15 +22,40 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-ATTEMPTS_MAX = 6
-DELAY_S_FIRST, DELAY_S_MAX = 0.05, 2.0
+ATTEMPTS_MAX = 12
+DELAY_S_FIRST, DELAY_S_MAX = 0.05, 2.0  # all delays together: about 12 s, longer than a crashed server recovers
+CONNECT_S_MAX = 5
 NODE_LOCK = 0x6E6F6465
+HOLD_S = 5.0
 RETRIED = (
     errors.SerializationFailure,
     errors.DeadlockDetected,
     psycopg.OperationalError,
     psycopg.InterfaceError,
 )
+# What the node relies on, whatever the server's defaults are: UTC, flushed commits, a new snapshot per statement.
+SESSION = """SET TIME ZONE 'UTC'; SET default_transaction_isolation = 'read committed'; SET jit = off;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
+
+
+def connect(url: str, *, autocommit: bool = False) -> psycopg.Connection:
+    """A connection with the session settings that the rest of this package relies on."""
+    connection = psycopg.connect(
+        url,
+        autocommit=True,
+        connect_timeout=CONNECT_S_MAX,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+        application_name="overlay-node",
+    )
+    try:
+        connection.execute(SESSION)
+        connection.autocommit = autocommit
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class Database:
@@ -43,7 +68,8 @@ class Database:
         self._lock: psycopg.Connection | None = None
 
     async def run(self, work: Callable[[psycopg.Connection], T]) -> T:
-        """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed.
+        """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed, also
+        where a connection broke during the commit and nobody knows whether it counted.
 
         Raises:
             DatabaseUnavailableError: after the last attempt; nothing is known to be committed.
@@ -55,8 +81,12 @@ class Database:
 
         Raises:
             DatabaseInUseError: another process has it.
+            DatabaseUnavailableError: it cannot be reached.
         """
-        connection = psycopg.connect(self._url, autocommit=True)
+        try:
+            connection = connect(self._url, autocommit=True)
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailableError(f"the database cannot be reached: {str(error).strip()}") from error
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (NODE_LOCK,)).fetchone()
         if row is None or not row[0]:
             connection.close()
@@ -65,9 +95,30 @@ class Database:
             )
         self._lock = connection
 
+    async def hold(self) -> None:
+        """Keep the claim: take it again when its connection broke, until cancelled.
+
+        Raises:
+            DatabaseInUseError: another process was faster; this one must write no more.
+        """
+        while True:
+            await trio.sleep(HOLD_S)
+            await trio.to_thread.run_sync(self._claim_again, limiter=self._limiter)
+
+    def _claim_again(self) -> None:
+        assert self._lock is not None, "claimed before it is held"
+        try:
+            self._lock.execute("SELECT 1")
+        except RETRIED as error:
+            log.warning("database.claim_lost", why=str(error).strip())
+            self._lock.close()
+            try:
+                self.claim()
+            except DatabaseUnavailableError as unavailable:
+                log.warning("database.claim_waits", why=str(unavailable))
+
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        self._discard_idle()
         if self._lock is not None:
             self._lock.close()
 
@@ -94,15 +145,29 @@ class Database:
         raise AssertionError("the last attempt returns or raises")
 
     def _transact(self, work: Callable[[psycopg.Connection], T]) -> T:
-        connection = self._idle.pop() if self._idle else psycopg.connect(self._url)
+        connection = self._take()
         try:
             with connection.transaction():
                 result = work(connection)
         except BaseException:
             if connection.closed or connection.broken:
                 connection.close()
+                self._discard_idle()  # they were open as long: a server that restarted broke them all
             else:
                 self._idle.append(connection)
             raise
         self._idle.append(connection)
         return result
+
+    def _take(self) -> psycopg.Connection:
+        try:
+            return self._idle.pop()  # another thread may have emptied it since a look at its length
+        except IndexError:
+            return connect(self._url)
+
+    def _discard_idle(self) -> None:
+        while True:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return

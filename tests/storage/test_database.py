@@ -143,3 +143,66 @@ def test_a_database_serves_one_node_process(postgres_url: str) -> None:
             second.claim()
         first.close()
         second.claim()
+
+
+async def test_sessions_use_utc_and_flush_whatever_the_server_says(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        name = connection.info.dbname
+        for setting in ("timezone TO 'Asia/Kathmandu'", "synchronous_commit TO off"):
+            connection.execute(f"ALTER DATABASE {name} SET {setting}".encode())
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation TO 'serializable'".encode())
+    asked = "SELECT current_setting('timezone'), current_setting('synchronous_commit'), "
+    asked += "current_setting('transaction_isolation')"
+    with Database(postgres_url) as database:
+        found = await database.run(lambda c: c.execute(asked).fetchone())
+        assert found == ("UTC", "on", "read committed")
+
+
+async def test_one_cut_costs_one_retry_however_many_connections_were_idle(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that restarts breaks every idle connection; each must not cost an attempt."""
+    monkeypatch.setattr("storage.database.ATTEMPTS_MAX", 2)
+    with Database(postgres_url, connections_max=5) as database:
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(database.run, lambda c: c.execute("SELECT pg_sleep(0.2)").fetchone())
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            cut = other.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchone()
+        assert cut == (5,)
+        assert await database.run(lambda c: c.execute("SELECT 7").fetchone()) == (7,)
+
+
+async def test_a_lost_claim_is_taken_again_or_ends_the_node(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.database.HOLD_S", 0.05)
+
+    def cut_holder(connection: psycopg.Connection) -> None:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+
+    def holders(connection: psycopg.Connection) -> int:
+        row = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    with Database(postgres_url) as first, Database(postgres_url) as second:
+        first.claim()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(first.hold)
+                await second.run(cut_holder)
+                while await second.run(holders) != 1:
+                    await trio.sleep(0.02)
+                with pytest.raises(DatabaseInUseError):
+                    second.claim()
+                nursery.cancel_scope.cancel()
+            await second.run(cut_holder)
+            while await second.run(holders) != 0:
+                await trio.sleep(0.02)
+            second.claim()
+            with pytest.raises(DatabaseInUseError):
+                await first.hold()
