@@ -6,15 +6,13 @@ import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.host.basic_host import BasicHost
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from node.p2p.links import Link
-from node.p2p.stack import IdentityProbe, identity_of, peer_id_of
+from node.p2p.stack import Host, identity_of, peer_id_of
 from node.p2p.streams import Wire
 from node.transport import PeerUnreachableError
 from protocols.messages import IdentityKey
@@ -67,13 +65,11 @@ def identity_in(text: str) -> IdentityKey | None:
 class Connector:
     """Dials, opens streams, hangs up."""
 
-    def __init__(self, host: BasicHost, identity: IdentityKey, protocol: str) -> None:
+    def __init__(self, host: Host, identity: IdentityKey, protocol: str) -> None:
         self._host = host
         self._identity = identity
         self.protocol = TProtocol(protocol)
-        network = host.get_network()
-        assert isinstance(network, Swarm), "built so"
-        self._swarm = network
+        self._swarm = host.swarm
 
     def live(self, identity: IdentityKey) -> list[INetConn]:
         """The connections to a peer."""
@@ -109,10 +105,10 @@ class Connector:
         with trio.fail_after(DIAL_S):
             await self._host.connect(PeerInfo(peer_id, [bare]))
 
-    async def who_is_at(self, probe: IdentityProbe, address: str) -> IdentityKey:
-        """The identity of whoever listens at an address. Raises ``LINK_ERRORS``."""
+    async def who_is_at(self, address: str) -> IdentityKey:
+        """Connect to whoever listens at an address. Raises ``LINK_ERRORS``."""
         with trio.fail_after(DIAL_S):
-            peer_id = await probe.ask(Multiaddr(address))
+            peer_id = await self._host.connect_unknown(Multiaddr(address))
         identity = identity_of(peer_id.to_bytes())
         assert identity is not None, "the handshake lets no other key in"
         return identity

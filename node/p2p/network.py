@@ -16,7 +16,7 @@ from node.p2p.faults import Faults
 from node.p2p.gossip import GossipPort
 from node.p2p.inbound import InboundQueue, StreamReader, encode_large, open_large
 from node.p2p.links import ALIVE, LINGER_BYTES, Link
-from node.p2p.stack import IdentityProbe, identity_of
+from node.p2p.stack import identity_of
 from node.p2p.streams import Wire
 from node.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
 from protocols.errors import MalformedError, OverlayError, PeerFault
@@ -55,7 +55,6 @@ class PeerNetwork:
         addresses: tuple[str, ...],
         answer: Answer,
         connector: Connector,
-        probe: IdentityProbe,
         gossip: GossipPort,
         nursery: trio.Nursery,
     ) -> None:
@@ -66,7 +65,6 @@ class PeerNetwork:
         self._config = config
         self._answer = answer
         self._connector = connector
-        self._probe = probe
         self._gossip = gossip
         self._nursery = nursery
         self._links: dict[IdentityKey, Link] = {}
@@ -359,7 +357,7 @@ class PeerNetwork:
         delay_s = 0.5
         while identity is None:
             try:
-                identity = await self._connector.who_is_at(self._probe, address)
+                identity = await self._connector.who_is_at(address)
             except LINK_ERRORS as error:
                 log.info("bootstrap.unreached", address=address, retry_s=delay_s, why=str(error))
                 await trio.sleep(delay_s * self._rng.uniform(0.5, 1.0))

@@ -42,12 +42,13 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
         ListenError: A listen address cannot be had.
         ValueError: A bootstrap or announced address cannot be read.
     """
-    # the library switches its own logging off, so that not even its errors are seen
+    # the library keeps its log from the root logger; and reports each failed dial as an error, which is news of ours
     logging.getLogger("libp2p").propagate = True
+    logging.getLogger("libp2p.transport.tcp.tcp").setLevel(logging.CRITICAL)
     for address in config.bootstrap:
         identity_in(address)
     listen = [_free(address) for address in config.listen]
-    host, probe = build_host(config.secret, [_parsed(address) for address in config.announce])
+    host = build_host(config.secret, [_parsed(address) for address in config.announce])
     identity = identity_of(host.get_id().to_bytes())
     assert identity is not None, "made from an identity key"
     gossip = GossipPort(host, config.network, eclipse_protection=config.eclipse_protection)
@@ -69,7 +70,6 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
                 addresses=tuple(str(address) for address in host.get_addrs()),
                 answer=answer,
                 connector=connector,
-                probe=probe,
                 gossip=gossip,
                 nursery=nursery,
             )

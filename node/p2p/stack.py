@@ -160,25 +160,37 @@ class ReleasingSwarm(Swarm):
         raise SwarmException("the connection has ended")  # how the caller is told to let go of it
 
 
-class IdentityProbe:
-    """Learns who listens at an address that came without a peer id."""
+class Host(BasicHost):
+    """A host that can also connect to an address without knowing who is there."""
 
-    def __init__(self, upgrader: TransportUpgrader) -> None:
-        self._upgrader = upgrader
+    def __init__(self, swarm: ReleasingSwarm, announce: Sequence[Multiaddr]) -> None:
+        super().__init__(
+            swarm,
+            announce_addrs=list(announce) or None,
+            disable_identify_address_discovery=True,
+            negotiate_timeout=math.ceil(UPGRADE_S),
+        )
+        self.swarm = swarm
 
-    async def ask(self, address: Multiaddr) -> ID:
-        """Dial, shake hands, hang up. The handshake proves the identity; raises what libp2p raises."""
+    async def connect_unknown(self, address: Multiaddr) -> ID:
+        """Connect and shake hands, which proves who is there; raises what libp2p raises."""
         raw = await TCP().dial(address)
         try:
-            # the multistream takes no peer id as well, and noise then proves whoever answers
-            secure = await self._upgrader.security_multistream.secure_outbound(raw, None)  # type: ignore[arg-type]
-            return secure.get_remote_peer()
-        finally:
+            # the annotation says ID, the code takes None, and noise then accepts whoever proves an identity
+            secure = await self.swarm.upgrader.security_multistream.secure_outbound(raw, None)  # type: ignore[arg-type]
+            peer_id = secure.get_remote_peer()
+            if peer_id == self.get_id():
+                await raw.close()
+                return peer_id
+            await self.swarm.add_conn(await self.swarm.upgrader.upgrade_connection(secure, peer_id), "outbound")
+        except BaseException:
             with trio.CancelScope(shield=True):
                 await raw.close()
+            raise
+        return peer_id
 
 
-def build_host(secret: bytes, announce: Sequence[Multiaddr]) -> tuple[BasicHost, IdentityProbe]:
+def build_host(secret: bytes, announce: Sequence[Multiaddr]) -> Host:
     """A host that listens nowhere yet. Nothing in it dials on its own: who is dialled is this package's business."""
     keys: KeyPair = create_new_key_pair(secret)
     peer_id = ID.from_pubkey(keys.public_key)
@@ -196,10 +208,4 @@ def build_host(secret: bytes, announce: Sequence[Multiaddr]) -> tuple[BasicHost,
         inbound_stream_protocol_negotiation_timeout=UPGRADE_S,
         outbound_stream_protocol_negotiation_timeout=UPGRADE_S,
     )
-    host = BasicHost(
-        ReleasingSwarm(peer_id, peers, upgrader, config),
-        announce_addrs=list(announce) or None,
-        disable_identify_address_discovery=True,
-        negotiate_timeout=math.ceil(UPGRADE_S),
-    )
-    return host, IdentityProbe(upgrader)
+    return Host(ReleasingSwarm(peer_id, peers, upgrader, config), announce)
