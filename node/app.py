@@ -29,7 +29,7 @@ from node.executor import Executor, Sealed
 from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
-from node.library import PeerLibrary
+from node.library import ABSENT, PeerLibrary
 from node.network_view import DirectoryView
 from node.p2p import TransportConfig, open_transport
 from node.records import EntityJournal, NodeRecords
@@ -54,7 +54,9 @@ log = structlog.get_logger(__name__)
 
 PAYLOAD_CACHE_BYTES = 48 * 1024 * 1024
 GAUGES_S = 2.0
-RESTARTS = RestartPolicy(restart_on=(WorldFault,))
+HTTP_GRACE_S = 4.0
+DRAIN_POLL_S = 0.05
+RESTARTS = RestartPolicy()
 
 
 def run(settings: Settings) -> None:
@@ -86,8 +88,18 @@ async def _run(settings: Settings, database: Database) -> None:
         eclipse_protection=settings.overlay_eclipse_protection,
     )
     parallel = settings.event_parallel_workers if settings.event_parallel_processing_enabled else 1
-    async with Workers(parallel) as workers, open_transport(transport_config) as transport:
+    timeout_s = settings.event_processing_timeout_ms / 1000
+    libraries: list[PeerLibrary] = []  # there is one as soon as the node is put together
+
+    async def answer(sender: IdentityKey, body: bytes) -> bytes:
+        return await libraries[0].answer(sender, body) if libraries else ABSENT
+
+    async with (
+        Workers(roles=parallel, timeout_s=timeout_s) as workers,
+        open_transport(transport_config, answer) as transport,
+    ):
         node = Node(settings, database, Keyring(key), workers, transport)
+        libraries.append(node.library)
         offer = node.offer()
         await node.run(offer, make_tokens(key, offer))
 
@@ -216,7 +228,6 @@ class Node:
             on_fault=self.metrics.peer_fault,
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self)
-        self._transport.answer = self.library.answer
         async with trio.open_nursery() as core:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
@@ -256,6 +267,12 @@ class Node:
         async with trio.open_nursery() as doors:
             doors.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
             doors.start_soon(self._wait_for_signal)
+            await self._serve_http(services)
+            doors.cancel_scope.cancel()
+
+    async def _serve_http(self, services: Services) -> None:
+        """Serve until the stop; then requests under way are answered, and streams end."""
+        async with trio.open_nursery() as web:
             http = partial(
                 serve,
                 create_app(services),
@@ -263,14 +280,14 @@ class Node:
                 limits=ServerLimits(graceful_s=2.0),
                 shutdown_trigger=self._stop.wait,
             )
-            url = await doors.start(http)
+            url = await web.start(http)
             self._ready = True
             log.info(
                 "node.ready", url=url, identity=self._keyring.identity.hex(), addresses=self._transport.addresses
             )
             await self._stop.wait()
             self._ready = False
-            doors.cancel_scope.deadline = trio.current_time() + 4.0
+            web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
 
     async def _wait_for_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -282,8 +299,8 @@ class Node:
     async def _drain(self) -> None:
         """Let what was acknowledged come to its end; what does not is finished after the next start."""
         with trio.move_on_after(self._settings.overlay_shutdown_grace_s):
-            while self.ingest.unsettled:
-                await trio.sleep(0.05)
+            while self.ingest.unsettled:  # noqa: ASYNC110  # a count, watched for seconds once in a life
+                await trio.sleep(DRAIN_POLL_S)
         log.info("node.drained", left=self.ingest.unsettled)
 
     async def _recover(self) -> None:
@@ -300,9 +317,7 @@ class Node:
 
     async def _remember(self, signed: Signed[Advertisement], now_ms: int) -> None:
         said = signed.message
-        write = partial(
-            _remember, signed.signer, said.addresses, to_frame(signed), max(said.expires_ms, now_ms)
-        )
+        write = partial(_remember, signed.signer, said.addresses, to_frame(signed), max(said.expires_ms, now_ms))
         await self._database.run(write)
 
     # --- wiring ----------------------------------------------------------------------------------------------
@@ -354,5 +369,3 @@ def _remember(
     identity: IdentityKey, addresses: Sequence[str], frame: bytes, expires_ms: int, connection: Any
 ) -> None:
     stored_peers.remember(connection, identity, addresses, frame, expires_ms)
-
-

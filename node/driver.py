@@ -39,9 +39,7 @@ def clock_ms() -> int:
 class Driver:
     """Feeds stimuli to ``advance``, commits, and hands the effects to ``act`` in the order of the commits."""
 
-    def __init__(
-        self, rules: Rules, journal: Journal, act: Callable[[Sequence[Effect]], Awaitable[None]]
-    ) -> None:
+    def __init__(self, rules: Rules, journal: Journal, act: Callable[[Sequence[Effect]], Awaitable[None]]) -> None:
         self.rules = rules
         self._journal = journal
         self._act = act
@@ -73,7 +71,7 @@ class Driver:
         """Stimuli waiting."""
         return self._receive.statistics().current_buffer_used
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]
         """Load the state, utter again what it owes, then serve until cancelled."""
         for entity in await self._journal.load():
             self._entities[entity.entity_id] = entity

@@ -112,7 +112,7 @@ class Exchange:
         if signed.signer == self._driver.rules.self_key:
             return
         if isinstance(signed.message, Advertisement):
-            await self._on_advertisement(signed)
+            await self._on_advertisement(_as(signed))
         else:
             await self._driver.tell(self._stimulus(signed))
 

@@ -39,12 +39,16 @@ class DirectoryView:
     def _agent(self, identity: bytes, entry: Entry) -> Mapping[str, Any]:
         said = entry.advertisement.message
         standing = self._records.standings().get(identity)
-        counts = {} if standing is None else {
-            "agreed": standing.agreed,
-            "dissented": standing.dissented,
-            "late": standing.late,
-            "equivocated": standing.equivocated,
-        }
+        counts = (
+            {}
+            if standing is None
+            else {
+                "agreed": standing.agreed,
+                "dissented": standing.dissented,
+                "late": standing.late,
+                "equivocated": standing.equivocated,
+            }
+        )
         return {
             "agentId": agent_id(identity),
             "identityKey": identity.hex(),

@@ -184,9 +184,7 @@ def _evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:
     )
 
 
-def _sealed_batch(
-    effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int
-) -> SealedBatch:
+def _sealed_batch(effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int) -> SealedBatch:
     certificate = effect.certificate
     statement = certificate.statement
     rows = [_evidence_row(signed, agrees=True) for signed in certificate.evidence]
@@ -220,4 +218,3 @@ def _sealed_batch(
         normalized=verdicts.normalized,
         evidence=tuple(rows),
     )
-

@@ -137,7 +137,7 @@ def watch(
             before = dict(counted)
             _collect(answers, counted)
             stats = [get(node, "/overlay/stats") for node in nodes]
-            counted |= {key: sum(each["events"][key] for each in stats) for key in ("certified", "invalid", "dead")}
+            counted |= {key: sum(each[key] for each in stats) for key in ("certified", "invalid", "dead")}
             ended = counted["certified"] + counted["invalid"] + counted["dead"]
             progress.update(tasks["acknowledged"], completed=counted["accepted"] + counted["duplicates"])
             progress.update(tasks["ended"], completed=ended)
@@ -183,20 +183,20 @@ def summarise(console: Console, nodes: Sequence[Node], counted: Counter[str], to
     for column in ("node", "acknowledged", "certified", "invalid", "dead", "P50 ms", "P95 ms"):
         table.add_column(column, justify="left" if column == "node" else "right")
     for node, each in zip(nodes, stats, strict=True):
-        events, latency = each["events"], each["latencyMs"]
+        events, latency = each, each["latencyMs"]
         if events["acknowledged"] != events["certified"] + events["invalid"]:
             raise RuntimeError(f"node-{node.index + 1}: the sums do not hold: {events}")
         row = [f"{events[key]:,}" for key in ("acknowledged", "certified", "invalid", "dead")]
         table.add_row(f"node-{node.index + 1}", *row, *(f"{latency[key] or 0:,.0f}" for key in ("p50", "p95")))
     console.print(table)
-    total = sum(each["events"]["acknowledged"] for each in stats)
+    total = sum(each["acknowledged"] for each in stats)
     levels: Counter[str] = Counter()
     for each in stats:
         levels.update(each["levels"])
     console.print(
         f"{total:,} acknowledged = {counted['certified']:,} certified + {counted['invalid']:,} invalid; "
         f"by level: {', '.join(f'{count:,} {level}' for level, count in sorted(levels.items()))}; "
-        f"{counted['duplicates']:,} duplicates in this run; {took_s:.1f} s"
+        f"{counted['duplicates']:,} duplicates; {took_s:.1f} s"
     )
     _show_invalid(console, nodes)
     _show_agents(console, stats)

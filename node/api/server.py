@@ -91,7 +91,7 @@ async def serve(
     *,
     limits: ServerLimits | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
-    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    task_status: "trio.TaskStatus[str]" = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]
 ) -> None:
     """Serve until ``shutdown_trigger`` returns or the task is cancelled.
 
@@ -109,6 +109,6 @@ async def _serve(
     config: Config,
     shutdown_trigger: Callable[[], Awaitable[None]] | None,
     *,
-    task_status: trio.TaskStatus[list[str]],
+    task_status: "trio.TaskStatus[list[str]]",  # type: ignore[name-defined]
 ) -> None:
     await hypercorn_serve(FinishedResponses(app), config, shutdown_trigger=shutdown_trigger, task_status=task_status)

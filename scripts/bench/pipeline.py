@@ -176,7 +176,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def ended(network: LocalNetwork) -> int:
-    stats = [get(node, "/overlay/stats")["events"] for node in network.nodes]
+    stats = [get(node, "/overlay/stats") for node in network.nodes]
     return sum(each["certified"] + each["invalid"] + each["dead"] for each in stats)
 
 
