@@ -89,6 +89,7 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
                 with trio.CancelScope(deadline=scope.deadline, shield=True):
                     await network.flush()
                     await connector.cut_all()
+                    await host.close()  # else its listeners go on accepting: they are tasks of nobody's
                 nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,89 @@
+"""Credit: an honest sender is never at fault, a receiver never holds more than the window."""
+
+import os
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.p2p.faults import IGNORE_S, STRIKES_MAX, STRIKES_WITHIN_S, Faults
+from node.p2p.links import FRAME_COST, QUEUE_FRAMES_MAX, WINDOW, Intake, Outbox
+from protocols.framing import Frame, FrameReader, Kind, encode_frame
+
+BODY = os.urandom(3 * 1024 * 1024)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(BODY)), st.booleans()), max_size=40))
+def test_an_honest_sender_stays_within_its_credit_and_all_arrives_in_order(
+    steps: list[tuple[int, bool]],
+) -> None:
+    outbox, intake, reader = Outbox(), Intake(), FrameReader()
+    waiting: list[Frame] = []
+    arrived: list[bytes] = []
+    credits_waiting: list[Frame] = []
+
+    def exchange(receiver_takes: bool) -> None:
+        while data := outbox.take():
+            for frame in reader.feed(data):
+                assert intake.receive(frame), "the sender has overdrawn"
+                waiting.append(frame)
+        while receiver_takes and waiting:
+            frame = waiting.pop(0)
+            arrived.append(frame.body)
+            credit = intake.take(frame)
+            if credit is not None:
+                credits_waiting.extend(FrameReader().feed(credit))
+        while receiver_takes and credits_waiting:
+            assert outbox.credit(credits_waiting.pop(0))
+
+    for size, receiver_takes in steps:
+        outbox.put(encode_frame(Kind.ONEWAY, BODY[:size]))
+        exchange(receiver_takes)
+        assert sum(frame.wire_bytes + FRAME_COST for frame in waiting) <= WINDOW
+    for _ in range(len(steps) + 1):
+        exchange(True)
+    assert [len(body) for body in arrived] == [size for size, _ in steps]
+    assert not len(outbox)
+
+
+def test_who_sends_past_the_credit_is_found_out() -> None:
+    intake = Intake()
+    frame = Frame(kind=Kind.ONEWAY, body=b"", wire_bytes=0)
+    allowed = WINDOW // FRAME_COST
+    assert all(intake.receive(frame) for _ in range(allowed))
+    assert not intake.receive(frame)
+
+
+@pytest.mark.parametrize("body", [b"", b"\0" * 7, (1).to_bytes(8, "big")])
+def test_credit_for_what_was_not_sent_is_refused(body: bytes) -> None:
+    assert not Outbox().credit(Frame(kind=Kind.CREDIT, body=body))
+
+
+async def test_a_full_outbox_makes_room_as_it_is_taken_from() -> None:
+    outbox = Outbox()
+    for _ in range(QUEUE_FRAMES_MAX):
+        outbox.put(b"frame")
+    assert outbox.full
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.room)
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.take()
+    assert not outbox.full
+
+
+def test_strikes_add_up_fade_and_are_served() -> None:
+    now = 0.0
+    faults = Faults(lambda: now)
+    peer, other = b"\2" * 33, b"\3" * 33
+    for _ in range(STRIKES_MAX - 1):
+        assert not faults.strike(peer)
+    assert faults.count(peer) == STRIKES_MAX - 1
+    now += STRIKES_WITHIN_S + 1
+    assert faults.count(peer) == 0
+    assert not faults.strike(peer), "the old ones have faded"
+    assert [faults.strike(other) for _ in range(STRIKES_MAX)] == [False] * (STRIKES_MAX - 1) + [True]
+    assert faults.ignored(other)
+    assert not faults.ignored(peer)
+    now += IGNORE_S
+    assert not faults.ignored(other)
