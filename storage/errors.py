@@ -23,5 +23,11 @@ class EmbeddedPostgresError(OverlayError):
     code = "embedded-postgres"
 
 
+class DataDirectoryInUseError(EmbeddedPostgresError):
+    """Another process runs a server in this data directory."""
+
+    code = "data-directory-in-use"
+
+
 class SourceExistsError(ClientFault):
     code = "source-exists"
