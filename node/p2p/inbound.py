@@ -10,10 +10,10 @@ from typing import Final, Protocol
 
 import trio
 
-from node.p2p.links import COUNTED, Intake
+from node.p2p.links import ASK_BYTES_MAX, Intake
 from node.p2p.streams import Wire
 from node.transport import Delivery
-from protocols.errors import MalformedError
+from protocols.errors import FrameTooLargeError, MalformedError
 from protocols.framing import Frame, FrameReader, Kind, body_size, encode_frame, open_body
 from protocols.messages import IdentityKey
 
@@ -118,10 +118,10 @@ class StreamReader:
             await self._tell_credit()
 
     def _sort(self, frame: Frame, nursery: trio.Nursery) -> None:
-        if frame.kind in COUNTED and not self._intake.receive(frame):
-            raise MalformedError("more than the credit given")
         match frame.kind:
             case Kind.ONEWAY:
+                if not self._intake.receive(frame):
+                    raise MalformedError("more than the credit given")
                 if self._backlog or body_size(frame) > INLINE_BYTES_MAX or not self._offer(frame):
                     self._backlog.append(frame)
                     self._more.set()
@@ -129,7 +129,6 @@ class StreamReader:
                 self._start_answer(frame, nursery)
             case Kind.ANSWER | Kind.FAILURE:
                 self._port.on_answer(self._sender, frame)
-                self._taken(frame)
             case Kind.CREDIT:
                 raise MalformedError("credit for a stream that we do not write on")
 
@@ -154,9 +153,10 @@ class StreamReader:
             await self._more.wait()
 
     def _start_answer(self, frame: Frame, nursery: trio.Nursery) -> None:
+        if body_size(frame) > ASK_BYTES_MAX:
+            raise FrameTooLargeError(f"a request of {body_size(frame)} bytes")
         if self._requests >= REQUESTS_PER_PEER_MAX:
             self._port.reply(self._sender, encode_frame(Kind.FAILURE, BUSY, frame.request_id))
-            self._taken(frame)
             return
         self._requests += 1
         nursery.start_soon(self._answer, frame)
@@ -166,7 +166,6 @@ class StreamReader:
             await self._port.answer(self._sender, frame)
         finally:
             self._requests -= 1
-            self._taken(frame)
 
     def _taken(self, frame: Frame) -> None:
         self._credit = self._intake.take(frame) or self._credit

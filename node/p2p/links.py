@@ -24,7 +24,7 @@ QUEUE_BYTES_MAX: Final = 32 * 1024 * 1024
 WRITE_BYTES: Final = 65_000  # fits one yamux frame in one noise message: 65,519 less 12
 LINGER_BYTES: Final = 16_384  # with so much waiting, nothing is gained by waiting for more
 REDIAL_S_FIRST: Final = 0.2
-COUNTED: Final = frozenset({Kind.ONEWAY, Kind.REQUEST, Kind.ANSWER, Kind.FAILURE})
+ASK_BYTES_MAX: Final = 256 * 1024  # a request's body; answers may be as large as any frame
 ALIVE: Final = encode_frame(Kind.ALIVE, b"")
 CREDIT_BYTES: Final = 8
 
@@ -35,38 +35,48 @@ def cost_of(wire_bytes: int) -> int:
 
 
 class Outbox:
-    """Frames waiting for a peer, and the credit of the stream they leave by."""
+    """Frames waiting for a peer, and the credit of the stream they leave by.
+
+    Requests and answers go first and need no credit: they are bounded by the number of requests under way, and
+    an answer stuck behind work that the asker does not take before it has the answer would be a deadlock.
+    """
 
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
+        self._urgent: deque[bytes] = deque()
         self._bytes = 0
+        self._urgent_bytes = 0
         self._sent = 0
         self._credited = 0
         self._news = trio.Event()
         self._room = trio.Event()
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._frames) + len(self._urgent)
 
-    @property
-    def full(self) -> bool:
+    def full(self, *, urgent: bool = False) -> bool:
         """Whether a sender has to wait."""
-        return len(self._frames) >= QUEUE_FRAMES_MAX or self._bytes >= QUEUE_BYTES_MAX
+        frames, waiting = (self._urgent, self._urgent_bytes) if urgent else (self._frames, self._bytes)
+        return len(frames) >= QUEUE_FRAMES_MAX or waiting >= QUEUE_BYTES_MAX
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes waiting."""
-        return self._bytes
+        return self._bytes + self._urgent_bytes
 
-    def put(self, frame: bytes) -> None:
+    def put(self, frame: bytes, *, urgent: bool = False) -> None:
         """Append a frame. Whoever must not overfill it asks ``full`` first."""
-        self._frames.append(frame)
-        self._bytes += len(frame)
+        if urgent:
+            self._urgent.append(frame)
+            self._urgent_bytes += len(frame)
+        else:
+            self._frames.append(frame)
+            self._bytes += len(frame)
         self._news.set()
 
-    async def room(self) -> None:
+    async def room(self, *, urgent: bool = False) -> None:
         """Wait until it is not full."""
-        while self.full:
+        while self.full(urgent=urgent):
             self._room = trio.Event() if self._room.is_set() else self._room
             await self._room.wait()
 
@@ -75,21 +85,24 @@ class Outbox:
         await self._news.wait()
 
     def take(self) -> bytes:
-        """The next frames that the credit lets go, joined, about one write's worth; empty if none may go."""
+        """The next frames that may go, joined, about one write's worth; empty if none may."""
         taken: list[bytes] = []
         total = 0
+        while self._urgent and total < WRITE_BYTES:
+            taken.append(self._urgent.popleft())
+            total += len(taken[-1])
+        self._urgent_bytes -= total
         while self._frames and total < WRITE_BYTES:
-            cost = cost_of(len(self._frames[0]))
-            if self._sent - self._credited + cost > WINDOW:
+            frame = self._frames[0]
+            if self._sent - self._credited + cost_of(len(frame)) > WINDOW:
                 break
-            frame = self._frames.popleft()
-            taken.append(frame)
+            taken.append(self._frames.popleft())
             total += len(frame)
-            self._sent += cost
-        self._bytes -= total
-        if taken and not self.full:
+            self._bytes -= len(frame)
+            self._sent += cost_of(len(frame))
+        if taken:
             self._room.set()
-        if not taken or not self._frames:
+        else:
             self._news = trio.Event()
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
@@ -111,9 +124,10 @@ class Outbox:
 
     def clear(self) -> int:
         """Throw away what waits. Returns how many frames that was."""
-        dropped = len(self._frames)
+        dropped = len(self)
         self._frames.clear()
-        self._bytes = 0
+        self._urgent.clear()
+        self._bytes = self._urgent_bytes = 0
         self._room.set()
         return dropped
 

@@ -15,11 +15,11 @@ from node.p2p.connector import LINK_ERRORS, Connector, identity_in, usable_addre
 from node.p2p.faults import Faults
 from node.p2p.gossip import GossipPort
 from node.p2p.inbound import InboundQueue, StreamReader, encode_large, open_large
-from node.p2p.links import ALIVE, LINGER_BYTES, Link
+from node.p2p.links import ALIVE, ASK_BYTES_MAX, LINGER_BYTES, Link
 from node.p2p.stack import identity_of
 from node.p2p.streams import Wire
 from node.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
-from protocols.errors import MalformedError, OverlayError, PeerFault
+from protocols.errors import FrameTooLargeError, MalformedError, OverlayError, PeerFault
 from protocols.framing import REQUEST_ID_MAX, Frame, FrameReader, Kind, encode_frame
 from protocols.limits import ADDRESSES_PER_PEER_MAX
 from protocols.messages import IdentityKey
@@ -88,12 +88,14 @@ class PeerNetwork:
         await self._put(self._usable(peer), await encode_large(Kind.ONEWAY, frame))
 
     async def request(self, peer: IdentityKey, body: bytes, timeout_s: float) -> bytes:
+        if len(body) > ASK_BYTES_MAX:
+            raise FrameTooLargeError(f"a request of {len(body)} bytes", bytes=len(body), bytes_max=ASK_BYTES_MAX)
         link = self._usable(peer)
         request_id, pending = next(self._ids), Pending(peer)
         self._pending[request_id] = pending
         try:
             with trio.move_on_after(timeout_s):
-                await self._put(link, await encode_large(Kind.REQUEST, body, request_id))
+                await self._put(link, await encode_large(Kind.REQUEST, body, request_id), urgent=True)
                 await pending.done.wait()
         finally:
             del self._pending[request_id]
@@ -167,19 +169,19 @@ class PeerNetwork:
             raise PeerUnreachableError("the peer could not be reached just now")
         return link
 
-    async def _put(self, link: Link, frame: bytes) -> None:
-        if link.outbox.full:
+    async def _put(self, link: Link, frame: bytes, *, urgent: bool = False) -> None:
+        if link.outbox.full(urgent=urgent):
             with trio.move_on_after(ROOM_WAIT_S) as waited:
-                await link.outbox.room()
+                await link.outbox.room(urgent=urgent)
             if waited.cancelled_caught:
                 raise PeerUnreachableError("the peer takes no more for now")
-        link.outbox.put(frame)
+        link.outbox.put(frame, urgent=urgent)
         link.want()
 
     def reply(self, sender: IdentityKey, frame: bytes) -> None:
         link = self._links.get(sender)
-        if link is not None and not link.outbox.full:
-            link.outbox.put(frame)
+        if link is not None and not link.outbox.full(urgent=True):
+            link.outbox.put(frame, urgent=True)
 
     def _drop_waiting(self, link: Link, why: str) -> None:
         lost = link.outbox.clear()
@@ -325,7 +327,7 @@ class PeerNetwork:
         link = self._links.get(sender)
         if link is not None:
             try:
-                await self._put(link, encoded)
+                await self._put(link, encoded, urgent=True)
             except PeerUnreachableError as error:
                 log.info("peer.answer_dropped", peer=sender.hex(), why=str(error))
 

@@ -64,12 +64,25 @@ async def test_a_full_outbox_makes_room_as_it_is_taken_from() -> None:
     outbox = Outbox()
     for _ in range(QUEUE_FRAMES_MAX):
         outbox.put(b"frame")
-    assert outbox.full
+    assert outbox.full()
+    assert not outbox.full(urgent=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.room)
         await trio.testing.wait_all_tasks_blocked()
         outbox.take()
-    assert not outbox.full
+    assert not outbox.full()
+
+
+def test_answers_overtake_work_that_waits_for_credit() -> None:
+    outbox = Outbox()
+    for _ in range(WINDOW // len(BODY) + 1):
+        outbox.put(BODY)
+    while outbox.take():
+        pass
+    assert len(outbox) == 1
+    outbox.put(b"answer", urgent=True)
+    assert outbox.take() == b"answer"
+    assert outbox.take() == b""
 
 
 def test_strikes_add_up_fade_and_are_served() -> None:

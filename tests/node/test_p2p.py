@@ -433,6 +433,7 @@ async def test_an_ended_connection_gives_its_place_back() -> None:
         for _ in range(4):
             async with node(network.addresses[0]) as guest:
                 await connected(network, guest.identity)
+                await connected(guest, network.identity)
         await until(lambda: swarm._inbound_limiter.borrowed_tokens == 0)
         await until(lambda: network.peers() == ())
 
