@@ -122,7 +122,8 @@ class Node:
         self.feed = Feed()
         self.records = NodeRecords(database)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
-        self.driver = Driver(self._rules(), EntityJournal(database), self._act)
+        self.journal = EntityJournal(database)
+        self.driver = Driver(self._rules(), self.journal, self._act)
         self.library = PeerLibrary(
             transport=transport,
             find_policy=self.records.policy,
@@ -232,6 +233,7 @@ class Node:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
             core.start_soon(supervise, "records", self.records.run, RESTARTS)
+            core.start_soon(supervise, "jobs", self.journal.run, RESTARTS)
             await core.start(self.driver.run)
             await self._recover()
             async with trio.open_nursery() as edges:

@@ -1,7 +1,8 @@
-"""The one writer of coordination state: stimuli in, ``advance``, one grouped commit, then the effects.
+"""The one writer of coordination state: stimuli in, ``advance``, a grouped commit, then the effects.
 
-Whatever wants to change a batch or a lease puts a stimulus here. Nothing leaves the node before the commit
-that caused it; a commit that fails ends the process with nothing sent, and a restart goes on from the last one.
+Whatever wants to change a batch or a lease puts a stimulus here. What must survive a crash is on disk before
+anything leaves the node (``coordination.durable_mark``); what comes back by itself is not written at all. A
+commit that fails ends the process with nothing sent, and a restart goes on from the last one.
 """
 
 import heapq
@@ -13,22 +14,27 @@ from typing import Protocol
 import structlog
 import trio
 
-from protocols.coordination import advance
+from protocols.coordination import advance, durable_mark
 from protocols.job import AlarmRang, Effect, Entity, EntityId, Restarted, Rules, SetAlarm, Stimulus, Transition
 
 log = structlog.get_logger(__name__)
 
 INBOX_MAX = 2_048  # stimuli from outside waiting; past it those who tell wait
+TIDY_MS = 1_000  # deletions wait for a commit that is needed anyway, at most so long after the last one
 GROUP_MAX = 64  # stimuli per commit: bounds both the loop's share and the transaction
 
 
 class Journal(Protocol):
     """Where committed state lives."""
 
-    async def load(self) -> Sequence[Entity]: ...
+    async def load(self) -> Sequence[Entity]:
+        """What a restarted node goes on with, see ``coordination.recover``."""
 
-    async def commit(self, transition: Transition) -> None:
+    async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
         """Store everything or nothing; returns once it is on disk."""
+
+    def note(self, transition: Transition) -> None:
+        """See what changed, for views that may lag behind; never waits."""
 
 
 def clock_ms() -> int:
@@ -46,6 +52,9 @@ class Driver:
         self._entities: dict[EntityId, Entity] = {}
         self._alarms: dict[EntityId, int] = {}
         self._heap: list[tuple[int, EntityId]] = []
+        self._marks: dict[EntityId, object] = {}  # of what is stored
+        self._deletable: set[EntityId] = set()  # stored, and gone since
+        self._tidy_ms = 0
         self._places = trio.Semaphore(INBOX_MAX)
         self._send, self._receive = trio.open_memory_channel[tuple[Stimulus, bool]](math.inf)
 
@@ -73,8 +82,10 @@ class Driver:
 
     async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]
         """Load the state, utter again what it owes, then serve until cancelled."""
+        self._entities.clear()
         for entity in await self._journal.load():
             self._entities[entity.entity_id] = entity
+            self._marks[entity.entity_id] = durable_mark(entity)
         log.info("driver.loaded", entities=len(self._entities))
         task_status.started()
         now_ms = clock_ms()
@@ -117,8 +128,7 @@ class Driver:
 
     async def _drive(self, group: list[Stimulus]) -> None:
         transition = advance(self._entities, group, self.rules)
-        if transition.changed or transition.removed:
-            await self._journal.commit(transition)
+        await self._store(transition)
         for entity in transition.changed:
             self._entities[entity.entity_id] = entity
         for entity_id in transition.removed:
@@ -132,6 +142,29 @@ class Driver:
                 effects.append(effect)
         if effects:
             await self._act(effects)
+
+    async def _store(self, transition: Transition) -> None:
+        """Commit what must survive, and with it the deletions that could wait until now."""
+        marks = {entity.entity_id: durable_mark(entity) for entity in transition.changed}
+        urgent = tuple(
+            entity
+            for entity in transition.changed
+            if marks[entity.entity_id] not in (None, self._marks.get(entity.entity_id))
+        )
+        self._deletable.update(entity_id for entity_id in transition.removed if entity_id in self._marks)
+        self._deletable.difference_update(marks)
+        due = bool(self._deletable) and clock_ms() >= self._tidy_ms
+        if not urgent and not due:
+            self._journal.note(transition)
+            return
+        removed = tuple(sorted(self._deletable))
+        await self._journal.commit(urgent, removed)
+        self._journal.note(transition)
+        self._marks.update({entity.entity_id: marks[entity.entity_id] for entity in urgent})
+        for entity_id in removed:
+            self._marks.pop(entity_id, None)
+        self._deletable.clear()
+        self._tidy_ms = clock_ms() + TIDY_MS
 
     def _set_alarm(self, effect: SetAlarm) -> None:
         """One alarm an entity, the last one set; the entity asks again if it rings too early."""

@@ -11,7 +11,8 @@ from node import compute
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import codec, job
 from protocols.certificate import agent_id
-from protocols.job import ENTITIES, Batch, Effect, Entity, Stage, Transition
+from protocols.coordination import recover
+from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
 from protocols.messages import Evidence, IdentityKey, Role, Signed
 from storage import batches, entities, jobs, peers, policies
 from storage.batches import EvidenceRow, SealedBatch
@@ -32,45 +33,64 @@ class EntityJournal:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._stages: dict[str, tuple[Stage, int]] = {}
+        self._changes: list[JobChange] = []
 
     async def load(self) -> Sequence[Entity]:
-        frames = await self._database.run(entities.load_all)
-        found = [codec.decode_tagged(ENTITIES, frame) for frame in frames]
+        frames, pending = await self._database.run(_load)
+        found = recover([codec.decode_tagged(ENTITIES, frame) for frame in frames], pending)
         for entity in found:
             if isinstance(entity, Batch):
                 self._stages[entity.entity_id] = (entity.stage, entity.attempt)
         return found
 
-    async def commit(self, transition: Transition) -> None:
+    async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
         """Encode and store in a database thread; the loop goes on meanwhile."""
-        changes = [change for entity in transition.changed for change in self._job_changes(entity)]
-        await self._database.run(partial(_commit, transition, changes))
+        await self._database.run(partial(_commit, changed, removed))
+
+    def note(self, transition: Transition) -> None:
+        """Job rows change with a batch's stage and attempt; they are written once in a while."""
+        for entity in transition.changed:
+            if isinstance(entity, Batch) and self._stages.get(entity.entity_id) != (entity.stage, entity.attempt):
+                self._stages[entity.entity_id] = (entity.stage, entity.attempt)
+                self._changes += _job_changes(entity)
         for entity_id in transition.removed:
             self._stages.pop(entity_id, None)
 
-    def _job_changes(self, entity: Entity) -> list[JobChange]:
-        """Job rows change with a batch's stage and attempt, not with every vote."""
-        if not isinstance(entity, Batch):
-            return []
-        mark = (entity.stage, entity.attempt)
-        if self._stages.get(entity.entity_id) == mark:
-            return []
-        self._stages[entity.entity_id] = mark
-        return [
-            JobChange(
-                batch_id=entity.batch_id,
-                role=role.word,
-                status="running",
-                agent=next((agent_id(award.agent) for award in entity.awards if role in award.roles), None),
-                attempts=entity.attempt + 1,
-            )
-            for role in RUNNING.get(entity.stage, ())
-        ]
+    async def run(self) -> None:
+        """Write job rows that changed, of batches that still have no end."""
+        while True:
+            await trio.sleep(FLUSH_S)
+            latest = {(change.batch_id, change.role): change for change in self._changes}
+            self._changes.clear()
+            changes = [each for each in latest.values() if job.batch_entity_id(each.batch_id) in self._stages]
+            if changes:
+                await self._database.run(partial(_apply_jobs, changes))
 
 
-def _commit(transition: Transition, changes: Sequence[JobChange], connection: "Connection") -> None:
-    rows = [(entity.entity_id, codec.encode(entity)) for entity in transition.changed]
-    entities.commit(connection, rows, transition.removed)
+def _job_changes(batch: Batch) -> list[JobChange]:
+    return [
+        JobChange(
+            batch_id=batch.batch_id,
+            role=role.word,
+            status="running",
+            agent=next((agent_id(award.agent) for award in batch.awards if role in award.roles), None),
+            attempts=batch.attempt + 1,
+        )
+        for role in RUNNING.get(batch.stage, ())
+    ]
+
+
+def _load(connection: "Connection") -> tuple[list[bytes], frozenset[str]]:
+    pending = frozenset(row[0] for row in batches.pending(connection))
+    return entities.load_all(connection), pending
+
+
+def _commit(changed: Sequence[Entity], removed: Sequence[EntityId], connection: "Connection") -> None:
+    rows = [(entity.entity_id, codec.encode(entity)) for entity in changed]
+    entities.commit(connection, rows, removed)
+
+
+def _apply_jobs(changes: Sequence[JobChange], connection: "Connection") -> None:
     jobs.apply(connection, changes)
 
 

@@ -5,14 +5,17 @@ then has the effects carried out. Effects are not stored; ``Restarted`` utters a
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
+
+import attrs
 
 from protocols import job
 from protocols.coordination import batches, leases, tasks
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Batch,
+    Chain,
     Effect,
     Entity,
     EntityId,
@@ -22,10 +25,11 @@ from protocols.job import (
     Stage,
     Stimulus,
     Task,
+    TaskStage,
     Transition,
 )
 
-__all__ = ["advance", "step"]
+__all__ = ["advance", "durable_mark", "recover", "step"]
 
 
 def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> Transition:
@@ -56,6 +60,44 @@ def advance(view: Mapping[EntityId, Entity], stimuli: Iterable[Stimulus], rules:
         removed=tuple(key for key, entity in changes.items() if entity is None and key in view),
         effects=tuple(effects),
     )
+
+
+def durable_mark(entity: Entity) -> object:
+    """What of an entity must be on disk before anything leaves the node; None while nothing must.
+
+    The driver commits when the mark differs from the stored one. Everything else comes back by itself: a batch
+    without an entity is told again from its row, agents are asked again and answer alike, leases are awarded
+    anew. What would not come back is a context agreed upon, a statement the batch's successors rest on, the
+    count of attempts, and the fact that this node is about to sign: it must never sign another statement.
+    """
+    match entity:
+        case Batch(stage=Stage.CERTIFYING | Stage.BACKOFF | Stage.DEAD):
+            return entity.stage, entity.attempt
+        case Chain():
+            return entity.context
+        case Task(stage=TaskStage.SIGNING):
+            return entity.stage
+        case _:
+            return None
+
+
+def recover(stored: Iterable[Entity], pending: Collection[str]) -> tuple[Entity, ...]:
+    """What a restarted node goes on with: stored entities, less what ended after they were stored.
+
+    Args:
+        pending: Ids of the batches that have no end yet; those without an entity are told as BatchCommitted.
+    """
+    kept: list[Entity] = []
+    for entity in stored:
+        if isinstance(entity, Batch) and entity.batch_id not in pending and entity.stage is not Stage.DEAD:
+            continue
+        if isinstance(entity, Chain):
+            running = entity.running if entity.running in pending else ""
+            queue = tuple(batch_id for batch_id in entity.queue if batch_id in pending)
+            kept.append(attrs.evolve(entity, running=running, queue=queue))
+            continue
+        kept.append(entity)
+    return tuple(kept)
 
 
 class _Overlay(Mapping[EntityId, Entity]):

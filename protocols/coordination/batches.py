@@ -57,10 +57,16 @@ def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
         return
     source_id = stimulus.manifest.message.source_id
     chain = work.find(Chain, chain_entity_id(source_id)) or Chain(source_id=source_id)
-    if chain.running:
-        work.put(attrs.evolve(chain, queue=(*chain.queue, batch.batch_id)))
+    if chain.running not in ("", batch.batch_id):
+        if batch.batch_id not in chain.queue:
+            chain = attrs.evolve(chain, queue=(*chain.queue, batch.batch_id))
+        work.put(chain)
         work.put(batch)
         return
+    if not chain.running and chain.queue and chain.queue[0] != batch.batch_id:
+        _start_next(work, chain, (*(key for key in chain.queue if key != batch.batch_id), batch.batch_id), batch)
+        return
+    chain = attrs.evolve(chain, queue=tuple(key for key in chain.queue if key != batch.batch_id))
     work.put(attrs.evolve(chain, running=batch.batch_id))
     lease_or_wait(work, attrs.evolve(batch, context=chain.context))
 
@@ -445,10 +451,17 @@ def _advance_chain(work: Workspace, batch: Batch, context: bytes | None) -> None
     if not chain.queue:
         work.put(attrs.evolve(chain, running=""))
         return
-    following = work.find(Batch, batch_entity_id(chain.queue[0]))
-    assert following is not None, "a queued batch has its entity"
-    work.put(attrs.evolve(chain, running=chain.queue[0], queue=chain.queue[1:]))
-    lease_or_wait(work, attrs.evolve(following, context=chain.context))
+    _start_next(work, chain, chain.queue, None)
+
+
+def _start_next(work: Workspace, chain: Chain, queue: tuple[str, ...], known: Batch | None) -> None:
+    """Run the first of the queue. After a restart it may not have been told yet: it starts when it is."""
+    if known is not None:
+        work.put(known)
+    work.put(attrs.evolve(chain, running=queue[0], queue=queue[1:]))
+    following = work.find(Batch, batch_entity_id(queue[0]))
+    if following is not None:
+        lease_or_wait(work, attrs.evolve(following, context=chain.context))
 
 
 def on_restart(work: Workspace, batch: Batch) -> None:

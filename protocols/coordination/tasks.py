@@ -145,9 +145,8 @@ def on_restart(work: Workspace, task: Task) -> None:
     if task.stage is TaskStage.RUNNING:
         work.drop(task.entity_id)
         return
-    if task.stage is TaskStage.SIGNING:
-        task = attrs.evolve(task, stage=TaskStage.REPORTED)
-        work.put(task)
+    if task.stage is TaskStage.SIGNING and task.findings is not None:
+        work.utter(SignStatement(statement=_statement(task, task.findings)))
     work.alarm(task.entity_id, task.expires_ms)
 
 

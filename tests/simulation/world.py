@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from protocols import job
-from protocols.coordination import advance
+from protocols.coordination import advance, durable_mark, recover
 from protocols.job import Effect, Entity, EntityId, Findings, Rules, Stimulus
 from protocols.messages import (
     Announcement,
@@ -97,7 +97,9 @@ class Node:
     lies: int = 0
     equivocates: bool = False
     epoch: int = 0
-    entities: dict[EntityId, Entity] = attrs.Factory(dict)  # what is committed
+    entities: dict[EntityId, Entity] = attrs.Factory(dict)  # in memory
+    stored: dict[EntityId, Entity] = attrs.Factory(dict)  # on disk
+    marks: dict[EntityId, object] = attrs.Factory(dict)
     taken_in: dict[str, tuple[Signed[Manifest], bool]] = attrs.Factory(dict)  # ingest's own commits
     sealed: dict[str, QuorumCertificate] = attrs.Factory(dict)
     buried: dict[str, tuple[str, ...]] = attrs.Factory(dict)
@@ -180,14 +182,22 @@ class World:
     def _drive(self, node: Node, stimulus: Stimulus) -> None:
         """The driver: step, commit, then act; a failed commit takes the process down with nothing sent."""
         transition = advance(node.entities, (stimulus,), node.rules)
+        marks = {entity.entity_id: durable_mark(entity) for entity in transition.changed}
+        urgent = [e for e in transition.changed if marks[e.entity_id] not in (None, node.marks.get(e.entity_id))]
         self.trace.update(repr((self.now_ms, node.key[:4], type(stimulus).__name__)).encode())
-        if self.chance(self.faults.commit_fails):
+        if urgent and self.chance(10 * self.faults.commit_fails):
             self.crash(node, self.random.randint(100, 5_000))
             return
+        for entity in urgent:
+            node.stored[entity.entity_id] = entity
+            node.marks[entity.entity_id] = marks[entity.entity_id]
         for entity in transition.changed:
             node.entities[entity.entity_id] = entity
         for entity_id in transition.removed:
             del node.entities[entity_id]
+            if self.random.random() < 0.5:  # deletions may wait
+                node.stored.pop(entity_id, None)
+                node.marks.pop(entity_id, None)
         if self.chance(self.faults.commit_fails):  # committed, and down before any effect
             self.crash(node, self.random.randint(100, 5_000))
             return
@@ -203,8 +213,11 @@ class World:
     def restart(self, node: Node) -> None:
         node.up = True
         node.epoch += 1
-        for batch_id in node.taken_in:
-            if job.batch_entity_id(batch_id) not in node.entities and batch_id not in node.sealed:
+        pending = [key for key in node.taken_in if key not in node.sealed and key not in node.buried]
+        node.entities = {entity.entity_id: entity for entity in recover(node.stored.values(), pending)}
+        node.marks = {key: durable_mark(entity) for key, entity in node.entities.items()}
+        for batch_id in pending:
+            if job.batch_entity_id(batch_id) not in node.entities:
                 self._commit_news(node, batch_id)
         for entity_id in list(node.entities):
             make = lambda now, key=entity_id: job.Restarted(now_ms=now, entity_id=key)  # noqa: E731
@@ -290,9 +303,9 @@ class World:
             found = lie(found, node.lies)
         stories = [found, lie(found, 9)] if node.equivocates else [found]
         took = self.random.randint(5, 60)
+        batch_id = manifest.batch_id
         for story in stories:
             evidence = self._evidence(node, effect, manifest, story)
-            batch_id = manifest.batch_id
             if story is found:
                 make = lambda now, e=evidence, f=found: job.RoleFinished(  # noqa: E731
                     now_ms=now, batch_id=batch_id, findings=f, evidence=e
@@ -380,7 +393,7 @@ class World:
         """The promises, whatever the faults were."""
         chains: dict[tuple[bytes, str], bytes] = {}
         for node in self.nodes.values():
-            for batch_id, (_, stateful) in node.taken_in.items():
+            for batch_id in node.taken_in:
                 assert batch_id in node.sealed or batch_id in node.buried, "every acknowledged batch ends"
                 assert not (batch_id in node.sealed and batch_id in node.buried), "and ends once"
                 if batch_id in node.sealed:
