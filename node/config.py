@@ -337,17 +337,17 @@ def _problems(
     seen = set()
     for detail in error.errors(include_url=False, include_context=False):
         name = str(detail["loc"][0])
-        if name not in seen:
+        if name in values and name not in seen:  # one that is not set only follows from one that is wrong
             seen.add(name)
             field = Settings.model_fields[name]
             place = from_environ.get(name) or f"{path}: {name}"
             value = "(hidden)" if name == "database_url" else f"{_shown(values[name]):.200}"
-            yield f"{place} = {value}: {_reason(detail)}. Set it to {_accepted(name, field)}"
+            yield f"{place} = {value}: {_reason(name, detail)}. Set it to {_accepted(name, field)}"
 
 
-def _reason(detail: ErrorDetails) -> str:
+def _reason(name: str, detail: ErrorDetails) -> str:
     if detail["type"] == "string_pattern_mismatch":
-        return "has another form"
+        return f"is no name of a {name.removeprefix('overlay_')}"
     return detail["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
 
 
@@ -367,8 +367,14 @@ def _accepted(name: str, field: FieldInfo) -> str:
         return "1 to 63 lower-case letters, digits, dots, hyphens, underscores"
     if _is_list(field):
         return f"a list of {_items(name, field)} (comma-separated in the environment)"
+    if name == "overlay_public_url":
+        return "an http:// or https:// URL"
     if kind is str and "MaxLen" in bounds:
-        return f"text of at most {bounds['MaxLen'].max_length} characters"
+        return (
+            f"text of 1 to {bounds['MaxLen'].max_length} characters"
+            if "MinLen" in bounds
+            else f"text of at most {bounds['MaxLen'].max_length} characters"
+        )
     return {"overlay_http_bind": "host:port", "database_url": "a postgresql:// URL"}.get(name, "a path")
 
 

@@ -1,6 +1,7 @@
 """The identity key: a file of 64 hex digits that only the node's user can read, and the signer over it."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey
 
 FILE_BYTES_MAX = 128
+HEX = re.compile(rb"\s*[0-9A-Fa-f]{64}\s*")
 
 
 class KeyFileError(OverlayError):
@@ -59,7 +61,9 @@ def load_key(path: Path) -> PrivateKey:
     if status.st_uid not in (os.geteuid(), 0):
         raise KeyFileError(f"{path} belongs to another user: run 'chown {os.geteuid()} {path}'")
     try:
-        return PrivateKey.from_bytes(bytes.fromhex(data.decode("ascii").strip()))
+        if not HEX.fullmatch(data):  # a shorter number would be a key too, and another one
+            raise ValueError("not 64 hex digits")
+        return PrivateKey.from_bytes(bytes.fromhex(data.decode()))
     except (ValueError, InvalidKeyError):
         raise KeyFileError(f"{path} holds no key of 64 hex digits: restore it from a copy") from None
 

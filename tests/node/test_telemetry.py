@@ -1,0 +1,172 @@
+"""Logs as lines that machines read, libraries included and held back; metrics as Prometheus text."""
+
+import datetime
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from node.telemetry import Metrics, RateLimit, configure_logging
+from protocols.errors import WorldFault
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What was logged, as JSON, with logging put back as it was afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    quiet = logging.getLogger("libp2p")
+    before = (quiet.level, quiet.propagate)
+    stream = io.StringIO()
+    configure_logging("info", "json", node="node-7", stream=stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    quiet.level, quiet.propagate = before
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def test_a_line_says_when_who_where_and_what(lines: Lines) -> None:
+    structlog.get_logger("node.relay").info("frame.sent", peer="02ab", size=5)
+    (line,) = lines()
+    moment = datetime.datetime.fromisoformat(line.pop("timestamp"))
+    assert moment.utcoffset() == datetime.timedelta(0)
+    assert abs(datetime.datetime.now(datetime.UTC) - moment) < datetime.timedelta(minutes=1)
+    assert line == {
+        "event": "frame.sent",
+        "level": "info",
+        "logger": "node.relay",
+        "node": "node-7",
+        "peer": "02ab",
+        "size": 5,
+    }
+
+
+def test_lines_below_the_level_are_left_out(lines: Lines) -> None:
+    log = structlog.get_logger("node.relay")
+    log.debug("quiet")
+    log.warning("loud")
+    assert [line["event"] for line in lines()] == ["loud"]
+
+
+def test_an_error_group_stands_in_the_line_whole(lines: Lines) -> None:
+    group = ExceptionGroup("both", [WorldFault("no disk"), OSError("no net")])
+    structlog.get_logger("node.supervisor").warning("component.restarting", exc_info=group)
+    (line,) = lines()
+    assert "no disk" in line["exception"]
+    assert "no net" in line["exception"]
+
+
+def test_libraries_are_routed_in_and_the_network_speaks_from_warning(lines: Lines) -> None:
+    logging.getLogger("hypercorn.error").info("Running on %s", "here")
+    logging.getLogger("libp2p.network.swarm").info("chatter")
+    logging.getLogger("libp2p.network.swarm").warning("dial failed")
+    found = [(line["logger"], line["event"], line["node"]) for line in lines()]
+    assert found == [
+        ("hypercorn.error", "Running on here", "node-7"),
+        ("libp2p.network.swarm", "dial failed", "node-7"),
+    ]
+
+
+def test_a_library_that_set_up_its_own_logging_is_routed_in_too() -> None:
+    own = logging.getLogger("libp2p.pubsub.own")
+    own.addHandler(logging.NullHandler())
+    own.setLevel(logging.DEBUG)
+    own.propagate = False
+    stream = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        configure_logging("info", "json", node="n", stream=stream)
+        own.info("chatter")
+        own.warning("trouble")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["trouble"]
+
+
+def test_a_flood_from_one_place_is_held_back_and_others_are_not(lines: Lines) -> None:
+    for attempt in range(1_000):
+        logging.getLogger("libp2p.stream_muxer.yamux").error(f"peer {attempt} is dead")
+    logging.getLogger("libp2p.stream_muxer.yamux").error("another place")
+    for _ in range(20):
+        structlog.get_logger("node.relay").warning("ours are never held back")
+    events = [line["event"] for line in lines()]
+    assert sum("is dead" in event for event in events) == 5
+    assert events.count("another place") == 1
+    assert events.count("ours are never held back") == 20
+
+
+def test_the_next_window_says_how_many_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("node.telemetry.time.monotonic", lambda: now)
+    limit = RateLimit(burst=2, window_s=60)
+
+    def passes() -> logging.LogRecord | None:
+        record = logging.LogRecord("libp2p.x", logging.ERROR, "x.py", 3, "m", None, None)
+        return record if limit.filter(record) else None
+
+    assert [passes() is not None for _ in range(5)] == [True, True, False, False, False]
+    now = 61.0
+    again = passes()
+    assert again is not None
+    assert again.__dict__["left_out"] == 3
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    return {
+        sample.name + "".join(sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(metrics.text())
+        for sample in family.samples
+        if "le" not in sample.labels
+    }
+
+
+def test_metrics_say_what_happened() -> None:
+    metrics = Metrics()
+    metrics.admitted(accepted=5, duplicates=2, rejected=1, seconds=0.02)
+    metrics.sealed(valid=4, invalid=1, seconds=1.5)
+    metrics.buried(3)
+    metrics.role_ran(0.25)
+    metrics.dissented()
+    metrics.peer_fault("bad-signature")
+    metrics.observe(inbox=1, unsettled=2, connected=3, subscribers=4, batches_in_flight=5)
+    found = samples(metrics)
+    expected = {
+        "overlay_events_acknowledged_total": 5,
+        "overlay_events_duplicates_total": 2,
+        "overlay_events_rejected_total": 1,
+        "overlay_events_certified_total": 4,
+        "overlay_events_invalid_total": 1,
+        "overlay_events_dead_total": 3,
+        "overlay_role_runs_total": 1,
+        "overlay_role_cpu_seconds_total": 0.25,
+        "overlay_evidence_dissent_total": 1,
+        "overlay_peer_faults_totalbad-signature": 1,
+        "overlay_driver_inbox": 1,
+        "overlay_events_unsettled": 2,
+        "overlay_peers_connected": 3,
+        "overlay_stream_clients": 4,
+        "overlay_batches_in_flight": 5,
+        "overlay_acknowledgement_seconds_sum": 0.02,
+        "overlay_certificate_seconds_count": 1,
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert found["process_resident_memory_bytes"] > 10_000_000
+    assert found["process_cpu_seconds_total"] > 0
+
+
+def test_two_nodes_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.buried(3)
+    assert samples(other)["overlay_events_dead_total"] == 0

@@ -1,0 +1,138 @@
+"""Worker processes: bounded, replaced when they crash or hang, lean, and gone when the node is."""
+
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from node import workers as module
+from node.workers import WorkerCrashedError, Workers, WorkersBusyError, WorkerTimeoutError
+from protocols.errors import WorldFault
+from tests.node import work_calls
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+async def test_calls_run_elsewhere_and_roles_at_lower_priority() -> None:
+    async with Workers(2) as workers:
+        front, role = await workers.admit(work_calls.facts), await workers.execute(work_calls.facts)
+        again = await workers.execute(work_calls.facts)
+    assert len({front["pid"], role["pid"], os.getpid()}) == 3
+    assert again["pid"] == role["pid"], "a worker is kept for the next call"
+    assert role["niceness"] == min(19, os.nice(0) + module.ROLE_NICENESS)
+    assert front["niceness"] == os.nice(0)
+
+
+async def test_a_worker_imports_neither_the_program_nor_network_nor_database() -> None:
+    async with Workers(1) as workers:
+        facts = await workers.execute(work_calls.facts)
+    assert facts["heavy"] == []
+    assert facts["main"] is False, "the main program was imported again"
+    assert isinstance(facts["mb"], float)
+    assert facts["mb"] < 48
+
+
+async def test_batches_go_in_and_out_whole() -> None:
+    async with Workers(1) as workers:
+        assert await workers.execute(partial(work_calls.echo, b"a" * 4_000_000, 8_000_000)) == b"a" * 8_000_000
+
+
+@pytest.mark.parametrize("door", ["admit", "execute"])
+async def test_errors_come_back_as_themselves(door: str) -> None:
+    async with Workers(1) as workers:
+        run = getattr(workers, door)
+        with pytest.raises(work_calls.OddError) as odd:
+            await run(work_calls.fail_oddly)
+        with pytest.raises(WorldFault) as fault:
+            await run(work_calls.fail_by_world)
+    assert (str(odd.value), odd.value.index) == ("event 7: no reason", 7)
+    assert odd.value.fields == {"index": 7, "why": "no reason"}
+    assert (str(fault.value), fault.value.fields) == ("no disk", {"disk": "sda", "left": 0})
+
+
+async def test_a_call_survives_one_crash_and_not_two(tmp_path: Path) -> None:
+    async with Workers(1) as workers:
+        assert await workers.execute(partial(work_calls.crash_once, str(tmp_path / "marker"))) == "alive"
+        with pytest.raises(WorkerCrashedError) as crashed:
+            await workers.execute(work_calls.crash)
+        assert crashed.value.code == "worker-crashed"
+        assert await workers.execute(partial(work_calls.echo, b"x", 1)) == b"x"
+
+
+async def test_a_call_that_hangs_is_killed_and_the_next_is_served() -> None:
+    async with Workers(1, timeout_s=0.5) as workers:
+        with pytest.raises(WorkerTimeoutError, match=r"over 0\.5 s"):
+            await workers.execute(work_calls.hang)
+        assert await workers.execute(partial(work_calls.echo, b"x", 1)) == b"x"
+
+
+async def test_cancelling_a_call_kills_its_worker_so_that_the_node_can_end() -> None:
+    async with Workers(1) as workers:
+        pid = (await workers.execute(work_calls.facts))["pid"]
+        with trio.move_on_after(0.2):
+            await workers.execute(work_calls.hang)
+        assert (await workers.execute(work_calls.facts))["pid"] != pid
+
+
+async def test_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROLES_WAITING_MAX", 2)
+    async with Workers(1) as workers, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(workers.execute, work_calls.hang)
+        await wait_all_tasks_blocked()
+        with pytest.raises(WorkersBusyError):
+            await workers.execute(work_calls.hang)
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_idle_worker_retires() -> None:
+    async with Workers(1, idle_s=0.1) as workers:
+        pid = (await workers.execute(work_calls.facts))["pid"]
+        with trio.fail_after(10):
+            while not _ended(int(str(pid))):  # noqa: ASYNC110  # another process says nothing when it ends
+                await trio.sleep(0.05)
+        assert (await workers.execute(work_calls.facts))["pid"] != pid
+
+
+PARENT = """
+import sys
+import trio
+from node.workers import Workers
+from tests.node import work_calls
+
+async def main():
+    async with Workers(1) as workers, trio.open_nursery() as nursery:
+        for run in (workers.admit, workers.execute):
+            print((await run(work_calls.facts))["pid"], flush=True)
+        nursery.start_soon(workers.execute, work_calls.hang)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def test_workers_end_with_a_killed_node_idle_or_busy() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    assert not any(_ended(pid) for pid in pids)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while not all(_ended(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived its node"
+        time.sleep(0.05)
+
+
+def _ended(pid: int) -> bool:
+    """Gone, or a zombie that nobody has asked about yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -1,0 +1,63 @@
+"""Calls for worker processes; a worker imports this module and what it needs, nothing else."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from protocols.errors import ClientFault, WorldFault
+
+HEAVY = ("libp2p", "quart", "hypercorn", "psycopg", "trio", "structlog", "pytest", "node.workers", "node.app")
+
+
+class OddError(ClientFault):
+    """An error whose constructor takes other arguments than its message."""
+
+    code = "odd"
+
+    def __init__(self, index: int, *, why: str) -> None:
+        super().__init__(f"event {index}: {why}", index=index, why=why)
+        self.index = index
+
+
+def facts() -> dict[str, object]:
+    from node import compute  # what a worker of a node has imported
+
+    pss = next(line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
+    return {
+        "pid": os.getpid(),
+        "niceness": os.nice(0),
+        "heavy": [name for name in HEAVY if name in sys.modules],
+        "main": sys.modules["__mp_main__"] is not sys.modules["__main__"],
+        "mb": int(pss.split()[1]) / 1024,
+        "compute": compute.__name__,
+    }
+
+
+def echo(data: bytes, size: int) -> bytes:
+    return data[:1] * size
+
+
+def hang() -> None:
+    time.sleep(3600)
+
+
+def crash() -> None:
+    os._exit(3)
+
+
+def crash_once(marker: str) -> str:
+    """Ends its process the first time, answers the second."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "alive"
+    os._exit(3)
+
+
+def fail_oddly() -> None:
+    raise OddError(7, why="no reason")
+
+
+def fail_by_world() -> None:
+    raise WorldFault("no disk", disk="sda", left=0)
