@@ -14,6 +14,5 @@ class TransportConfig:
     announce: tuple[str, ...] = ()  # told to peers in place of ``listen``: behind NAT, or listening on a wildcard
     bootstrap: tuple[str, ...] = ()  # multiaddrs, with or without ``/p2p/...``; any may be dead
     eclipse_protection: bool = False  # wants neighbours from 3 addresses or more: off where peers share one
-    linger_ms: int = 1  # how long small frames wait for company; 0 sends each at once
     silence_s: float = 45.0  # a peer that says nothing for so long is taken for dead
     redial_s_max: float = 10.0  # the longest pause between two attempts to reach a peer

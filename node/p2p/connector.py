@@ -22,6 +22,7 @@ OPEN_S: Final = 8.0
 CUT_S: Final = 1.0
 TIE_S: Final = 0.6
 ADDRESS_TTL_S: Final = 120
+WILDCARDS: Final = ("/ip4/0.0.0.0/", "/ip6/::/")
 
 LINK_ERRORS: Final = (BaseLibp2pError, OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What talking to a peer over libp2p raises when the world fails."""
@@ -38,7 +39,7 @@ def usable_address(text: str, identity: IdentityKey) -> str | None:
     peer = str(peer_id_of(identity))
     if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6") or names[1:2] != ["tcp"]:
         return None
-    if named not in (None, peer) or names[2:] not in ([], ["p2p"]):
+    if named not in (None, peer) or names[2:] not in ([], ["p2p"]) or text.startswith(WILDCARDS):
         return None
     return text if named else f"{text}/p2p/{peer}"
 

@@ -22,7 +22,6 @@ FRAME_COST: Final = 256  # what a frame costs beside its bytes: bounds how many 
 QUEUE_FRAMES_MAX: Final = 2_048
 QUEUE_BYTES_MAX: Final = 32 * 1024 * 1024
 WRITE_BYTES: Final = 65_000  # fits one yamux frame in one noise message: 65,519 less 12
-LINGER_BYTES: Final = 16_384  # with so much waiting, nothing is gained by waiting for more
 REDIAL_S_FIRST: Final = 0.2
 ASK_BYTES_MAX: Final = 256 * 1024  # a request's body; answers may be as large as any frame
 ALIVE: Final = encode_frame(Kind.ALIVE, b"")
@@ -58,11 +57,6 @@ class Outbox:
         """Whether a sender has to wait."""
         frames, waiting = (self._urgent, self._urgent_bytes) if urgent else (self._frames, self._bytes)
         return len(frames) >= QUEUE_FRAMES_MAX or waiting >= QUEUE_BYTES_MAX
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes waiting."""
-        return self._bytes + self._urgent_bytes
 
     def put(self, frame: bytes, *, urgent: bool = False) -> None:
         """Append a frame. Whoever must not overfill it asks ``full`` first."""

@@ -15,7 +15,7 @@ from node.p2p.connector import LINK_ERRORS, Connector, identity_in, usable_addre
 from node.p2p.faults import Faults
 from node.p2p.gossip import GossipPort
 from node.p2p.inbound import InboundQueue, StreamReader, encode_large, open_large
-from node.p2p.links import ALIVE, ASK_BYTES_MAX, LINGER_BYTES, Link
+from node.p2p.links import ALIVE, ASK_BYTES_MAX, Link
 from node.p2p.stack import identity_of
 from node.p2p.streams import Wire
 from node.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
@@ -258,7 +258,7 @@ class PeerNetwork:
             await wire.reset()
 
     async def _write(self, link: Link, wire: Wire) -> None:
-        linger_s = self._config.linger_ms / 1000
+        """Write what waits. What gathers while one write is under way goes with the next: no timer beats that."""
         while True:
             data = link.outbox.take()
             if not data:
@@ -268,8 +268,6 @@ class PeerNetwork:
                     continue
                 data = ALIVE
             await wire.write(data)
-            if linger_s and link.outbox.waiting_bytes < LINGER_BYTES:
-                await trio.sleep(linger_s)
 
     async def _read_credit(self, link: Link, wire: Wire) -> None:
         reader = FrameReader()

@@ -6,19 +6,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+import structlog
 import trio
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from node.p2p.config import TransportConfig
-from node.p2p.connector import Arrivals, Connector, identity_in
+from node.p2p.connector import WILDCARDS, Arrivals, Connector, identity_in
 from node.p2p.gossip import GossipPort
 from node.p2p.network import PeerNetwork
-from node.p2p.stack import build_host, identity_of
+from node.p2p.stack import Host, build_host, identity_of
 from node.transport import Answer
 from protocols.errors import WorldFault
 from protocols.messages import IdentityKey
+
+log = structlog.get_logger(__name__)
 
 CLOSE_S: Final = 5.0
 ARRIVALS_MAX: Final = 64
@@ -39,7 +42,7 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
         answer: Answers peers' requests.
 
     Raises:
-        ListenError: A listen address cannot be had.
+        ListenError: A listen address cannot be had. What is raised after that comes in an exception group.
         ValueError: A bootstrap or announced address cannot be read.
     """
     # the library keeps its log from the root logger; and reports each failed dial as an error, which is news of ours
@@ -67,7 +70,7 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
             network = PeerNetwork(
                 config=config,
                 identity=identity,
-                addresses=tuple(str(address) for address in host.get_addrs()),
+                addresses=_addresses(host),
                 answer=answer,
                 connector=connector,
                 gossip=gossip,
@@ -76,12 +79,8 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
             gossip.pubsub.report_to(network.strike)
             host.set_stream_handler(connector.protocol, network.serve_stream)
             await gossip.pubsub.wait_until_ready()
-            for topic in config.topics:
-                nursery.start_soon(gossip.run, topic, await gossip.join(topic))
+            await _join(config, network, gossip, nursery)
             nursery.start_soon(network.watch_arrivals, arrived)
-            nursery.start_soon(network.sweep)
-            for address in config.bootstrap:
-                nursery.start_soon(network.keep_bootstrap, address)
             try:
                 yield network
             finally:
@@ -91,6 +90,23 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
                     await connector.cut_all()
                     await host.close()  # else its listeners go on accepting: they are tasks of nobody's
                 nursery.cancel_scope.cancel()
+
+
+def _addresses(host: Host) -> tuple[str, ...]:
+    """Where peers can dial this node: not at a wildcard, which says nothing to them."""
+    addresses = tuple(str(address) for address in host.get_addrs())
+    usable = tuple(address for address in addresses if not address.startswith(WILDCARDS))
+    if len(usable) < len(addresses):
+        log.warning("network.no_address_to_tell", listen=addresses, hint="set the addresses to announce")
+    return usable
+
+
+async def _join(config: TransportConfig, network: PeerNetwork, gossip: GossipPort, nursery: trio.Nursery) -> None:
+    for topic in config.topics:
+        nursery.start_soon(gossip.run, topic, await gossip.join(topic))
+    nursery.start_soon(network.sweep)
+    for address in config.bootstrap:
+        nursery.start_soon(network.keep_bootstrap, address)
 
 
 def _parsed(address: str) -> Multiaddr:

@@ -175,7 +175,15 @@ def test_addresses_of_others_are_not_dialled_as_theirs() -> None:
     assert named is not None
     assert usable_address(named, mine) == named
     assert usable_address(named, other) is None
-    for useless in ("", "/ip4/10.0.0.1", "/ip4/10.0.0.1/udp/9", "/ip4/10.0.0.1/tcp/9/ws", "/unix/tmp", "x" * 9_000):
+    for useless in (
+        "",
+        "/ip4/10.0.0.1",
+        "/ip4/10.0.0.1/udp/9",
+        "/ip4/10.0.0.1/tcp/9/ws",
+        "/unix/tmp",
+        "/ip4/0.0.0.0/tcp/9",
+        "x" * 9_000,
+    ):
         assert usable_address(useless, mine) is None
 
 
@@ -184,6 +192,14 @@ async def test_a_port_that_is_taken_is_refused() -> None:
         with pytest.raises(ListenError):
             async with node(listen=(first.addresses[0].split("/p2p/")[0],)):
                 pytest.fail("two nodes on one port")
+
+
+async def test_a_wildcard_is_listened_on_and_not_told() -> None:
+    async with node(listen=("/ip4/0.0.0.0/tcp/0",)) as silent:
+        assert silent.addresses == ()
+    async with node(listen=("/ip4/0.0.0.0/tcp/0",), announce=("/dns4/node.example/tcp/4001",)) as telling:
+        (address,) = telling.addresses
+        assert address.startswith("/dns4/node.example/tcp/4001/p2p/16Uiu2")
 
 
 # --- peers that die and come back ------------------------------------------------------------------------------
