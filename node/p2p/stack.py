@@ -6,6 +6,7 @@ the process ends. The classes here override those methods, through the places th
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,8 +29,8 @@ from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
+from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, TYPE_WINDOW_UPDATE, YAMUX_HEADER_FORMAT, Yamux
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.exceptions import MuxerUpgradeFailure
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
@@ -41,6 +42,7 @@ CONNECTIONS_MAX: Final = 256
 CONNECTIONS_OUTBOUND_MIN: Final = 64  # of them kept free for dialling out
 STREAMS_PER_CONNECTION_MAX: Final = 64
 CONNECTION_BUFFER_BYTES_MAX: Final = 20 * 1024 * 1024  # above the 16 MiB that yamux lets one stream's window grow to
+GIVE_BACK_BYTES_MIN: Final = 64 * 1024  # a quarter of the smallest window
 UPGRADE_S: Final = 8.0
 READ_BYTES: Final = 128 * 1024
 PEER_ID_HEAD: Final = bytes((0x00, 0x25, 0x08, 0x02, 0x12, 0x21))  # identity multihash of a secp256k1 key in protobuf
@@ -114,11 +116,29 @@ class BoundedYamux(Yamux):
     The library only logs a warning when a peer sends past its window, and keeps what it sent.
     """
 
+    def __init__(self, conn: ISecureConn, peer_id: ID, is_initiator: bool) -> None:
+        super().__init__(conn, peer_id, is_initiator=is_initiator)
+        self._owed: dict[int, int] = {}  # by stream: window not yet given back
+
     async def _read_data_body(self, length: int) -> bytes:
         held = sum(map(len, self.stream_buffers.values()))
         if held + length > CONNECTION_BUFFER_BYTES_MAX:
             raise trio.TooSlowError(f"{held + length} bytes unread")  # the error that closes the connection
         return await super()._read_data_body(length)
+
+    async def _write_frame(self, data: bytes) -> None:
+        """Give the window back in large pieces: the library does after every read, and pubsub reads single bytes."""
+        if len(data) == HEADER_SIZE:
+            version, kind, flags, stream_id, increment = struct.unpack(YAMUX_HEADER_FORMAT, data)
+            if kind == TYPE_WINDOW_UPDATE and flags == 0:
+                owed = self._owed.pop(stream_id, 0) + increment
+                if owed < GIVE_BACK_BYTES_MIN and stream_id in self.streams:
+                    self._owed[stream_id] = owed
+                    if len(self._owed) > STREAMS_PER_CONNECTION_MAX:
+                        self._owed = {stream: held for stream, held in self._owed.items() if stream in self.streams}
+                    return
+                data = struct.pack(YAMUX_HEADER_FORMAT, version, kind, flags, stream_id, owed)
+        await super()._write_frame(data)
 
     async def accept_stream(self) -> IMuxedStream:
         stream = await super().accept_stream()
