@@ -131,9 +131,11 @@ async def test_a_cancelled_caller_lets_its_transaction_finish(postgres_url: str)
 async def test_an_unreachable_database_is_the_world_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage.database.DELAY_S_FIRST", 0.001)
     monkeypatch.setattr("storage.database.DELAY_S_MAX", 0.002)
-    with Database("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1") as database:
-        with pytest.raises(DatabaseUnavailableError):
-            await database.run(lambda connection: None)
+    with (
+        Database("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1") as database,
+        pytest.raises(DatabaseUnavailableError),
+    ):
+        await database.run(lambda connection: None)
 
 
 def test_a_database_serves_one_node_process(postgres_url: str) -> None:
@@ -176,6 +178,19 @@ async def test_one_cut_costs_one_retry_however_many_connections_were_idle(
         assert await database.run(lambda c: c.execute("SELECT 7").fetchone()) == (7,)
 
 
+def holders(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def until_held(database: Database, count: int) -> None:
+    while True:
+        if await database.run(holders) == count:
+            return
+        await trio.sleep(0.02)
+
+
 async def test_a_lost_claim_is_taken_again_or_ends_the_node(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,25 +199,18 @@ async def test_a_lost_claim_is_taken_again_or_ends_the_node(
     def cut_holder(connection: psycopg.Connection) -> None:
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
 
-    def holders(connection: psycopg.Connection) -> int:
-        row = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchone()
-        assert row is not None
-        return int(row[0])
-
     with Database(postgres_url) as first, Database(postgres_url) as second:
         first.claim()
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(first.hold)
                 await second.run(cut_holder)
-                while await second.run(holders) != 1:
-                    await trio.sleep(0.02)
+                await until_held(second, 1)
                 with pytest.raises(DatabaseInUseError):
                     second.claim()
                 nursery.cancel_scope.cancel()
             await second.run(cut_holder)
-            while await second.run(holders) != 0:
-                await trio.sleep(0.02)
+            await until_held(second, 0)
             second.claim()
             with pytest.raises(DatabaseInUseError):
                 await first.hold()
