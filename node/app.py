@@ -234,6 +234,7 @@ class Node:
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
             core.start_soon(supervise, "records", self.records.run, RESTARTS)
             core.start_soon(supervise, "jobs", self.journal.run, RESTARTS)
+            core.start_soon(supervise, "pending", self.records.run_materialise, RESTARTS)
             await core.start(self.driver.run)
             await self._recover()
             async with trio.open_nursery() as edges:

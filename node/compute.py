@@ -3,7 +3,6 @@
 import time
 
 import attrs
-import orjson
 import zstandard
 
 from agents.roles import execute
@@ -17,33 +16,28 @@ COMPRESSION_LEVEL = 3
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """What the roles made of a batch, with the time it took; leaves and normalized data are newline-joined."""
+    """What the roles made of a batch, with the time it took.
+
+    Attributes:
+        leaves, normalized: Newline-joined; ``outputs`` both as one zstd frame. Empty where nobody asked for them.
+    """
 
     findings: Findings
     leaves: bytes
     normalized: bytes
+    outputs: bytes
     issues_by_rule: tuple[tuple[str, int], ...]
     cpu_us: int
-
-
-@attrs.frozen(kw_only=True)
-class Verdicts:
-    """A batch's leaves as columns, in batch order, the way the events table takes them; ``outputs`` is both
-    leaves and normalized data as one zstd frame.
-    """
-
-    event_ids: list[str]
-    statuses: list[str]
-    content_hashes: list[str]
-    version_ids: list[str]
-    issues: list[str]
-    normalized: list[str]
-    outputs: bytes
 
 
 def pack(data: bytes) -> bytes:
     """Compress a payload for storage and for the wire, once for both."""
     return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(data)
+
+
+def pack_outputs(leaves: bytes, normalized: bytes) -> bytes:
+    """Leaves and normalized data, each newline-joined, as one zstd frame."""
+    return pack(len(leaves).to_bytes(LENGTH_BYTES, "big") + leaves + normalized)
 
 
 def unpack(data: bytes, bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
@@ -61,8 +55,13 @@ def unpack(data: bytes, bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
         raise MalformedError("the payload is not a zstd frame") from error
 
 
-def run_roles(*, network: str, source_id: str, packed: bytes, policy: bytes, context: bytes) -> Run:
+def run_roles(
+    *, network: str, source_id: str, packed: bytes, policy: bytes, context: bytes, keep_outputs: bool
+) -> Run:
     """Normalize and validate a batch, with all roots.
+
+    Args:
+        keep_outputs: Whether the lines are wanted, or the roots alone.
 
     Raises:
         MalformedError: the payload is not in record form. InvalidPolicyError: the policy is wrong.
@@ -80,24 +79,11 @@ def run_roles(*, network: str, source_id: str, packed: bytes, policy: bytes, con
     )
     return Run(
         findings=findings,
-        leaves=output.leaves,
-        normalized=output.normalized,
+        leaves=output.leaves if keep_outputs else b"",
+        normalized=output.normalized if keep_outputs else b"",
+        outputs=pack_outputs(output.leaves, output.normalized) if keep_outputs else b"",
         issues_by_rule=output.issues_by_rule,
         cpu_us=(time.process_time_ns() - started) // 1_000,
-    )
-
-
-def verdicts(leaves: bytes, normalized: bytes) -> Verdicts:
-    """Turn leaves into columns."""
-    rows = orjson.loads(b"[" + leaves.replace(b"\n", b",") + b"]")
-    return Verdicts(
-        event_ids=[row["eventId"] for row in rows],
-        statuses=[row["status"] for row in rows],
-        content_hashes=[row["contentHash"] for row in rows],
-        version_ids=[row["versionId"] for row in rows],
-        issues=[orjson.dumps(row["issues"]).decode() if row["issues"] else "[]" for row in rows],
-        normalized=normalized.decode().split("\n"),
-        outputs=pack(len(leaves).to_bytes(LENGTH_BYTES, "big") + leaves + normalized),
     )
 
 

@@ -4,6 +4,7 @@ Batches are computed in worker processes; what a batch needs that is not here (a
 outputs) is fetched from the peer that has it, and believed only when its hash says so.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -29,10 +30,13 @@ from protocols.messages import (
     QuorumCertificate,
     Role,
     Statement,
+    WorkOrder,
 )
 
 log = structlog.get_logger(__name__)
 
+RUNS_CACHE_BYTES = 32 * 1024 * 1024
+ORDERS_MAX = 512
 TASKS_MAX = 256  # effects under way at once; past it the driver waits
 SEAL_RETRIES = 5
 
@@ -55,9 +59,7 @@ class Records(Protocol):
 
     async def payload(self, batch_id: str) -> bytes | None: ...
 
-    async def seal(
-        self, effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int
-    ) -> int | None:
+    async def seal(self, effect: job.Seal, run: compute.Run, certified_ms: int) -> int | None:
         """Write a certified batch down, whole or not at all. Its sequence, or None if it was written before."""
 
     async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
@@ -100,7 +102,8 @@ class Executor:
         self._records = records
         self._library = library
         self._payloads = payloads
-        self._runs: BytesCache[str, tuple[bytes, ...]] = BytesCache(64 * 1024 * 1024)
+        self._runs: BytesCache[str, tuple[bytes, ...]] = BytesCache(RUNS_CACHE_BYTES)
+        self._orders: OrderedDict[str, WorkOrder] = OrderedDict()
         self._post = post
         self._on_sealed = on_sealed
         self._on_dead = on_dead
@@ -121,10 +124,20 @@ class Executor:
                 self._payloads.put(batch_id, packed)
         return packed
 
-    def outputs(self, batch_id: str) -> tuple[bytes, bytes] | None:
-        """Leaves and normalized data of a batch this node ran lately."""
-        found = self._runs.get(batch_id)
-        return (found[0], found[1]) if found is not None else None
+    async def outputs(self, batch_id: str) -> tuple[bytes, bytes] | None:
+        """Leaves and normalized data of a batch of another coordinator that is under way here: run once more.
+
+        They are asked for only by a coordinator whose own outputs differ from the quorum's.
+        """
+        order = self._orders.get(batch_id)
+        if order is None:
+            return None
+        try:
+            run = await self._compute(order.manifest.message, order.context, keep_outputs=True)
+        except OverlayError as error:
+            log.warning("outputs.failed", batch=batch_id, why=str(error))
+            return None
+        return run.leaves, run.normalized
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -155,6 +168,7 @@ class Executor:
             case job.ForgetPayload(batch_id=batch_id):
                 self._payloads.drop(batch_id)
                 self._runs.drop(batch_id)
+                self._orders.pop(batch_id, None)
             case _:
                 await self._records.record(effect)
 
@@ -163,7 +177,8 @@ class Executor:
     async def _run_role(self, effect: job.RunRole) -> None:
         manifest = effect.order.message.manifest.message
         try:
-            run = await self._compute(manifest, effect.order.message.context)
+            own = manifest.coordinator == self._signer.identity
+            run = await self._compute(manifest, effect.order.message.context, keep_outputs=own)
         except OverlayError as error:
             log.warning("role.failed", batch=manifest.batch_id, why=str(error))
             self._fail(manifest.batch_id, str(error))
@@ -172,7 +187,11 @@ class Executor:
             self._fail(manifest.batch_id, "the payload is not the one the manifest names")
             return
         self._on_run(run)
-        self._runs.put(manifest.batch_id, (run.leaves, run.normalized, run.findings.output_root))
+        if own:
+            kept = (run.leaves, run.normalized, run.outputs, run.findings.output_root)
+            self._runs.put(manifest.batch_id, kept)
+        else:
+            self._remember(effect.order.message)
         evidence = tuple(
             envelope.sign(self._signer, self._evidence(effect, manifest, run, role))
             for role in effect.roles
@@ -185,7 +204,12 @@ class Executor:
     def _fail(self, batch_id: str, reason: str) -> None:
         self._post(job.RoleFailed(now_ms=clock_ms(), batch_id=batch_id, reason=reason))
 
-    async def _compute(self, manifest: Manifest, context: bytes) -> compute.Run:
+    def _remember(self, order: WorkOrder) -> None:
+        self._orders[order.manifest.message.batch_id] = order
+        if len(self._orders) > ORDERS_MAX:
+            self._orders.popitem(last=False)
+
+    async def _compute(self, manifest: Manifest, context: bytes, *, keep_outputs: bool) -> compute.Run:
         packed = await self.payload(manifest.batch_id)
         if packed is None:
             raise MissingError("the payload is not here")
@@ -199,6 +223,7 @@ class Executor:
             packed=packed,
             policy=policy,
             context=context,
+            keep_outputs=keep_outputs,
         )
         return await self._workers.execute(call)
 
@@ -239,9 +264,8 @@ class Executor:
         run = await self._certified_run(effect)
         if run is None:
             return
-        columns = await self._workers.admit(partial(compute.verdicts, run.leaves, run.normalized))
         certified_ms = clock_ms()
-        sequence = await self._records.seal(effect, columns.outputs, columns, certified_ms)
+        sequence = await self._records.seal(effect, run, certified_ms)
         self._post(job.BatchWritten(now_ms=clock_ms(), batch_id=statement.batch_id))
         if sequence is not None:
             self._on_sealed(
@@ -260,8 +284,8 @@ class Executor:
         """The outputs that the quorum certified: this node's own, run again if need be, or an agent's."""
         statement = effect.certificate.statement
         kept = self._runs.get(statement.batch_id)
-        if kept is not None and kept[2] == statement.output_root:
-            return _as_run(statement, kept[0], kept[1])
+        if kept is not None and kept[3] == statement.output_root:
+            return _as_run(statement, kept[0], kept[1], kept[2])
         for attempt in range(SEAL_RETRIES):
             for fetch in (self._recomputed, self._fetched):
                 run = await fetch(effect)
@@ -273,7 +297,7 @@ class Executor:
 
     async def _recomputed(self, effect: job.Seal) -> compute.Run | None:
         try:
-            run = await self._compute(effect.manifest, effect.context)
+            run = await self._compute(effect.manifest, effect.context, keep_outputs=True)
         except OverlayError as error:
             log.warning("seal.recompute_failed", batch=effect.certificate.statement.batch_id, why=str(error))
             return None
@@ -288,7 +312,8 @@ class Executor:
             if found is None or sum(map(len, found)) > PAYLOAD_BYTES_MAX * 2:
                 continue
             if await self._workers.admit(partial(compute.output_root, found[0])) == statement.output_root:
-                return _as_run(statement, *found)
+                packed = await self._workers.admit(partial(compute.pack_outputs, *found))
+                return _as_run(statement, *found, packed)
         return None
 
 
@@ -298,7 +323,7 @@ class MissingError(OverlayError):
     code = "missing"
 
 
-def _as_run(statement: Statement, leaves: bytes, normalized: bytes) -> compute.Run:
+def _as_run(statement: Statement, leaves: bytes, normalized: bytes, outputs: bytes) -> compute.Run:
     findings = Findings(
         input_root=statement.input_root,
         normalized_root=statement.normalized_root,
@@ -308,4 +333,6 @@ def _as_run(statement: Statement, leaves: bytes, normalized: bytes) -> compute.R
         valid=statement.valid,
         invalid=statement.invalid,
     )
-    return compute.Run(findings=findings, leaves=leaves, normalized=normalized, issues_by_rule=(), cpu_us=0)
+    return compute.Run(
+        findings=findings, leaves=leaves, normalized=normalized, outputs=outputs, issues_by_rule=(), cpu_us=0
+    )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agents.policy import CompiledPolicy, compile_policy
+from node.answers import job_id
 from node.compute import unpack
 from node.delivery.chunks import batch_evidence
 from node.executor import Sealed
@@ -101,9 +102,11 @@ def event_document_of(connection: "Connection", event_id: str) -> Document:
 
 
 def batch_jobs(connection: "Connection", batch_id: str) -> list[Document]:
+    """The jobs of a batch; its rows come with its verdicts, until then the first job is queued."""
+    rows = jobs.of_batch(connection, batch_id) or [(job_id(batch_id), Role.NORMALIZE.word, None, "queued", 0)]
     return [
-        {"jobId": job, "jobType": role, "assignedAgent": agent, "status": status}
-        for job, role, agent, status, _ in jobs.of_batch(connection, batch_id)
+        {"jobId": name, "jobType": role, "assignedAgent": agent, "status": status}
+        for name, role, agent, status, _ in rows
     ]
 
 

@@ -32,7 +32,7 @@ class PeerLibrary:
         transport: Transport,
         find_policy: Callable[[bytes], Awaitable[bytes | None]],
         keep_policy: Callable[[bytes, bytes], Awaitable[None]],
-        find_outputs: Callable[[str], tuple[bytes, bytes] | None],
+        find_outputs: Callable[[str], Awaitable[tuple[bytes, bytes] | None]],
     ) -> None:
         self._transport = transport
         self._find_policy = find_policy
@@ -69,7 +69,7 @@ class PeerLibrary:
         if kind == POLICY and len(key) == 32:
             found = self._policies.get(key) or await self._find_policy(key)
         elif kind == OUTPUTS and len(key) <= BATCH_ID_BYTES_MAX:
-            outputs = self._find_outputs(key.decode("ascii", "replace"))
+            outputs = await self._find_outputs(key.decode("ascii", "replace"))
             if outputs is not None:
                 leaves, normalized = outputs
                 found = len(leaves).to_bytes(4, "big") + leaves + normalized

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node import compute
+from node.driver import clock_ms
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import codec, job
 from protocols.certificate import agent_id
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 FLUSH_S = 1.0
+MATERIALISE_S = 10.0
 RUNNING = {Stage.PROCESSING: (Role.NORMALIZE, Role.VALIDATE), Stage.CERTIFYING: (Role.CERTIFY,)}
 
 
@@ -127,10 +129,8 @@ class NodeRecords:
     async def pending(self) -> list[tuple[str, bytes, bool, int]]:
         return await self._database.run(batches.pending)
 
-    async def seal(
-        self, effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int
-    ) -> int | None:
-        sealed = _sealed_batch(effect, outputs, verdicts, certified_ms)
+    async def seal(self, effect: job.Seal, run: compute.Run, certified_ms: int) -> int | None:
+        sealed = _sealed_batch(effect, run, certified_ms)
         return await self._database.run(lambda connection: batches.seal(connection, sealed))
 
     async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
@@ -156,6 +156,13 @@ class NodeRecords:
         while True:
             await trio.sleep(FLUSH_S)
             await self.flush()
+
+    async def run_materialise(self) -> None:
+        """Show batches that wait for agents as pending rows of the events table."""
+        while True:
+            await trio.sleep(MATERIALISE_S)
+            before_ms = clock_ms() - int(1000 * MATERIALISE_S)
+            await self._database.run(partial(batches.materialise, received_before_ms=before_ms))
 
     async def flush(self) -> None:
         """What a crash takes with it is a second of statistics, never a batch."""
@@ -204,7 +211,7 @@ def _evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:
     )
 
 
-def _sealed_batch(effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, certified_ms: int) -> SealedBatch:
+def _sealed_batch(effect: job.Seal, run: compute.Run, certified_ms: int) -> SealedBatch:
     certificate = effect.certificate
     statement = certificate.statement
     rows = [_evidence_row(signed, agrees=True) for signed in certificate.evidence]
@@ -223,18 +230,14 @@ def _sealed_batch(effect: job.Seal, outputs: bytes, verdicts: compute.Verdicts, 
     return SealedBatch(
         batch_id=statement.batch_id,
         certificate=certificate_bytes(certificate),
-        outputs=outputs,
+        outputs=run.outputs,
         valid=statement.valid,
         invalid=statement.invalid,
         attempts=effect.attempts,
         certified_ms=certified_ms,
         level=statement.level.word,
         agents=[agent_id(signed.signer) for signed in certificate.certifications],
-        event_ids=verdicts.event_ids,
-        statuses=verdicts.statuses,
-        content_hashes=verdicts.content_hashes,
-        version_ids=verdicts.version_ids,
-        issues=verdicts.issues,
-        normalized=verdicts.normalized,
+        leaves=run.leaves,
+        normalized=run.normalized,
         evidence=tuple(rows),
     )

@@ -1,6 +1,6 @@
 """How signed things and outputs are kept as bytes in the database, and read back. One form each."""
 
-from node.compute import pack, unpack
+from node.compute import unpack
 from protocols import codec
 from protocols.envelope import open_frame, to_frame
 from protocols.errors import MalformedError
@@ -41,11 +41,6 @@ def certificate_bytes(certificate: QuorumCertificate) -> bytes:
 def read_certificate(data: bytes) -> QuorumCertificate:
     """Signatures are not checked again: they were before it was stored, and are by whoever keeps it."""
     return codec.decode(QuorumCertificate, data)
-
-
-def pack_outputs(leaves: bytes, normalized: bytes) -> bytes:
-    """Leaves and normalized data, each newline-joined, as one zstd frame."""
-    return pack(len(leaves).to_bytes(LENGTH_BYTES, "big") + leaves + normalized)
 
 
 def unpack_outputs(packed: bytes) -> tuple[bytes, bytes]:

@@ -7,6 +7,8 @@ import attrs
 import psycopg
 from psycopg.rows import dict_row
 
+from storage.event_rows import write_events
+
 SEAL_LOCK = 0x7365616C  # any number, unlike the other advisory locks
 
 
@@ -55,10 +57,11 @@ class EvidenceRow:
 
 @attrs.frozen(kw_only=True)
 class SealedBatch:
-    """A certified batch with its verdicts as columns in batch order; JSON columns as text.
+    """A certified batch with its results.
 
     Attributes:
-        outputs: zstd frame of leaves and normalized data.
+        leaves, normalized: Verdict and normalized data of each event as canonical JSON, newline-joined.
+        outputs: zstd frame of both.
         agents: Agent ids of those who signed the certificate.
     """
 
@@ -71,12 +74,8 @@ class SealedBatch:
     certified_ms: int
     level: str
     agents: list[str]
-    event_ids: list[str]
-    statuses: list[str]
-    content_hashes: list[str]
-    version_ids: list[str]
-    issues: list[str]
-    normalized: list[str]
+    leaves: bytes
+    normalized: bytes
     evidence: tuple[EvidenceRow, ...]
 
 
@@ -112,25 +111,18 @@ COLUMNS = ", ".join(field.name for field in attrs.fields(BatchRow))
 
 
 def insert_ingested(connection: psycopg.Connection, batches: Sequence[NewBatch]) -> None:
-    """Store batches with their events and their normalize jobs: a few statements a batch, none per event."""
-    for batch in batches:
-        with connection.pipeline():
+    """Make batches durable: a row each with the payload, and an index row for every event."""
+    with connection.pipeline():
+        for batch in batches:
             _insert_batch(connection, batch)
-            if any(version > 1 for version in batch.versions):
-                _supersede(connection, batch)
-            _insert_events(connection, batch)
-            connection.execute(
-                """INSERT INTO overlay_event_jobs (job_id, event_id, job_type, batch_id, overlay_job_template_id)
-                   VALUES (%s, %s, 'normalize', %s, 'normalize')""",
-                (batch.job_id, batch.event_ids[0], batch.batch_id),
-            )
+            _insert_index(connection, batch)
 
 
 def _insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
     connection.execute(
         """INSERT INTO batches (batch_id, source_id, source_sequence, policy_hash, level, quorum, stateful,
-                                events, topics, manifest, payload, received_ms)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s)""",
+                                versioned, events, topics, manifest, payload, received_ms)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s)""",
         (
             batch.batch_id,
             batch.source_id,
@@ -139,6 +131,7 @@ def _insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
             batch.level,
             batch.quorum,
             batch.stateful,
+            any(version > 1 for version in batch.versions),
             len(batch.event_ids),
             batch.topics,
             batch.manifest,
@@ -148,63 +141,27 @@ def _insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
     )
 
 
-def _supersede(connection: psycopg.Connection, batch: NewBatch) -> None:
-    """Copy the rows that this batch's events replace to ``event_versions``."""
-    replaced = [key for key, version in zip(batch.event_ids, batch.versions, strict=True) if version > 1]
+def _insert_index(connection: psycopg.Connection, batch: NewBatch) -> None:
+    digests = [bytes.fromhex(event_id.removeprefix("event_")) for event_id in batch.event_ids]
+    hashes = [bytes.fromhex(each) for each in batch.record_hashes]
     connection.execute(
-        """INSERT INTO event_versions (event_id, version, batch_id, position, record_hash, raw_data,
-               normalized_data, validation_status, validation_issues, content_hash, version_id, ingested_at,
-               certified_at)
-           SELECT event_id, version, batch_id, position, record_hash, raw_data, normalized_data,
-               validation_status, validation_issues, content_hash, version_id, ingested_at, certified_at
-           FROM overlay_events WHERE event_id = ANY(%b)""",
-        (replaced,),
-    )
-
-
-def _insert_events(connection: psycopg.Connection, batch: NewBatch) -> None:
-    connection.execute(
-        """INSERT INTO overlay_events (event_id, source_id, external_id, event_type, raw_data, overlay_job_id,
-                                       overlay_distribution, ingested_at, batch_id, position, record_hash, version)
-           SELECT event_id, %s, external_id, event_type, convert_from(record, 'UTF8')::jsonb, %s,
-                  jsonb_build_object('topics', %b::text[]), to_timestamp(%s / 1000.0) AT TIME ZONE 'UTC', %s,
-                  place - 1, decode(record_hash, 'hex'), version
-           FROM unnest(%b::text[], %b::text[], %b::text[], %b::bytea[], %b::text[], %b::int[])
-                WITH ORDINALITY AS t(event_id, external_id, event_type, record, record_hash, version, place)
-           ON CONFLICT (event_id) DO UPDATE SET event_type = EXCLUDED.event_type, raw_data = EXCLUDED.raw_data,
-               normalized_data = NULL, validation_status = 'pending', validation_issues = '[]', content_hash = NULL,
-               version_id = NULL, overlay_job_id = EXCLUDED.overlay_job_id, processing_agents = '{}',
-               certification_evidence = '{}', overlay_distribution = EXCLUDED.overlay_distribution,
-               ingested_at = EXCLUDED.ingested_at, processed_at = NULL, certified_at = NULL,
-               batch_id = EXCLUDED.batch_id, position = EXCLUDED.position, record_hash = EXCLUDED.record_hash,
-               version = EXCLUDED.version
-           WHERE overlay_events.version < EXCLUDED.version""",
-        (
-            batch.source_id,
-            batch.job_id,
-            batch.topics,
-            batch.received_ms,
-            batch.batch_id,
-            batch.event_ids,
-            batch.external_ids,
-            batch.event_types,
-            batch.records,
-            batch.record_hashes,
-            batch.versions,
-        ),
+        """INSERT INTO event_index (event_digest, version, batch, position, record_hash)
+           SELECT digest, version, currval('batches_number_seq'), place - 1, record_hash
+           FROM unnest(%b::bytea[], %b::int[], %b::bytea[]) WITH ORDINALITY
+                AS t(digest, version, record_hash, place)""",
+        (digests, batch.versions, hashes),
     )
 
 
 def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
-    """Write a certified batch down. Returns its seal sequence, or None if it was sealed or buried before.
-
-    Sequences have no gaps and are visible in their order: the lock on them is taken last and held until the
-    commit, so that batches can be sealed side by side.
-    """
+    """Write a certified batch down. Returns its seal sequence, or None if it was sealed or buried before."""
+    # numbered one after the other: no two seals see the same maximum, no reader sees a gap that fills up later
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (SEAL_LOCK,))
     row = connection.execute(
         """UPDATE batches SET state = 'certified', certificate = %b, outputs = %b, valid = %s, invalid = %s,
-                  attempts = %s, certified_ms = %s
-           WHERE batch_id = %s AND state = 'pending' RETURNING events""",
+                  attempts = %s, certified_ms = %s, materialised = true,
+                  seal_sequence = (SELECT coalesce(max(seal_sequence), 0) + 1 FROM batches)
+           WHERE batch_id = %s AND state = 'pending' RETURNING seal_sequence""",
         (
             sealed.certificate,
             sealed.outputs,
@@ -217,58 +174,12 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
     ).fetchone()
     if row is None:
         return None
-    updated = connection.execute(_SEAL_EVENTS.format(extra=_EXTRA).encode(), _seal_parameters(sealed)).rowcount
-    if updated < int(row[0]):  # some were superseded meanwhile
-        statement = _SEAL_EVENTS.replace("overlay_events", "event_versions").format(extra="")
-        connection.execute(statement.encode(), _seal_parameters(sealed))
+    write_events(connection, sealed.batch_id, sealed)
     with connection.pipeline():
         insert_evidence(connection, sealed.batch_id, sealed.evidence)
         _complete_jobs(connection, sealed)
         _record_metrics(connection, sealed)
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (SEAL_LOCK,))
-        cursor = connection.execute(
-            """UPDATE batches SET seal_sequence = (SELECT coalesce(max(seal_sequence), 0) + 1 FROM batches)
-               WHERE batch_id = %s RETURNING seal_sequence""",
-            (sealed.batch_id,),
-        )
-        numbered = cursor.fetchone()
-    assert numbered is not None, "the row was updated above"
-    return int(numbered[0])
-
-
-_EXTRA = """, processing_agents = %(agents)s,
-    certification_evidence = jsonb_build_object('batchId', e.batch_id, 'position', e.position, 'level',
-        %(level)s::text),
-    processed_at = to_timestamp(%(certified_ms)s / 1000.0) AT TIME ZONE 'UTC'"""
-
-_SEAL_EVENTS = """
-    UPDATE overlay_events e SET
-        normalized_data = t.normalized::jsonb,
-        validation_status = CASE WHEN t.status = 'valid' THEN 'certified' ELSE 'invalid' END,
-        validation_issues = t.issues::jsonb,
-        content_hash = t.content_hash,
-        version_id = t.version_id,
-        certified_at = to_timestamp(%(certified_ms)s / 1000.0) AT TIME ZONE 'UTC'
-        {extra}
-    FROM unnest(%(event_ids)b::text[], %(normalized)b::text[], %(statuses)b::text[], %(issues)b::text[],
-                %(content_hashes)b::text[], %(version_ids)b::text[])
-         AS t(event_id, normalized, status, issues, content_hash, version_id)
-    WHERE e.event_id = t.event_id AND e.batch_id = %(batch_id)s"""
-
-
-def _seal_parameters(sealed: SealedBatch) -> dict[str, Any]:
-    return {
-        "batch_id": sealed.batch_id,
-        "certified_ms": sealed.certified_ms,
-        "level": sealed.level,
-        "agents": sealed.agents,
-        "event_ids": sealed.event_ids,
-        "normalized": sealed.normalized,
-        "statuses": sealed.statuses,
-        "issues": sealed.issues,
-        "content_hashes": sealed.content_hashes,
-        "version_ids": sealed.version_ids,
-    }
+    return int(row[0])
 
 
 def insert_evidence(connection: psycopg.Connection, batch_id: str, rows: Sequence[EvidenceRow]) -> None:
@@ -282,25 +193,12 @@ def insert_evidence(connection: psycopg.Connection, batch_id: str, rows: Sequenc
 
 
 def _complete_jobs(connection: psycopg.Connection, sealed: SealedBatch) -> None:
-    """One completed job row per role; the normalize row stands since ingest."""
-    for role in ("normalize", "validate", "certify"):
-        connection.execute(
-            """INSERT INTO overlay_event_jobs AS j (job_id, event_id, job_type, batch_id, job_status,
-                   overlay_job_template_id, attempts, completed_at, output_data)
-               SELECT 'job_' || %(role)s || '_' || substr(batch_id, 7), event_id, %(role)s, batch_id, 'completed',
-                      %(role)s, %(attempts)s, NOW(),
-                      jsonb_build_object('valid', %(valid)s::int, 'invalid', %(invalid)s::int)
-               FROM overlay_event_jobs WHERE batch_id = %(batch_id)s AND job_type = 'normalize'
-               ON CONFLICT (job_id) DO UPDATE SET job_status = 'completed', attempts = EXCLUDED.attempts,
-                   completed_at = EXCLUDED.completed_at, output_data = EXCLUDED.output_data""",
-            {
-                "role": role,
-                "batch_id": sealed.batch_id,
-                "attempts": sealed.attempts,
-                "valid": sealed.valid,
-                "invalid": sealed.invalid,
-            },
-        )
+    connection.execute(
+        """UPDATE overlay_event_jobs SET job_status = 'completed', attempts = %s, completed_at = NOW(),
+                  output_data = jsonb_build_object('valid', %s::int, 'invalid', %s::int)
+           WHERE batch_id = %s""",
+        (sealed.attempts, sealed.valid, sealed.invalid, sealed.batch_id),
+    )
 
 
 def _record_metrics(connection: psycopg.Connection, sealed: SealedBatch) -> None:
@@ -316,13 +214,13 @@ def _record_metrics(connection: psycopg.Connection, sealed: SealedBatch) -> None
 def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) -> int:
     """Mark a batch dead with the reason of every attempt. Returns its number of events, 0 if it had an end."""
     row = connection.execute(
-        """UPDATE batches SET state = 'dead', reasons = %s, attempts = %s
+        """UPDATE batches SET state = 'dead', reasons = %s, attempts = %s, materialised = true
            WHERE batch_id = %s AND state = 'pending' RETURNING events""",
         (list(reasons), len(reasons), batch_id),
     ).fetchone()
     if row is None:
         return 0
-    connection.execute("UPDATE overlay_events SET validation_status = 'dead' WHERE batch_id = %s", (batch_id,))
+    write_events(connection, batch_id, "dead")
     connection.execute(
         """UPDATE overlay_event_jobs SET job_status = 'dead', attempts = %s, completed_at = NOW(),
                   error_details = jsonb_build_object('reasons', %s::text[])
@@ -330,6 +228,19 @@ def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) 
         (len(reasons), list(reasons), batch_id),
     )
     return int(row[0])
+
+
+def materialise(connection: psycopg.Connection, received_before_ms: int, limit: int = 20) -> int:
+    """Write the event rows of batches that wait for their seal longer than usual. Returns how many batches."""
+    rows = connection.execute(
+        """UPDATE batches SET materialised = true WHERE batch_id IN (
+               SELECT batch_id FROM batches WHERE state = 'pending' AND NOT materialised AND received_ms < %s
+               ORDER BY received_ms LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING batch_id""",
+        (received_before_ms, limit),
+    ).fetchall()
+    for (batch_id,) in rows:
+        write_events(connection, batch_id, "pending")
+    return len(rows)
 
 
 def record_distribution(

@@ -7,6 +7,8 @@ import attrs
 import psycopg
 from psycopg.rows import dict_row
 
+from storage.event_rows import write_events
+
 
 @attrs.frozen(kw_only=True)
 class KnownVersion:
@@ -50,24 +52,37 @@ COLUMNS = ", ".join(field.name for field in attrs.fields(EventRow))
 
 def find_known(connection: psycopg.Connection, event_ids: Sequence[str]) -> dict[str, list[KnownVersion]]:
     """The stored versions of each event, oldest first; events that are not stored are absent."""
+    digests = [bytes.fromhex(event_id.removeprefix("event_")) for event_id in event_ids]
     rows = connection.execute(
-        """SELECT event_id, version, encode(record_hash, 'hex'), raw_data->>'previous', batch_id
-             FROM overlay_events WHERE event_id = ANY(%(ids)b)
-           UNION ALL
-           SELECT event_id, version, encode(record_hash, 'hex'), raw_data->>'previous', batch_id
-             FROM event_versions WHERE event_id = ANY(%(ids)b)
-           ORDER BY 2""",
-        {"ids": list(event_ids)},
+        """SELECT 'event_' || encode(i.event_digest, 'hex'), i.version, encode(i.record_hash, 'hex'), b.batch_id
+           FROM event_index i JOIN batches b ON b.number = i.batch
+           WHERE i.event_digest = ANY(%b) ORDER BY i.event_digest, i.version""",
+        (digests,),
     ).fetchall()
     known: dict[str, list[KnownVersion]] = {}
-    for event_id, version, record_hash, previous, batch_id in rows:
-        known.setdefault(event_id, []).append(
-            KnownVersion(version=version, record_hash=record_hash, previous=previous, batch_id=batch_id)
-        )
+    for event_id, version, record_hash, batch_id in rows:
+        versions = known.setdefault(event_id, [])
+        previous = versions[-1].record_hash if versions else None
+        versions.append(KnownVersion(version=version, record_hash=record_hash, previous=previous, batch_id=batch_id))
     return known
 
 
 def get(connection: psycopg.Connection, event_id: str) -> EventRow | None:
+    """The latest version, from its acknowledgement on."""
+    try:
+        digest = bytes.fromhex(event_id.removeprefix("event_"))
+    except ValueError:
+        return None
+    row = connection.execute(
+        """SELECT b.batch_id, b.materialised FROM event_index i JOIN batches b ON b.number = i.batch
+           WHERE i.event_digest = %s ORDER BY i.version DESC LIMIT 1""",
+        (digest,),
+    ).fetchone()
+    if row is None:
+        return None
+    if not row[1]:  # its row would be written with its verdict: a reader in between wants it now
+        write_events(connection, row[0], "pending")
+        connection.execute("UPDATE batches SET materialised = true WHERE batch_id = %s", (row[0],))
     found = _select(connection, "WHERE event_id = %s", (event_id,))
     return found[0] if found else None
 

@@ -118,12 +118,15 @@ CREATE TABLE policies (
 -- payload and outputs are zstd frames; certificate and manifest are signed CBOR
 CREATE TABLE batches (
     batch_id TEXT PRIMARY KEY,
+    number BIGSERIAL UNIQUE,
     source_id TEXT NOT NULL REFERENCES overlay_event_sources(source_id),
     source_sequence BIGINT NOT NULL,
     policy_hash BYTEA NOT NULL REFERENCES policies(policy_hash),
     level SMALLINT NOT NULL,
     quorum SMALLINT NOT NULL,
     stateful BOOLEAN NOT NULL,
+    versioned BOOLEAN NOT NULL,
+    materialised BOOLEAN NOT NULL DEFAULT false,
     events INTEGER NOT NULL,
     topics TEXT[] NOT NULL,
     manifest BYTEA NOT NULL,
@@ -146,6 +149,19 @@ CREATE TABLE batches (
 ALTER TABLE batches ALTER COLUMN payload SET STORAGE EXTERNAL;
 ALTER TABLE batches ALTER COLUMN outputs SET STORAGE EXTERNAL;
 CREATE INDEX idx_batches_unsealed ON batches (received_ms) WHERE state = 'pending';
+
+-- every version of every event from its acknowledgement on: what makes a repeat known and an event found while
+-- its row is still to be written. The row of overlay_events is written once, with its verdict, when the batch is
+-- sealed; of a batch that waits longer the rows are written pending (``materialised``).
+CREATE TABLE event_index (
+    event_digest BYTEA NOT NULL,
+    version INTEGER NOT NULL,
+    batch BIGINT NOT NULL,
+    position INTEGER NOT NULL,
+    record_hash BYTEA NOT NULL,
+    PRIMARY KEY (event_digest, version)
+);
+CREATE INDEX idx_event_index_batch ON event_index USING brin (batch) WITH (pages_per_range = 4);
 
 -- what an event said before its latest version
 CREATE TABLE event_versions (

@@ -15,12 +15,13 @@ from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
 from node.caches import BytesCache
+from node.compute import pack_outputs
 from node.delivery.feed import Feed
 from node.driver import clock_ms
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
-from node.stored import certificate_bytes, evidence_bytes, pack_outputs
+from node.stored import certificate_bytes, evidence_bytes
 from protocols import keys
 from protocols.certificate import agent_id
 from protocols.envelope import sign
@@ -198,7 +199,6 @@ def certified(said: Manifest, payload: bytes, level: Level) -> tuple[QuorumCerti
 
 
 def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes, now_ms: int) -> batches.SealedBatch:
-    columns = compute.verdicts(leaves, normalized)
     statement = certificate.statement
     return batches.SealedBatch(
         batch_id=statement.batch_id,
@@ -210,12 +210,8 @@ def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes,
         certified_ms=now_ms,
         level=statement.level.word,
         agents=[agent_id(signed.signer) for signed in certificate.certifications],
-        event_ids=columns.event_ids,
-        statuses=columns.statuses,
-        content_hashes=columns.content_hashes,
-        version_ids=columns.version_ids,
-        issues=columns.issues,
-        normalized=columns.normalized,
+        leaves=leaves,
+        normalized=normalized,
         evidence=tuple(
             batches.EvidenceRow(
                 role=signed.message.role.word,

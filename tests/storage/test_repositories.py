@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Iterator
 
 import attrs
+import orjson
 import psycopg
 import pytest
+import zstandard
 
 from storage import batches, entities, events, jobs, metrics, peers, policies, sources
 from storage.batches import EvidenceRow, NewBatch, SealedBatch
@@ -26,9 +28,15 @@ def connection(postgres_url: str) -> Iterator[psycopg.Connection]:
         yield opened
 
 
+def event_id(key: str) -> str:
+    return "event_" + hashlib.sha256(key.encode()).hexdigest()
+
+
 def new_batch(name: str, keys: list[str], version: int = 1, sequence: int = 1) -> NewBatch:
     batch_id = f"batch_{name}"
-    lines = [b'{"data":{"name":"%s"},"previous":null}' % f"{name} {key}".encode() for key in keys]
+    lines = [
+        orjson.dumps({"data": {"name": f"{name} {key}"}, "externalId": key, "eventType": "reading"}) for key in keys
+    ]
     return NewBatch(
         batch_id=batch_id,
         source_id="s1",
@@ -39,9 +47,9 @@ def new_batch(name: str, keys: list[str], version: int = 1, sequence: int = 1) -
         stateful=False,
         topics=["gitdata.events.iot"],
         manifest=b"manifest",
-        payload=b"\n".join(lines),
+        payload=zstandard.compress(b"\n".join(lines)),
         received_ms=1_700_000_000_000,
-        event_ids=[f"event_{key}" for key in keys],
+        event_ids=[event_id(key) for key in keys],
         external_ids=list(keys),
         event_types=["reading"] * len(keys),
         records=lines,
@@ -63,12 +71,24 @@ def sealed_batch(batch: NewBatch, invalid: tuple[str, ...] = ()) -> SealedBatch:
         certified_ms=1_700_000_000_250,
         level="enhanced",
         agents=["agent_1", "agent_2"],
-        event_ids=batch.event_ids,
-        statuses=statuses,
-        content_hashes=[f"sha256:{each}" for each in batch.record_hashes],
-        version_ids=[f"ver_{each}" for each in batch.record_hashes],
-        issues=['[{"rule":"bounds"}]' if status == "invalid" else "[]" for status in statuses],
-        normalized=['{"value":1}'] * len(statuses),
+        leaves=b"\n".join(
+            orjson.dumps(
+                {
+                    "eventId": event_id,
+                    "externalId": key,
+                    "eventType": "reading",
+                    "status": status,
+                    "issues": [{"rule": "bounds"}] if status == "invalid" else [],
+                    "contentHash": f"sha256:{digest}",
+                    "versionId": f"ver_{digest}",
+                    "recordHash": digest,
+                }
+            )
+            for event_id, key, status, digest in zip(
+                batch.event_ids, batch.external_ids, statuses, batch.record_hashes, strict=True
+            )
+        ),
+        normalized=b"\n".join([b'{"value":1}'] * len(statuses)),
         evidence=(
             EvidenceRow(
                 role="normalize", signer=AGENT, agrees=True, frame=b"f", processing_us=10, events=len(statuses)
@@ -79,13 +99,13 @@ def sealed_batch(batch: NewBatch, invalid: tuple[str, ...] = ()) -> SealedBatch:
 
 def test_ingested_events_are_found_at_once_and_pending(connection: psycopg.Connection) -> None:
     batches.insert_ingested(connection, [new_batch("a", ["x", "y"])])
-    row = events.get(connection, "event_y")
+    row = events.get(connection, event_id("y"))
     assert row is not None
     assert (row.validation_status, row.batch_id, row.position, row.external_id) == ("pending", "batch_a", 1, "y")
     assert row.raw_data["data"] == {"name": "a y"}
     assert row.overlay_distribution == {"topics": ["gitdata.events.iot"]}
     assert row.overlay_job_id == "job_normalize_a"
-    assert events.get(connection, "event_z") is None
+    assert events.get(connection, event_id("z")) is None
     assert jobs.of_batch(connection, "batch_a") == [("job_normalize_a", "normalize", None, "queued", 0)]
 
 
@@ -93,10 +113,10 @@ def test_known_versions_are_listed_oldest_first(connection: psycopg.Connection) 
     first, second = new_batch("a", ["x", "y"]), new_batch("b", ["x"], version=2, sequence=2)
     batches.insert_ingested(connection, [first])
     batches.insert_ingested(connection, [second])
-    known = events.find_known(connection, ["event_x", "event_y", "event_none"])
-    assert [each.record_hash for each in known["event_x"]] == [first.record_hashes[0], second.record_hashes[0]]
-    assert [each.batch_id for each in known["event_y"]] == ["batch_a"]
-    assert "event_none" not in known
+    known = events.find_known(connection, [event_id("x"), event_id("y"), event_id("none")])
+    assert [each.record_hash for each in known[event_id("x")]] == [first.record_hashes[0], second.record_hashes[0]]
+    assert [each.batch_id for each in known[event_id("y")]] == ["batch_a"]
+    assert event_id("none") not in known
 
 
 def test_a_seal_writes_every_verdict_once(connection: psycopg.Connection) -> None:
@@ -106,8 +126,8 @@ def test_a_seal_writes_every_verdict_once(connection: psycopg.Connection) -> Non
     assert batches.seal(connection, sealed) == 1
     assert batches.seal(connection, attrs.evolve(sealed, valid=0)) is None
     statuses = {row.event_id: row.validation_status for row in events.list_events(connection)}
-    assert statuses == {"event_x": "certified", "event_y": "invalid", "event_z": "certified"}
-    row = events.get(connection, "event_y")
+    assert statuses == {event_id("x"): "certified", event_id("y"): "invalid", event_id("z"): "certified"}
+    row = events.get(connection, event_id("y"))
     assert row is not None
     assert row.validation_issues == [{"rule": "bounds"}]
     assert row.content_hash == f"sha256:{batch.record_hashes[1]}"
@@ -139,13 +159,13 @@ def test_an_older_version_is_sealed_beside_the_latest(connection: psycopg.Connec
     batches.insert_ingested(connection, [first])
     batches.insert_ingested(connection, [second])
     batches.seal(connection, sealed_batch(first, invalid=("x",)))
-    row = events.get(connection, "event_x")
+    row = events.get(connection, event_id("x"))
     assert row is not None
     assert (row.version, row.validation_status, row.batch_id) == (2, "pending", "batch_b")
     old = connection.execute("SELECT validation_status, version_id FROM event_versions").fetchall()
     assert old == [("invalid", f"ver_{first.record_hashes[0]}")]
     batches.seal(connection, sealed_batch(second))
-    row = events.get(connection, "event_x")
+    row = events.get(connection, event_id("x"))
     assert row is not None
     assert row.validation_status == "certified"
 
@@ -183,6 +203,8 @@ def test_counts_add_up(connection: psycopg.Connection) -> None:
 def test_jobs_follow_the_batch_until_it_ends(connection: psycopg.Connection) -> None:
     batch = new_batch("a", ["x"])
     batches.insert_ingested(connection, [batch])
+    assert batches.materialise(connection, batch.received_ms + 1) == 1
+    assert batches.materialise(connection, batch.received_ms + 1) == 0
     change = JobChange(batch_id="batch_a", role="validate", status="running", agent="agent_1", attempts=1)
     jobs.apply(connection, [change, attrs.evolve(change, role="normalize")])
     running = {role: (agent, status) for _, role, agent, status, _ in jobs.of_batch(connection, "batch_a")}
@@ -212,6 +234,28 @@ def test_sources_are_created_listed_and_changed(connection: psycopg.Connection) 
     assert [each.source_id for each in sources.list_sources(connection, after="s1", limit=1)] == ["s2"]
     assert sources.take_sequences(connection, "s2", 3) == 1
     assert sources.take_sequences(connection, "s2", 1) == 4
+
+
+def test_job_rows_of_a_batch_whose_events_have_no_rows_yet_come_with_the_seal(connection: psycopg.Connection) -> None:
+    batch = new_batch("a", ["x"])
+    batches.insert_ingested(connection, [batch])
+    jobs.apply(connection, [JobChange(batch_id="batch_a", role="validate", status="running", agent="a", attempts=1)])
+    assert jobs.of_batch(connection, "batch_a") == []
+    batches.seal(connection, sealed_batch(batch))
+    assert len(jobs.of_batch(connection, "batch_a")) == 3
+
+
+def test_a_later_version_that_is_sealed_first_stays_the_latest(connection: psycopg.Connection) -> None:
+    first, second = new_batch("a", ["x", "y"]), new_batch("b", ["x"], version=2, sequence=2)
+    batches.insert_ingested(connection, [first])
+    batches.insert_ingested(connection, [second])
+    batches.seal(connection, sealed_batch(second))
+    batches.seal(connection, sealed_batch(first, invalid=("x",)))
+    row = events.get(connection, event_id("x"))
+    assert row is not None
+    assert (row.version, row.validation_status) == (2, "certified")
+    old = connection.execute("SELECT version, validation_status FROM event_versions").fetchall()
+    assert old == [(1, "invalid")]
 
 
 def test_standings_give_a_reputation(connection: psycopg.Connection) -> None:
