@@ -81,8 +81,12 @@ def get(connection: psycopg.Connection, event_id: str) -> EventRow | None:
     if row is None:
         return None
     if not row[1]:  # its row would be written with its verdict: a reader in between wants it now
-        write_events(connection, row[0], "pending")
-        connection.execute("UPDATE batches SET materialised = true WHERE batch_id = %s", (row[0],))
+        # the batch is locked first: a seal that is under way has written the rows by the time this is answered
+        waiting = connection.execute(
+            "UPDATE batches SET materialised = true WHERE batch_id = %s AND NOT materialised", (row[0],)
+        )
+        if waiting.rowcount:
+            write_events(connection, row[0], "pending")
     found = _select(connection, "WHERE event_id = %s", (event_id,))
     return found[0] if found else None
 

@@ -1,71 +1,34 @@
 """What several database threads do to the same tables at once."""
 
-import hashlib
 import threading
+import time
+from collections.abc import Callable
 
 import psycopg
+import pytest
 
-from storage import batches, policies, sources
-from storage.batches import NewBatch, SealedBatch
+from storage import batches, events, policies, sources
+from storage.batches import NewBatch
+from tests.storage.test_repositories import POLICY, new_batch, sealed_batch
 
-POLICY = hashlib.sha256(b"{}").digest()
 THREADS, BATCHES, EVENTS = 4, 40, 20
 
 
-def new_batch(number: int) -> NewBatch:
-    names = [f"{number}-{position}" for position in range(EVENTS)]
-    lines = [b'{"data":"%s"}' % name.encode() for name in names]
-    return NewBatch(
-        batch_id=f"batch_{number}",
-        source_id="s1",
-        source_sequence=number,
-        policy_hash=POLICY,
-        level=2,
-        quorum=2,
-        stateful=False,
-        topics=[],
-        manifest=b"m",
-        payload=b"p",
-        received_ms=1_700_000_000_000 + number,
-        event_ids=[f"event_{name}" for name in names],
-        external_ids=list(names),
-        event_types=["reading"] * EVENTS,
-        records=lines,
-        record_hashes=[hashlib.sha256(line).hexdigest() for line in lines],
-        versions=[1] * EVENTS,
-        job_id=f"job_normalize_{number}",
-    )
-
-
-def sealed_batch(batch: NewBatch) -> SealedBatch:
-    return SealedBatch(
-        batch_id=batch.batch_id,
-        certificate=b"c",
-        outputs=batch.batch_id.encode(),
-        valid=EVENTS,
-        invalid=0,
-        attempts=1,
-        certified_ms=batch.received_ms + 100,
-        level="enhanced",
-        agents=["agent_1"],
-        event_ids=batch.event_ids,
-        statuses=["valid"] * EVENTS,
-        content_hashes=[f"sha256:{each}" for each in batch.record_hashes],
-        version_ids=[f"ver_{each}" for each in batch.record_hashes],
-        issues=["[]"] * EVENTS,
-        normalized=["1"] * EVENTS,
-        evidence=(),
-    )
-
-
-def test_batches_sealed_side_by_side_are_numbered_without_gaps(postgres_url: str) -> None:
-    """Every batch is offered to two threads: one of them seals it, the other is told that it was sealed."""
-    made = [new_batch(number) for number in range(BATCHES)]
-    with psycopg.connect(postgres_url) as connection:
+def ingest(url: str, made: list[NewBatch]) -> None:
+    with psycopg.connect(url) as connection:
         policies.put(connection, POLICY, b"{}")
         row = {"source_id": "s1", "name": "One", "source_type": "webhook", "policy_hash": POLICY}
         sources.create(connection, row)
         batches.insert_ingested(connection, made)
+
+
+def test_batches_sealed_side_by_side_are_numbered_without_gaps(postgres_url: str) -> None:
+    """Every batch is offered to two threads: one of them seals it, the other is told that it was sealed."""
+    made = [
+        new_batch(f"{number}", [f"{number}-{each}" for each in range(EVENTS)], sequence=number)
+        for number in range(BATCHES)
+    ]
+    ingest(postgres_url, made)
     answers: list[int | None] = []
     seen: list[int] = []
 
@@ -88,3 +51,40 @@ def test_batches_sealed_side_by_side_are_numbered_without_gaps(postgres_url: str
     assert sorted(number for number in answers if number is not None) == list(range(1, BATCHES + 1))
     assert answers.count(None) == BATCHES
     assert len(seen) == 2 * BATCHES, "no reader saw a gap"
+
+
+def read(connection: psycopg.Connection, batch: NewBatch) -> None:
+    assert events.get(connection, batch.event_ids[0]) is not None
+
+
+def sweep(connection: psycopg.Connection, batch: NewBatch) -> None:
+    batches.materialise(connection, batch.received_ms + 1)
+
+
+@pytest.mark.parametrize("early", [read, sweep])
+@pytest.mark.parametrize("seal_first", [True, False])
+def test_a_verdict_is_never_overwritten_by_a_pending_row(
+    postgres_url: str, early: Callable[[psycopg.Connection, NewBatch], None], seal_first: bool
+) -> None:
+    """One transaction seals a batch while another writes its rows as pending, whichever commits first."""
+    batch = new_batch("a", ["x", "y"])
+    ingest(postgres_url, [batch])
+
+    def seal(connection: psycopg.Connection, batch: NewBatch) -> None:
+        assert batches.seal(connection, sealed_batch(batch)) == 1
+
+    steps = (seal, early) if seal_first else (early, seal)
+
+    def second() -> None:
+        with psycopg.connect(postgres_url) as connection:
+            steps[1](connection, batch)
+
+    waiting = threading.Thread(target=second)
+    with psycopg.connect(postgres_url) as connection:
+        steps[0](connection, batch)
+        waiting.start()
+        time.sleep(0.2)  # long enough to reach the lock; the outcome may not depend on it
+    waiting.join()
+    with psycopg.connect(postgres_url) as connection:
+        rows = connection.execute("SELECT validation_status, content_hash IS NULL FROM overlay_events").fetchall()
+    assert rows == [("certified", False)] * 2
