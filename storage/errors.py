@@ -13,6 +13,12 @@ class DatabaseInUseError(OverlayError):
     code = "database-in-use"
 
 
+class ForeignDatabaseError(OverlayError):
+    """The database belongs to a node with another identity key or network."""
+
+    code = "foreign-database"
+
+
 class SchemaError(OverlayError):
     """The database's schema is not one this program can bring up to date."""
 

@@ -139,13 +139,20 @@ def _write_jobs(
     connection: psycopg.Connection, batch_id: str, values: dict[str, Any], result: "SealedBatch | str"
 ) -> None:
     """A job row per role once the batch is sealed; before that the normalize job alone."""
-    status = {"pending": "queued", "dead": "dead"}[result] if isinstance(result, str) else "completed"
-    roles = ["normalize"] if isinstance(result, str) else ["normalize", "validate", "certify"]
+    if isinstance(result, str):
+        status, roles = {"pending": "queued", "dead": "dead"}[result], ["normalize"]
+        first = connection.execute(
+            "SELECT 'event_' || encode(event_digest, 'hex') FROM event_index WHERE batch = %s AND position = 0",
+            (values["number"],),
+        ).fetchone()
+        assert first is not None, "a batch has an event"
+        event_id = first[0]
+    else:
+        status, roles = "completed", ["normalize", "validate", "certify"]
+        event_id = orjson.loads(result.leaves.partition(b"\n")[0])["eventId"]
     connection.execute(
         """INSERT INTO overlay_event_jobs (job_id, event_id, job_type, batch_id, job_status, overlay_job_template_id)
-           SELECT 'job_' || role || '_' || substr(%(batch_id)s, 7), 'event_' || encode(i.event_digest, 'hex'), role,
-                  %(batch_id)s, %(status)s, role
-           FROM event_index i, unnest(%(roles)s::text[]) AS role WHERE i.batch = %(number)s AND i.position = 0
-           ON CONFLICT (job_id) DO NOTHING""",
-        {"batch_id": batch_id, "number": values["number"], "status": status, "roles": roles},
+           SELECT 'job_' || role || '_' || substr(%(batch_id)s, 7), %(event_id)s, role, %(batch_id)s, %(status)s, role
+           FROM unnest(%(roles)s::text[]) AS role ON CONFLICT (job_id) DO NOTHING""",
+        {"batch_id": batch_id, "event_id": event_id, "status": status, "roles": roles},
     )

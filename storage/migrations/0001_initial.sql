@@ -146,7 +146,10 @@ CREATE TABLE batches (
     latency_ms INTEGER NOT NULL DEFAULT 0,
     UNIQUE (source_id, source_sequence)
 );
+-- signed and compressed bytes do not compress
+ALTER TABLE batches ALTER COLUMN manifest SET STORAGE EXTERNAL;
 ALTER TABLE batches ALTER COLUMN payload SET STORAGE EXTERNAL;
+ALTER TABLE batches ALTER COLUMN certificate SET STORAGE EXTERNAL;
 ALTER TABLE batches ALTER COLUMN outputs SET STORAGE EXTERNAL;
 CREATE INDEX idx_batches_unsealed ON batches (received_ms) WHERE state = 'pending';
 
@@ -161,7 +164,7 @@ CREATE TABLE event_index (
     record_hash BYTEA NOT NULL,
     PRIMARY KEY (event_digest, version)
 );
-CREATE INDEX idx_event_index_batch ON event_index USING brin (batch) WITH (pages_per_range = 4);
+CREATE INDEX idx_event_index_batch ON event_index (batch);
 
 -- what an event said before its latest version
 CREATE TABLE event_versions (
@@ -187,6 +190,9 @@ CREATE TABLE entities (
     entity_id TEXT PRIMARY KEY,
     state BYTEA NOT NULL
 );
+-- few rows, rewritten all the time: kept whole in their page, with room for the next version
+ALTER TABLE entities ALTER COLUMN state SET STORAGE EXTERNAL;
+ALTER TABLE entities SET (fillfactor = 30, toast_tuple_target = 8160);
 
 CREATE TABLE evidence (
     batch_id TEXT NOT NULL,
@@ -198,6 +204,7 @@ CREATE TABLE evidence (
     events INTEGER NOT NULL,
     PRIMARY KEY (batch_id, role, signer)
 );
+ALTER TABLE evidence ALTER COLUMN frame SET STORAGE EXTERNAL;
 CREATE INDEX idx_evidence_dissent ON evidence (signer) WHERE NOT agrees;
 
 CREATE TABLE equivocations (
@@ -227,4 +234,10 @@ CREATE TABLE peers (
     expires_ms BIGINT NOT NULL,
     first_seen_at TIMESTAMP NOT NULL DEFAULT NOW(),
     last_seen_at TIMESTAMP NOT NULL DEFAULT NOW()
+);
+
+-- whose database it is: network and identity of the node
+CREATE TABLE node_meta (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
 );

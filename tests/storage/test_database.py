@@ -7,9 +7,10 @@ import psycopg
 import pytest
 import trio
 
+from storage import meta
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
-from storage.errors import DatabaseInUseError, DatabaseUnavailableError, SchemaError
+from storage.errors import DatabaseInUseError, DatabaseUnavailableError, ForeignDatabaseError, SchemaError
 from storage.migrate import migrate, migrations
 
 SPEC_TABLES = {
@@ -36,7 +37,7 @@ SPEC_INDEXES = {
 
 
 def shape(url: str) -> list[tuple[object, ...]]:
-    """Every column and index of the public schema, but the table of migrations."""
+    """Every column, index, constraint and storage option of the schema, but for the table of migrations."""
     with psycopg.connect(url) as connection:
         columns = connection.execute(
             """SELECT table_name, ordinal_position, column_name, data_type, column_default, is_nullable
@@ -47,7 +48,16 @@ def shape(url: str) -> list[tuple[object, ...]]:
             "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' "
             "AND tablename <> 'schema_migrations' ORDER BY 1, 2"
         ).fetchall()
-    return [*columns, *indexes]
+        storage = connection.execute(
+            "SELECT c.relname, a.attname, a.attstorage, c.reloptions FROM pg_class c "
+            "JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace "
+            "AND c.relname NOT LIKE 'schema_migrations%' AND a.attnum > 0 ORDER BY 1, 2"
+        ).fetchall()
+        constraints = connection.execute(
+            "SELECT conrelid::regclass::text AS relation, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE connamespace = 'public'::regnamespace AND conname NOT LIKE 'schema_migrations%' ORDER BY 1, 2"
+        ).fetchall()
+    return [*columns, *indexes, *storage, *constraints]
 
 
 def test_migrations_add_up_to_the_schema(postgres: EmbeddedPostgres, postgres_url: str) -> None:
@@ -145,6 +155,16 @@ def test_a_database_serves_one_node_process(postgres_url: str) -> None:
             second.claim()
         first.close()
         second.claim()
+
+
+def test_a_database_stays_with_the_key_and_network_it_began_with(postgres_url: str) -> None:
+    mine, other = b"\x02" + bytes(32), b"\x03" + bytes(32)
+    with psycopg.connect(postgres_url) as connection:
+        for _ in range(2):
+            meta.bind(connection, network="testnet", identity=mine)
+        for network, identity, named in (("mainnet", mine, "network"), ("testnet", other, "identity")):
+            with pytest.raises(ForeignDatabaseError, match=f"with {named} "):
+                meta.bind(connection, network=network, identity=identity)
 
 
 async def test_sessions_use_utc_and_flush_whatever_the_server_says(postgres_url: str) -> None:
