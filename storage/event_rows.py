@@ -24,14 +24,15 @@ VERSION_COLUMNS = """event_id, version, batch_id, position, record_hash, raw_dat
 REPLACED = ", ".join(f"{name.strip()} = EXCLUDED.{name.strip()}" for name in COLUMNS.split(",")[1:])
 VERSION_REPLACED = ", ".join(f"{name.strip()} = EXCLUDED.{name.strip()}" for name in VERSION_COLUMNS.split(",")[2:])
 
+# What is the same for all rows stands in subqueries: they are evaluated once.
 _COMMON = """
     %(source_id)s::text AS source_id, t.record->>'externalId' AS external_id, t.record->>'eventType' AS event_type,
     t.record AS raw_data, {verdict},
     %(job_id)s::text AS overlay_job_id, %(agents)s::text[] AS processing_agents,
-    {evidence} AS certification_evidence, %(distribution)s::jsonb AS overlay_distribution,
-    to_timestamp(%(received_ms)s / 1000.0) AT TIME ZONE 'UTC' AS ingested_at,
-    to_timestamp(%(certified_ms)s / 1000.0) AT TIME ZONE 'UTC' AS processed_at,
-    to_timestamp(%(certified_ms)s / 1000.0) AT TIME ZONE 'UTC' AS certified_at,
+    {evidence} AS certification_evidence, (SELECT %(distribution)s::jsonb) AS overlay_distribution,
+    (SELECT to_timestamp(%(received_ms)s / 1000.0) AT TIME ZONE 'UTC') AS ingested_at,
+    (SELECT to_timestamp(%(certified_ms)s / 1000.0) AT TIME ZONE 'UTC') AS processed_at,
+    (SELECT to_timestamp(%(certified_ms)s / 1000.0) AT TIME ZONE 'UTC') AS certified_at,
     %(batch_id)s::text AS batch_id, (t.place - 1)::int AS position"""
 
 _SEALED = _COMMON.format(

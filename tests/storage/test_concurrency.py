@@ -53,6 +53,22 @@ def test_batches_sealed_side_by_side_are_numbered_without_gaps(postgres_url: str
     assert len(seen) == 2 * BATCHES, "no reader saw a gap"
 
 
+def test_a_seal_reads_no_more_of_the_index_than_its_own_batch(postgres_url: str) -> None:
+    """Else its cost grows with all that was ever taken in."""
+    made = [
+        new_batch(f"{number}", [f"{number}-{each}" for each in range(EVENTS)], sequence=number)
+        for number in range(BATCHES)
+    ]
+    ingest(postgres_url, made)
+    with psycopg.connect(postgres_url) as connection:
+        batches.seal(connection, sealed_batch(made[7]))
+        row = connection.execute(
+            """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
+               WHERE relname = 'event_index'"""
+        ).fetchone()
+    assert row is None or row[0] <= EVENTS
+
+
 def read(connection: psycopg.Connection, batch: NewBatch) -> None:
     assert events.get(connection, batch.event_ids[0]) is not None
 
