@@ -76,9 +76,37 @@ def _event(connection: "Connection", event_id: str) -> tuple[events.EventRow, ba
     return row, batch
 
 
+def page(
+    connection: "Connection",
+    *,
+    status: str,
+    source_id: str | None,
+    external_id: str | None,
+    after: str,
+    limit: int,
+) -> Document:
+    """GET /overlay/events: by id, latest versions. An event shows up once its batch is sealed, or waits longer."""
+    rows = events.list_events(
+        connection,
+        status=None if status == "any" else status,
+        source_id=source_id,
+        external_id=external_id,
+        after=after,
+        limit=limit,
+    )
+    return {
+        "events": [_event_summary(row) for row in rows],
+        "next": rows[-1].event_id if len(rows) == limit else None,
+    }
+
+
 def event_document_of(connection: "Connection", event_id: str) -> Document:
     """GET /overlay/events/{eventId}."""
     row, _ = _event(connection, event_id)
+    return {**_event_summary(row), "overlayJobs": batch_jobs(connection, row.batch_id)}
+
+
+def _event_summary(row: events.EventRow) -> Document:
     return {
         "eventId": row.event_id,
         "sourceId": row.source_id,
@@ -95,7 +123,6 @@ def event_document_of(connection: "Connection", event_id: str) -> Document:
         "recordHash": row.record_hash.hex(),
         "previousRecordHash": row.raw_data["previous"],
         "batchId": row.batch_id,
-        "overlayJobs": batch_jobs(connection, row.batch_id),
         "ingestedAt": timestamp(row.ingested_at),
         "certifiedAt": timestamp(row.certified_at),
     }

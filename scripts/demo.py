@@ -96,15 +96,22 @@ def plan(nodes: Sequence[Node]) -> list[tuple[Node, bytes]]:
 class Poster:
     """Posts to one node, one request after another, as a client with patience would."""
 
-    def __init__(self, node: Node, bodies: Sequence[bytes], done: "Queue[tuple[Node, dict[str, Any]]]") -> None:
-        self.thread = threading.Thread(target=self._run, args=(node, bodies, done), daemon=True)
+    def __init__(
+        self, node: Node, bodies: Sequence[bytes], done: "Queue[tuple[Node, dict[str, Any]]]", pause_s: float
+    ) -> None:
+        self.thread = threading.Thread(target=self._run, args=(node, bodies, done, pause_s), daemon=True)
         self.error: Exception | None = None
 
-    def _run(self, node: Node, bodies: Sequence[bytes], done: "Queue[tuple[Node, dict[str, Any]]]") -> None:
+    def _run(
+        self, node: Node, bodies: Sequence[bytes], done: "Queue[tuple[Node, dict[str, Any]]]", pause_s: float
+    ) -> None:
         headers = {"Content-Type": "application/json", "Prefer": "return=minimal"}
         try:
             with httpx.Client(base_url=node.url, headers=headers, timeout=60) as client:
+                due = time.monotonic()
                 for body in bodies:
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    due += pause_s
                     done.put((node, _post(client, body)))
         except (httpx.HTTPError, RuntimeError) as error:
             self.error = error
@@ -122,10 +129,9 @@ def _post(client: httpx.Client, body: bytes) -> dict[str, Any]:
 
 
 def watch(
-    nodes: Sequence[Node], posters: Sequence[Poster], answers: "Queue[tuple[Node, Any]]", total: int
+    console: Console, nodes: Sequence[Node], posters: Sequence[Poster], answers: "Queue[tuple[Node, Any]]", total: int
 ) -> Counter[str]:
     """Show the live figures until every acknowledged event is certified or invalid."""
-    console = Console()
     progress = Progress(
         TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -169,9 +175,8 @@ def _panel(progress: Progress, counted: Counter[str], stats: Sequence[dict[str, 
     latency = [each["latencyMs"] for each in stats if each["latencyMs"]["p50"] is not None]
     worst = {key: max((each[key] for each in latency), default=0) for key in ("p50", "p95")}
     table.add_row(
-        f"{counted['accepted']:>8,} acknowledged  {counted['certified']:>8,} certified  "
-        f"{counted['invalid']:>4,} invalid   acknowledgement to certificate: "
-        f"P50 {worst['p50']:,.0f} ms  P95 {worst['p95']:,.0f} ms"
+        f"{counted['accepted']:,} acknowledged, {counted['certified']:,} certified, {counted['invalid']:,} invalid; "
+        f"to certificate P50 {worst['p50']:,.0f} ms, P95 {worst['p95']:,.0f} ms"
     )
     return table
 
@@ -204,13 +209,16 @@ def summarise(console: Console, nodes: Sequence[Node], counted: Counter[str], to
 
 def _show_invalid(console: Console, nodes: Sequence[Node]) -> None:
     table = Table(title="Invalid events, and why", title_justify="left")
-    for column in ("external id", "rule", "path", "found", "expected"):
+    for column in ("external id", "rule", "path", "found", "expected", "as sent"):
         table.add_column(column)
+    sent_as = {field["to"]: field["from"] for field in json.loads(POLICY.read_text())["mapping"]["fields"]}
     for node in nodes:
         for event in get(node, "/overlay/events?status=invalid&limit=100")["events"]:
-            for issue in event["validationIssues"]:
+            for issue in event["issues"]:
+                sent = sent_as.get(issue["path"].removeprefix("/"), "")
+                shown = f"{sent} = {event['data'].get(sent)}" if sent else ""
                 cells = (issue["rule"], issue["path"], json.dumps(issue["found"]), json.dumps(issue["expected"]))
-                table.add_row(event["externalId"], *cells)
+                table.add_row(event["externalId"], *cells, shown)
     console.print(table)
 
 
@@ -226,7 +234,7 @@ def _show_agents(console: Console, stats: Sequence[dict[str, Any]]) -> None:
     for column in ("agent", *roles):
         table.add_column(column, justify="left" if column == "agent" else "right")
     for agent in sorted({agent for agent, _ in work}):
-        table.add_row(agent, *(f"{work[agent, role]:,}" for role in roles))
+        table.add_row(f"{agent[:28]}…", *(f"{work[agent, role]:,}" for role in roles))
     console.print(table)
     console.print(f"dissent: {dissent or 'none'}")
 
@@ -265,7 +273,7 @@ def _verify(console: Console, path: Path) -> None:
     )
     where = "in a process without network" if isolated else "in a process of its own"
     console.print(f"\n[bold]overlay-node verify {path.name}[/bold], {where}:")
-    console.print(result.stdout.rstrip() + result.stderr.rstrip(), highlight=False, markup=False)
+    console.print(result.stdout.rstrip() + result.stderr.rstrip(), highlight=False, markup=False, soft_wrap=True)
     if result.returncode != 0:
         raise RuntimeError(f"{path} does not verify")
 
@@ -289,6 +297,7 @@ def keep(console: Console, nodes: Sequence[Node]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--nodes", type=int, default=3, help="how many nodes (default 3, at least 2)")
+    parser.add_argument("--rate", type=int, default=5_000, help="events a second in all (default 5000; 0: flat out)")
     parser.add_argument("--keep", action="store_true", help="leave the network up until Ctrl-C")
     parser.add_argument("--dir", type=Path, default=ROOT / "var" / "demo", help="where keys, databases and logs go")
     chosen = parser.parse_args()
@@ -299,7 +308,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     chosen = arguments()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 132)
     shutil.rmtree(chosen.dir, ignore_errors=True)
     chosen.dir.mkdir(parents=True)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
@@ -311,7 +320,7 @@ def main() -> int:
         with LocalNetwork(chosen.dir, chosen.nodes, settings=settings, database_url=database) as network:
             network.wait_agents()
             console.print(f"Ready after {time.monotonic() - started:.1f} s. Logs: {chosen.dir}/node-*/node.log")
-            run(console, network, chosen.dir)
+            run(console, network, chosen.dir, chosen.rate)
             if chosen.keep:
                 keep(console, network.nodes)
     except KeyboardInterrupt:
@@ -323,7 +332,7 @@ def main() -> int:
     return 0
 
 
-def run(console: Console, network: LocalNetwork, directory: Path) -> None:
+def run(console: Console, network: LocalNetwork, directory: Path, rate: int) -> None:
     policy = json.loads(POLICY.read_text())
     for node in network.nodes:
         register(node, policy)
@@ -332,10 +341,13 @@ def run(console: Console, network: LocalNetwork, directory: Path) -> None:
     console.print(f"Posting {total:,} readings of {len(STATIONS)} stations to {len(network.nodes)} nodes ...")
     answers: Queue[tuple[Node, Any]] = Queue()
     started = time.monotonic()
-    posters = [Poster(node, [body for to, body in requests if to is node], answers) for node in network.nodes]
+    pause_s = BATCH * len(network.nodes) / rate if rate else 0.0
+    posters = [
+        Poster(node, [body for to, body in requests if to is node], answers, pause_s) for node in network.nodes
+    ]
     for poster in posters:
         poster.thread.start()
-    counted = watch(network.nodes, posters, answers, total)
+    counted = watch(console, network.nodes, posters, answers, total)
     summarise(console, network.nodes, counted, time.monotonic() - started)
     prove(console, network.nodes, directory)
 

@@ -1,17 +1,32 @@
-"""GET an event, its certification, its certificate; GET a batch."""
+"""GET events, one event, its certification, its certificate; GET a batch."""
 
 from functools import partial
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from node import history
 from node.api.services import Services
-from node.api.wire import answer
+from node.api.wire import answer, choice_parameter, only_parameters, page_size
+
+STATUSES = ("any", "pending", "certified", "invalid", "dead")
 
 
 def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("events", __name__)
     database, network = services.database, services.settings.network
+
+    @blueprint.get("/overlay/events")
+    async def list_events() -> Response:
+        only_parameters(request, "status", "sourceId", "externalId", "after", "limit")
+        call = partial(
+            history.page,
+            status=choice_parameter(request, "status", STATUSES, "any"),
+            source_id=request.args.get("sourceId"),
+            external_id=request.args.get("externalId"),
+            after=request.args.get("after", ""),
+            limit=page_size(request),
+        )
+        return answer(await database.run(call))
 
     @blueprint.get("/overlay/events/<event_id>")
     async def get_event(event_id: str) -> Response:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from node.api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
-from node.api.schemas import LEVEL, SCHEMAS, Schema, array, integer, record, ref, text
+from node.api.schemas import EVENT, LEVEL, SCHEMAS, Schema, array, integer, record, ref, text
 
 VERSION: Final = "3.1.0"
 DESCRIPTION: Final = (
@@ -191,9 +191,25 @@ def _event_paths() -> dict[str, Any]:
     one = [in_path("eventId")]
     missing = problem_answers("unknown-event")
     certified = problem_answers("unknown-event", "not-certified", "event-dead")
+    summary = {key: value for key, value in EVENT["properties"].items() if key != "overlayJobs"}
+    event_page = record({"events": array(record(summary)), "nextAfter": {"type": ["string", "null"]}})
     return {
         "/overlay/events/ingest": {"post": _ingest()},
         "/overlay/events/stream": {"get": _stream()},
+        "/overlay/events": {
+            "get": operation(
+                "listEvents",
+                "events",
+                "Events by id, filtered; those of a batch under way show up when it is sealed",
+                {"200": json_answer("A page.", event_page), **problem_answers("invalid-parameter")},
+                parameters=[
+                    in_query("status", text(), "any, pending, certified, invalid or dead; default any."),
+                    in_query("sourceId", text(), "Events of this source."),
+                    in_query("externalId", text(), "Events with this external id."),
+                    *PAGING,
+                ],
+            )
+        },
         "/overlay/events/{eventId}": {
             "get": operation(
                 "getEvent",
@@ -233,14 +249,16 @@ def _event_paths() -> dict[str, Any]:
     }
 
 
+PAGING = [
+    in_query("limit", integer(minimum=1, maximum=1000), "Page size; default 100."),
+    in_query("after", text(), "The nextAfter of the page before."),
+]
+
+
 def _source_paths() -> dict[str, Any]:
     one = [in_path("sourceId")]
     bad = ("invalid-json", "invalid-request", "unsupported-media-type", "invalid-policy", "body-too-large")
     saved = json_answer("The source.", ref("Source"))
-    paging = [
-        in_query("limit", integer(minimum=1, maximum=1000), "Page size; default 100."),
-        in_query("after", text(), "The nextAfter of the page before."),
-    ]
     page = record({"sources": array(ref("Source")), "nextAfter": {"type": ["string", "null"]}})
     change = {"requestBody": json_body(ref("SourceChange"), {"enabled": False}), "parameters": one}
     changed = {"200": saved, **problem_answers("unknown-source", *bad)}
@@ -258,7 +276,7 @@ def _source_paths() -> dict[str, Any]:
                 "sources",
                 "Sources by id",
                 {"200": json_answer("A page.", page), **problem_answers("invalid-parameter")},
-                parameters=paging,
+                parameters=PAGING,
             ),
         },
         "/overlay/sources/{sourceId}": {

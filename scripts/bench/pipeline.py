@@ -144,13 +144,15 @@ class Meter:
         return spent
 
     def memory_mb(self) -> dict[tuple[int, str], float]:
+        """Proportional set size: what a process has to itself, and its share of what it shares."""
         held: dict[tuple[int, str], float] = {}
         for index, part, process in self.parts():
             try:
-                pss = process.memory_full_info().pss / 1e6
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            except OSError:
                 continue
-            held[index, part] = held.get((index, part), 0.0) + pss
+            pss = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+            held[index, part] = held.get((index, part), 0.0) + pss * 1024 / 1e6
         return held
 
 
@@ -172,7 +174,7 @@ async def watch(network: LocalNetwork, meter: Meter, samples: list[tuple[float, 
         ]
         count = await trio.to_thread.run_sync(ended, network)
         samples.append((time.monotonic() - started, count, max(nodes), sum(held.values())))
-        await trio.sleep(2)
+        await trio.sleep(5)
 
 
 async def measure(network: LocalNetwork, load: Load, meter: Meter) -> list[tuple[float, int, float, float]]:
@@ -275,7 +277,14 @@ def profile(network: LocalNetwork, seconds: float, directory: Path) -> None:
     if not Path(sys.executable).parent.joinpath("py-spy").exists():
         print("(no profile: py-spy is not installed)")
         return
-    command = [str(Path(sys.executable).parent / "py-spy"), "record", "--pid", str(node.process.pid), "--duration", str(int(seconds))]
+    command = [
+        str(Path(sys.executable).parent / "py-spy"),
+        "record",
+        "--pid",
+        str(node.process.pid),
+        "--duration",
+        str(int(seconds)),
+    ]
     subprocess.run([*command, "--format", "raw", "--output", str(raw), "--rate", "200"], capture_output=True)
     if not raw.exists():
         print("(no profile: py-spy is not here or may not attach)")
