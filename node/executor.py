@@ -66,7 +66,7 @@ class Records(Protocol):
         """Mark a batch dead. Returns its number of events."""
 
     async def record(self, effect: Effect) -> None:
-        """RecordDistribution, RecordDissent, KeepProof, ReportPeer."""
+        """RecordDistribution, RecordLate, KeepProof, ReportPeer."""
 
 
 class Library(Protocol):

@@ -104,6 +104,7 @@ class NodeRecords:
         self._standings: dict[IdentityKey, Standing] = {}
         self._outcomes: Counter[tuple[IdentityKey, str]] = Counter()
         self._distributions: list[job.RecordDistribution] = []
+        self._late: list[tuple[str, EvidenceRow]] = []
 
     async def load(self) -> None:
         rows = await self._database.run(peers.standings)
@@ -138,9 +139,8 @@ class NodeRecords:
 
     async def record(self, effect: Effect) -> None:
         match effect:
-            case job.RecordDissent(evidence=evidence):
-                row = _evidence_row(evidence, agrees=False)
-                await self._database.run(partial(_insert_dissent, evidence.message.batch_id, row))
+            case job.RecordLate(evidence=evidence, agrees=agrees):
+                self._late.append((evidence.message.batch_id, _evidence_row(evidence, agrees=agrees)))
             case job.KeepProof(first=first, second=second):
                 await self._database.run(partial(_keep_proof, first, second))
             case job.RecordDistribution():
@@ -166,10 +166,11 @@ class NodeRecords:
 
     async def flush(self) -> None:
         """What a crash takes with it is a second of statistics, never a batch."""
-        if self._outcomes or self._distributions:
+        if self._outcomes or self._distributions or self._late:
+            late, self._late = self._late, []
             outcomes, self._outcomes = self._outcomes, Counter()
             distributions, self._distributions = self._distributions, []
-            await self._database.run(partial(_write_counts, outcomes, distributions))
+            await self._database.run(partial(_write_counts, outcomes, distributions, late))
 
     def _count(self, peer: IdentityKey, outcome: str) -> None:
         known = self._standings.get(peer) or Standing(agent=peer, agreed=0, dissented=0, late=0, equivocated=0)
@@ -181,16 +182,15 @@ class NodeRecords:
 def _write_counts(
     outcomes: Mapping[tuple[IdentityKey, str], int],
     distributions: Sequence[job.RecordDistribution],
+    late: Sequence[tuple[str, EvidenceRow]],
     connection: "Connection",
 ) -> None:
     for (peer, outcome), count in sorted(outcomes.items()):
         peers.count_outcome(connection, peer, outcome, count)
     for each in distributions:
         batches.record_distribution(connection, each.batch_id, each.published, each.confirmed, each.latency_ms)
-
-
-def _insert_dissent(batch_id: str, row: EvidenceRow, connection: "Connection") -> None:
-    batches.insert_evidence(connection, batch_id, [row])
+    for batch_id, row in late:
+        batches.insert_evidence(connection, batch_id, [row])
 
 
 def _keep_proof(first: Signed[Evidence], second: Signed[Evidence], connection: "Connection") -> None:

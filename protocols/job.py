@@ -432,10 +432,11 @@ class Seal(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class RecordDissent(Effect):
-    """Evidence against the certified result that came after the seal: kept beside it."""
+class RecordLate(Effect):
+    """Evidence that came after the seal, for or against the certified result: kept beside it."""
 
     evidence: Signed[Evidence]
+    agrees: bool
 
 
 @attrs.frozen(kw_only=True)

@@ -18,8 +18,8 @@ from protocols.job import (
     ForgetPayload,
     Grant,
     KeepProof,
-    RecordDissent,
     RecordDistribution,
+    RecordLate,
     RefusalReceived,
     ReportPeer,
     ResultReceived,
@@ -161,8 +161,7 @@ def _record_late(work: Workspace, batch: Batch, signer: IdentityKey) -> None:
                 agreed = vote.message.outcome == ballot.agreed
                 outcome = "agreed" if agreed else "dissented"
                 work.utter(ReportPeer(peer=signer, outcome=outcome, batch_id=batch.batch_id))
-                if not agreed:
-                    work.utter(RecordDissent(evidence=vote))
+                work.utter(RecordLate(evidence=vote, agrees=agreed))
 
 
 def _is_about(batch: Batch, evidence: Evidence) -> bool:

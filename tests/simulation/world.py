@@ -247,8 +247,8 @@ class World:
                 node.buried[batch_id] = reasons
             case job.KeepProof(first=first, second=second):
                 node.proofs.append((first, second))
-            case job.RecordDissent(evidence=evidence):
-                node.dissent.append(evidence)
+            case job.RecordLate(evidence=evidence, agrees=agrees):
+                node.dissent += [] if agrees else [evidence]
             case job.ReportPeer() | job.RecordDistribution() | job.ForgetPayload():
                 pass
             case _:
