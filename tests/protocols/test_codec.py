@@ -1,0 +1,221 @@
+"""One value, one encoding; and frames that reach nobody unless everything about them holds."""
+
+import typing
+from typing import Any
+
+import attrs
+import cbor2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols import codec, envelope
+from protocols.errors import BadSignatureError, MalformedError, NonCanonicalError, PeerFault, WrongNetworkError
+from protocols.job import ENTITIES, Chain, Lease
+from protocols.messages import (
+    MESSAGES,
+    Advertisement,
+    Award,
+    Bid,
+    Evidence,
+    Level,
+    Message,
+    Role,
+    WorkOrder,
+    WorkResult,
+)
+from tests.network_of_keys import AGENTS, NETWORK, certified
+
+DIGEST = st.binary(min_size=32, max_size=32)
+KEY = st.binary(min_size=32, max_size=32).map(lambda rest: b"\x02" + rest)
+TEXT = st.text(max_size=20)
+COUNT = st.integers(0, 500)
+
+
+def evidence() -> st.SearchStrategy[Evidence]:
+    return st.builds(
+        Evidence,
+        network=TEXT,
+        batch_id=TEXT,
+        role=st.sampled_from(Role),
+        policy_hash=DIGEST,
+        input_digest=DIGEST,
+        context_in=DIGEST,
+        output_digest=DIGEST,
+        context_out=DIGEST,
+        valid=COUNT,
+        invalid=COUNT,
+        build=TEXT,
+        finished_ms=COUNT,
+        processing_us=COUNT,
+    )
+
+
+def award() -> st.SearchStrategy[Award]:
+    roles = st.lists(st.sampled_from(Role), max_size=4).map(tuple)
+    return st.builds(
+        Award,
+        network=TEXT,
+        lease_id=TEXT,
+        announcement_id=TEXT,
+        agent=KEY,
+        roles=roles,
+        batches=COUNT,
+        expires_ms=COUNT,
+    )
+
+
+def advertisement() -> st.SearchStrategy[Advertisement]:
+    return st.builds(
+        Advertisement,
+        network=TEXT,
+        sequence=COUNT,
+        issued_ms=COUNT,
+        expires_ms=COUNT,
+        tokens=st.lists(st.binary(max_size=9), max_size=3).map(tuple),
+        addresses=st.lists(TEXT, max_size=3).map(tuple),
+        url=TEXT,
+        capacity=COUNT,
+        price=COUNT,
+        operator=TEXT,
+        region=TEXT,
+        build=TEXT,
+    )
+
+
+ANY = st.one_of(evidence(), award(), advertisement())
+
+
+@given(ANY)
+def test_what_is_encoded_is_decoded(message: Message) -> None:
+    data = codec.encode(message)
+    assert codec.decode(type(message), data) == message
+    assert codec.decode_tagged(MESSAGES, data) == message
+    assert cbor2.loads(data)[0] == message.TAG
+
+
+@given(ANY, st.data())
+def test_other_bytes_are_another_value_or_refused(message: Message, data: st.DataObject) -> None:
+    encoded = bytearray(codec.encode(message))
+    place = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[place] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        other = codec.decode_tagged(MESSAGES, bytes(encoded))
+    except PeerFault:
+        return
+    assert other != message
+    assert codec.encode(other) == bytes(encoded)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_a_peer_s_fault(data: bytes) -> None:
+    with pytest.raises(PeerFault):
+        codec.decode_tagged(MESSAGES, data)
+
+
+def recoded(message: Message, **options: Any) -> bytes:
+    return cbor2.dumps(cbor2.loads(codec.encode(message)), **options)
+
+
+BID = Bid(
+    network="n", announcement_id="a", roles=(Role.NORMALIZE,), capacity=5, price=0, operator="o", region="", reason=""
+)
+ENCODED = codec.encode(BID)
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        (ENCODED + b"\0", NonCanonicalError),  # a byte behind the end
+        (ENCODED[:-1], MalformedError),
+        (b"\x9f" + ENCODED[1:] + b"\xff", NonCanonicalError),  # an array of indefinite length
+        (ENCODED.replace(b"\x05", b"\x18\x05"), NonCanonicalError),  # 5 in two bytes
+        (cbor2.dumps([3, "n", "a", [1], 5.0, 0, "o", "", ""]), MalformedError),
+        (cbor2.dumps([3, "n", "a", [1], True, 0, "o", "", ""]), MalformedError),
+        (cbor2.dumps([3, "n", "a", [9], 5, 0, "o", "", ""]), MalformedError),
+        (cbor2.dumps([3, "n", "a", [1], -5, 0, "o", "", ""]), MalformedError),
+        (cbor2.dumps([3, "n", "a", [1] * 99, 5, 0, "o", "", ""]), MalformedError),
+        (cbor2.dumps([3, "n", "a" * 600, [1], 5, 0, "o", "", ""]), MalformedError),
+        (cbor2.dumps([3, b"n", "a", [1], 5, 0, "o", "", ""]), MalformedError),
+        (cbor2.dumps([3, "n", "a", [1], 5, 0, "o", "", "", 1]), MalformedError),
+        (cbor2.dumps([99, "n"]), MalformedError),
+        (cbor2.dumps({1: 2}), MalformedError),
+        (b"\x81" * 500, MalformedError),
+    ],
+)
+def test_other_encodings_and_shapes_are_refused(broken: bytes, error: type[PeerFault]) -> None:
+    with pytest.raises(error):
+        codec.decode_tagged(MESSAGES, broken)
+
+
+def test_every_message_has_its_own_tag_and_protocol() -> None:
+    assert len({message.TAG for message in MESSAGES}) == len(MESSAGES)
+    assert len({message.PROTOCOL for message in MESSAGES}) == len(MESSAGES)
+    assert len({entity.TAG for entity in ENTITIES}) == len(ENTITIES)
+
+
+def test_entities_survive_storage() -> None:
+    for entity in (Lease(level=Level.ENHANCED, quorum=2), Chain(source_id="s", queue=("a", "b"))):
+        assert codec.decode_tagged(ENTITIES, codec.encode(entity)) == entity
+
+
+# --- frames -------------------------------------------------------------------------------------------------
+
+
+def order_frame(attachment: bytes = b"payload") -> bytes:
+    batch = certified()
+    given_award = Award(
+        network=NETWORK,
+        lease_id="lease",
+        announcement_id="job",
+        agent=AGENTS[1].identity,
+        roles=(Role.NORMALIZE,),
+        batches=1,
+        expires_ms=1,
+    )
+    order = WorkOrder(network=NETWORK, award=given_award, manifest=batch.manifest, context=b"{}", attempt=0)
+    return envelope.to_frame(envelope.sign(AGENTS[0], order), attachment)
+
+
+def test_a_frame_brings_message_signer_and_attachment() -> None:
+    signed, attachment = envelope.open_frame(order_frame(), NETWORK)
+    assert attachment == b"payload"
+    assert signed.signer == AGENTS[0].identity
+    assert isinstance(signed.message, WorkOrder)
+    assert signed.message.manifest == certified().manifest
+
+
+def test_a_frame_of_another_network_is_refused() -> None:
+    with pytest.raises(WrongNetworkError):
+        envelope.open_frame(order_frame(), "other")
+
+
+def test_a_nested_signature_is_checked_too() -> None:
+    batch = certified()
+    good = batch.certificate.evidence[0]
+    forged = attrs.evolve(good, signature=batch.certificate.evidence[1].signature)
+    result = WorkResult(network=NETWORK, batch_id="b", evidence=(forged,), context_out=b"{}")
+    with pytest.raises(BadSignatureError, match="Evidence"):
+        envelope.open_frame(envelope.to_frame(envelope.sign(AGENTS[0], result)), NETWORK)
+
+
+def test_every_flipped_bit_of_the_envelope_is_refused() -> None:
+    frame = order_frame(b"")
+    for place in range(len(frame)):
+        broken = bytearray(frame)
+        broken[place] ^= 1
+        with pytest.raises(PeerFault):
+            envelope.open_frame(bytes(broken), NETWORK)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=400))
+def test_garbage_frames_are_a_peer_s_fault(data: bytes) -> None:
+    with pytest.raises(PeerFault):
+        envelope.open_frame(data, NETWORK)
+
+
+def test_hints_of_every_message_can_be_encoded() -> None:
+    for message in (*MESSAGES, *ENTITIES):
+        assert typing.get_type_hints(message)
+        codec._class_coders(message)
