@@ -43,8 +43,10 @@ from protocols import job
 from protocols.envelope import to_frame
 from protocols.errors import WorldFault
 from protocols.job import Effect, Rules, Strategy
+from protocols.keys import PrivateKey
 from protocols.limits import REQUEST_BYTES_MAX
 from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
+from storage import meta
 from storage import peers as stored_peers
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
@@ -63,22 +65,36 @@ def run(settings: Settings) -> None:
     """Run a node until SIGTERM or SIGINT. Called in the main thread: the embedded database is its child."""
     configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
     with ExitStack() as stack:
+        postgres = None
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         else:
-            url = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir))).url
-        applied = migrate(url)
+            postgres = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir)))
+            url = postgres.url
         database = stack.enter_context(Database(url))
         database.claim()
+        applied = migrate(url)
         log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
         for note in settings.notes():
             log.info("settings.note", note=note)
-        trio.run(_run, settings, database)
+        trio.run(_run, settings, database, postgres)
     log.info("node.stopped")
 
 
-async def _run(settings: Settings, database: Database) -> None:
+async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgres | None) -> None:
+    """The node on its ground: a database that is started again when it dies, and stays this process's."""
     key = load_key(Path(settings.overlay_key_file))
+    owner = partial(meta.bind, network=settings.overlay_network, identity=key.identity)
+    await database.run(owner)
+    async with trio.open_nursery() as ground:
+        ground.start_soon(database.hold)
+        if postgres is not None:
+            ground.start_soon(postgres.supervise)
+        await _run_node(settings, database, key)
+        ground.cancel_scope.cancel()
+
+
+async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:
     transport_config = TransportConfig(
         secret=key.to_bytes(),
         network=settings.overlay_network,

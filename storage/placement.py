@@ -22,7 +22,7 @@ from storage.errors import EmbeddedPostgresError
 
 log = structlog.get_logger(__name__)
 
-SHARED = Path("/var/lib/overlay-node")
+SHARED = Path("/var/lib/overlay-node-postgres")  # not the data directory, which may be private
 ACCOUNTS = ("postgres", "nobody")
 SOCKET_CHARS_MAX = 90  # a socket's address holds 107, of which Postgres adds 17
 
