@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 import trio
 
+from node.answers import IngestAnswer
 from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
@@ -32,6 +33,7 @@ from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
 from node.network_view import DirectoryView
 from node.p2p import TransportConfig, open_transport
+from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
 from node.relay import GOSSIP_WORK, Relay
 from node.stored import read_manifest
@@ -42,9 +44,8 @@ from node.workers import Workers
 from protocols import job
 from protocols.envelope import to_frame
 from protocols.errors import WorldFault
-from protocols.job import Effect, Rules, Strategy
+from protocols.job import Batch, Effect, Lease, Rules, Stage, Strategy
 from protocols.keys import PrivateKey
-from protocols.limits import REQUEST_BYTES_MAX
 from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
 from storage import meta
 from storage import peers as stored_peers
@@ -77,6 +78,8 @@ def run(settings: Settings) -> None:
         log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
         for note in settings.notes():
             log.info("settings.note", note=note)
+        for warning in settings.warnings():
+            log.warning("settings.unknown", warning=warning)
         trio.run(_run, settings, database, postgres)
     log.info("node.stopped")
 
@@ -99,11 +102,11 @@ async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> 
         secret=key.to_bytes(),
         network=settings.overlay_network,
         topics=(GOSSIP_WORK, GOSSIP_WHO),
-        listen=tuple(settings.overlay_p2p_listen),
-        bootstrap=tuple(settings.overlay_bootstrap),
+        listen=settings.overlay_p2p_listen,
+        announce=settings.overlay_p2p_announce,
+        bootstrap=settings.overlay_bootstrap,
         eclipse_protection=settings.overlay_eclipse_protection,
     )
-    parallel = settings.event_parallel_workers if settings.event_parallel_processing_enabled else 1
     timeout_s = settings.event_processing_timeout_ms / 1000
     libraries: list[PeerLibrary] = []  # there is one as soon as the node is put together
 
@@ -111,7 +114,7 @@ async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> 
         return await libraries[0].answer(sender, body) if libraries else ABSENT
 
     async with (
-        Workers(roles=parallel, timeout_s=timeout_s) as workers,
+        Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
         open_transport(transport_config, answer) as transport,
     ):
         node = Node(settings, database, Keyring(key), workers, transport)
@@ -162,21 +165,22 @@ class Node:
         self.ingest = Ingest(
             network=self._network,
             limits=IngestLimits(
-                enabled=settings.event_ingestion_enabled, unsettled_max=settings.overlay_unsettled_events_max
+                enabled=settings.event_ingestion_enabled,
+                event_bytes_max=settings.overlay_event_bytes_max,
+                unsettled_max=settings.overlay_unsettled_events_max,
             ),
             database=database,
             front_door=workers,
             writer=GroupWriter(network=self._network, policy=self._ingest_policy(), signer=keyring),
             payloads=self._payloads,
             tell=self.driver.tell,
+            on_answer=self._on_answer,
         )
 
     # --- settings --------------------------------------------------------------------------------------------
 
     def roles(self) -> tuple[Role, ...]:
-        if not self._settings.event_processing_agents_enabled:
-            return ()
-        return tuple(Role[name.upper()] for name in self._settings.overlay_roles)
+        return tuple(Role[name.upper()] for name in self._settings.role_names)
 
     def offer(self) -> Offer:
         settings = self._settings
@@ -217,7 +221,7 @@ class Node:
             batch_events=settings.event_batch_size,
             coalesce=settings.event_batch_processing_enabled,
             level_floor=Level.ENHANCED if settings.event_consensus_required else None,
-            threshold=settings.event_consensus_threshold,
+            threshold=settings.consensus_threshold,
             topics=tuple(settings.overlay_event_topics),
         )
 
@@ -243,8 +247,9 @@ class Node:
             reputation=self.records.reputation,
             on_advertisement=discovery.on_advertisement,
             on_fault=self.metrics.peer_fault,
+            on_received=self.metrics.received,
         )
-        self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self)
+        self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
         async with trio.open_nursery() as core:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
@@ -271,7 +276,7 @@ class Node:
         services = Services(
             settings=ApiSettings(
                 network=self._network,
-                body_bytes_max=REQUEST_BYTES_MAX,
+                body_bytes_max=self._settings.overlay_request_bytes_max,
                 stream_enabled=self._settings.event_stream_sse_enabled,
                 stream_clients_max=self._settings.event_stream_max_clients,
                 heartbeat_ms=self._settings.event_stream_heartbeat_interval_ms,
@@ -345,8 +350,16 @@ class Node:
         for effect in effects:
             if isinstance(effect, job.Send | job.Publish):
                 await self.relay.put(effect)
-            else:
-                await self.executor.put(effect)
+                continue
+            if isinstance(effect, job.ReportPeer):
+                self.metrics.judged(effect.outcome)
+            await self.executor.put(effect)
+
+    def _on_answer(self, answer: IngestAnswer, seconds: float) -> None:
+        counts = answer.counts
+        self.metrics.admitted(
+            accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"], seconds=seconds
+        )
 
     def _on_sealed(self, sealed: Sealed) -> None:
         statement = sealed.certificate.statement
@@ -360,15 +373,31 @@ class Node:
         self.metrics.buried(events)
 
     async def _watch_gauges(self) -> None:
+        processor = ProcessorTimes()
         while True:
             connected = sum(peer.connected for peer in self._transport.peers())
+            stages, leases = self._work()
+            self.metrics.worked(processor.since_last())
             self.metrics.observe(
                 inbox=self.driver.depth,
                 unsettled=self.ingest.unsettled,
                 connected=connected,
                 subscribers=self.feed.stats.subscriptions,
+                stages=stages,
+                leases=leases,
             )
             await trio.sleep(GAUGES_S)
+
+    def _work(self) -> tuple[dict[str, int], int]:
+        """How many batches are in each stage, and how many leases are in force."""
+        stages = dict.fromkeys((stage.name.lower() for stage in Stage), 0)
+        leases, now_ms = 0, clock_ms()
+        for entity in self.driver.entities():
+            if isinstance(entity, Batch):
+                stages[entity.stage.name.lower()] += 1
+            elif isinstance(entity, Lease) and entity.grant is not None:
+                leases += entity.grant.expires_ms > now_ms
+        return stages, leases
 
     async def _readiness(self) -> Sequence[Check]:
         try:

@@ -2,6 +2,8 @@
 
 A TOML key is the variable's name in lower case. A setting that this version cannot honour is refused when it
 is set to such a value; the few whose default in the specification cannot be honoured are reported by ``notes``.
+An unknown key of the file is refused. An unknown variable of ours is only warned of, by ``warnings``: orchestrators
+put variables like ``OVERLAY_NODE_SERVICE_HOST`` into environments that nobody wrote by hand.
 """
 
 import difflib
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
 import attrs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -94,7 +96,7 @@ class Settings(BaseModel):
     overlay_network: str = Field(
         "overlay-main", pattern=NETWORK, description="Network to take part in; signed into every message"
     )
-    overlay_operator: str = _text("", 128, "Who runs this node; level 'premium' wants distinct operators")
+    overlay_operator: str = _text("", 128, "Who runs this node; level 'critical' wants distinct operators")
     overlay_region: str = _text("", 128, "Where this node runs, told to the others")
     overlay_roles: tuple[RoleName, ...] = Field(
         ("normalize", "validate", "certify"), description="Roles offered to the network, list"
@@ -155,9 +157,10 @@ class Settings(BaseModel):
     )
     overlay_event_distribution_enabled: bool = _flag(True, "Batches are shared with other nodes")
     event_consensus_required: bool = _flag(
-        True, "EVENT_CONSENSUS_THRESHOLD is the least number of agreeing agents; off: the level alone decides"
+        True,
+        "Nothing is certified below level 'enhanced' and EVENT_CONSENSUS_THRESHOLD; off: the level asked for decides",
     )
-    event_consensus_threshold: int = _number(2, 1, 32, "Least number of agents that must agree, where required")
+    event_consensus_threshold: int = _number(2, 1, 32, "Agents that must agree at least, if consensus is required")
 
     event_processing_agents_enabled: bool = _flag(True, "Offers OVERLAY_ROLES to the network; off: offers none")
     event_normalization_required: bool = _flag(True, "Events are normalized before they are judged")
@@ -173,13 +176,15 @@ class Settings(BaseModel):
 
     event_processing_cache_enabled: bool = _flag(True, "Caches results of processing")
     event_processing_cache_size_mb: int = _number(256, 1, 65_536, "Size of that cache, MB")
-    event_batch_processing_enabled: bool = _flag(True, "Events share batches; off: one event a batch")
+    event_batch_processing_enabled: bool = _flag(True, "Requests may share batches; off: each has its own")
     event_parallel_processing_enabled: bool = _flag(True, "Batches are processed in parallel; off: one worker")
 
     brc22_job_orchestration_enabled: bool = _flag(True, "Work is announced, bid for and awarded")
     brc31_event_signing_required: bool = _flag(True, "Statements about events are signed")
     event_identity_verification_required: bool = _flag(False, "Senders of events prove their identity")
     event_signature_ttl_seconds: int = _number(300, 1, 86_400, "Age after which a signature is refused, s")
+
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("*", mode="before")
     @classmethod
@@ -240,11 +245,8 @@ class Settings(BaseModel):
         return self.overlay_roles if self.event_processing_agents_enabled else ()
 
     @property
-    def batch_size(self) -> int:
-        return self.event_batch_size if self.event_batch_processing_enabled else 1
-
-    @property
     def workers(self) -> int:
+        """Worker processes for roles, at most."""
         return self.event_parallel_workers if self.event_parallel_processing_enabled else 1
 
     @property
@@ -260,6 +262,10 @@ class Settings(BaseModel):
             if name in ONLY and field.default != ONLY[name][0] and name not in self.model_fields_set
         ]
 
+    def warnings(self) -> tuple[str, ...]:
+        """Variables that look like settings and are none; to be logged once at start."""
+        return self._warnings
+
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """Read a TOML file, if one is given, and the environment over it.
@@ -270,10 +276,6 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     from_file = _read(path) if path is not None else {}
     known = Settings.model_fields
     problems = [_unknown(f"{path}: {name}", name, list(known)) for name in from_file if name not in known]
-    upper = [name.upper() for name in known]
-    problems += [
-        _unknown(name, name, upper) for name in sorted(environ) if PREFIXES.match(name) and name not in upper
-    ]
     from_environ = {name: _from_text(name, environ[name.upper()]) for name in known if name.upper() in environ}
     values = {name: value for name, value in from_file.items() if name in known} | from_environ
     try:
@@ -283,6 +285,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         raise ConfigError("\n".join(problems), problems=problems) from None
     if problems:
         raise ConfigError("\n".join(problems), problems=problems)
+    upper = [name.upper() for name in known]
+    strangers = [name for name in sorted(environ) if PREFIXES.match(name) and name not in upper]
+    settings._warnings = tuple(_unknown(name, name, upper) for name in strangers)
     return settings
 
 

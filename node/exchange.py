@@ -49,6 +49,7 @@ class Exchange:
         reputation: Callable[[IdentityKey], int],
         on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
         on_fault: Callable[[str], None],
+        on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
         self._network = network
         self._driver = driver
@@ -57,6 +58,7 @@ class Exchange:
         self._reputation = reputation
         self._on_advertisement = on_advertisement
         self._on_fault = on_fault
+        self._on_received = on_received
 
     async def run_streams(self) -> None:
         """Serve frames that came over streams."""
@@ -86,6 +88,7 @@ class Exchange:
 
     async def _take(self, delivery: Delivery) -> None:
         signed, attachment = envelope.open_frame(delivery.frame, self._network)
+        self._on_received("stream", type(signed.message).__name__, len(delivery.frame))
         if signed.signer != delivery.sender:
             raise MalformedError("a frame signed by another than its sender")
         if isinstance(signed.message, GOSSIPED):
@@ -107,6 +110,7 @@ class Exchange:
 
     async def _hear(self, heard: Gossip) -> None:
         signed, attachment = envelope.open_frame(heard.data, self._network)
+        self._on_received("gossip", type(signed.message).__name__, len(heard.data))
         if attachment or not isinstance(signed.message, GOSSIPED):
             raise MalformedError(f"{type(signed.message).__name__} does not belong on gossip")
         if signed.signer == self._driver.rules.self_key:

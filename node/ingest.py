@@ -79,7 +79,9 @@ class Ingest:
         writer: GroupWriter,
         payloads: BytesCache[str, bytes],
         tell: Callable[[Stimulus], Awaitable[None]],
+        on_answer: Callable[[IngestAnswer, float], None] = lambda answer, seconds: None,
     ) -> None:
+        """``on_answer`` hears of every request that is committed, with the seconds since its first byte."""
         self._network = network
         self._limits = limits
         self._database = database
@@ -87,6 +89,7 @@ class Ingest:
         self._writer = writer
         self._payloads = payloads
         self._tell = tell
+        self._on_answer = on_answer
         self._bytes = 0
         self._unsettled = 0
         self._send, self._receive = trio.open_memory_channel[Pending](WAITING_MAX)
@@ -185,7 +188,9 @@ class Ingest:
         await self._hand_over(committed)
         for pending, decision in zip(group, committed.decisions, strict=True):
             if isinstance(decision, Decision):
-                pending.finish(_answer(pending, decision, committed))
+                answer = _answer(pending, decision, committed)
+                pending.finish(answer)
+                self._on_answer(answer, trio.current_time() - pending.started_s)
             else:
                 pending.finish(decision)
 

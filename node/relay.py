@@ -28,11 +28,13 @@ class Relay:
         transport: Transport,
         payload: Callable[[str], Awaitable[bytes | None]],
         to_self: Callable[[Signed[Message]], None],
+        on_sent: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
         self._signer = signer
         self._transport = transport
         self._payload = payload
         self._to_self = to_self
+        self._on_sent = on_sent
         self._send, self._receive = trio.open_memory_channel[Send | Publish](QUEUE_MAX)
 
     async def put(self, effect: Send | Publish) -> None:
@@ -49,7 +51,9 @@ class Relay:
     async def _publish(self, effect: Publish) -> None:
         signed = sign(self._signer, effect.message)
         self._to_self(signed)
-        await self._transport.publish(GOSSIP_WORK, to_frame(signed))
+        frame = to_frame(signed)
+        await self._transport.publish(GOSSIP_WORK, frame)
+        self._on_sent("gossip", type(effect.message).__name__, len(frame))
 
     async def _deliver(self, effect: Send) -> None:
         signed = sign(self._signer, effect.message)
@@ -60,6 +64,9 @@ class Relay:
         if effect.payload_of:
             attachment = await self._payload(effect.payload_of) or b""
         try:
-            await self._transport.send(effect.to, to_frame(signed, attachment))
+            frame = to_frame(signed, attachment)
+            await self._transport.send(effect.to, frame)
         except PeerUnreachableError as error:
             log.info("relay.unreachable", peer=effect.to.hex(), message=type(effect.message).__name__, why=str(error))
+        else:
+            self._on_sent("stream", type(effect.message).__name__, len(frame))

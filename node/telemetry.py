@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Final, TextIO
 
 import structlog
@@ -114,8 +115,8 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"overlay_{name}", text, labels, registry=registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"overlay_{name}", text, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"overlay_{name}", text, labels, registry=registry)
 
         def seconds(name: str, text: str) -> Histogram:
             return Histogram(f"overlay_{name}_seconds", text, buckets=SECONDS, registry=registry)
@@ -126,13 +127,17 @@ class Metrics:
         self._dead = counter("events_dead", "Events given up")
         self._duplicates = counter("events_duplicates", "Events known already")
         self._rejected = counter("events_rejected", "Events refused")
-        self._dissent = counter("evidence_dissent", "Signed results that differ from what a quorum agreed on")
+        self._outcomes = counter("agent_outcomes", "Answers of agents, as a quorum judged them", "outcome")
         self._faults = counter("peer_faults", "Faults of peers", "code")
+        self._frames = counter("frames", "Signed messages to and from peers", "direction", "carrier", "message")
+        self._bytes = counter("frame_bytes", "Their bytes, before compression", "direction", "carrier")
+        self._processor = counter("processor_seconds", "Processor time of the node's processes", "component")
         self._runs = counter("role_runs", "Batches computed")
         self._cpu = counter("role_cpu_seconds", "Processor time of computing batches, worker processes included")
         self._acknowledgement = seconds("acknowledgement", "From the first byte of a request to its commit")
         self._certificate = seconds("certificate", "From the acknowledgement of a batch to its certificate")
-        self._in_flight = gauge("batches_in_flight", "Batches of this node not yet ended")
+        self._stages = gauge("batches", "Batches taken in here and not yet ended, by stage", "stage")
+        self._leases = gauge("leases", "Leases in force that this node awarded")
         self._inbox = gauge("driver_inbox", "Stimuli that wait")
         self._unsettled = gauge("events_unsettled", "Events acknowledged and not yet ended")
         self._clients = gauge("stream_clients", "Event streams being served")
@@ -160,23 +165,40 @@ class Metrics:
         self._runs.inc()
         self._cpu.inc(cpu_seconds)
 
-    def dissented(self, results: int = 1) -> None:
-        """Agents signed results that a quorum contradicts."""
-        self._dissent.inc(results)
+    def judged(self, outcome: str) -> None:
+        """An agent's answer was found to have ``agreed``, ``dissented``, come ``late`` or ``equivocated``."""
+        self._outcomes.labels(outcome=outcome).inc()
+
+    def sent(self, carrier: str, message: str, size: int) -> None:
+        """A message left by ``gossip`` or ``stream``: once, however many neighbours pass it on."""
+        self._frames.labels(direction="out", carrier=carrier, message=message).inc()
+        self._bytes.labels(direction="out", carrier=carrier).inc(size)
+
+    def received(self, carrier: str, message: str, size: int) -> None:
+        """A message came and its signature holds."""
+        self._frames.labels(direction="in", carrier=carrier, message=message).inc()
+        self._bytes.labels(direction="in", carrier=carrier).inc(size)
+
+    def worked(self, seconds: Mapping[str, float]) -> None:
+        """Processor time of each component since the last call."""
+        for component, spent in seconds.items():
+            self._processor.labels(component=component).inc(spent)
 
     def peer_fault(self, code: str) -> None:
         """A peer sent something wrong. The code is that of one of our error classes, so there are few."""
         self._faults.labels(code=code).inc()
 
     def observe(
-        self, *, inbox: int, unsettled: int, connected: int, subscribers: int, batches_in_flight: int = 0
+        self, *, inbox: int, unsettled: int, connected: int, subscribers: int, stages: Mapping[str, int], leases: int
     ) -> None:
-        """How things stand now."""
+        """How things stand now. ``stages`` names every stage, the empty ones too."""
         self._inbox.set(inbox)
         self._unsettled.set(unsettled)
         self._connected.set(connected)
         self._clients.set(subscribers)
-        self._in_flight.set(batches_in_flight)
+        self._leases.set(leases)
+        for stage, batches in stages.items():
+            self._stages.labels(stage=stage).set(batches)
 
     def text(self) -> str:
         """Prometheus text format 0.0.4."""

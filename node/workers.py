@@ -96,7 +96,7 @@ class _Pool:
         self._waiting_max = waiting_max
         self._timeout_s = timeout_s
         self._context_manager: Any = open_worker_context(
-            idle_timeout=idle_s, grace_period=GRACE_S, init=partial(begin, os.getpid(), niceness)
+            idle_timeout=idle_s, grace_period=GRACE_S, init=partial(begin, os.getpid(), niceness, name)
         )
         self._context: WorkerContext | None = None
 

@@ -288,5 +288,5 @@ async def running(
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for something that the server does in its own time."""
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110  # there is no event for it outside the server
+        while not condition():  # there is no event for it outside the server
             await trio.sleep(0.01)

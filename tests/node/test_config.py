@@ -1,5 +1,6 @@
 """Settings: the file, the environment over it, and a refusal with a remedy for whatever cannot be honoured."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -104,26 +105,41 @@ def test_a_value_out_of_bounds_is_refused_with_what_is_accepted(variable: str, v
 
 
 def test_every_problem_is_told_at_once() -> None:
-    problems = refusal({"EVENT_BATCH_SIZE": "0", "OVERLAY_PRIZE": "1", "LOG_LEVEL": "loud"})
-    assert [problem.split(" ")[0].rstrip(":") for problem in problems] == [
-        "OVERLAY_PRIZE",
-        "LOG_LEVEL",
-        "EVENT_BATCH_SIZE",
-    ]
+    problems = refusal({"EVENT_BATCH_SIZE": "0", "OVERLAY_PRICE": "-1", "LOG_LEVEL": "loud"})
+    assert [problem.split(" ")[0] for problem in problems] == ["OVERLAY_PRICE", "LOG_LEVEL", "EVENT_BATCH_SIZE"]
 
 
 @pytest.mark.parametrize(
     ("variable", "near"),
     [("OVERLAY_PRIZE", "OVERLAY_PRICE"), ("EVENT_BATCHSIZE", "EVENT_BATCH_SIZE")],
 )
-def test_an_unknown_variable_is_refused_with_the_nearest(variable: str, near: str) -> None:
-    assert refusal({variable: "1"}) == [f"{variable}: is no setting of this version. Did you mean {near}?"]
+def test_an_unknown_variable_is_warned_of_with_the_nearest(variable: str, near: str) -> None:
+    warnings = load(None, {variable: "1"}).warnings()
+    assert warnings == (f"{variable}: is no setting of this version. Did you mean {near}?",)
 
 
-def test_an_unknown_standard_is_refused_and_strangers_are_let_be() -> None:
-    (problem,) = refusal({"BRC105_XYZZY": "1"})
-    assert "BRC105_XYZZY" in problem
-    assert load(None, {"PATH": "/bin", "EVENTUALLY": "1", "HOME": "/"}) == load(None, {})
+def test_what_an_orchestrator_adds_to_the_environment_does_not_stop_the_node() -> None:
+    settings = load(None, {"OVERLAY_NODE_SERVICE_HOST": "10.0.0.1", "OVERLAY_NODE_PORT": "tcp://10.0.0.1:80"})
+    assert [warning.split(":")[0] for warning in settings.warnings()] == [
+        "OVERLAY_NODE_PORT",
+        "OVERLAY_NODE_SERVICE_HOST",
+    ]
+
+
+def test_variables_of_other_programs_are_let_be() -> None:
+    assert load(None, {"PATH": "/bin", "EVENTUALLY": "1", "HOME": "/"}).warnings() == ()
+
+
+def test_every_setting_is_read_somewhere_or_can_have_one_value_only() -> None:
+    """A setting that the node takes and forgets would be worse than one that it refuses."""
+    read = {
+        node.attr
+        for path in (ROOT / "node").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    assert set(Settings.model_fields) - set(ONLY) - read == set()
+    assert read & set(ONLY) == set(), "one that is read could honour more than one value"
 
 
 def test_an_unknown_key_of_the_file_is_refused_by_file_and_name(tmp_path: Path) -> None:
@@ -172,15 +188,14 @@ def test_switches_decide_what_they_switch() -> None:
             None,
             {
                 "EVENT_PARALLEL_PROCESSING_ENABLED": "false",
-                "EVENT_BATCH_PROCESSING_ENABLED": "false",
                 "EVENT_PROCESSING_AGENTS_ENABLED": "false",
                 "EVENT_CONSENSUS_REQUIRED": "false",
             },
         ),
     )
-    assert (on.workers, on.batch_size, on.consensus_threshold) == (5, 100, 2)
+    assert (on.workers, on.consensus_threshold) == (5, 2)
     assert on.role_names == ("normalize", "validate", "certify")
-    assert (off.workers, off.batch_size, off.consensus_threshold, off.role_names) == (1, 1, 1, ())
+    assert (off.workers, off.consensus_threshold, off.role_names) == (1, 1, ())
 
 
 def test_the_database_url_is_in_no_error_and_no_repr() -> None:

@@ -61,7 +61,7 @@ async def node(*bootstrap: str, key: bytes | None = None, **settings: object) ->
 
 async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
     with trio.fail_after(within_s):
-        while not holds():  # noqa: ASYNC110 -- what is waited for gives no sign
+        while not holds():
             await trio.sleep(0.02)
 
 

@@ -138,9 +138,14 @@ def test_metrics_say_what_happened() -> None:
     metrics.sealed(valid=4, invalid=1, seconds=1.5)
     metrics.buried(3)
     metrics.role_ran(0.25)
-    metrics.dissented()
+    metrics.judged("dissented")
+    metrics.sent("gossip", "Announcement", 300)
+    metrics.received("stream", "WorkResult", 500)
+    metrics.received("stream", "WorkResult", 600)
+    metrics.worked({"node": 0.5, "roles": 1.5})
+    metrics.worked({"node": 0.25})
     metrics.peer_fault("bad-signature")
-    metrics.observe(inbox=1, unsettled=2, connected=3, subscribers=4, batches_in_flight=5)
+    metrics.observe(inbox=1, unsettled=2, connected=3, subscribers=4, stages={"processing": 5, "dead": 0}, leases=6)
     found = samples(metrics)
     expected = {
         "overlay_events_acknowledged_total": 5,
@@ -151,13 +156,21 @@ def test_metrics_say_what_happened() -> None:
         "overlay_events_dead_total": 3,
         "overlay_role_runs_total": 1,
         "overlay_role_cpu_seconds_total": 0.25,
-        "overlay_evidence_dissent_total": 1,
+        "overlay_agent_outcomes_totaldissented": 1,
+        "overlay_frames_totalgossipoutAnnouncement": 1,
+        "overlay_frames_totalstreaminWorkResult": 2,
+        "overlay_frame_bytes_totalgossipout": 300,
+        "overlay_frame_bytes_totalstreamin": 1_100,
+        "overlay_processor_seconds_totalnode": 0.75,
+        "overlay_processor_seconds_totalroles": 1.5,
         "overlay_peer_faults_totalbad-signature": 1,
         "overlay_driver_inbox": 1,
         "overlay_events_unsettled": 2,
         "overlay_peers_connected": 3,
         "overlay_stream_clients": 4,
-        "overlay_batches_in_flight": 5,
+        "overlay_batchesprocessing": 5,
+        "overlay_batchesdead": 0,
+        "overlay_leases": 6,
         "overlay_acknowledgement_seconds_sum": 0.02,
         "overlay_certificate_seconds_count": 1,
     }

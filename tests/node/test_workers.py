@@ -95,7 +95,7 @@ async def test_an_idle_worker_retires() -> None:
     async with Workers(1, idle_s=0.1) as workers:
         pid = (await workers.execute(work_calls.facts))["pid"]
         with trio.fail_after(10):
-            while not _ended(int(str(pid))):  # noqa: ASYNC110  # another process says nothing when it ends
+            while not _ended(int(str(pid))):  # another process says nothing when it ends
                 await trio.sleep(0.05)
         assert (await workers.execute(work_calls.facts))["pid"] != pid
 

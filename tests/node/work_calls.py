@@ -38,6 +38,12 @@ def echo(data: bytes, size: int) -> bytes:
     return data[:1] * size
 
 
+def compute_for(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
 def hang() -> None:
     time.sleep(3600)
 
