@@ -96,7 +96,7 @@ def page(
     )
     return {
         "events": [_event_summary(row) for row in rows],
-        "next": rows[-1].event_id if len(rows) == limit else None,
+        "nextAfter": rows[-1].event_id if len(rows) == limit else None,
     }
 
 
