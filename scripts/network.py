@@ -45,7 +45,7 @@ class Node:
         self.url = f"http://127.0.0.1:{http_port}"
         self.config = directory / "node.toml"
         self.log = directory / "node.log"
-        self.identity = ""
+        self.module = "node"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +56,7 @@ class Node:
         assert not self.running, "a node is started once at a time"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "node", "run", "--config", str(self.config)],
+                [sys.executable, "-m", self.module, "run", "--config", str(self.config)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
