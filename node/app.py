@@ -366,6 +366,16 @@ class Node:
         self.ingest.settle(statement.events)
         seconds = (sealed.certified_ms - sealed.received_ms) / 1000
         self.metrics.sealed(valid=statement.valid, invalid=statement.invalid, seconds=seconds)
+        log.info(
+            "batch.sealed",
+            batch=statement.batch_id,
+            source=statement.source_id,
+            level=statement.level.word,
+            valid=statement.valid,
+            invalid=statement.invalid,
+            sequence=sealed.sequence,
+            took_s=round(seconds, 3),
+        )
         self.feed.publish(sealed)
 
     def _on_dead(self, events: int) -> None:

@@ -187,6 +187,13 @@ class Executor:
             self._fail(manifest.batch_id, "the payload is not the one the manifest names")
             return
         self._on_run(run)
+        log.debug(
+            "roles.ran",
+            batch=manifest.batch_id,
+            jobs=[f"job_{role.word}_{manifest.batch_id.removeprefix('batch_')}" for role in effect.roles],
+            coordinator=manifest.coordinator.hex(),
+            cpu_us=run.cpu_us,
+        )
         if own:
             kept = (run.leaves, run.normalized, run.outputs, run.findings.output_root)
             self._runs.put(manifest.batch_id, kept)

@@ -197,14 +197,13 @@ def get(node: Node, path: str) -> Any:
 
 
 def own_database(server_url: str, name: str) -> str:
-    """A database of that name on the server, made if missing; its URL."""
+    """A new database of that name on the server, in place of an earlier run's; its URL."""
     import psycopg  # the one database tool of the scripts, and only with DATABASE_URL
 
     safe = "".join(letter if letter.isalnum() else "_" for letter in name).lower()
     with psycopg.connect(server_url, autocommit=True) as connection:
-        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (safe,)).fetchone()
-        if known is None:
-            connection.execute(f'CREATE DATABASE "{safe}"')  # type: ignore[arg-type]  # letters and digits only
+        connection.execute(f'DROP DATABASE IF EXISTS "{safe}" WITH (FORCE)'.encode())  # letters and digits only
+        connection.execute(f'CREATE DATABASE "{safe}"'.encode())
     return urlunsplit(urlsplit(server_url)._replace(path=f"/{safe}"))
 
 
