@@ -186,7 +186,7 @@ class Node:
         settings = self._settings
         return Offer(
             roles=self.roles(),
-            topics=tuple(settings.overlay_event_topics),
+            topics=settings.topics,
             url=settings.overlay_public_url,
             capacity=settings.overlay_capacity,
             price=settings.overlay_price,
@@ -222,7 +222,8 @@ class Node:
             coalesce=settings.event_batch_processing_enabled,
             level_floor=Level.ENHANCED if settings.event_consensus_required else None,
             threshold=settings.consensus_threshold,
-            topics=tuple(settings.overlay_event_topics),
+            topics=settings.topics,
+            distribute=settings.overlay_event_distribution_enabled,
         )
 
     # --- life ------------------------------------------------------------------------------------------------

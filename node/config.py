@@ -34,7 +34,6 @@ BIND: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 MULTIADDR: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/\d{1,5}(/p2p/[^/\s]+)?")
 NETWORK: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 ONLY: Final[dict[str, tuple[bool | int, str]]] = {
-    "overlay_event_distribution_enabled": (True, "a batch is certified by several nodes, so it always travels"),
     "event_normalization_required": (True, "validators and certifiers work on normalized data alone"),
     "event_certification_required": (True, "an event ends certified, invalid or dead, never unjudged"),
     "brc22_job_orchestration_enabled": (True, "there is no other way to have a batch processed"),
@@ -155,7 +154,9 @@ class Settings(BaseModel):
         max_length=TOPICS_PER_BATCH_MAX,
         description="Topics that certified events go to where their source names none, list",
     )
-    overlay_event_distribution_enabled: bool = _flag(True, "Batches are shared with other nodes")
+    overlay_event_distribution_enabled: bool = _flag(
+        True, "Events go to the topics of their request, their source or OVERLAY_EVENT_TOPICS; off: to none"
+    )
     event_consensus_required: bool = _flag(
         True,
         "Nothing is certified below level 'enhanced' and EVENT_CONSENSUS_THRESHOLD; off: the level asked for decides",
@@ -243,6 +244,11 @@ class Settings(BaseModel):
     def role_names(self) -> tuple[RoleName, ...]:
         """The roles offered: none while agents are disabled."""
         return self.overlay_roles if self.event_processing_agents_enabled else ()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics of events whose request and source name none; advertised, too."""
+        return self.overlay_event_topics if self.overlay_event_distribution_enabled else ()
 
     @property
     def workers(self) -> int:

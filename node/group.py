@@ -101,6 +101,7 @@ class IngestPolicy:
         level_floor: No event is certified below it; None leaves that to requests and sources.
         threshold: EVENT_CONSENSUS_THRESHOLD, for all levels above ``basic``.
         topics: For events whose request and source name none.
+        distribute: Off: events go to no topics, whoever names some. The answer says so.
     """
 
     batch_events: int = 100
@@ -108,6 +109,7 @@ class IngestPolicy:
     level_floor: Level | None = Level.ENHANCED
     threshold: int = 2
     topics: tuple[str, ...] = ()
+    distribute: bool = True
 
 
 class GroupWriter:
@@ -183,6 +185,8 @@ class GroupWriter:
         topics = admitted.topics
         if topics is None:
             topics = tuple(sorted(set(source.overlay_topics))) or self._policy.topics
+        if not self._policy.distribute:
+            topics = ()
         return Terms(
             source_id=source.source_id,
             policy_hash=source.policy_hash,

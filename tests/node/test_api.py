@@ -198,6 +198,23 @@ async def test_without_batch_processing_requests_keep_their_own_batches(postgres
         assert [told.manifest.message.events for told in node.recorder.told] == [1] * 10
 
 
+@pytest.mark.parametrize(("distribute", "topics"), [(True, [["a"], ["b"], ["c"]]), (False, [[], [], []])])
+async def test_topics_come_from_request_source_or_settings_unless_nothing_is_distributed(
+    postgres_url: str, distribute: bool, topics: list[list[str]]
+) -> None:
+    async with running(postgres_url, policy=IngestPolicy(topics=("c",), distribute=distribute)) as node:
+        await node.source()
+        await node.source("named", overlayTopics=["b"])
+        answers = [
+            await node.post(reading(1), source="named", body={"processingOptions": {"distributionTopics": ["a"]}}),
+            await node.post(reading(2), source="named"),
+            await node.post(reading(3)),
+        ]
+        told = [answer.json()["processedEvents"][0]["overlayDistribution"]["topics"] for answer in answers]
+        signed = [list(stimulus.manifest.message.topics) for stimulus in node.recorder.told]
+    assert told == signed == topics
+
+
 async def test_the_strictest_level_holds_and_the_threshold_raises_the_quorum(postgres_url: str) -> None:
     async with running(postgres_url, policy=IngestPolicy(level_floor=None, threshold=3)) as node:
         await node.source()

@@ -34,6 +34,7 @@ SPECIFIED = {
     "EVENT_IDENTITY_VERIFICATION_REQUIRED": "false",
     "EVENT_SIGNATURE_TTL_SECONDS": "300",
 }
+ON_TOPICS = ("gitdata.events.ingest", "gitdata.events.certified")
 NOT_HONOURED = {"EVENT_STREAM_WEBSOCKET_ENABLED", "EVENT_PROCESSING_CACHE_ENABLED"}
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +54,7 @@ def test_the_specified_variables_have_the_specified_defaults() -> None:
     set_to_default = load(None, honoured)
     for name in SPECIFIED:
         assert getattr(unset, name.lower()) == getattr(set_to_default, name.lower()), name
-    assert unset.overlay_event_topics == ("gitdata.events.ingest", "gitdata.events.certified")
+    assert unset.overlay_event_topics == ON_TOPICS
     assert all(getattr(unset, name.lower()) is True for name in NOT_HONOURED)
 
 
@@ -190,12 +191,14 @@ def test_switches_decide_what_they_switch() -> None:
                 "EVENT_PARALLEL_PROCESSING_ENABLED": "false",
                 "EVENT_PROCESSING_AGENTS_ENABLED": "false",
                 "EVENT_CONSENSUS_REQUIRED": "false",
+                "OVERLAY_EVENT_DISTRIBUTION_ENABLED": "false",
             },
         ),
     )
     assert (on.workers, on.consensus_threshold) == (5, 2)
     assert on.role_names == ("normalize", "validate", "certify")
-    assert (off.workers, off.consensus_threshold, off.role_names) == (1, 1, ())
+    assert on.topics == ON_TOPICS
+    assert (off.workers, off.consensus_threshold, off.role_names, off.topics) == (1, 1, (), ())
 
 
 def test_the_database_url_is_in_no_error_and_no_repr() -> None:
