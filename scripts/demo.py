@@ -311,7 +311,9 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 132)
     shutil.rmtree(chosen.dir, ignore_errors=True)
     chosen.dir.mkdir(parents=True)
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    # Also where the shell started this in the background with the interrupt ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {"event_batch_size": BATCH, "event_parallel_workers": 1, "log_format": "json"}
     try:
         console.print(f"Starting {chosen.nodes} nodes, each with its own key, database and ports ...")
