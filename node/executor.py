@@ -232,7 +232,8 @@ class Executor:
             context=context,
             keep_outputs=keep_outputs,
         )
-        return await self._workers.execute(call)
+        with structlog.contextvars.bound_contextvars(batch=manifest.batch_id):  # for what the workers log
+            return await self._workers.execute(call)
 
     def _evidence(self, effect: job.RunRole, manifest: Manifest, run: compute.Run, role: Role) -> Evidence:
         found: Findings = run.findings

@@ -50,6 +50,14 @@ def test_a_line_says_when_who_where_and_what(lines: Lines) -> None:
     }
 
 
+def test_what_is_bound_to_a_task_stands_in_every_line_of_ours_and_of_libraries(lines: Lines) -> None:
+    with structlog.contextvars.bound_contextvars(batch="batch_1"):
+        structlog.get_logger("node.workers").warning("workers.crashed")
+        logging.getLogger("hypercorn.error").warning("odd")
+    structlog.get_logger("node.workers").warning("workers.crashed")
+    assert [line.get("batch") for line in lines()] == ["batch_1", "batch_1", None]
+
+
 def test_lines_below_the_level_are_left_out(lines: Lines) -> None:
     log = structlog.get_logger("node.relay")
     log.debug("quiet")
