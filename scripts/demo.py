@@ -7,6 +7,7 @@ more nodes, ``--fresh`` forgets earlier runs.
 import argparse
 import csv
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -81,15 +82,20 @@ def plan(nodes: Sequence[Node]) -> list[tuple[Node, bytes]]:
     by_station: dict[str, list[dict[str, Any]]] = {station: [] for station in STATIONS}
     for station, event in readings():
         by_station[station].append(event)
-    requests = []
-    for station, events in by_station.items():
-        for events_of_batch in chunks(events, BATCH):
+    queues = [
+        [(station, events_of_batch) for events_of_batch in chunks(events, BATCH)]
+        for station, events in by_station.items()
+    ]
+    requests: list[tuple[Node, bytes]] = []
+    for turn in itertools.zip_longest(*queues):  # the stations report side by side, as they do in life
+        for station, events_of_batch in filter(None, turn):
             body = {
                 "sourceId": source_id(station),
                 "events": list(events_of_batch),
                 "processingOptions": {"requireCertification": True, "consensusLevel": "enhanced"},
             }
-            requests.append((nodes[len(requests) % len(nodes)], json.dumps(body).encode()))
+            node = nodes[(len(requests) + len(requests) // len(queues)) % len(nodes)]
+            requests.append((node, json.dumps(body).encode()))
     return requests
 
 
@@ -350,6 +356,7 @@ def run(console: Console, network: LocalNetwork, directory: Path, rate: int) -> 
     for poster in posters:
         poster.thread.start()
     counted = watch(console, network.nodes, posters, answers, total)
+    console.print()
     summarise(console, network.nodes, counted, time.monotonic() - started)
     prove(console, network.nodes, directory)
 
