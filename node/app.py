@@ -239,6 +239,7 @@ class Node:
             transport=self._transport,
             offer=offer,
             remember=self._remember,
+            on_sent=self.metrics.sent,
         )
         exchange = Exchange(
             network=self._network,

@@ -50,6 +50,7 @@ class Discovery:
         transport: Transport,
         offer: Offer,
         remember: Callable[[Signed[Advertisement], int], Awaitable[None]],
+        on_sent: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
         self.directory = Directory()
         self._network = network
@@ -58,6 +59,7 @@ class Discovery:
         self._transport = transport
         self._offer = offer
         self._remember = remember
+        self._on_sent = on_sent
         self._seen: frozenset[bytes] = frozenset()
 
     async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
@@ -113,10 +115,13 @@ class Discovery:
             self.directory, _ = directory.hear(
                 self.directory, signed, now_ms, allow_local_urls=offer.allow_local_urls
             )
+        frame = to_frame(signed)
         try:
-            await self._transport.publish(GOSSIP_WHO, to_frame(signed))
+            await self._transport.publish(GOSSIP_WHO, frame)
         except PeerUnreachableError as error:
             log.info("discovery.unheard", why=str(error))
+        else:
+            self._on_sent("gossip", type(message).__name__, len(frame))
 
 
 def make_tokens(key: PrivateKey, offer: Offer) -> tuple[bytes, ...]:

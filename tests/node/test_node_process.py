@@ -104,6 +104,8 @@ def test_a_node_heeds_its_settings_counts_and_ends_in_order(node: RunningNode) -
     assert found["overlay_events_invalid_total"] == 1
     assert found["overlay_acknowledgement_seconds_count"] == 3
     assert found["overlay_certificate_seconds_count"] == 2
+    assert found["overlay_frames_totalgossipoutAdvertisement"] >= 1
+    assert found["overlay_role_runs_total"] == 2
     node.process.send_signal(signal.SIGTERM)
     node.until("node.stopped")
     assert node.process.wait(20) == 0
