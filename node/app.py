@@ -42,6 +42,7 @@ from node.telemetry import Metrics, configure_logging
 from node.transport import Transport
 from node.workers import Workers
 from protocols import job
+from protocols.advertisement import is_local
 from protocols.envelope import to_frame
 from protocols.errors import WorldFault
 from protocols.job import Batch, Effect, Lease, Rules, Stage, Strategy
@@ -194,7 +195,7 @@ class Node:
             region=settings.overlay_region,
             build=build_id(),
             ttl_ms=settings.overlay_advertisement_ttl_ms,
-            allow_local_urls=True,
+            allow_local_urls=is_local(settings.overlay_public_url),  # a network on one machine, or a public one
         )
 
     def _rules(self) -> Rules:

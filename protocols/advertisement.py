@@ -107,6 +107,11 @@ def check_token(script: bytes, *, allow_local_urls: bool) -> Token:
     return Token(kind=kind, identity=identity, url=url, name=name)
 
 
+def is_local(url: str) -> bool:
+    """Whether a URL leads to the machine itself."""
+    return urlsplit(url).hostname in LOCAL_HOSTS
+
+
 def _text(field: bytes) -> str:
     try:
         return field.decode()
