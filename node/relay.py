@@ -16,7 +16,7 @@ from protocols.messages import Message, Signed
 log = structlog.get_logger(__name__)
 
 QUEUE_MAX = 8_192
-GOSSIP_WORK = "work"
+GOSSIP_WORK = "jobs"
 
 
 class Relay:

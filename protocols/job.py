@@ -160,7 +160,7 @@ class Batch:
     lease_id: str = ""
     awards: tuple[Award, ...] = ()
     ballots: tuple[Ballot, ...] = ()
-    contexts: tuple[bytes, ...] = ()
+    contexts: tuple[tuple[IdentityKey, bytes], ...] = ()  # what each agent says its rules leave behind
     refusals: tuple[tuple[IdentityKey, str], ...] = ()
     reasons: tuple[str, ...] = ()
     statement: Statement | None = None

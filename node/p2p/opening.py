@@ -56,7 +56,7 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
     assert identity is not None, "made from an identity key"
     gossip = GossipPort(host, config.network, eclipse_protection=config.eclipse_protection)
     arrivals, arrived = trio.open_memory_channel[IdentityKey](ARRIVALS_MAX)
-    connector = Connector(host, identity, f"/{config.network}/work/1")
+    connector = Connector(host, identity, f"/{config.network}/jobs/1")
     host.get_network().register_notifee(Arrivals(arrivals))
     with trio.CancelScope() as scope:
         async with (

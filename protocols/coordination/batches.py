@@ -136,9 +136,9 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     for evidence in result.message.evidence:
         if evidence.signer == result.signer and _is_about(batch, evidence.message):
             batch = _count(work, batch, evidence)
-    context = result.message.context_out
-    if context not in batch.contexts and result.signer in _agents(batch):
-        batch = attrs.evolve(batch, contexts=(*batch.contexts, context))
+    if batch.stage is Stage.PROCESSING and result.signer in _agents(batch):  # one each, the latest: nobody crowds out the others
+        others = tuple(entry for entry in batch.contexts if entry[0] != result.signer)
+        batch = attrs.evolve(batch, contexts=(*others, (result.signer, result.message.context_out)))
     if batch.stage is Stage.PROCESSING:
         _try_to_agree(work, batch)
         return
@@ -198,7 +198,7 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
         return
     first = supporters(normalize, normalize.agreed)[0].message
     last = supporters(validate, validate.agreed)[0].message
-    context = next((c for c in batch.contexts if hashlib.sha256(c).digest() == last.context_out), None)
+    context = next((c for _, c in batch.contexts if hashlib.sha256(c).digest() == last.context_out), None)
     if first.output_digest != last.input_digest or context is None:
         _fail_attempt(work, batch, "the agreed validation is not of the agreed normalization")
         return
@@ -220,7 +220,7 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
         valid=last.valid,
         invalid=last.invalid,
     )
-    batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=(context,))
+    batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=())
     work.put(batch)
     _send_certify(work, batch, _holders(batch.awards, Role.CERTIFY))
     _advance_chain(work, batch, context)

@@ -31,6 +31,7 @@ from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import Announcement, Award, Bid, IdentityKey, Level, Role
 from protocols.quorum import is_enough, rule_for
 
+LEASE_MS_MAX = 3_600_000
 GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for again later
 
 
@@ -132,7 +133,7 @@ def hold(work: Workspace, coordinator: IdentityKey, award: Award) -> Held | None
     rules = work.rules
     if award.agent != rules.self_key or not set(award.roles) <= set(rules.roles):
         return None
-    if work.now_ms >= award.expires_ms + GRACE_MS:
+    if not work.now_ms < award.expires_ms + GRACE_MS <= work.now_ms + LEASE_MS_MAX + 2 * GRACE_MS:
         return None
     held = work.find(Held, held_entity_id(award.lease_id))
     if held is None:

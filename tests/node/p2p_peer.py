@@ -29,7 +29,7 @@ async def main() -> None:
     config = TransportConfig(
         secret=bytes.fromhex(secret),
         network="test",
-        topics=("work",),
+        topics=("jobs",),
         listen=(listen,),
         bootstrap=tuple(bootstrap),
         redial_s_max=1.0,

@@ -35,7 +35,7 @@ from protocols.limits import FRAME_BYTES_MAX, GOSSIP_BYTES_MAX
 
 SECRETS = count(1)
 ROOT = Path(__file__).parents[2]
-WORK = TProtocol("/test/work/1")
+WORK = TProtocol("/test/jobs/1")
 
 
 def secret() -> bytes:
@@ -53,7 +53,7 @@ async def answer(sender: bytes, body: bytes) -> bytes:
 @asynccontextmanager
 async def node(*bootstrap: str, key: bytes | None = None, **settings: object) -> AsyncIterator[PeerNetwork]:
     config = TransportConfig(
-        secret=key or secret(), network="test", topics=("work",), bootstrap=bootstrap, redial_s_max=1.0, **settings
+        secret=key or secret(), network="test", topics=("jobs",), bootstrap=bootstrap, redial_s_max=1.0, **settings
     )
     async with open_transport(config, answer) as network:
         yield network
@@ -147,16 +147,16 @@ async def test_gossip_passes_along_a_line() -> None:
         await connected(middle, first.identity, last.identity)
         with trio.fail_after(10):
             while True:  # the mesh takes a heartbeat or two to stand
-                await first.publish("work", b"news")
+                await first.publish("jobs", b"news")
                 with trio.move_on_after(0.5):
                     heard = await last.gossip().receive()
                     break
-        assert (heard.topic, heard.sender, heard.data) == ("work", first.identity, b"news")
+        assert (heard.topic, heard.sender, heard.data) == ("jobs", first.identity, b"news")
         assert (await middle.gossip().receive()).sender == first.identity
         with pytest.raises(trio.WouldBlock):
             first.gossip().receive_nowait()
         with pytest.raises(FrameTooLargeError):
-            await first.publish("work", bytes(GOSSIP_BYTES_MAX + 1))
+            await first.publish("jobs", bytes(GOSSIP_BYTES_MAX + 1))
 
 
 async def test_peers_learn_of_each_other_from_what_they_are_told() -> None:
@@ -387,7 +387,7 @@ def rpc(**fields: object) -> bytes:
 async def test_harmful_gossip_does_not_stop_the_service() -> None:
     """In the library an exception over one message ends the whole service."""
     async with node() as network, attacker(network) as host:
-        proper = {"topicIDs": ["/test/work/1"], "seqno": bytes(8), "from_id": host.get_id().to_bytes()}
+        proper = {"topicIDs": ["/test/jobs/1"], "seqno": bytes(8), "from_id": host.get_id().to_bytes()}
         not_a_point = host.get_id().to_bytes()[:7] + b"\xff" * 32
         harmful = [
             encode_varint_prefixed(os.urandom(500)),
@@ -411,7 +411,7 @@ async def test_harmful_gossip_does_not_stop_the_service() -> None:
             await connected(honest, network.identity)
             with trio.fail_after(10):
                 while True:
-                    await honest.publish("work", b"still here")
+                    await honest.publish("jobs", b"still here")
                     with trio.move_on_after(0.5):
                         heard = await network.gossip().receive()
                         break
