@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE if error.code == "config" else FAILED
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
