@@ -149,10 +149,13 @@ def test_a_lying_agent_is_outvoted_recorded_and_loses_its_standing(tmp_path: Pat
         post(network, 0, "JFK", 500)
         stats = settled(network)[0]
         assert (stats["certified"], stats["dead"]) == (500, 0)
-        wait_for(lambda: get(network.nodes[0], "/overlay/stats")["dissent"] > 0, 15, "the record of the dissent")
-        event = get(network.nodes[0], "/overlay/events?limit=1")["events"][0]
-        batch = get(network.nodes[0], f"/overlay/batches/{event['batchId']}")
-        assert {entry["agentId"] for entry in batch["dissent"]} == {agent_id(bytes.fromhex(liar["identityKey"]))}
+        events = get(network.nodes[0], "/overlay/events?limit=500")["events"]
+        batches = {event["batchId"] for event in events}
+        dissent = lambda: get(network.nodes[0], "/overlay/stats")["dissent"]  # noqa: E731
+        wait_for(lambda: dissent() == len(batches), 20, "the record of each dissent")
+        for batch_id in batches:
+            batch = get(network.nodes[0], f"/overlay/batches/{batch_id}")
+            assert {entry["agentId"] for entry in batch["dissent"]} == {agent_id(bytes.fromhex(liar["identityKey"]))}
         known = {agent["agentId"]: agent for agent in get(network.nodes[0], "/overlay/agents")["agents"]}
         assert known[liar["agentId"]]["outcomes"]["dissented"] > 0
         honest = [agent["reputation"] for key, agent in known.items() if key != liar["agentId"]]
