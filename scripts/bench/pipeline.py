@@ -270,20 +270,25 @@ def show(result: dict[str, Any], out: Callable[[str], None] = print) -> None:
 
 
 def profile(network: LocalNetwork, seconds: float, directory: Path) -> None:
-    """What the first node's process and its workers spend their time on, by py-spy."""
+    """What the first node's process and its workers spend their time on, by py-spy, all at once."""
     node = network.nodes[0]
     assert node.process is not None
-    workers = [each.pid for each in psutil.Process(node.process.pid).children() if "postgres" not in each.name()]
-    for name, pid in (("node-1's process", node.process.pid), *((f"worker {pid}", pid) for pid in workers)):
+    watched = {"node-1's process": node.process.pid}
+    for each in psutil.Process(node.process.pid).children():
+        if "postgres" not in each.name():
+            watched[f"its worker {each.name()} {each.pid}"] = each.pid
+    spy = [str(Path(sys.executable).parent / "py-spy"), "record", "--gil", "--rate", "250", "--format", "raw"]
+    running = []
+    for name, pid in watched.items():
         raw = directory / f"profile-{pid}.txt"
-        spy = [str(Path(sys.executable).parent / "py-spy"), "record", "--gil", "--pid", str(pid), "--rate", "250"]
-        command = [*spy, "--duration", str(int(seconds)), "--format", "raw", "--output", str(raw)]
-        subprocess.run(command, capture_output=True)
-        if raw.exists():
+        command = [*spy, "--pid", str(pid), "--duration", str(int(seconds)), "--output", str(raw)]
+        running.append((name, raw, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)))
+    for name, raw, process in running:
+        process.wait()
+        text = raw.read_text() if raw.exists() else ""
+        if text:
             print(f"top costs of {name}, share of its samples while it ran Python (inclusive):")
-            show_profile(raw.read_text())
-        else:
-            print(f"(no profile of {name}: py-spy may not attach)")
+            show_profile(text)
 
 
 def show_profile(raw: str) -> None:
@@ -294,7 +299,7 @@ def show_profile(raw: str) -> None:
         total += int(count)
         for frame in {frame.rpartition(":")[0] for frame in stack.split(";")}:
             inclusive[frame] = inclusive.get(frame, 0) + int(count)
-    ours = [item for item in inclusive.items() if any(part in item[0] for part in PARTS)]
+    ours = [item for item in inclusive.items() if any(part in item[0] for part in PARTS)] or list(inclusive.items())
     for name, count in sorted(ours, key=lambda item: -item[1])[:18]:
         print(f"  {100 * count / max(1, total):5.1f}%  {name})")
 
@@ -332,15 +337,17 @@ def main() -> int:
             before, own = meter.cpu_s(), time.process_time()
             started = time.monotonic()
             samples: list[tuple[float, int, float, float]] = []
+            ended_at: list[float] = []
 
             async def measured() -> None:
                 async with trio.open_nursery() as nursery:
                     if chosen.profile:
                         nursery.start_soon(trio.to_thread.run_sync, profile, network, chosen.seconds / 2, directory)
                     samples.extend(await measure(network, _Offset(load, warm), meter))
+                    ended_at.append(time.monotonic())
 
             trio.run(measured)
-            took_s = time.monotonic() - started
+            took_s = ended_at[0] - started
             after = meter.cpu_s()
             spent = {key: after[key] - before.get(key, 0.0) for key in after}
             result = report(load, took_s, spent, time.process_time() - own, samples, network, idle, baseline_us)
