@@ -61,10 +61,12 @@ class PrivateKey:
     """An identity's root key. Nothing of the secret shows in ``repr``; children are cached where they repeat."""
 
     def __init__(self, secret: bytes) -> None:
+        if len(secret) != 32:
+            raise InvalidKeyError(f"a private key is 32 bytes, not {len(secret)}")
         try:
             self._secret = Secret(secret)
         except ValueError as error:
-            raise InvalidKeyError("a private key is 32 bytes, from 1 to the order of the curve less 1") from error
+            raise InvalidKeyError("a private key is a number from 1 to the order of the curve less 1") from error
         self.identity: bytes = self._secret.public_key.format()
         self._children: OrderedDict[tuple[Protocol, str, Counterparty], Secret] = OrderedDict()
 

@@ -136,7 +136,9 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     for evidence in result.message.evidence:
         if evidence.signer == result.signer and _is_about(batch, evidence.message):
             batch = _count(work, batch, evidence)
-    if batch.stage is Stage.PROCESSING and result.signer in _agents(batch):  # one each, the latest: nobody crowds out the others
+    if batch.stage is Stage.PROCESSING and result.signer in _agents(
+        batch
+    ):  # one each, the latest: nobody crowds out the others
         others = tuple(entry for entry in batch.contexts if entry[0] != result.signer)
         batch = attrs.evolve(batch, contexts=(*others, (result.signer, result.message.context_out)))
     if batch.stage is Stage.PROCESSING:

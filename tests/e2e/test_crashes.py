@@ -70,9 +70,7 @@ def check_every_event(clients: list[Client]) -> None:
 def start_load(network: LocalNetwork, pause_s: float) -> list[Client]:
     register_all(network)
     batches = batches_of(tuple(STATIONS), EVENTS)
-    clients = [
-        Client(node, batches[node.index :: len(network.nodes)], pause_s=pause_s) for node in network.nodes
-    ]
+    clients = [Client(node, batches[node.index :: len(network.nodes)], pause_s=pause_s) for node in network.nodes]
     for client in clients:
         client.start()
     return clients

@@ -63,6 +63,18 @@ def test_what_the_sdk_rejects_is_rejected(case: dict[str, Any]) -> None:
         invoice_number((case["protocolID"][0], case["protocolID"][1]), key_id)
 
 
+@pytest.mark.parametrize("secret", [b"", bytes(31), b"\x01" * 31, b"\x01" * 33, bytes(32), b"\xff" * 32])
+def test_what_is_no_private_key_is_refused(secret: bytes) -> None:
+    with pytest.raises(InvalidKeyError):
+        PrivateKey.from_bytes(secret)
+
+
+def test_no_secret_shows() -> None:
+    key = PrivateKey.generate()
+    assert key.to_bytes().hex() not in repr(key)
+    assert key.identity.hex() in repr(key)
+
+
 def test_the_hmac_key_has_no_leading_zero() -> None:
     case = load("brc42")["hmac_leading_zero"]
     root = PrivateKey(unhex(load("brc42")["keys"][case["root"]]["privateKeyHex"]))

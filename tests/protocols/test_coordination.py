@@ -1,0 +1,336 @@
+"""Transitions one by one: what a stimulus does to a batch, a lease, a task, and what it makes the node do."""
+
+import hashlib
+
+import attrs
+import pytest
+
+from protocols import job
+from protocols.coordination import advance, durable_mark, recover
+from protocols.job import Batch, Chain, Effect, Entity, EntityId, Lease, Rules, Stage, Stimulus, Task, TaskStage
+from protocols.messages import (
+    Award,
+    Bid,
+    CertifyOrder,
+    Level,
+    Role,
+    SealConfirmed,
+    Signed,
+    WorkOrder,
+    WorkRefused,
+    WorkResult,
+)
+from tests.network_of_keys import AGENTS, NETWORK, certified, certify
+
+SELF = AGENTS[0].identity
+RULES = Rules(network=NETWORK, self_key=SELF, attempts_max=2)
+WORK = (Role.NORMALIZE, Role.VALIDATE, Role.CERTIFY)
+BATCH = certified()
+SAID = BATCH.manifest.message
+STATEMENT = BATCH.certificate.statement
+CONTEXT_OUT = BATCH.output.context_out
+NOW = 1_000_000
+
+
+class World:
+    """One node's entities, stepped by hand."""
+
+    def __init__(self, rules: Rules = RULES) -> None:
+        self.entities: dict[EntityId, Entity] = {}
+        self.rules = rules
+
+    def step(self, stimulus: Stimulus) -> tuple[Effect, ...]:
+        transition = advance(self.entities, [stimulus], self.rules)
+        self.entities.update({entity.entity_id: entity for entity in transition.changed})
+        for entity_id in transition.removed:
+            del self.entities[entity_id]
+        return transition.effects
+
+    @property
+    def batch(self) -> Batch:
+        found = self.entities[job.batch_entity_id(SAID.batch_id)]
+        assert isinstance(found, Batch)
+        return found
+
+
+def bid(agent: int) -> Signed[Bid]:
+    message = Bid(
+        network=NETWORK,
+        announcement_id="",
+        roles=WORK,
+        capacity=1,
+        price=0,
+        operator="",
+        region="",
+        reason="",
+    )
+    return Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
+
+
+def leased(world: World, agents: int = 3, *, stateful: bool = False) -> tuple[Effect, ...]:
+    """Commit the batch, hold the auction, let agents bid, close it."""
+    announced = world.step(job.BatchCommitted(now_ms=NOW, manifest=BATCH.manifest, stateful=stateful))
+    publish = next(effect for effect in announced if isinstance(effect, job.Publish))
+    for agent in range(agents):
+        offer = bid(agent)
+        message = attrs.evolve(offer.message, announcement_id=publish.message.key_id)
+        world.step(job.BidReceived(now_ms=NOW + 10, bid=attrs.evolve(offer, message=message), reputation=50))
+    entity_id = job.lease_entity_id(Level.ENHANCED, 2)
+    return world.step(job.AlarmRang(now_ms=NOW + RULES.bid_window_ms, entity_id=entity_id))
+
+
+def sent(effects: tuple[Effect, ...], kind: type) -> list[job.Send]:
+    return [effect for effect in effects if isinstance(effect, job.Send) and isinstance(effect.message, kind)]
+
+
+def result(agent: int) -> job.ResultReceived:
+    evidence = tuple(
+        attrs.evolve(each, signer=AGENTS[agent].identity)
+        for each in BATCH.certificate.evidence
+        if each.signer == AGENTS[0].identity
+    )
+    message = WorkResult(network=NETWORK, batch_id=SAID.batch_id, evidence=evidence, context_out=CONTEXT_OUT)
+    signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
+    return job.ResultReceived(now_ms=NOW + 500, result=signed)
+
+
+def certification(agent: int) -> job.CertificationReceived:
+    return job.CertificationReceived(now_ms=NOW + 600, certification=certify(STATEMENT, AGENTS[agent]))
+
+
+def test_a_batch_goes_its_way_to_the_seal() -> None:
+    world = World()
+    effects = leased(world)
+    assert [effect.to for effect in sent(effects, Award)] == sorted(agent.identity for agent in AGENTS[:3])
+    orders = sent(effects, WorkOrder)
+    assert len(orders) == 3
+    assert all(order.payload_of == SAID.batch_id for order in orders)
+    assert world.batch.stage is Stage.PROCESSING
+    assert world.step(result(0)) == ()
+    effects = world.step(result(1))
+    assert world.batch.stage is Stage.CERTIFYING
+    assert world.batch.statement == STATEMENT
+    assert len(sent(effects, CertifyOrder)) == 3
+    assert world.step(certification(0)) == ()
+    assert world.step(certification(0)) == ()  # the same again is no second signature
+    effects = world.step(certification(2))
+    seal = next(effect for effect in effects if isinstance(effect, job.Seal))
+    assert {each.signer for each in seal.certificate.certifications} == {AGENTS[0].identity, AGENTS[2].identity}
+    effects = world.step(job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
+    assert len(sent(effects, job.BatchSealed)) == 3
+    assert world.batch.stage is Stage.SEALED
+
+
+def test_the_entity_goes_when_all_have_confirmed_and_voted() -> None:
+    world = World()
+    leased(world)
+    for stimulus in (result(0), result(1), certification(0), certification(1)):
+        world.step(stimulus)
+    world.step(job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
+    message = SealConfirmed(network=NETWORK, batch_id=SAID.batch_id, statement_digest=STATEMENT.digest)
+    for agent in range(3):
+        signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
+        world.step(job.ConfirmationReceived(now_ms=NOW + 710 + agent, confirmation=signed))
+    assert world.batch.stage is Stage.SEALED  # the third agent's evidence is still owed
+    effects = world.step(result(2))
+    told = next(effect for effect in effects if isinstance(effect, job.RecordDistribution))
+    assert (told.published, told.confirmed, told.latency_ms) == (3, 3, 11)
+    assert job.batch_entity_id(SAID.batch_id) not in world.entities
+
+
+def test_too_few_bidders_and_the_batch_waits() -> None:
+    world = World()
+    effects = leased(world, agents=1)
+    assert sent(effects, WorkOrder) == []
+    assert world.batch.stage is Stage.LEASING
+    lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+    assert isinstance(lease, Lease)
+    assert (lease.failures, lease.waiting) == (1, (world.batch.entity_id,))
+    alarm = next(effect for effect in effects if isinstance(effect, job.SetAlarm))
+    again = world.step(job.AlarmRang(now_ms=alarm.at_ms, entity_id=lease.entity_id))
+    assert any(isinstance(effect, job.Publish) for effect in again)
+
+
+def test_a_live_lease_takes_no_auction() -> None:
+    world = World()
+    leased(world)
+    manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
+    effects = world.step(job.BatchCommitted(now_ms=NOW + 400, manifest=manifest, stateful=False))
+    assert len(sent(effects, WorkOrder)) == 3
+    assert not any(isinstance(effect, job.Publish) for effect in effects)
+
+
+def test_a_lease_is_renewed_before_it_runs_out() -> None:
+    world = World()
+    leased(world)
+    manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
+    late_ms = NOW + RULES.lease_ms - RULES.lease_ms // 4
+    effects = world.step(job.BatchCommitted(now_ms=late_ms, manifest=manifest, stateful=False))
+    assert len(sent(effects, WorkOrder)) == 3  # under the old lease
+    assert any(isinstance(effect, job.Publish) for effect in effects)
+
+
+def test_silence_is_asked_again_then_replaced_then_buried() -> None:
+    world = World()
+    leased(world)
+    entity_id = world.batch.entity_id
+    world.step(result(1))
+    effects = world.step(job.AlarmRang(now_ms=world.batch.alarm_ms, entity_id=entity_id))
+    asked_again = {effect.to for effect in sent(effects, WorkOrder)}
+    assert asked_again == {AGENTS[0].identity, AGENTS[2].identity}
+    effects = world.step(job.AlarmRang(now_ms=world.batch.attempt_ends_ms, entity_id=entity_id))
+    late = {effect.peer for effect in effects if isinstance(effect, job.ReportPeer)}
+    assert late == asked_again
+    assert (world.batch.stage, world.batch.attempt) == (Stage.BACKOFF, 1)
+    world.entities[entity_id] = attrs.evolve(
+        world.batch, stage=Stage.PROCESSING, attempt_ends_ms=NOW + 90_000, alarm_ms=NOW + 90_000
+    )
+    effects = world.step(job.AlarmRang(now_ms=NOW + 90_000, entity_id=entity_id))
+    bury = next(effect for effect in effects if isinstance(effect, job.Bury))
+    assert len(bury.reasons) == RULES.attempts_max
+    assert world.batch.stage is Stage.DEAD
+
+
+def test_refusals_that_leave_no_quorum_end_the_attempt_at_once() -> None:
+    world = World()
+    leased(world)
+    for agent in (0, 1):
+        message = WorkRefused(network=NETWORK, batch_id=SAID.batch_id, reason="busy")
+        signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
+        world.step(job.RefusalReceived(now_ms=NOW + 400, refusal=signed))
+    assert world.batch.stage is Stage.BACKOFF
+    assert "busy" in world.batch.reasons[0]
+
+
+def test_a_stateful_source_sends_one_batch_after_the_other() -> None:
+    world = World()
+    leased(world, stateful=True)
+    manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
+    assert world.step(job.BatchCommitted(now_ms=NOW + 400, manifest=manifest, stateful=True)) == ()
+    world.step(result(0))
+    effects = world.step(result(1))
+    orders = [effect.message for effect in sent(effects, WorkOrder)]
+    assert {order.manifest.message.batch_id for order in orders} == {manifest.message.batch_id}
+    assert {order.context for order in orders} == {CONTEXT_OUT}
+    chain = world.entities[job.chain_entity_id(SAID.source_id)]
+    assert isinstance(chain, Chain)
+    assert (chain.context, chain.running, chain.queue) == (CONTEXT_OUT, manifest.message.batch_id, ())
+
+
+# --- the agent's side ---------------------------------------------------------------------------------------
+
+
+def order(agent: int = 1, *, coordinator: int = 0, context: bytes = b"{}") -> Signed[WorkOrder]:
+    award = Award(
+        network=NETWORK,
+        lease_id="lease",
+        announcement_id="",
+        agent=AGENTS[agent].identity,
+        roles=WORK,
+        batches=1,
+        expires_ms=NOW + 60_000,
+    )
+    message = WorkOrder(network=NETWORK, award=award, manifest=BATCH.manifest, context=context, attempt=0)
+    return Signed(message=message, signer=AGENTS[coordinator].identity, signature=b"")
+
+
+FOUND = job.Findings(
+    input_root=STATEMENT.input_root,
+    normalized_root=STATEMENT.normalized_root,
+    output_root=STATEMENT.output_root,
+    context_out=CONTEXT_OUT,
+    events=STATEMENT.events,
+    valid=STATEMENT.valid,
+    invalid=STATEMENT.invalid,
+)
+
+
+def agent_world() -> World:
+    return World(attrs.evolve(RULES, self_key=AGENTS[1].identity))
+
+
+def reported(found: job.Findings = FOUND) -> World:
+    world = agent_world()
+    effects = world.step(job.WorkReceived(now_ms=NOW, order=order()))
+    assert any(isinstance(effect, job.RunRole) for effect in effects)
+    evidence = tuple(each for each in BATCH.certificate.evidence if each.signer == AGENTS[1].identity)
+    finished = job.RoleFinished(now_ms=NOW + 50, batch_id=SAID.batch_id, findings=found, evidence=evidence)
+    assert len(sent(world.step(finished), WorkResult)) == 1
+    return world
+
+
+def certify_order(**changes: object) -> job.CertifyReceived:
+    message = CertifyOrder(network=NETWORK, statement=STATEMENT, evidence=BATCH.certificate.evidence)
+    signed = Signed(message=attrs.evolve(message, **changes), signer=AGENTS[0].identity, signature=b"")
+    return job.CertifyReceived(now_ms=NOW + 100, order=signed)
+
+
+def test_an_agent_signs_what_it_found_itself() -> None:
+    effects = reported().step(certify_order())
+    assert effects == (job.SignStatement(statement=STATEMENT),)
+
+
+@pytest.mark.parametrize(
+    ("found", "changes", "reason"),
+    [
+        (attrs.evolve(FOUND, output_root=bytes(32)), {}, "recomputation"),
+        (attrs.evolve(FOUND, context_out=b"other"), {}, "recomputation"),
+        (attrs.evolve(FOUND, valid=0), {}, "recomputation"),
+        (FOUND, {"statement": attrs.evolve(STATEMENT, quorum=1)}, "recomputation"),
+        (FOUND, {"statement": attrs.evolve(STATEMENT, level=Level.CRITICAL)}, "recomputation"),
+        (FOUND, {"statement": attrs.evolve(STATEMENT, output_root=bytes(32))}, "recomputation"),
+        (FOUND, {"evidence": BATCH.certificate.evidence[:1]}, "1 of 2"),
+        (FOUND, {"evidence": ()}, "0 of 2"),
+    ],
+)
+def test_an_agent_refuses_what_it_did_not_find(found: job.Findings, changes: dict[str, object], reason: str) -> None:
+    effects = reported(found).step(certify_order(**changes))
+    refusals = sent(effects, WorkRefused)
+    assert len(refusals) == len(effects) == 1
+    assert reason in refusals[0].message.reason  # type: ignore[attr-defined]
+
+
+def test_an_agent_never_signs_twice_for_a_batch_under_another_context() -> None:
+    world = reported()
+    world.step(certify_order())
+    assert world.step(job.WorkReceived(now_ms=NOW + 200, order=order(context=b'{"other":1}'))) == ()
+    task = world.entities[job.task_entity_id(SAID.batch_id)]
+    assert isinstance(task, Task)
+    assert task.stage is TaskStage.SIGNING
+
+
+def test_nobody_orders_work_in_another_s_name() -> None:
+    assert agent_world().step(job.WorkReceived(now_ms=NOW, order=order(coordinator=2))) == ()
+
+
+def test_an_award_that_is_over_is_refused() -> None:
+    effects = agent_world().step(job.WorkReceived(now_ms=NOW + 10_000_000, order=order()))
+    assert len(sent(effects, WorkRefused)) == 1
+
+
+# --- what survives ------------------------------------------------------------------------------------------
+
+
+def test_only_what_would_not_come_back_is_written() -> None:
+    world = World()
+    leased(world, stateful=True)
+    marks = {entity_id.split(":")[0]: durable_mark(entity) for entity_id, entity in world.entities.items()}
+    assert marks["batch"] is None
+    assert marks["lease"] is None
+    assert marks["chain"] == b"{}"
+    world.step(result(0))
+    world.step(result(1))
+    assert durable_mark(world.batch) == (Stage.CERTIFYING, 0)
+
+
+def test_recovery_drops_what_ended_after_it_was_stored() -> None:
+    batch = Batch(manifest=BATCH.manifest, stage=Stage.CERTIFYING, stateful=True)
+    chain = Chain(source_id="s", running=SAID.batch_id, queue=("gone", "waiting"))
+    assert recover([batch, chain], ["waiting"]) == (attrs.evolve(chain, running="", queue=("waiting",)),)
+    assert recover([batch, chain], [SAID.batch_id, "waiting"])[0] == batch
+
+
+def test_ids_are_digests() -> None:
+    other = attrs.evolve(SAID, received_ms=SAID.received_ms + 1)
+    assert other.batch_id != SAID.batch_id
+    assert len(SAID.batch_id) == len("batch_") + 2 * hashlib.sha256().digest_size
