@@ -5,6 +5,7 @@ and **doors** (ingest, HTTP). They close from the doors inward: first nothing ne
 way is brought to its end within the grace period, then the node takes its leave of the network.
 """
 
+import itertools
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -58,6 +59,7 @@ log = structlog.get_logger(__name__)
 
 PAYLOAD_CACHE_BYTES = 48 * 1024 * 1024
 GAUGES_S = 2.0
+RETELL_S = 15.0
 HTTP_GRACE_S = 4.0
 DRAIN_POLL_S = 0.05
 RESTARTS = RestartPolicy()
@@ -259,7 +261,7 @@ class Node:
             core.start_soon(supervise, "records", self.records.run, RESTARTS)
             core.start_soon(supervise, "jobs", self.journal.run, RESTARTS)
             core.start_soon(supervise, "pending", self.records.run_materialise, RESTARTS)
-            await core.start(self.driver.run)
+            await core.start(self._run_driver)
             await self._recover()
             async with trio.open_nursery() as edges:
                 edges.start_soon(supervise, "streams", exchange.run_streams, RESTARTS)
@@ -267,6 +269,7 @@ class Node:
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
                 edges.start_soon(self._watch_gauges)
+                edges.start_soon(supervise, "recovery", self._retell_forgotten, RESTARTS)
                 await self._serve_doors(DirectoryView(discovery, self._transport, self.records, offer))
                 await self._drain()
                 await discovery.withdraw()
@@ -337,6 +340,30 @@ class Node:
             if self.driver.find(job.batch_entity_id(batch_id)) is None:
                 signed = read_manifest(manifest, self._network)
                 await self.driver.tell(job.BatchCommitted(now_ms=clock_ms(), manifest=signed, stateful=stateful))
+
+    async def _run_driver(self, *, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
+        """Drive; when the database was away for long, go on from what it holds once it is back."""
+        starts = itertools.count()
+
+        async def drive() -> None:
+            await self.driver.run(trio.TASK_STATUS_IGNORED if next(starts) else task_status)
+
+        await supervise("driver", drive, RESTARTS)
+
+    async def _retell_forgotten(self) -> None:
+        """Tell the driver of batches that have neither an end nor an entity: their news was lost with a restart of
+        the driver, or with a commit whose fate was unknown.
+        """
+        while True:
+            await trio.sleep(RETELL_S)
+            before_ms = clock_ms() - int(1000 * RETELL_S)
+            for batch_id, manifest, stateful, _ in await self.records.pending():
+                signed = read_manifest(manifest, self._network)
+                forgotten = self.driver.find(job.batch_entity_id(batch_id)) is None
+                if forgotten and signed.message.received_ms < before_ms:
+                    log.warning("batch.retold", batch=batch_id)
+                    told = job.BatchCommitted(now_ms=clock_ms(), manifest=signed, stateful=stateful)
+                    await self.driver.tell(told)
 
     async def _learn_peers(self) -> None:
         for identity, addresses in await self._database.run(stored_peers.remembered):

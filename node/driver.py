@@ -82,7 +82,8 @@ class Driver:
 
     async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]
         """Load the state, utter again what it owes, then serve until cancelled."""
-        self._entities.clear()
+        for state in (self._entities, self._alarms, self._heap, self._marks, self._deletable):
+            state.clear()
         for entity in await self._journal.load():
             self._entities[entity.entity_id] = entity
             self._marks[entity.entity_id] = durable_mark(entity)

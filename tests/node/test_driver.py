@@ -145,3 +145,21 @@ async def test_a_restart_goes_on_from_the_disk() -> None:
         await second.tell(batch_committed(stateful=True))  # recovery tells it again
         await until(lambda: acted.effects)
         nursery.cancel_scope.cancel()
+
+
+async def test_the_same_driver_goes_on_when_the_disk_is_back() -> None:
+    disk = Disk()
+    acted = Acted(disk)
+    driver = Driver(RULES, disk, acted)
+    disk.broken = True
+    await driver.tell(batch_committed(stateful=True))
+    with trio.fail_after(5), pytest.raises(DiskError):
+        await driver.run()
+    assert list(driver.entities()) == []
+    disk.broken = False
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        await driver.tell(batch_committed(stateful=True))  # the node tells forgotten batches again
+        await until(lambda: acted.effects)
+        assert disk.commits == 1
+        nursery.cancel_scope.cancel()
