@@ -1,0 +1,16 @@
+// Checks every signature of a certificate with the official SDK, by the signers' identity keys alone.
+import { ProtoWallet } from '@bsv/sdk'
+import { readFileSync } from 'node:fs'
+
+const bytes = hex => [...Buffer.from(hex, 'hex')]
+const certificate = JSON.parse(readFileSync(process.argv[2], 'utf8'))
+for (const entry of [...certificate.signatures, ...certificate.evidence]) {
+  const { valid } = await new ProtoWallet('anyone').verifySignature({
+    protocolID: entry.protocolID,
+    keyID: entry.keyID,
+    counterparty: entry.identityKey,
+    data: bytes(entry.signed),
+    signature: bytes(entry.signature),
+  })
+  console.log(valid, entry.identityKey)
+}
