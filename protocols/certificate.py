@@ -75,45 +75,65 @@ def verify_quorum(certificate: QuorumCertificate, *, network: str) -> None:
 
 
 def quorum_problem(certificate: QuorumCertificate) -> str:
-    """What is missing from a quorum whose signatures are checked; empty if nothing is."""
+    """What is wrong with a quorum whose signatures are checked; empty if nothing is."""
     statement = certificate.statement
     if statement.quorum < LEVELS[statement.level].quorum:
         return f"level {statement.level.word} asks for {LEVELS[statement.level].quorum} signatures"
     if statement.valid + statement.invalid != statement.events:
         return "valid and invalid events do not add up"
-    signers = [signed.signer for signed in certificate.certifications if _certifies(signed, statement)]
-    if len(signers) != len(certificate.certifications):
-        return "a signature is over another statement"
-    if len(set(signers)) != len(signers):
-        return "a signer stands twice"
-    if len(signers) < statement.quorum:
-        return f"{len(signers)} of {statement.quorum} signatures"
+    problems = [certification_problem(signed.message, statement) for signed in certificate.certifications]
+    problems += [evidence_problem(signed.message, statement) for signed in certificate.evidence]
+    problem = next(filter(None, problems), "") or _order_problem(certificate)
+    if problem:
+        return problem
+    if len(certificate.certifications) < statement.quorum:
+        return f"{len(certificate.certifications)} of {statement.quorum} signatures"
     for role in STEPS:
-        backing = {signed.signer for signed in certificate.evidence if supports(signed.message, role, statement)}
-        if len(backing) < statement.quorum:
-            return f"{len(backing)} of {statement.quorum} pieces of evidence for {STEPS[role]}"
+        backing = sum(signed.message.role is role for signed in certificate.evidence)
+        if backing < statement.quorum:
+            return f"{backing} of {statement.quorum} pieces of evidence for {STEPS[role]}"
     return ""
 
 
-def supports(evidence: Evidence, role: Role, statement: Statement) -> bool:
-    """Whether evidence is of that role and says what the statement says."""
+def _order_problem(certificate: QuorumCertificate) -> str:
+    """Signers stand once and sorted, evidence by role first: the same signatures are one certificate."""
+    signers = [signed.signer for signed in certificate.certifications]
+    witnesses = [(signed.message.role, signed.signer) for signed in certificate.evidence]
+    if len(set(signers)) != len(signers):
+        return "a signer stands twice"
+    if len(set(witnesses)) != len(witnesses):
+        return "a signer's evidence stands twice"
+    if signers != sorted(signers) or witnesses != sorted(witnesses):
+        return "signatures and evidence are not in the order of roles and signers"
+    return ""
+
+
+def certification_problem(said: Certification, statement: Statement) -> str:
+    """Why a certification is not of this statement; empty if it is."""
+    if said.network != statement.network:
+        return "a signature of another network"
+    same = said.batch_id == statement.batch_id and said.statement_digest == statement.digest
+    return "" if same else "a signature is over another statement"
+
+
+def evidence_problem(said: Evidence, statement: Statement) -> str:
+    """Why evidence does not carry this statement; empty if it does."""
     roots = {
         Role.NORMALIZE: (statement.input_root, statement.normalized_root),
         Role.VALIDATE: (statement.normalized_root, statement.output_root),
     }
-    return (
-        evidence.role is role
-        and evidence.batch_id == statement.batch_id
-        and evidence.policy_hash == statement.policy_hash
-        and (evidence.input_digest, evidence.output_digest) == roots[role]
-        and (evidence.context_in, evidence.context_out) == (statement.context_in, statement.context_out)
-        and (evidence.valid, evidence.invalid) == (statement.valid, statement.invalid)
-    )
-
-
-def _certifies(signed: Signed[Certification], statement: Statement) -> bool:
-    said = signed.message
-    return said.batch_id == statement.batch_id and said.statement_digest == statement.digest
+    if said.network != statement.network:
+        return "evidence of another network"
+    if said.batch_id != statement.batch_id:
+        return "evidence of another batch"
+    if said.policy_hash != statement.policy_hash:
+        return "evidence under another policy"
+    if (said.input_digest, said.output_digest) != roots.get(said.role):
+        return f"evidence of {said.role.word} with other roots"
+    if (said.context_in, said.context_out) != (statement.context_in, statement.context_out):
+        return "evidence with another context"
+    same = (said.valid, said.invalid) == (statement.valid, statement.invalid)
+    return "" if same else "evidence with other counts"
 
 
 def event_document(
@@ -164,12 +184,7 @@ def certificate_document(
         "batchId": statement.batch_id,
         "event": leaf,
         "data": data,
-        "proof": {
-            "leafHash": leaf_hash(canonical_json(leaf)).hex(),
-            "index": index,
-            "size": statement.events,
-            "path": [sibling.hex() for sibling in path],
-        },
+        "proof": proof_document(leaf_hash(canonical_json(leaf)), index, statement.events, path),
         "statement": _statement(statement),
         "signatures": [_signature(signed) for signed in certificate.certifications],
         "evidence": [_evidence(signed) for signed in certificate.evidence],
@@ -204,6 +219,27 @@ def receipt_document(manifest: Signed[Manifest], record_hashes: Sequence[bytes] 
         "verification": HOW_TO_VERIFY,
     }
     return document if record_hashes is None else document | {"recordHashes": [each.hex() for each in record_hashes]}
+
+
+def event_receipt_document(manifest: Signed[Manifest], record_hashes: Sequence[bytes], index: int) -> dict[str, Any]:
+    """The receipt of one event: the batch's, with the proof that the record at ``index`` is in it.
+
+    Args:
+        record_hashes: The record hash of every event in batch order.
+    """
+    path = inclusion_path(record_hashes, index)
+    proof = proof_document(record_hashes[index], index, manifest.message.events, path)
+    return receipt_document(manifest) | {"proof": proof}
+
+
+def proof_document(hashed: bytes, index: int, size: int, path: Sequence[bytes]) -> dict[str, Any]:
+    """An inclusion proof in readable form."""
+    return {
+        "leafHash": hashed.hex(),
+        "index": index,
+        "size": size,
+        "path": [sibling.hex() for sibling in path],
+    }
 
 
 def _statement(statement: Statement) -> dict[str, Any]:

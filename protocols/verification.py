@@ -5,6 +5,7 @@ them and compared with the one at hand, so that every member of it is covered, a
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import attrs
@@ -16,17 +17,23 @@ from protocols.certificate import (
     RECEIPT_TYPE,
     agent_id,
     certificate_document,
+    certification_problem,
+    evidence_problem,
+    proof_document,
     quorum_problem,
     receipt_document,
 )
 from protocols.errors import OverlayError
 from protocols.identifiers import event_id
+from protocols.limits import SIGNERS_MAX
 from protocols.merkle import leaf_hash, root_from_path, root_of_leaves
 from protocols.messages import Certification, Evidence, Manifest, Message, QuorumCertificate, Signed, Statement
 
 M = TypeVar("M", bound=Message)
 
 DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
+DIFFERENCES_MAX = 100  # as many are listed: who changed the whole document need not read it back
+LINE_CHARS_MAX = 1_000
 UNTRUSTED = (
     "The signatures prove which keys signed, not whose keys they are. Compare the identity keys above with those "
     "your operators published, or name the ones you trust (--trust KEY)."
@@ -94,7 +101,11 @@ def verify_document(data: bytes, *, network: str | None = None, trusted: frozens
 
 
 def render(report: Report) -> str:
-    """The report for a person."""
+    """The report for a person, one line a check.
+
+    Names and values come from the document, so whoever wrote it chose them: what a terminal would obey or a
+    reader not see (control characters, line ends, reversed text) is shown as an escape.
+    """
     lines = [f"{report.kind}: {'VERIFIED' if report.ok else 'NOT VALID'}"]
     lines += [
         f"  {'ok  ' if check.ok else 'FAIL'}  {check.part}{check.problem and ': ' + check.problem}"
@@ -104,7 +115,12 @@ def render(report: Report) -> str:
         width = max((len(name) for name, _ in report.facts), default=0)
         lines += [f"  {name:<{width}}  {value}" for name, value in report.facts]
         lines += [f"  note: {warning}" for warning in report.warnings]
-    return "\n".join(lines)
+    return "\n".join(_printable(line) for line in lines)
+
+
+def _printable(line: str) -> str:
+    line = line if len(line) <= LINE_CHARS_MAX else f"{line[:LINE_CHARS_MAX]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def _failure(part: str, problem: str) -> Report:
@@ -116,17 +132,14 @@ def _failure(part: str, problem: str) -> Report:
 
 def _check_certificate(document: dict[str, Any], network: str | None, trusted: frozenset[bytes] | None) -> Report:
     statement = _decode(Statement, _member(document, "statement", dict), "statement")
-    signatures = [
-        _signed(Certification, entry, f"signatures[{at}]")
-        for at, entry in enumerate(_member(document, "signatures", list))
-    ]
-    evidence = [
-        _signed(Evidence, entry, f"evidence[{at}]") for at, entry in enumerate(_member(document, "evidence", list))
-    ]
+    signatures = _signed_list(Certification, document, "signatures", SIGNERS_MAX)
+    evidence = _signed_list(Evidence, document, "evidence", 2 * SIGNERS_MAX)
     certificate = QuorumCertificate(statement=statement, certifications=tuple(signatures), evidence=tuple(evidence))
     checks = [
         *_check_signatures("signatures", signatures),
         *_check_signatures("evidence", evidence),
+        *_check_said("signatures", [certification_problem(each.message, statement) for each in signatures]),
+        *_check_said("evidence", [evidence_problem(each.message, statement) for each in evidence]),
         Check(part="quorum", problem=quorum_problem(certificate)),
         *_check_event(document, statement),
         *_check_copy(document, certificate),
@@ -145,23 +158,26 @@ def _check_certificate(document: dict[str, Any], network: str | None, trusted: f
 def _check_event(document: dict[str, Any], statement: Statement) -> Iterator[Check]:
     """The chain from the data to the statement: data, event, proof, root."""
     leaf = _member(document, "event", dict)
-    proof = _member(document, "proof", dict)
-    hashed = _hex(proof, "leafHash", "proof", 32)
+    hashed = _hex(_member(document, "proof", dict), "leafHash", "proof", 32)
     yield Check(part="data", problem=_data_problem(document, leaf))
     if "record" in document:
         same = leaf_hash(_canonical(document["record"], "record")).hex() == leaf.get("recordHash")
         yield Check(part="record", problem="" if same else "its hash is not the event's recordHash")
     yield Check(part="event", problem=_event_problem(document, leaf, statement, hashed))
-    index, size, path = proof.get("index"), proof.get("size"), proof.get("path")
-    if type(index) is not int or type(size) is not int or not isinstance(path, list):
+    yield _check_proof(document["proof"], statement.events, statement.output_root)
+
+
+def _check_proof(proof: dict[str, Any], size: int, root: bytes) -> Check:
+    """Whether a leaf hash leads to a root that was signed, in a tree of a size that was signed."""
+    index, path = proof.get("index"), proof.get("path")
+    if type(index) is not int or type(proof.get("size")) is not int or not isinstance(path, list):
         raise _Malformed("proof", "index and size are integers, path is a list")
     siblings = [_hex({"path": each}, "path", "proof", 32) for each in path]
     try:
-        root = root_from_path(hashed, index, statement.events, siblings)
+        found = root_from_path(_hex(proof, "leafHash", "proof", 32), index, size, siblings)
     except OverlayError as error:
-        yield Check(part="proof", problem=str(error))
-        return
-    yield Check(part="proof", problem="" if root == statement.output_root else "it leads to another root")
+        return Check(part="proof", problem=str(error))
+    return Check(part="proof", problem="" if found == root else "it leads to another root")
 
 
 def _data_problem(document: dict[str, Any], leaf: dict[str, Any]) -> str:
@@ -208,7 +224,8 @@ def _certificate_facts(document: dict[str, Any], certificate: QuorumCertificate)
         ("quorum", f"{len(certificate.certifications)} signatures, {statement.quorum} needed"),
     ]
     facts += [("signed by", f"{each.signer.hex()} ({each.message.build})") for each in certificate.certifications]
-    for issue in leaf.get("issues") or []:
+    issues = leaf.get("issues")
+    for issue in issues if isinstance(issues, list) else []:
         if isinstance(issue, dict):
             facts.append(
                 (
@@ -234,7 +251,13 @@ def _check_receipt(document: dict[str, Any], network: str | None, trusted: froze
         hashes = [_hex({"h": each}, "h", "recordHashes", 32) for each in _member(document, "recordHashes", list)]
         right = len(hashes) == said.events and root_of_leaves(hashes) == said.input_root
         checks.append(Check(part="recordHashes", problem="" if right else "they do not give the inputRoot"))
-    checks += _compare(receipt_document(manifest, hashes), document)
+    again = receipt_document(manifest, hashes)
+    if "proof" in document:
+        proof = _member(document, "proof", dict)
+        checks.append(_check_proof(proof, said.events, said.input_root))
+        siblings = [bytes.fromhex(each) for each in proof["path"]]
+        again["proof"] = proof_document(bytes.fromhex(proof["leafHash"]), proof["index"], said.events, siblings)
+    checks += _compare(again, document)
     checks.append(_check_network(said.network, network))
     if trusted is not None:
         checks.append(_check_trust({manifest.signer}, trusted, 1))
@@ -264,6 +287,11 @@ def _check_signatures(part: str, signed: list[Signed[M]]) -> list[Check]:
     return checks
 
 
+def _check_said(part: str, problems: list[str]) -> list[Check]:
+    """Checks for the signed messages that speak of something else than the statement."""
+    return [Check(part=f"{part}[{at}]", problem=problem) for at, problem in enumerate(problems) if problem]
+
+
 def _check_network(found: str, wanted: str | None) -> Check:
     problem = "" if wanted is None or wanted == found else f"it is of {found!r}, not of {wanted!r}"
     return Check(part="network", problem=problem)
@@ -277,7 +305,10 @@ def _check_trust(signers: set[bytes], trusted: frozenset[bytes], quorum: int) ->
 
 def _compare(again: dict[str, Any], document: dict[str, Any]) -> list[Check]:
     """Checks for the members that differ, or one that says none does."""
-    found = [Check(part=path, problem=problem) for path, problem in _differences(again, document, "")]
+    found = [
+        Check(part=path, problem=problem)
+        for path, problem in islice(_differences(again, document, ""), DIFFERENCES_MAX)
+    ]
     return found or [Check(part="readable fields")]
 
 
@@ -347,3 +378,10 @@ def _signed(cls: type[M], entry: Any, part: str) -> Signed[M]:
         )
     except ValueError as error:
         raise _Malformed(part, str(error)) from error
+
+
+def _signed_list(cls: type[M], document: dict[str, Any], name: str, bound: int) -> list[Signed[M]]:
+    entries = _member(document, name, list)
+    if len(entries) > bound:
+        raise _Malformed(name, f"more than {bound}")
+    return [_signed(cls, entry, f"{name}[{at}]") for at, entry in enumerate(entries)]
