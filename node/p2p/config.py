@@ -15,4 +15,4 @@ class TransportConfig:
     bootstrap: tuple[str, ...] = ()  # multiaddrs, with or without ``/p2p/...``; any may be dead
     eclipse_protection: bool = False  # wants neighbours from 3 addresses or more: off where peers share one
     silence_s: float = 45.0  # a peer that says nothing for so long is taken for dead
-    redial_s_max: float = 10.0  # the longest pause between two attempts to reach a peer
+    redial_s_max: float = 5.0  # the longest pause between two attempts to reach a peer

@@ -1,14 +1,17 @@
 """Credit: an honest sender is never at fault, a receiver never holds more than the window."""
 
 import os
+import random
 
+import attrs
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.p2p.config import TransportConfig
 from node.p2p.faults import IGNORE_S, STRIKES_MAX, STRIKES_WITHIN_S, Faults
-from node.p2p.links import FRAME_COST, QUEUE_FRAMES_MAX, WINDOW, Intake, Outbox
+from node.p2p.links import FRAME_COST, QUEUE_FRAMES_MAX, WINDOW, Intake, Link, Outbox
 from protocols.framing import Frame, FrameReader, Kind, encode_frame
 
 BODY = os.urandom(3 * 1024 * 1024)
@@ -100,3 +103,13 @@ def test_strikes_add_up_fade_and_are_served() -> None:
     assert not faults.ignored(peer)
     now += IGNORE_S
     assert not faults.ignored(other)
+
+
+async def test_a_peer_away_for_long_is_called_every_few_seconds() -> None:
+    """It may come back without calling anybody, so as the settings stand nobody waits longer than this for it."""
+    redial_s_max = attrs.fields(TransportConfig).redial_s_max.default
+    link, rng = Link(b"\2" * 33), random.Random(1)
+    link.failures = 1_000
+    pauses = [link.redial_s(redial_s_max, rng) for _ in range(200)]
+    assert max(pauses) <= 5.0
+    assert max(pauses) - min(pauses) > 1.0, "peers that lost the same node do not call it in step"
