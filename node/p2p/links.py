@@ -58,6 +58,10 @@ class Outbox:
         frames, waiting = (self._urgent, self._urgent_bytes) if urgent else (self._frames, self._bytes)
         return len(frames) >= QUEUE_FRAMES_MAX or waiting >= QUEUE_BYTES_MAX
 
+    def drained(self) -> bool:
+        """Whether at most half of the room for one-way frames is taken."""
+        return len(self._frames) <= QUEUE_FRAMES_MAX // 2 and self._bytes <= QUEUE_BYTES_MAX // 2
+
     def put(self, frame: bytes, *, urgent: bool = False) -> None:
         """Append a frame. Whoever must not overfill it asks ``full`` first."""
         if urgent:
@@ -157,6 +161,7 @@ class Link:
         self.addresses: tuple[str, ...] = ()
         self.keep = False  # reconnect when the connection is lost
         self.bootstrap = False
+        self.stuck = False  # somebody waited for room in vain, and it has not drained since
         self.failures = 0  # attempts to reach it that failed in a row
         self.connected_since_ms: int | None = None
         self.heard_s = trio.current_time()  # when it last said anything, on the loop's clock

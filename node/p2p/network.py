@@ -170,10 +170,18 @@ class PeerNetwork:
         return link
 
     async def _put(self, link: Link, frame: bytes, *, urgent: bool = False) -> None:
+        """Queue a frame, waiting for room; but for a peer that let one sender wait in vain, nobody else waits.
+
+        Senders serve many peers in turn: one that takes nothing, or a frame now and then, must not hold them up.
+        """
+        link.stuck = link.stuck and not link.outbox.drained()
+        if link.stuck and not urgent:
+            raise PeerUnreachableError("the peer takes no more for now")
         if link.outbox.full(urgent=urgent):
             with trio.move_on_after(ROOM_WAIT_S) as waited:
                 await link.outbox.room(urgent=urgent)
             if waited.cancelled_caught:
+                link.stuck = link.stuck or not urgent
                 raise PeerUnreachableError("the peer takes no more for now")
         link.outbox.put(frame, urgent=urgent)
         link.want()

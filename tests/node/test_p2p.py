@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
@@ -441,6 +442,33 @@ async def test_a_slow_reader_holds_the_sender_back_and_loses_nothing() -> None:
             with trio.fail_after(5):
                 delivery = await second.inbound().receive()
             assert int.from_bytes(delivery.frame[:4], "big") == number
+
+
+@pytest.mark.slow
+async def test_a_peer_that_takes_nothing_holds_nobody_else_up() -> None:
+    """It says that it lives and gives no credit: whoever sends to many in turn waits for it once, not every time."""
+    frame = os.urandom(1_000_000)
+
+    async def swallow(stream: INetStream) -> None:
+        with suppress(*LINK_ERRORS):
+            while True:
+                await Wire(stream).read()
+
+    async with node() as network, attacker(network) as host:
+        host.set_stream_handler(WORK, swallow)
+        with trio.fail_after(30):
+            while True:
+                try:
+                    await network.send(identity(host), frame)
+                except PeerUnreachableError as error:
+                    if "takes no more" in str(error):
+                        break
+                    await trio.sleep(0.05)
+        with trio.fail_after(1.0):
+            for _ in range(20):
+                with pytest.raises(PeerUnreachableError, match="takes no more"):
+                    await network.send(identity(host), frame)
+        await serves(network)
 
 
 async def test_an_ended_connection_gives_its_place_back() -> None:
