@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 import attrs
 
 from protocols import keys
-from protocols.errors import BadSignatureError, ClientFault, InvalidKeyError, MalformedError
+from protocols.errors import ClientFault, MalformedError
 from protocols.messages import Protocol
-from protocols.transactions import pushdrop, read_pushdrop
+from protocols.scripts import read_pushdrop
+from protocols.tokens import LOCAL_HOSTS, build_linked_token, check_link, read_url
 
 Kind = Literal["SHIP", "SLAP"]
 
@@ -23,10 +24,8 @@ PROTOCOLS: dict[Kind, Protocol] = {
     "SLAP": (2, "service lookup availability"),
 }
 PREFIXES: dict[Kind, str] = {"SHIP": "tm_", "SLAP": "ls_"}
-KEY_ID = "1"
 NAME = re.compile(r"(?=.{1,50}\Z)(?:tm_|ls_)[a-z]+(?:_[a-z]+)*")
 SCHEMES = ("https", "https+bsvauth", "https+bsvauth+smf", "https+bsvauth+scrypt-offchain", "https+rtt", "wss")
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @attrs.frozen(kw_only=True)
@@ -69,10 +68,7 @@ def topic_of(name: str) -> str:
 
 def build_token(key: keys.PrivateKey, kind: Kind, url: str, name: str) -> bytes:
     """The locking script that advertises ``name`` at ``url``."""
-    fields = (kind.encode(), key.identity, url.encode(), name.encode())
-    signature = key.sign(PROTOCOLS[kind], KEY_ID, b"".join(fields))
-    locking_key = key.derive_public(PROTOCOLS[kind], KEY_ID, "anyone", for_self=True)
-    return pushdrop(locking_key, (*fields, signature))
+    return build_linked_token(key, PROTOCOLS[kind], (kind.encode(), key.identity, url.encode(), name.encode()))
 
 
 def check_token(script: bytes, *, allow_local_urls: bool) -> Token:
@@ -87,24 +83,16 @@ def check_token(script: bytes, *, allow_local_urls: bool) -> Token:
     parsed = read_pushdrop(script)
     if len(parsed.fields) != 5:
         raise MalformedError("a token has five fields")
-    word, identity, raw_url, raw_name, signature = parsed.fields
+    word, identity, raw_url, raw_name, _ = parsed.fields
     kind: Kind = "SHIP" if word == b"SHIP" else "SLAP"
     if word != kind.encode():
         raise MalformedError("a token says SHIP or SLAP")
-    url, name = _text(raw_url), _text(raw_name)
-    _check_url(url, allow_local_urls=allow_local_urls)
+    _check_url(raw_url, allow_local_urls=allow_local_urls)
+    name = raw_name.decode("ascii", "replace")
     if not NAME.fullmatch(name) or not name.startswith(PREFIXES[kind]):
         raise MalformedError(f"the name {name!r:.80} is not admitted")
-    try:
-        child = keys.anyone_child(identity, PROTOCOLS[kind], KEY_ID)
-    except InvalidKeyError as error:
-        raise MalformedError("the identity key is no public key") from error
-    signed = b"".join(parsed.fields[:4])
-    if not keys.verify(identity, PROTOCOLS[kind], KEY_ID, signed, signature):
-        raise BadSignatureError("the token's signature is not linked to its identity key")
-    if child != parsed.locking_key:
-        raise BadSignatureError("the token's locking key is not linked to its identity key")
-    return Token(kind=kind, identity=identity, url=url, name=name)
+    check_link(parsed, identity, PROTOCOLS[kind])
+    return Token(kind=kind, identity=identity, url=raw_url.decode(), name=name)
 
 
 def is_local(url: str) -> bool:
@@ -112,24 +100,13 @@ def is_local(url: str) -> bool:
     return urlsplit(url).hostname in LOCAL_HOSTS
 
 
-def _text(field: bytes) -> str:
-    try:
-        return field.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedError("a token's URL and name are UTF-8") from error
-
-
-def _check_url(url: str, *, allow_local_urls: bool) -> None:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise MalformedError("a token's URL does not parse") from error
-    if parts.path not in ("", "/") or parts.query or parts.fragment or not host:
-        raise MalformedError("a token's URL has a host and no path")
-    if allow_local_urls and parts.scheme in ("http", "https") and host in LOCAL_HOSTS:
+def _check_url(raw: bytes, *, allow_local_urls: bool) -> None:
+    url = read_url(raw)
+    if url.path not in ("", "/") or url.query or url.fragment:
+        raise MalformedError("a token's URL has no path")
+    if allow_local_urls and url.scheme in ("http", "https") and url.hostname in LOCAL_HOSTS:
         return
-    if parts.scheme not in SCHEMES:
-        raise MalformedError(f"a token's URL is https, not {parts.scheme!r:.20}")
-    if host == "localhost":
+    if url.scheme not in SCHEMES:
+        raise MalformedError(f"a token's URL is https, not {url.scheme!r:.20}")
+    if url.hostname == "localhost":
         raise MalformedError("localhost is nobody's public address")

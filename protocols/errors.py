@@ -80,6 +80,24 @@ class InvalidPolicyError(ClientFault):
     code = "invalid-policy"
 
 
+class InvalidTransactionError(ClientFault):
+    """A transaction that cannot be valid; ``txid`` and ``why`` say which and, as a code, why."""
+
+    code = "invalid-transaction"
+
+
+class InvalidUhrpUrlError(ClientFault):
+    """A text that is no UHRP URL (BRC-26)."""
+
+    code = "invalid-uhrp-url"
+
+
+class UnreadableFieldError(ClientFault):
+    """A token field that the official SDK would read as another than it is."""
+
+    code = "unreadable-field"
+
+
 class InvalidKeyError(OverlayError):
     """A key, invoice number or counterparty outside BRC-42/43."""
 

@@ -1,98 +1,124 @@
-"""Bitcoin script pieces: pushes with minimal encoding, and PushDrop outputs (BRC-48)."""
+"""Bitcoin transactions in their raw form (BRC-12): bytes to values and back, nothing judged.
 
+Inputs and outputs may be none, amounts anything in 64 bits: ``protocols.beef.check_amounts`` judges those.
+"""
+
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Final, TypeAlias
 
 import attrs
 
+from protocols.compact_size import UINT32, UINT64, Reader, write_compact_size, write_sized
 from protocols.errors import MalformedError
+from protocols.limits import TRANSACTION_BYTES_MAX
 
-OP_0, OP_PUSHDATA1, OP_PUSHDATA2, OP_PUSHDATA4, OP_1NEGATE, OP_1, OP_16 = (
-    0x00,
-    0x4C,
-    0x4D,
-    0x4E,
-    0x4F,
-    0x51,
-    0x60,
-)
-OP_2DROP, OP_DROP, OP_CHECKSIG = 0x6D, 0x75, 0xAC
-KEY_BYTES = 33
+Txid: TypeAlias = bytes  # the double SHA-256 as computed, 32 bytes; shown to people reversed, see txid_hex
+
+TXID_BYTES: Final = 32
+INPUT_BYTES_MIN: Final = 41
+OUTPUT_BYTES_MIN: Final = 9
+SEQUENCE_FINAL: Final = 0xFFFF_FFFF
 
 
-def push(data: bytes) -> bytes:
-    """The one minimal push of ``data``: empty and ``00`` are OP_0, ``01`` to ``10`` hex OP_1 to OP_16."""
-    if data in (b"", b"\0"):
-        return bytes([OP_0])
-    if len(data) == 1 and 1 <= data[0] <= 16:
-        return bytes([OP_1 + data[0] - 1])
-    if data == b"\x81":
-        return bytes([OP_1NEGATE])
-    size = len(data)
-    if size < OP_PUSHDATA1:
-        return bytes([size]) + data
-    if size <= 0xFF:
-        return bytes([OP_PUSHDATA1, size]) + data
-    if size <= 0xFFFF:
-        return bytes([OP_PUSHDATA2]) + size.to_bytes(2, "little") + data
-    return bytes([OP_PUSHDATA4]) + size.to_bytes(4, "little") + data
+def double_sha256(data: bytes) -> bytes:
+    """SHA-256 of the SHA-256, 32 bytes: Bitcoin's hash for txids, merkle nodes and checksums."""
+    return hashlib.sha256(hashlib.sha256(data).digest()).digest()
 
 
-def read_push(script: bytes, at: int) -> tuple[bytes, int]:
-    """The data pushed by the operation at ``at``, and where the next one starts.
-
-    Raises:
-        MalformedError: no push stands there, or it runs past the end.
-    """
-    if at >= len(script):
-        raise MalformedError("the script ends where a push is due")
-    code = script[at]
-    if code == OP_0:
-        return b"", at + 1
-    if code == OP_1NEGATE:
-        return b"\x81", at + 1
-    if OP_1 <= code <= OP_16:
-        return bytes([code - OP_1 + 1]), at + 1
-    if code < OP_PUSHDATA1:
-        start, size = at + 1, code
-    elif code <= OP_PUSHDATA4:
-        width = {OP_PUSHDATA1: 1, OP_PUSHDATA2: 2, OP_PUSHDATA4: 4}[code]
-        start = at + 1 + width
-        size = int.from_bytes(script[at + 1 : start], "little")
-    else:
-        raise MalformedError(f"opcode {code:#04x} is no push")
-    if start + size > len(script):
-        raise MalformedError("a push runs past the end of the script")
-    return script[start : start + size], start + size
+def txid_hex(txid: Txid) -> str:
+    """A txid as people and JSON write it: in reverse, 64 hex digits."""
+    return txid[::-1].hex()
 
 
 @attrs.frozen(kw_only=True)
-class PushDrop:
-    """``<key> OP_CHECKSIG <field>... OP_2DROP... OP_DROP?``: data fields that a key can spend."""
+class Input:
+    """What a transaction spends: output ``output_index`` of the transaction ``txid``."""
 
-    locking_key: bytes
-    fields: tuple[bytes, ...]
-
-
-def pushdrop(locking_key: bytes, fields: Sequence[bytes]) -> bytes:
-    """The locking script, in the form the official token managers read (lock before)."""
-    drops = bytes([OP_2DROP]) * (len(fields) // 2) + bytes([OP_DROP]) * (len(fields) % 2)
-    return push(locking_key) + bytes([OP_CHECKSIG]) + b"".join(map(push, fields)) + drops
+    txid: Txid
+    output_index: int
+    unlocking_script: bytes
+    sequence: int = SEQUENCE_FINAL
 
 
-def read_pushdrop(script: bytes) -> PushDrop:
-    """Decode a PushDrop script.
+@attrs.frozen(kw_only=True)
+class Output:
+    """What a transaction makes: an amount that whoever satisfies the script can spend."""
+
+    satoshis: int
+    locking_script: bytes
+
+
+@attrs.frozen(kw_only=True)
+class Transaction:
+    """A transaction. It has one raw form, so its fields decide its txid."""
+
+    version: int
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    lock_time: int
+
+    @cached_property
+    def raw(self) -> bytes:
+        """The raw form (BRC-12)."""
+        parts = [UINT32.pack(self.version), write_compact_size(len(self.inputs))]
+        for spent in self.inputs:
+            parts += (spent.txid, UINT32.pack(spent.output_index), write_sized(spent.unlocking_script))
+            parts.append(UINT32.pack(spent.sequence))
+        parts.append(write_compact_size(len(self.outputs)))
+        for made in self.outputs:
+            parts += (UINT64.pack(made.satoshis), write_sized(made.locking_script))
+        parts.append(UINT32.pack(self.lock_time))
+        return b"".join(parts)
+
+    @cached_property
+    def txid(self) -> Txid:
+        return double_sha256(self.raw)
+
+    @property
+    def txid_hex(self) -> str:
+        return txid_hex(self.txid)
+
+
+def make_transaction(
+    inputs: Sequence[Input], outputs: Sequence[Output], *, version: int = 1, lock_time: int = 0
+) -> Transaction:
+    """A transaction of these inputs and outputs."""
+    return Transaction(version=version, inputs=tuple(inputs), outputs=tuple(outputs), lock_time=lock_time)
+
+
+def read_transaction(data: bytes) -> Transaction:
+    """Read one raw transaction.
 
     Raises:
-        MalformedError: it is none, or not the one minimal encoding of its fields.
+        MalformedError: it is longer than ``TRANSACTION_BYTES_MAX``, ends early, goes on after its end, or holds a
+            number that is not in its shortest form.
     """
-    locking_key, at = read_push(script, 0)
-    if len(locking_key) != KEY_BYTES or script[at : at + 1] != bytes([OP_CHECKSIG]):
-        raise MalformedError("a PushDrop script starts with a public key and OP_CHECKSIG")
-    at += 1
-    fields = []
-    while at < len(script) and script[at] not in (OP_2DROP, OP_DROP):
-        field, at = read_push(script, at)
-        fields.append(field)
-    if not fields or pushdrop(locking_key, fields) != script:
-        raise MalformedError("a PushDrop script is fields, minimally pushed, and their drops")
-    return PushDrop(locking_key=locking_key, fields=tuple(fields))
+    if len(data) > TRANSACTION_BYTES_MAX:
+        raise MalformedError(f"a transaction of {len(data)} bytes; {TRANSACTION_BYTES_MAX} are taken")
+    reader = Reader(data)
+    transaction = take_transaction(reader)
+    reader.finish()
+    return transaction
+
+
+def take_transaction(reader: Reader) -> Transaction:
+    """Read a raw transaction that stands among other things."""
+    version = reader.uint32()
+    inputs = tuple(_take_input(reader) for _ in range(reader.count(bytes_each=INPUT_BYTES_MIN)))
+    outputs = tuple(_take_output(reader) for _ in range(reader.count(bytes_each=OUTPUT_BYTES_MIN)))
+    return Transaction(version=version, inputs=inputs, outputs=outputs, lock_time=reader.uint32())
+
+
+def _take_input(reader: Reader) -> Input:
+    return Input(
+        txid=reader.take(TXID_BYTES),
+        output_index=reader.uint32(),
+        unlocking_script=reader.sized(),
+        sequence=reader.uint32(),
+    )
+
+
+def _take_output(reader: Reader) -> Output:
+    return Output(satoshis=reader.uint64(), locking_script=reader.sized())

@@ -10,7 +10,7 @@ from protocols import keys
 from protocols.advertisement import build_token, check_token, topic_manager_name, topic_of
 from protocols.errors import BadSignatureError, ClientFault, InvalidKeyError, MalformedError
 from protocols.keys import PrivateKey, invoice_number
-from protocols.transactions import push, pushdrop, read_pushdrop
+from protocols.scripts import push, pushdrop, read_pushdrop
 
 VECTORS = Path(__file__).parent / "vectors"
 HIGH_S = "high-S variant of signatures[0]"
