@@ -49,7 +49,7 @@ class Beef:
         return None if entry is None else entry.transaction
 
     def path(self, txid: Txid) -> MerklePath | None:
-        """The path that proves a txid: any path does that has it at its lowest level, named or not."""
+        """The path that proves a txid: the one its transaction names, or else any that has it at its lowest level."""
         return self._proofs.get(txid)
 
     @property
@@ -70,12 +70,16 @@ class Beef:
 
     @cached_property
     def _proofs(self) -> Mapping[Txid, MerklePath]:
-        return {txid: path for path in reversed(self.paths) for txid in path.txids}
+        proofs = {txid: path for path in reversed(self.paths) for txid in path.txids}
+        for entry in self.transactions:
+            if entry.path_index is not None:
+                proofs[entry.txid] = self.paths[entry.path_index]
+        return proofs
 
 
 def make_beef(transactions: Sequence[Transaction], paths: Sequence[MerklePath] = ()) -> Beef:
     """A BEEF of transactions, parents first, the subject last, each with the path that proves it if one does."""
-    index_of = {txid: index for index, path in enumerate(paths) for txid in path.txids}
+    index_of = {txid: index for index, path in reversed([*enumerate(paths)]) for txid in path.txids}
     entries = tuple(
         BeefTransaction(txid=known.txid, transaction=known, path_index=index_of.get(known.txid))
         for known in transactions

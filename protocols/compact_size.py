@@ -65,7 +65,11 @@ class Reader:
         return self._data[start:end]
 
     def byte(self) -> int:
-        return self.take(1)[0]
+        at = self._at
+        if at >= len(self._data):
+            raise MalformedError(f"a byte is due after {at}")
+        self._at = at + 1
+        return self._data[at]
 
     def uint32(self) -> int:
         return self._number(UINT32)
