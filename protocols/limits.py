@@ -32,7 +32,7 @@ ADVERTISEMENTS_MAX: Final = 4_096
 
 BEEF_BYTES_MAX: Final = 4 * 1024 * 1024
 TRANSACTION_BYTES_MAX: Final = BEEF_BYTES_MAX
-LIST_ITEMS_MAX: Final = 20_000  # inputs, outputs, path leaves and transactions of one BEEF, all together
+LIST_ITEMS_MAX: Final = 16_384  # inputs, outputs, path leaves and transactions of one BEEF, all together
 PATH_DEPTH_MAX: Final = 64
 PUSHDROP_FIELDS_MAX: Final = 256
 URL_BYTES_MAX: Final = 2_048
