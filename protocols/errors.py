@@ -98,6 +98,18 @@ class UnreadableFieldError(ClientFault):
     code = "unreadable-field"
 
 
+class InvalidAuthenticationError(ClientFault):
+    """A proof of identity that is not in its form; ``field`` names the header or member."""
+
+    code = "invalid-authentication"
+
+
+class NotAuthenticatedError(ClientFault):
+    """A proof of identity that proves nothing: unknown session, wrong signature, replay."""
+
+    code = "not-authenticated"
+
+
 class InvalidKeyError(OverlayError):
     """A key, invoice number or counterparty outside BRC-42/43."""
 

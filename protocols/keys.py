@@ -12,12 +12,12 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections import OrderedDict
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from coincurve import PrivateKey as Secret
 from coincurve import PublicKey as Point
+from coincurve.context import GLOBAL_CONTEXT
 
 from protocols.errors import InvalidKeyError
 
@@ -25,6 +25,7 @@ Protocol: TypeAlias = tuple[int, str]
 Counterparty: TypeAlias = bytes | Literal["self", "anyone"]
 
 CHILDREN_CACHED = 1_024
+SHARED_CACHED = 8_192  # shared points, one a counterparty
 GENERATOR = Secret((1).to_bytes(32, "big")).public_key.format()
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 NAME = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*")
@@ -58,7 +59,11 @@ def invoice_number(protocol: Protocol, key_id: str) -> str:
 
 
 class PrivateKey:
-    """An identity's root key. Nothing of the secret shows in ``repr``; children are cached where they repeat."""
+    """An identity's root key. Nothing of the secret shows in ``repr``.
+
+    The shared points of recent counterparties are kept, and the recent children; ``once`` says that a key ID comes
+    only once, so that its child is neither kept nor costs another its place. Safe to use from several threads.
+    """
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) != 32:
@@ -68,7 +73,8 @@ class PrivateKey:
         except ValueError as error:
             raise InvalidKeyError("a private key is a number from 1 to the order of the curve less 1") from error
         self.identity: bytes = self._secret.public_key.format()
-        self._children: OrderedDict[tuple[Protocol, str, Counterparty], Secret] = OrderedDict()
+        self._shared = lru_cache(SHARED_CACHED)(self._make_shared)
+        self._child = lru_cache(CHILDREN_CACHED)(self._make_child)
 
     @classmethod
     def from_bytes(cls, secret: bytes) -> "PrivateKey":
@@ -95,46 +101,69 @@ class PrivateKey:
         """The child public key, 33 bytes: our own (``for_self``), or the counterparty's as seen from here."""
         if for_self:
             return self._child(protocol, key_id, counterparty).public_key.format()
-        their_key = self._counterparty(counterparty)
-        tweak = _tweak(self._shared(counterparty), protocol, key_id)
-        return _add(their_key, tweak)
+        return self._their_child(protocol, key_id, counterparty).format()
 
     def symmetric_key(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> bytes:
         """X of child private times child public, big-endian *without* leading zeros, as the SDK keys its HMACs."""
-        public = self.derive_public(protocol, key_id, counterparty)
-        shared = Point(public).multiply(self._child(protocol, key_id, counterparty).secret)
-        return shared.format()[1:].lstrip(b"\0")
+        secret = self._child_secret(protocol, key_id, counterparty)
+        return self._their_child(protocol, key_id, counterparty).multiply(secret).format()[1:].lstrip(b"\0")
 
-    def sign(self, protocol: Protocol, key_id: str, data: bytes, counterparty: Counterparty = "anyone") -> bytes:
+    def sign(
+        self,
+        protocol: Protocol,
+        key_id: str,
+        data: bytes,
+        counterparty: Counterparty = "anyone",
+        *,
+        once: bool = False,
+    ) -> bytes:
         """BRC-3 signature over SHA-256 of ``data``: RFC 6979, low S, DER."""
-        return self._child(protocol, key_id, counterparty).sign(data)
+        return self.sign_digest(protocol, key_id, hashlib.sha256(data).digest(), counterparty, once=once)
 
     def sign_digest(
-        self, protocol: Protocol, key_id: str, digest: bytes, counterparty: Counterparty = "anyone"
+        self,
+        protocol: Protocol,
+        key_id: str,
+        digest: bytes,
+        counterparty: Counterparty = "anyone",
+        *,
+        once: bool = False,
     ) -> bytes:
         """As ``sign``, over a digest of 32 bytes that was made elsewhere."""
+        if once:
+            return _Signer(self._child_secret(protocol, key_id, counterparty)).sign(digest, hasher=None)
         return self._child(protocol, key_id, counterparty).sign(digest, hasher=None)
 
-    def _child(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> Secret:
-        name = (protocol, key_id, counterparty)
-        child = self._children.get(name)
-        if child is None:
-            tweak = _tweak(self._shared(counterparty), protocol, key_id)
-            child = self._children[name] = _add_private(self._secret, tweak)
-            if len(self._children) > CHILDREN_CACHED:
-                self._children.popitem(last=False)
-        return child
+    def verify_digest_of(
+        self, signer: bytes, protocol: Protocol, key_id: str, digest: bytes, signature: bytes
+    ) -> bool:
+        """Check a signature that ``signer`` made for this key as counterparty over a digest of 32 bytes."""
+        try:
+            return self._their_child(protocol, key_id, signer).verify(signature, digest, hasher=None)
+        except (InvalidKeyError, ValueError):
+            return False
 
-    def _counterparty(self, counterparty: Counterparty) -> bytes:
+    def _make_child(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> Secret:
+        return Secret(self._child_secret(protocol, key_id, counterparty))
+
+    def _child_secret(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> bytes:
+        shared, _ = self._shared(counterparty)
+        return _add_private(self._secret.secret, _tweak(shared, protocol, key_id))
+
+    def _their_child(self, protocol: Protocol, key_id: str, counterparty: Counterparty) -> Point:
+        shared, their_point = self._shared(counterparty)
+        return _add(their_point, _tweak(shared, protocol, key_id))
+
+    def _make_shared(self, counterparty: Counterparty) -> tuple[bytes, Point]:
+        """The shared point, and the counterparty's own."""
         if counterparty == "self":
-            return self.identity
-        return GENERATOR if counterparty == "anyone" else bytes(counterparty)
-
-    def _shared(self, counterparty: Counterparty) -> bytes:
-        their_key = self._counterparty(counterparty)
+            their_key = self.identity
+        else:
+            their_key = GENERATOR if counterparty == "anyone" else bytes(counterparty)
+        their_point = _point(their_key)
         if their_key == GENERATOR:
-            return self.identity
-        return _point(their_key).multiply(self._secret.secret).format()
+            return self.identity, their_point
+        return their_point.multiply(self._secret.secret).format(), their_point
 
 
 def sign(key: PrivateKey, protocol: Protocol, key_id: str, data: bytes) -> bytes:
@@ -158,11 +187,7 @@ def verify_from(
     key: PrivateKey, signer: bytes, protocol: Protocol, key_id: str, data: bytes, signature: bytes
 ) -> bool:
     """Check a BRC-3 signature that ``signer`` made for ``key`` as counterparty."""
-    try:
-        child = key.derive_public(protocol, key_id, signer)
-    except InvalidKeyError:
-        return False
-    return _verify(child, signature, data)
+    return key.verify_digest_of(signer, protocol, key_id, hashlib.sha256(data).digest(), signature)
 
 
 def verify_digest(public: bytes, digest: bytes, signature: bytes) -> bool:
@@ -176,7 +201,7 @@ def verify_digest(public: bytes, digest: bytes, signature: bytes) -> bool:
 def sign_message(key: PrivateKey, message: bytes, key_id: bytes, verifier: bytes | None = None) -> bytes:
     """A BRC-77 signed message for one verifier, or for anyone. ``key_id``: 32 fresh random bytes."""
     name = base64.b64encode(key_id).decode()
-    signature = key.sign(MESSAGE_PROTOCOL, name, message, "anyone" if verifier is None else verifier)
+    signature = key.sign(MESSAGE_PROTOCOL, name, message, "anyone" if verifier is None else verifier, once=True)
     return b"".join((MESSAGE_VERSION, key.identity, verifier or b"\0", key_id, signature))
 
 
@@ -196,8 +221,15 @@ def verify_message(message: bytes, signed: bytes, verifier: PrivateKey | None = 
 @lru_cache(maxsize=CHILDREN_CACHED)
 def anyone_child(identity: bytes, protocol: Protocol, key_id: str) -> bytes:
     """The child public key that ``identity`` signs with for the counterparty ``anyone``, 33 bytes."""
-    _point(identity)
-    return _add(identity, _tweak(identity, protocol, key_id))
+    return _add(_point(identity), _tweak(identity, protocol, key_id)).format()
+
+
+class _Signer(Secret):
+    """A secret that only signs: without its two public keys, which cost more than a signature."""
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+        self.context = GLOBAL_CONTEXT
 
 
 def _tweak(shared: bytes, protocol: Protocol, key_id: str) -> bytes:
@@ -217,19 +249,19 @@ def _point(public: bytes) -> Point:
         raise InvalidKeyError("a public key is a point of the curve") from error
 
 
-def _add(public: bytes, tweak: bytes) -> bytes:
+def _add(public: Point, tweak: bytes) -> Point:
     try:
-        return _point(public).add(tweak).format()
+        return public.add(tweak)
     except ValueError as error:
         raise InvalidKeyError("the tweak leads off the curve") from error
 
 
-def _add_private(secret: Secret, tweak: bytes) -> Secret:
+def _add_private(secret: bytes, tweak: bytes) -> bytes:
     # The SDK reduces the tweak modulo the order; libsecp256k1 refuses one beyond it (chance 2^-128).
-    total = (int.from_bytes(secret.secret, "big") + int.from_bytes(tweak, "big")) % ORDER
+    total = (int.from_bytes(secret, "big") + int.from_bytes(tweak, "big")) % ORDER
     if total == 0:
         raise InvalidKeyError("the tweak leads to no key")
-    return Secret(total.to_bytes(32, "big"))
+    return total.to_bytes(32, "big")
 
 
 def _verify(public: bytes, signature: bytes, data: bytes) -> bool:
