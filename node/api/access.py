@@ -1,0 +1,61 @@
+"""The one table of who may use which route, and how long its body may be. What is not in it is the operator's."""
+
+from typing import Final
+
+import attrs
+
+from node.api.wire import DOCUMENT_BYTES_MAX
+from node.callers import Need
+
+
+@attrs.frozen
+class Rule:
+    """What a route asks for.
+
+    Attributes:
+        group: For ``Need.READ``: the word of OVERLAY_PUBLIC_READS that opens it.
+        body_bytes_max: None where the node's settings say.
+    """
+
+    need: Need
+    group: str = ""
+    body_bytes_max: int | None = DOCUMENT_BYTES_MAX
+
+
+OPEN: Final = Rule(Need.NOTHING)
+OPERATORS: Final = Rule(Need.OPERATE)
+
+RULES: Final[dict[str, Rule]] = {
+    "ingest.ingest_events": Rule(Need.SEND, body_bytes_max=None),
+    "events.list_events": Rule(Need.READ, "events"),
+    "events.get_event": Rule(Need.READ, "events"),
+    "events.get_certification": Rule(Need.READ, "events"),
+    "events.get_certificate": Rule(Need.READ, "events"),
+    "events.get_batch": Rule(Need.READ, "events"),
+    "stream.stream_events": Rule(Need.READ, "stream"),
+    "sources.create_source": Rule(Need.OWN),
+    "sources.change_source": Rule(Need.OWN),
+    "sources.replace_source": Rule(Need.OWN),
+    "sources.list_sources": Rule(Need.READ, "sources"),
+    "sources.get_source": Rule(Need.READ, "sources"),
+    "sources.get_policy": Rule(Need.READ, "sources"),
+    "objects.get_object": Rule(Need.READ, "objects"),
+    "network.get_node": OPEN,
+    "network.get_caller": OPEN,
+    "network.list_agents": Rule(Need.READ, "network"),
+    "network.list_peers": Rule(Need.READ, "network"),
+    "health.healthz": OPEN,
+    "health.readyz": OPEN,
+    "health.metrics": Rule(Need.READ, "metrics"),
+    "health.stats": Rule(Need.READ, "metrics"),
+    "docs.openapi": OPEN,
+    "docs.page": OPEN,
+    "docs.page_part": OPEN,
+    "authentication.handshake": OPEN,
+    "authentication.authrite_handshake": OPEN,
+}
+
+
+def rule_of(endpoint: str | None) -> Rule:
+    """The rule of a route; ``None`` is no route at all, which is answered 404 or 405 to anybody."""
+    return OPEN if endpoint is None else RULES.get(endpoint, OPERATORS)

@@ -1,0 +1,206 @@
+"""Proves who calls before any route runs, and signs the answer after it.
+
+Three forms lead to one `Caller` in ``g.caller``: sessions (BRC-103/104), single requests signed in their headers,
+and legacy Authrite sessions. A request that names an identity and does not prove it is refused whatever the
+route: nobody's request runs as anonymous because its signature was wrong. Such refusals alone leave unsigned,
+as 401: to a client of BRC-104 that means to shake hands again, which it does by itself.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Final, TypeVar
+
+import attrs
+import trio
+from quart import Blueprint, Quart, Response, g, request
+
+from node.api.access import OPEN, Rule, rule_of
+from node.api.services import Services
+from node.api.wire import JSON_TYPE, read_body
+from node.callers import Access, Caller, CallerRole
+from node.driver import clock_ms
+from protocols.authentication import (
+    HANDSHAKE_BYTES_MAX,
+    AuthenticationForm,
+    AuthriteBook,
+    CheckedCertificate,
+    HttpRequest,
+    RequestedCertificates,
+    SessionBook,
+    SessionExchange,
+    authenticate_headers,
+    form_of,
+)
+from protocols.errors import InvalidAuthenticationError
+from storage.nonces import Nonce
+
+T = TypeVar("T")
+
+INLINE_BYTES_MAX: Final = 128 * 1024  # a longer body is hashed on a thread
+ENTROPY_BYTES: Final = 32
+CERTIFICATES_WAIT_S: Final = 10.0
+WAITING_MAX: Final = 256  # requests held at once for the certificates of their sessions
+INGEST: Final = "ingest.ingest_events"
+ENDLESS: Final = frozenset({"stream.stream_events"})  # an answer without an end cannot be signed
+
+
+class Gate:
+    """What stands before and behind every route."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._access = services.access
+        self._sessions = SessionBook(services.key, requested=requested_certificates(services.access))
+        self._authrite = AuthriteBook(services.key, origin=services.settings.public_url)
+        self._arrival = trio.Event()
+        self._waiting = trio.CapacityLimiter(WAITING_MAX)
+
+    async def handshake(self) -> Response:
+        """POST /.well-known/auth: opens a session, or adds certificates to one."""
+        text = self._sessions.handshake(await self._message(), now_ms=clock_ms(), entropy=_entropy())
+        arrived, self._arrival = self._arrival, trio.Event()
+        arrived.set()
+        return Response(text, content_type=JSON_TYPE)
+
+    async def authrite_handshake(self) -> Response:
+        """POST /authrite/initialRequest: opens a session."""
+        text = self._authrite.handshake(await self._message(), now_ms=clock_ms(), entropy=_entropy())
+        return Response(text, content_type=JSON_TYPE)
+
+    async def enter(self) -> None:
+        """Set ``g.caller``, or refuse."""
+        rule = OPEN if request.method == "OPTIONS" else rule_of(request.endpoint)
+        g.caller = Caller(roles=self._access.roles_of(None))
+        bare = HttpRequest(
+            method=request.method,
+            path=request.scope["raw_path"],
+            query=request.scope["query_string"],
+            headers=tuple((bytes(name).lower(), bytes(value)) for name, value in request.scope["headers"]),
+        )
+        form = form_of(bare)
+        if form is not None:
+            g.body = await self._body(rule)
+            await self._prove(form, attrs.evolve(bare, body=g.body), rule)
+        if not self._permits(rule):
+            raise self._access.refusal(g.caller, rule.need)
+
+    async def leave(self, response: Response) -> Response:
+        """Sign the answer to a request of a session, errors included."""
+        exchange: SessionExchange | None = g.get("exchange")
+        if exchange is None:
+            return response
+        book: SessionBook | AuthriteBook = g.book
+        body = b"" if request.method == "HEAD" else await response.get_data(as_text=False)
+        headers = [(name, value) for name, value in response.headers]
+        sign = partial(
+            book.sign_response,
+            exchange,
+            status=response.status_code,
+            headers=headers,
+            body=body,
+            entropy=_entropy(),
+        )
+        for name, value in await _by_size(len(body), sign):
+            response.headers[name] = value
+        return response
+
+    def _permits(self, rule: Rule) -> bool:
+        return self._access.permits(g.caller, rule.need, rule.group)
+
+    async def _message(self) -> bytes:
+        return await read_body(request, self._services.settings.body_timeout_s, HANDSHAKE_BYTES_MAX)
+
+    async def _body(self, rule: Rule) -> bytes:
+        """The body, whose signature comes before anything else; what is ingested takes its room at once."""
+        settings = self._services.settings
+        bytes_max = settings.body_bytes_max if rule.body_bytes_max is None else rule.body_bytes_max
+        if request.endpoint == INGEST:
+            g.room = self._services.ingest.room()
+        return await read_body(request, settings.body_timeout_s, bytes_max, g.get("room"))
+
+    async def _prove(self, form: AuthenticationForm, signed: HttpRequest, rule: Rule) -> None:
+        key, size = self._services.key, len(signed.body)
+        if form == "headers":
+            ttl_ms = self._services.settings.signature_ttl_ms
+            check = partial(authenticate_headers, key, signed, now_ms=clock_ms(), ttl_ms=ttl_ms)
+            proven = await _by_size(size, check)
+            spent = Nonce(identity=proven.identity, nonce=proven.nonce, expires_ms=proven.expires_ms)
+            await self._services.nonces.spend(spent)
+            g.caller = self._caller(form, proven.identity)
+            return
+        if request.endpoint in ENDLESS:
+            raise InvalidAuthenticationError(
+                "a stream has no end to be signed", field="", remedy="sign the request in its headers: X-Signature"
+            )
+        book = self._sessions if form == "session" else self._authrite
+        claim = book.claim(signed, now_ms=clock_ms())
+        valid = await _by_size(size, partial(claim.verify, key))
+        exchange = book.admit(claim, valid, now_ms=clock_ms())
+        g.exchange, g.book = exchange, book
+        g.caller = self._caller(form, exchange.identity, exchange.certificates)
+        if exchange.certificates_pending and not self._permits(rule):
+            g.caller = self._caller(form, exchange.identity, await self._certificates(exchange))
+
+    async def _certificates(self, exchange: SessionExchange) -> Sequence[CheckedCertificate]:
+        """What the client shows of itself: it sends its first request before its certificates have gone out."""
+        with trio.move_on_after(CERTIFICATES_WAIT_S):
+            async with self._waiting:
+                while True:
+                    arrival = self._arrival
+                    found = self._sessions.certificates(exchange, now_ms=clock_ms())
+                    if found is not None:
+                        return found
+                    await arrival.wait()
+        return ()
+
+    def _caller(
+        self, form: AuthenticationForm, identity: bytes, certificates: Iterable[CheckedCertificate] = ()
+    ) -> Caller:
+        roles = self._access.roles_of(identity, granted_roles(self._access, certificates))
+        return Caller(identity=identity, form=form, roles=roles)
+
+
+def requested_certificates(access: Access) -> RequestedCertificates:
+    """What clients are asked to show: certificates that would give them a role."""
+    types: dict[str, tuple[str, ...]] = {}
+    for trusted in access.certifiers:
+        types[trusted.type] = tuple(dict.fromkeys((*types.get(trusted.type, ()), *trusted.fields)))
+    certifiers = tuple(dict.fromkeys(trusted.certifier for trusted in access.certifiers))
+    return RequestedCertificates(certifiers=certifiers, types=types)
+
+
+def granted_roles(access: Access, certificates: Iterable[CheckedCertificate]) -> Iterator[CallerRole]:
+    """The roles that certificates give, as far as they are not revoked."""
+    for shown in certificates:
+        if access.is_revoked(shown.serial_number, shown.revocation_outpoint):
+            continue
+        for trusted in access.certifiers:
+            if (trusted.certifier, trusted.type) == (shown.certifier, shown.type):
+                yield trusted.role
+
+
+def register(app: Quart, services: Services) -> None:
+    """Put the gate around all routes of an app, and add those of its handshakes."""
+    gate = Gate(services)
+    blueprint = Blueprint("authentication", __name__)
+    blueprint.post("/.well-known/auth")(gate.handshake)
+    blueprint.post("/authrite/initialRequest")(gate.authrite_handshake)
+    app.register_blueprint(blueprint)
+    app.before_request(gate.enter)
+    app.after_request(gate.leave)
+
+    @app.teardown_request
+    async def release(_: BaseException | None) -> None:
+        with g.pop("room", None) or nullcontext():
+            pass  # taken for a body that no route came to use
+
+
+async def _by_size(size: int, call: Callable[[], T]) -> T:
+    """Run what takes as long as a body has bytes, on a thread if that is long."""
+    return call() if size <= INLINE_BYTES_MAX else await trio.to_thread.run_sync(call)
+
+
+def _entropy() -> bytes:
+    return secrets.token_bytes(ENTROPY_BYTES)
