@@ -15,12 +15,12 @@ from typing import Final
 import attrs
 
 from protocols.authentication.certificates import CheckedCertificate
-from protocols.authentication.requests import HttpRequest, invalid
+from protocols.authentication.requests import NONCE_BYTES_MAX, HttpRequest, invalid
 from protocols.errors import InvalidKeyError, NotAuthenticatedError
 from protocols.keys import PrivateKey, Protocol
 
 SHAKE_HANDS: Final = "shake hands again"
-NONCE_BYTES: Final = 32  # of a session, as we make them
+ENTROPY_BYTES_MIN: Final = 32  # in a nonce of ours
 
 
 @attrs.frozen(kw_only=True)
@@ -252,7 +252,7 @@ class Book(ABC):
         """Answer a message of a handshake.
 
         Args:
-            entropy: 32 fresh random bytes.
+            entropy: Fresh random bytes, 32 at least.
 
         Returns:
             JSON.
@@ -277,7 +277,7 @@ class Book(ABC):
         Args:
             headers: All others of the response, as they will be sent.
             body: As the client will see it: empty for HEAD.
-            entropy: 32 fresh random bytes.
+            entropy: Fresh random bytes, 32 at least.
         """
 
     def admit(self, claim: Claim, valid: bool, *, now_ms: int) -> SessionExchange:
@@ -322,8 +322,8 @@ def digest_of(parts: Sequence[bytes]) -> bytes:
 
 
 def new_nonce(entropy: bytes) -> str:
-    """A nonce of ours from 32 fresh random bytes."""
-    assert len(entropy) == NONCE_BYTES, "a nonce is made of 32 random bytes"
+    """A nonce of ours from fresh random bytes."""
+    assert ENTROPY_BYTES_MIN <= len(entropy) <= NONCE_BYTES_MAX, "a nonce is made of enough random bytes"
     return base64.b64encode(entropy).decode()
 
 
