@@ -7,6 +7,7 @@ import attrs
 import psycopg
 from psycopg.rows import dict_row
 
+from storage import objects
 from storage.event_rows import write_events
 
 SEAL_LOCK = 0x7365616C  # any number, unlike the other advisory locks
@@ -159,9 +160,9 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (SEAL_LOCK,))
     row = connection.execute(
         """UPDATE batches SET state = 'certified', certificate = %b, outputs = %b, valid = %s, invalid = %s,
-                  attempts = %s, certified_ms = %s, materialised = true,
+                  attempts = %s, certified_ms = %s, materialised = true, has_objects = true,
                   seal_sequence = (SELECT coalesce(max(seal_sequence), 0) + 1 FROM batches)
-           WHERE batch_id = %s AND state = 'pending' RETURNING seal_sequence""",
+           WHERE batch_id = %s AND state = 'pending' RETURNING seal_sequence, number""",
         (
             sealed.certificate,
             sealed.outputs,
@@ -174,8 +175,9 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
     ).fetchone()
     if row is None:
         return None
-    write_events(connection, sealed.batch_id, sealed)
+    records = write_events(connection, sealed.batch_id, sealed)
     with connection.pipeline():
+        objects.enter_batch(connection, int(row[1]), records, sealed.certificate)
         insert_evidence(connection, sealed.batch_id, sealed.evidence)
         _complete_jobs(connection, sealed)
         _record_metrics(connection, sealed)

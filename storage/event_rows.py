@@ -62,8 +62,11 @@ NO_VERDICTS = f"""SELECT 'event_' || encode(i.event_digest, 'hex') AS event_id, 
     JOIN event_index i ON i.batch = %(number)s AND i.position = t.place - 1"""  # noqa: S608
 
 
-def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedBatch | str") -> None:
-    """Write a batch's event rows and job rows: with their verdicts, or with a status while they have none."""
+def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedBatch | str") -> bytes:
+    """Write a batch's event rows and job rows: with their verdicts, or with a status while they have none.
+
+    Returns the batch's records, newline-joined: they had to be unpacked.
+    """
     row = connection.execute(
         """SELECT number, source_id, versioned, events, topics, payload, received_ms FROM batches
            WHERE batch_id = %s""",
@@ -71,6 +74,7 @@ def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedB
     ).fetchone()
     assert row is not None, "the caller changed this batch in this transaction"
     number, source_id, versioned, events, topics, payload, received_ms = row
+    records: bytes = zstandard.ZstdDecompressor().decompress(bytes(payload), PAYLOAD_BYTES_MAX)
     values = {
         "batch_id": batch_id,
         "number": number,
@@ -78,7 +82,7 @@ def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedB
         "job_id": f"job_normalize_{batch_id.removeprefix('batch_')}",
         "distribution": orjson.dumps({"topics": topics}).decode(),
         "received_ms": received_ms,
-        "records": _array(zstandard.ZstdDecompressor().decompress(bytes(payload), PAYLOAD_BYTES_MAX)),
+        "records": _array(records),
         **_results(result),
     }
     verdicts = ANY_VERSIONS if versioned else FIRST_VERSIONS
@@ -94,6 +98,7 @@ def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedB
     if written < events:
         _write_beside(connection, source, values)
     _write_jobs(connection, batch_id, values, result)
+    return records
 
 
 def _results(result: "SealedBatch | str") -> dict[str, Any]:
