@@ -5,14 +5,17 @@ again, outputs by running the roles once more. So what the bound pushes out cost
 """
 
 from collections import OrderedDict
+from collections.abc import Sized
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
-V = TypeVar("V", bound=bytes | tuple[bytes, ...])
+V = TypeVar("V", bound=Sized)
 
 
 class BytesCache(Generic[K, V]):
-    """Least recently used entries go first when ``bytes_max`` is passed."""
+    """Least recently used entries go first when ``bytes_max`` is passed. Values count with their length, tuples
+    with that of their parts.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._entries: OrderedDict[K, V] = OrderedDict()
@@ -43,5 +46,5 @@ class BytesCache(Generic[K, V]):
         return self._bytes
 
 
-def _size(value: bytes | tuple[bytes, ...]) -> int:
-    return len(value) if isinstance(value, bytes) else sum(len(part) for part in value)
+def _size(value: Sized) -> int:
+    return sum(map(len, value)) if isinstance(value, tuple) else len(value)

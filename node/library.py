@@ -1,11 +1,12 @@
 """Documents known by their hash: policies and batch outputs, from this node or asked of a peer.
 
 A request is one letter and a key; an answer is one byte of presence and the document. What a peer sends is
-kept only if its hash is the one asked for.
+kept only if its hash is the one asked for. Other letters are answered by whoever was named for them.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 import structlog
 
@@ -22,6 +23,9 @@ POLICIES_MAX = 256
 REQUEST_TIMEOUT_S = 5.0
 BATCH_ID_BYTES_MAX = 128
 
+Answerer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+"""Answers a whole request, letter and all; empty where there is nothing. Raises only ``OverlayError``."""
+
 
 class PeerLibrary:
     """Looks here first, then at the peer that must have it."""
@@ -33,11 +37,14 @@ class PeerLibrary:
         find_policy: Callable[[bytes], Awaitable[bytes | None]],
         keep_policy: Callable[[bytes, bytes], Awaitable[None]],
         find_outputs: Callable[[str], Awaitable[tuple[bytes, bytes] | None]],
+        others: Mapping[bytes, Answerer] | None = None,
     ) -> None:
+        """``others``: who answers requests of further letters."""
         self._transport = transport
         self._find_policy = find_policy
         self._keep_policy = keep_policy
         self._find_outputs = find_outputs
+        self._others = others or {}
         self._policies: OrderedDict[bytes, bytes] = OrderedDict()
 
     async def policy(self, policy_hash: bytes, holder: IdentityKey) -> bytes | None:
@@ -73,6 +80,8 @@ class PeerLibrary:
             if outputs is not None:
                 leaves, normalized = outputs
                 found = len(leaves).to_bytes(4, "big") + leaves + normalized
+        elif kind in self._others:
+            found = await self._others[kind](body) or None
         return ABSENT if found is None else PRESENT + found
 
     async def _ask(self, holder: IdentityKey, body: bytes) -> bytes | None:

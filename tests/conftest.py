@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -32,6 +33,19 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def postgres_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """A database of the test's own, migrated."""
+    with own_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def other_postgres_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """One more, for a second node."""
+    with own_database(postgres) as url:
+        yield url
+
+
+@contextmanager
+def own_database(postgres: EmbeddedPostgres) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     maintenance = postgres.url.replace("/overlay?", "/postgres?")
     with psycopg.connect(maintenance, autocommit=True) as connection:
