@@ -15,6 +15,7 @@ from protocols.errors import ClientFault
 from protocols.merkle import leaf_hash
 from protocols.messages import Evidence, Level, QuorumCertificate, Role, Signed
 from protocols.quorum import rule_for
+from protocols.uhrp import content_url, uhrp_url
 from storage import batches, events, jobs, metrics, policies
 
 if TYPE_CHECKING:
@@ -216,6 +217,15 @@ def certificate_document(connection: "Connection", event_id: str, *, network: st
     Raises:
         NotCertifiedError, EventDeadError: there is none, yet or ever.
     """
+    return certificate_and_objects(connection, event_id)[0]
+
+
+def certificate_and_objects(connection: "Connection", event_id: str) -> tuple[Document, Document]:
+    """The certificate document of an event, and the UHRP URLs of what belongs to its batch.
+
+    Raises:
+        NotCertifiedError, EventDeadError: there is none, yet or ever.
+    """
     row, batch = _event(connection, event_id)
     if batch.state == "dead":
         raise EventDeadError(
@@ -226,13 +236,15 @@ def certificate_document(connection: "Connection", event_id: str, *, network: st
     if batch.certificate is None or outputs is None or packed is None:
         raise NotCertifiedError("its batch waits for its quorum", batchId=batch.batch_id, retryAfter=1)
     leaves, normalized = unpack_outputs(outputs)
-    return event_document(
+    records = unpack(packed)
+    document = event_document(
         read_certificate(batch.certificate),
         leaves=leaves.split(b"\n"),
         index=row.position,
         data=normalized.split(b"\n")[row.position],
-        record=unpack(packed).split(b"\n")[row.position],
+        record=records.split(b"\n")[row.position],
     )
+    return document, batch_objects(batch, records)
 
 
 def batch_document(connection: "Connection", batch_id: str, *, network: str) -> Document:
@@ -243,6 +255,7 @@ def batch_document(connection: "Connection", batch_id: str, *, network: str) -> 
     manifest = read_manifest(batch.manifest, network)
     certificate = None if batch.certificate is None else read_certificate(batch.certificate)
     statement = None if certificate is None else certificate.statement
+    records = _records(connection, batch_id)
     return {
         "batchId": batch.batch_id,
         "sourceId": batch.source_id,
@@ -251,6 +264,7 @@ def batch_document(connection: "Connection", batch_id: str, *, network: str) -> 
         "level": Level(batch.level).word,
         "quorum": batch.quorum,
         "policyHash": batch.policy_hash.hex(),
+        "objects": batch_objects(batch, records),
         "topics": list(batch.topics),
         "counts": {"events": batch.events, "valid": batch.valid, "invalid": batch.invalid},
         "roots": {
@@ -266,14 +280,23 @@ def batch_document(connection: "Connection", batch_id: str, *, network: str) -> 
         "reasons": list(batch.reasons),
         "receivedAt": rfc3339(batch.received_ms),
         "certifiedAt": None if batch.certified_ms is None else rfc3339(batch.certified_ms),
-        "receipt": receipt_document(manifest, _record_hashes(connection, batch_id)),
+        "receipt": receipt_document(manifest, [leaf_hash(line) for line in records.split(b"\n")]),
     }
 
 
-def _record_hashes(connection: "Connection", batch_id: str) -> list[bytes]:
+def batch_objects(batch: batches.BatchRow, records: bytes) -> Document:
+    """UHRP URLs of what belongs to a batch. Its records and its certificate are served once it is sealed."""
+    return {
+        "payload": None if batch.certificate is None else content_url(records),
+        "certificate": None if batch.certificate is None else content_url(batch.certificate),
+        "policy": uhrp_url(batch.policy_hash),
+    }
+
+
+def _records(connection: "Connection", batch_id: str) -> bytes:
     packed = batches.payload(connection, batch_id)
     assert packed is not None, "a batch is stored with its payload"
-    return [leaf_hash(line) for line in unpack(packed).split(b"\n")]
+    return unpack(packed)
 
 
 def signers(certificate: QuorumCertificate) -> list[Document]:

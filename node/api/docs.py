@@ -20,6 +20,9 @@ FILES: Final = {
     "docs.html": "text/html; charset=utf-8",
     "docs.css": "text/css; charset=utf-8",
     "docs.js": "text/javascript; charset=utf-8",
+    "base.css": "text/css; charset=utf-8",
+    "certificate.css": "text/css; charset=utf-8",
+    "verify_certificate.mjs": "text/javascript; charset=utf-8",
 }
 
 

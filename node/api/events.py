@@ -2,11 +2,13 @@
 
 from functools import partial
 
-from quart import Blueprint, Response, request
+import trio
+from quart import Blueprint, Request, Response, request
 
 from node import history
+from node.api import certificate_page
 from node.api.services import Services
-from node.api.wire import answer, choice_parameter, only_parameters, page_size
+from node.api.wire import JSON_TYPE, answer, choice_parameter, only_parameters, page_size
 
 STATUSES = ("any", "pending", "certified", "invalid", "dead")
 
@@ -39,11 +41,27 @@ def routes(services: Services) -> Blueprint:
 
     @blueprint.get("/overlay/events/<event_id>/certificate")
     async def get_certificate(event_id: str) -> Response:
-        call = partial(history.certificate_document, event_id=event_id, network=network)
-        return answer(await database.run(call))
+        wanted = choice_parameter(request, "format", ("json", "html"), _preferred(request))
+        document, objects = await database.run(partial(history.certificate_and_objects, event_id=event_id))
+        response = answer(document) if wanted == "json" else await page_of(document, objects)
+        response.headers["Vary"] = "Accept"
+        return response
+
+    async def page_of(document: history.Document, objects: history.Document) -> Response:
+        operators = {agent["identityKey"]: agent["operator"] for agent in services.network_view.agents()}
+        page = partial(certificate_page.render, document, objects=objects, operators=operators)
+        response = Response(await trio.to_thread.run_sync(page), content_type="text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = certificate_page.PAGE_POLICY
+        return response
 
     @blueprint.get("/overlay/batches/<batch_id>")
     async def get_batch(batch_id: str) -> Response:
         return answer(await database.run(partial(history.batch_document, batch_id=batch_id, network=network)))
 
     return blueprint
+
+
+def _preferred(asked: Request) -> str:
+    """What a client wants by its Accept header: a browser names text/html, anybody else gets JSON."""
+    best = asked.accept_mimetypes.best_match((JSON_TYPE, "text/html"), JSON_TYPE)
+    return "html" if best == "text/html" else "json"

@@ -11,7 +11,8 @@ from protocols.certificate import event_document
 from tests.network_of_keys import certified
 
 HERE = Path(__file__).parent
-FILES = ("package.json", "package-lock.json", "verify_certificate.mjs")
+STATIC = Path(__file__).parents[2] / "node" / "api" / "static"
+FILES = (HERE / "package.json", HERE / "package-lock.json", STATIC / "verify_certificate.mjs")
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,8 +24,8 @@ pytestmark = [
 def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the SDK of the lock file."""
     directory = tmp_path_factory.mktemp("sdk")
-    for name in FILES:
-        shutil.copy(HERE / name, directory)
+    for file in FILES:
+        shutil.copy(file, directory)
     subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=directory, check=True, timeout=180)
     return directory
 

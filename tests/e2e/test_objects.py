@@ -1,0 +1,83 @@
+"""Objects of real nodes: what only one has, all serve; and a certificate is checked as its page says."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from node.stored import read_certificate
+from protocols.certificate import verify_quorum
+from protocols.uhrp import content_url
+from scripts.network import LocalNetwork, Node, get
+from tests.e2e.test_crashes import SETTINGS, settled
+from tests.e2e.test_network import post
+from tests.e2e.weather import register_all
+from tests.interop.sdk import install
+from tests.node.test_certificate_page import BROWSER, Page
+
+pytestmark = pytest.mark.slow
+
+NAME = "objects"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
+    """Three nodes; the first has certified a batch, of which the others keep nothing."""
+    directory = tmp_path_factory.mktemp("objects")
+    directory.chmod(0o755)
+    with LocalNetwork(directory, 3, name=NAME, settings=SETTINGS) as running:
+        running.wait_agents()
+        register_all(running)
+        post(running, 0, "EWR", 100)
+        settled(running)
+        yield running
+
+
+def first_event(node: Node) -> dict[str, Any]:
+    return dict(get(node, "/overlay/events?limit=1")["events"][0])
+
+
+def test_a_node_serves_what_only_another_has(network: LocalNetwork) -> None:
+    coordinator, other, third = network.nodes
+    batch = get(coordinator, f"/overlay/batches/{first_event(coordinator)['batchId']}")
+    for kind in ("payload", "certificate"):
+        url = batch["objects"][kind]
+        assert httpx.get(f"{other.url}/uhrp/{url}?local=true").status_code == 404
+        answer = httpx.get(f"{other.url}/uhrp/{url}", timeout=20)
+        assert answer.status_code == 200
+        assert content_url(answer.content) == url
+        assert httpx.get(f"{coordinator.url}/uhrp/{url}").content == answer.content
+        assert httpx.get(f"{other.url}/uhrp/{url}?local=true").content == answer.content
+    verify_quorum(read_certificate(answer.content), network=NAME)
+    coordinator.kill()
+    answer = httpx.get(f"{third.url}/uhrp/{url}", timeout=30)  # of the node that fetched it
+    assert answer.status_code == 200
+    network.nodes[0].start()
+    network.wait_ready(coordinator)
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm")
+def test_the_script_on_the_page_checks_the_certificate(network: LocalNetwork, tmp_path: Path) -> None:
+    """Taken out of the page as it is served, run as the page says, on the document that the page offers."""
+    node = network.nodes[0]
+    path = f"{node.url}/overlay/events/{first_event(node)['eventId']}/certificate"
+    page = Page(httpx.get(path, headers=BROWSER).text)
+    directory = install(tmp_path)
+    (directory / "verify_certificate.mjs").write_text(page.script)
+    document = httpx.get(f"{path}?format=json")
+    for content, code in (
+        (document.content, 0),
+        (document.content.replace(b'"signature":"30', b'"signature":"31', 1), 1),
+    ):
+        (directory / "certificate.json").write_bytes(content)
+        command = ["node", "verify_certificate.mjs", "certificate.json"]
+        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60)
+        assert result.returncode == code, result.stdout + result.stderr
+        if code == 0:
+            signed = [*document.json()["signatures"], *document.json()["evidence"]]
+            steps = [[entry.get("step", "certification"), entry["identityKey"]] for entry in signed]
+            assert [line.split() for line in result.stdout.splitlines()] == [["true", *each] for each in steps]
