@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from protocols.authentication import HttpRequest
+from protocols.authentication import HttpRequest, SessionBook
 from protocols.compact_size import write_sized
-from protocols.keys import PrivateKey, Protocol, verify_from
+from protocols.keys import ORDER, PrivateKey, Protocol, verify_from
 
 MUTUAL: Protocol = (2, "auth message signature")
 AUTHRITE: Protocol = (2, "authrite message signature")
@@ -131,6 +131,16 @@ class MutualClient:
                 "signature": list(signature),
             }
         )
+
+
+def shake_hands(
+    book: SessionBook, key: PrivateKey, *, now_ms: int, random: Random = secrets.token_bytes
+) -> MutualClient:
+    """A client with a session in ``book``."""
+    client = MutualClient(key, random=random)
+    answer = book.handshake(client.initial_request(), now_ms=now_ms, entropy=random(32))
+    client.take_initial_response(answer)
+    return client
 
 
 @attrs.define
@@ -256,3 +266,39 @@ def b64(data: bytes) -> str:
 def compact(value: object) -> bytes:
     """As ``JSON.stringify`` writes it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+class Counting:
+    """Stands for random bytes: none repeat, and the next time they are the same."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def __call__(self, size: int) -> bytes:
+        self._drawn += 1
+        return self._drawn.to_bytes(size, "big")
+
+
+def with_proof(request: HttpRequest, **headers: str | None) -> HttpRequest:
+    """A request with some of its x-bsv-auth headers replaced, or left out."""
+    values = dict(request.headers)
+    for name, value in headers.items():
+        raw_name = f"x-bsv-auth-{name.replace('_', '-')}".encode()
+        if value is None:
+            del values[raw_name]
+        else:
+            values[raw_name] = value.encode("latin-1")
+    return attrs.evolve(request, headers=tuple(values.items()))
+
+
+def proof_of(request: HttpRequest, name: str) -> str:
+    return dict(request.headers)[f"x-bsv-auth-{name}".encode()].decode()
+
+
+def high_s(signature: bytes) -> bytes:
+    """The same signature with the other S, in DER."""
+    r_size = signature[3]
+    s = ORDER - int.from_bytes(signature[6 + r_size :], "big")
+    s_bytes = s.to_bytes(33, "big")
+    body = signature[2 : 4 + r_size] + bytes([2, len(s_bytes)]) + s_bytes
+    return bytes([0x30, len(body)]) + body
