@@ -22,6 +22,7 @@ from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
 from node.build import build_id
 from node.caches import BytesCache
+from node.callers import Access, CallerRole, TrustedCertifier
 from node.config import RestartPolicy, Settings
 from node.delivery.feed import Feed
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
@@ -33,6 +34,8 @@ from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
 from node.network_view import DirectoryView
+from node.nonces import NonceLedger
+from node.objects import LETTERS, Objects
 from node.p2p import TransportConfig, open_transport
 from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
@@ -142,15 +145,20 @@ class Node:
         self._ready = False
         self.metrics = Metrics()
         self.feed = Feed()
+        self.nonces = NonceLedger(database)
         self.records = NodeRecords(database)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
         self.journal = EntityJournal(database)
         self.driver = Driver(self._rules(), self.journal, self._act)
+        self.objects = Objects(
+            database=database, transport=transport, key=keyring.key, public_url=settings.overlay_public_url
+        )
         self.library = PeerLibrary(
             transport=transport,
             find_policy=self.records.policy,
             keep_policy=self.records.keep_policy,
             find_outputs=lambda batch_id: self.executor.outputs(batch_id),
+            others=dict.fromkeys(LETTERS, self.objects.answer),
         )
         self.executor = Executor(
             network=self._network,
@@ -198,6 +206,19 @@ class Node:
             build=build_id(),
             ttl_ms=settings.overlay_advertisement_ttl_ms,
             allow_local_urls=is_local(settings.overlay_public_url),  # a network on one machine, or a public one
+        )
+
+    def _access(self) -> Access:
+        settings = self._settings
+        return Access(
+            operators=_identities(settings.overlay_operator_keys) | {self._keyring.identity},
+            owners=_identities(settings.overlay_owner_keys),
+            readers=_identities(settings.overlay_reader_keys),
+            certifiers=tuple(map(_certifier, settings.overlay_certifiers)),
+            revoked_serials=frozenset(settings.overlay_revoked_certificates),
+            public_reads=frozenset(settings.overlay_public_reads),
+            identity_required=settings.event_identity_verification_required,
+            open_admin=settings.overlay_open_admin,
         )
 
     def _rules(self) -> Rules:
@@ -268,6 +289,7 @@ class Node:
                 edges.start_soon(supervise, "gossip", exchange.run_gossip, RESTARTS)
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
+                edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(self._watch_gauges)
                 edges.start_soon(supervise, "recovery", self._retell_forgotten, RESTARTS)
                 await self._serve_doors(DirectoryView(discovery, self._transport, self.records, offer))
@@ -283,12 +305,18 @@ class Node:
             settings=ApiSettings(
                 network=self._network,
                 body_bytes_max=self._settings.overlay_request_bytes_max,
+                public_url=self._settings.overlay_public_url,
                 stream_enabled=self._settings.event_stream_sse_enabled,
                 stream_clients_max=self._settings.event_stream_max_clients,
                 heartbeat_ms=self._settings.event_stream_heartbeat_interval_ms,
+                signature_ttl_ms=self._settings.event_signature_ttl_seconds * 1000,
             ),
+            key=self._keyring.key,
+            access=self._access(),
+            nonces=self.nonces,
             ingest=self.ingest,
             feed=self.feed,
+            objects=self.objects,
             database=self._database,
             network_view=view,
             readiness=self._readiness,
@@ -296,6 +324,7 @@ class Node:
         )
         async with trio.open_nursery() as doors:
             doors.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
+            doors.start_soon(supervise, "nonces", self.nonces.run, RESTARTS)
             doors.start_soon(self._wait_for_signal)
             await self._serve_http(services)
             doors.cancel_scope.cancel()
@@ -457,3 +486,13 @@ def _remember(
     identity: IdentityKey, addresses: Sequence[str], frame: bytes, expires_ms: int, connection: Any
 ) -> None:
     stored_peers.remember(connection, identity, addresses, frame, expires_ms)
+
+
+def _identities(keys: Sequence[str]) -> frozenset[IdentityKey]:
+    return frozenset(map(bytes.fromhex, keys))
+
+
+def _certifier(entry: str) -> TrustedCertifier:
+    certifier, kind, role, *fields = entry.split(":")
+    names = tuple(fields[0].split("+")) if fields else ()
+    return TrustedCertifier(certifier=bytes.fromhex(certifier), type=kind, role=CallerRole(role), fields=names)

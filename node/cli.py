@@ -1,4 +1,4 @@
-"""``overlay-node``: run a node, make its key, verify a certificate, bring a database up to date, list settings.
+"""``overlay-node``: run a node, make its key, call one, verify a certificate, migrate a database, list settings.
 
 Each command imports what it needs when it runs: verifying loads neither network nor database.
 """
@@ -52,6 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--network", metavar="NAME", help="the network it must be of")
     verify.set_defaults(command=_verify)
+
+    call = commands.add_parser("call", help="send a signed request to a node; prints the answer, exits 0 below 400")
+    call.add_argument("method", metavar="METHOD", type=str.upper, help="GET, POST, PATCH ...")
+    call.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8080/overlay/sources")
+    call.add_argument("--key", type=Path, default=Path("identity.key"), metavar="FILE", help="default: %(default)s")
+    call.add_argument("--data", metavar="JSON", help="the body, or @FILE to read it from there")
+    call.add_argument(
+        "--node", type=_identity, metavar="KEY", help="the node's identity key; unset: the node is asked"
+    )
+    call.set_defaults(command=_call)
 
     migrate = commands.add_parser("migrate", help="bring the database up to date; a node does so when it starts")
     _takes_config(migrate)
@@ -107,6 +117,37 @@ def _verify(chosen: argparse.Namespace) -> int:
     report = verify_document(data, network=chosen.network, trusted=trusted)
     print(render(report))
     return 0 if report.ok else FAILED
+
+
+def _call(chosen: argparse.Namespace) -> int:
+    import httpx
+
+    from node.calling import SignedRequests, identity_of
+    from node.keyring import load_key
+
+    key = load_key(chosen.key)
+    try:
+        url = httpx.URL(chosen.url)
+        node = chosen.node or identity_of(f"{url.scheme}://{url.netloc.decode('ascii')}")
+        answer = httpx.request(
+            chosen.method,
+            url,
+            content=_read_data(chosen.data),
+            headers={"Content-Type": "application/json"} if chosen.data is not None else None,
+            auth=SignedRequests(key, node),
+            timeout=60,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, KeyError, ValueError) as error:
+        print(f"overlay-node: {chosen.url}: {error or type(error).__name__}", file=sys.stderr)
+        return FAILED
+    print(answer.text)
+    return 0 if answer.status_code < 400 else FAILED
+
+
+def _read_data(data: str | None) -> bytes | None:
+    if data is None or not data.startswith("@"):
+        return None if data is None else data.encode()
+    return Path(data[1:]).read_bytes()
 
 
 def _migrate(chosen: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -28,23 +29,39 @@ from protocols.limits import (
 )
 
 RoleName = Literal["normalize", "validate", "certify"]
+CallerRoleName = Literal["operator", "owner", "reader"]
+ReadGroup = Literal["events", "stream", "sources", "network", "metrics", "lookup", "objects"]
 
 PREFIXES: Final = re.compile(r"(EVENT|OVERLAY|BRC\d*)_")
 BIND: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 MULTIADDR: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/\d{1,5}(/p2p/[^/\s]+)?")
 NETWORK: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+IDENTITY: Final = re.compile("0[23][0-9a-f]{64}")
+CERTIFIER: Final = re.compile(
+    rf"0[23][0-9a-f]{{64}}:[A-Za-z0-9+/]{{43}}=:({'|'.join(get_args(CallerRoleName))})"
+    r"(:[A-Za-z0-9 _.-]{1,50}(\+[A-Za-z0-9 _.-]{1,50})*)?"
+)
+SERIAL: Final = re.compile("[A-Za-z0-9+/]{43}=")
 ONLY: Final[dict[str, tuple[bool | int, str]]] = {
     "event_normalization_required": (True, "validators and certifiers work on normalized data alone"),
     "event_certification_required": (True, "an event ends certified, invalid or dead, never unjudged"),
     "brc22_job_orchestration_enabled": (True, "there is no other way to have a batch processed"),
     "brc31_event_signing_required": (True, "every statement between nodes is signed and checked"),
-    "event_identity_verification_required": (False, "senders of events are not authenticated by this version"),
-    "event_signature_ttl_seconds": (300, "the age a signature may have is fixed"),
     "event_stream_websocket_enabled": (False, "streams are served over SSE alone"),
     "event_processing_cache_enabled": (False, "equal batches are recognised by their digest, results are not cached"),
     "event_processing_cache_size_mb": (256, "there is no cache of results to size"),
 }
 """Settings that can have one value in this version, and why. Unset, their default stands."""
+ITEMS: Final[dict[str, str]] = {
+    "overlay_event_topics": f"at most {TOPICS_PER_BATCH_MAX} topics",
+    "overlay_operator_keys": "identity keys, 66 hex digits each",
+    "overlay_owner_keys": "identity keys, 66 hex digits each",
+    "overlay_reader_keys": "identity keys, 66 hex digits each",
+    "overlay_certifiers": "certifier:type:role or certifier:type:role:field+field",
+    "overlay_revoked_certificates": "serial numbers, 32 bytes in base64 each",
+    "overlay_outbound_allow": "networks like 10.0.0.0/8",
+}
+"""What the items of a list are, where that is not what most lists hold: multiaddrs."""
 
 
 class ConfigError(OverlayError):
@@ -135,6 +152,32 @@ class Settings(BaseModel):
         REQUEST_BYTES_MAX, 1_024, REQUEST_BYTES_MAX, "Largest request body, bytes; 413 past it"
     )
     overlay_event_bytes_max: int = _number(EVENT_BYTES_MAX, 256, EVENT_BYTES_MAX, "Largest event, bytes of JSON")
+    overlay_operator_keys: tuple[str, ...] = Field(
+        (), description="Identity keys that may use every route; this node's own key may always, list"
+    )
+    overlay_owner_keys: tuple[str, ...] = Field(
+        (), description="Identity keys that may create sources bound to themselves, and change those, list"
+    )
+    overlay_reader_keys: tuple[str, ...] = Field(
+        (), description="Identity keys that may read what OVERLAY_PUBLIC_READS leaves out, list"
+    )
+    overlay_certifiers: tuple[str, ...] = Field(
+        (),
+        description="Certificates (BRC-52) that give their holders a role: certifier:type:role:field+field, "
+        "the fields asked for being optional, list",
+    )
+    overlay_revoked_certificates: tuple[str, ...] = Field(
+        (), description="Serial numbers (base64) of certificates no longer accepted, list"
+    )
+    overlay_public_reads: tuple[ReadGroup, ...] = Field(
+        get_args(ReadGroup), description="What anybody may read without proving an identity, list"
+    )
+    overlay_open_admin: bool = _flag(
+        False, "Anybody may use the operators' routes; for a machine that nobody else can reach"
+    )
+    overlay_outbound_allow: tuple[str, ...] = Field(
+        (), description="Networks (CIDR) besides public addresses that this node may call on others' word, list"
+    )
     overlay_shutdown_grace_s: float = Field(10.0, ge=0, le=300, description="Time to end in order after SIGTERM, s")
     database_url: SecretStr | None = Field(
         None, description="postgresql:// URL; unset: a Postgres of the node's own in the data directory"
@@ -223,6 +266,43 @@ class Settings(BaseModel):
         for address in value:
             if not MULTIADDR.fullmatch(address):
                 raise ValueError(f"{address!r:.100} is no TCP multiaddr like /ip4/192.0.2.1/tcp/4001")
+        return value
+
+    @field_validator("overlay_operator_keys", "overlay_owner_keys", "overlay_reader_keys")
+    @classmethod
+    def _are_identities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for key in value:
+            if not IDENTITY.fullmatch(key):
+                raise ValueError(f"{key!r:.100} is no identity key: 66 hex digits that begin with 02 or 03")
+        return value
+
+    @field_validator("overlay_certifiers")
+    @classmethod
+    def _are_certifiers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not CERTIFIER.fullmatch(entry):
+                raise ValueError(
+                    f"{entry!r:.200} is not certifier:type:role:fields, "
+                    "an identity key, 32 bytes in base64, operator, owner or reader, and names joined by +"
+                )
+        return value
+
+    @field_validator("overlay_revoked_certificates")
+    @classmethod
+    def _are_serials(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for serial in value:
+            if not SERIAL.fullmatch(serial):
+                raise ValueError(f"{serial!r:.100} is no serial number: 32 bytes in base64")
+        return value
+
+    @field_validator("overlay_outbound_allow")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network!r:.100} is no network like 10.0.0.0/8 or fd00::/8") from None
         return value
 
     @field_validator("overlay_event_topics")
@@ -390,11 +470,10 @@ def _accepted(name: str, field: FieldInfo) -> str:
 
 
 def _items(name: str, field: FieldInfo) -> str:
-    if name == "overlay_roles":
-        return ", ".join(get_args(get_args(field.annotation)[0]))
-    if name == "overlay_event_topics":
-        return f"at most {TOPICS_PER_BATCH_MAX} topics"
-    return "multiaddrs like /ip4/192.0.2.1/tcp/4001"
+    words = get_args(get_args(field.annotation)[0])
+    if words:
+        return ", ".join(words)
+    return ITEMS.get(name, "multiaddrs like /ip4/192.0.2.1/tcp/4001")
 
 
 def _shown(value: Any) -> str:

@@ -38,6 +38,12 @@ class SourceDisabledError(ClientFault):
     code = "source-disabled"
 
 
+class SourceBoundError(ClientFault):
+    """The source takes events of the identity that it is bound to, and of nobody else."""
+
+    code = "source-bound"
+
+
 class Pending:
     """An admitted request that waits for its commit. ``outcome`` is set before ``done``."""
 
@@ -140,7 +146,7 @@ class GroupWriter:
                 decisions.append(terms)
                 continue
             request = Request(number=number, admitted=pending.admitted, terms=terms[0])
-            verified = pending.caller is not None and pending.caller.hex() == terms[1].identity_key
+            verified = _is(pending.caller, terms[1].identity_key)
             decisions.append(
                 Decision(
                     sorted=planner.take(request),
@@ -171,6 +177,14 @@ class GroupWriter:
                 )
             elif not source.enabled:
                 found.append(SourceDisabledError(f"the source {source.source_id!r} is disabled", field="/sourceId"))
+            elif source.identity_key is not None and not _is(pending.caller, source.identity_key):
+                found.append(
+                    SourceBoundError(
+                        f"the source {source.source_id!r} takes events of one identity alone",
+                        field="/sourceId",
+                        remedy="prove that identity, or post to a source of your own",
+                    )
+                )
             else:
                 document = documents[source.policy_hash]
                 assert document is not None, "a foreign key holds every source's policy"
@@ -283,3 +297,7 @@ def _job_states(connection: "Connection", decisions: Sequence[Any]) -> dict[str,
             if role == "normalize":
                 states[batch_id] = status
     return states
+
+
+def _is(caller: IdentityKey | None, identity_key: str | None) -> bool:
+    return caller is not None and caller.hex() == identity_key

@@ -81,6 +81,11 @@ class Keyring:
     def identity(self) -> IdentityKey:
         return IdentityKey(self._key.identity)
 
+    @property
+    def key(self) -> PrivateKey:
+        """The key itself, for what is derived with a counterparty."""
+        return self._key
+
     def sign(self, protocol: tuple[int, str], key_id: str, data: bytes) -> bytes:
         """BRC-3 signature for ``anyone``, DER."""
         return self._key.sign(protocol, key_id, data)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agents.policy import policy_document, policy_hash
+from node.callers import Caller, NotPermittedError
 from node.history import timestamp
 from protocols.errors import ClientFault, InvalidPolicyError
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
+from protocols.uhrp import uhrp_url
 from storage import policies, sources
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ FIELDS: Final[dict[str, tuple[str, Any, Callable[[Any], bool], str]]] = {
     "enabled": ("enabled", True, lambda value: isinstance(value, bool), "true or false"),
 }
 REQUIRED: Final = ("name", "sourceType")
+OPERATORS_FIELDS: Final = ("identityKey", "trustScore")
 
 
 def read_values(document: Mapping[str, Any]) -> Document:
@@ -143,14 +146,23 @@ def compile_source(mapping: Document, rules: Document) -> bytes:
         raise InvalidPolicyError(f"in {part}: {error}", path=f"/{part}{path}") from error
 
 
-def create(connection: "Connection", values: Document) -> Document:
+def create(connection: "Connection", values: Document, caller: Caller) -> Document:
+    """Create a source. Owners create sources bound to themselves, operators any."""
+    if not caller.operates and (caller.identity is None or values["identity_key"] != caller.identity.hex()):
+        raise NotPermittedError(
+            "an owner creates sources that are bound to itself",
+            field="/identityKey",
+            remedy="send your own identity key as identityKey, or ask an operator",
+        )
     document = compile_source(values["mapping_policy"], values["validation_rules"])
     return _shown(sources.create(connection, {**values, "policy_hash": _keep(connection, document)}))
 
 
-def change(connection: "Connection", source_id: str, values: Document) -> Document:
-    """Change the columns in ``values``, and the policy with them."""
+def change(connection: "Connection", source_id: str, values: Document, caller: Caller) -> Document:
+    """Change the columns in ``values``, and the policy with them. Owners change their own sources alone."""
     known = find(connection, source_id)
+    if not caller.operates:
+        _refuse_strangers(known, values, caller)
     mapping = values.get("mapping_policy", known.mapping_policy)
     rules = values.get("validation_rules", known.validation_rules)
     kept = _keep(connection, compile_source(mapping, rules))
@@ -158,6 +170,19 @@ def change(connection: "Connection", source_id: str, values: Document) -> Docume
     updated = sources.update(connection, source_id, {**columns, "policy_hash": kept})
     assert updated is not None, "the source was found in this transaction"
     return _shown(updated)
+
+
+def _refuse_strangers(known: sources.Source, values: Document, caller: Caller) -> None:
+    if caller.identity is None or known.identity_key != caller.identity.hex():
+        raise NotPermittedError(
+            f"the source {known.source_id!r} belongs to another identity", remedy="ask its owner, or an operator"
+        )
+    for field in OPERATORS_FIELDS:
+        column = FIELDS[field][0]
+        if values.get(column, getattr(known, column)) != getattr(known, column):
+            raise NotPermittedError(
+                f"/{field}: is the operator's to change", field=f"/{field}", remedy="leave it as it is"
+            )
 
 
 def find(connection: "Connection", source_id: str) -> sources.Source:
@@ -197,6 +222,7 @@ def _shown(row: sources.Source) -> Document:
         "sourceId": row.source_id,
         **fields,
         "policyHash": row.policy_hash.hex(),
+        "objects": {"policy": uhrp_url(row.policy_hash)},
         "lastActivityAt": timestamp(row.last_activity_at),
         "createdAt": timestamp(row.created_at),
         "updatedAt": timestamp(row.updated_at),

@@ -72,7 +72,7 @@ def register(node: Node, policy: dict[str, Any]) -> None:
             },
             "overlayTopics": ["gitdata.events.weather"],
         }
-        response = httpx.post(f"{node.url}/overlay/sources", json=body, timeout=30)
+        response = httpx.post(f"{node.url}/overlay/sources", json=body, auth=node.operator, timeout=30)
         if response.status_code != 409:
             response.raise_for_status()
 

@@ -19,6 +19,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from node.calling import SignedRequests
+from node.keyring import load_key
+
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 90.0
 STOP_S = 30.0
@@ -47,6 +50,12 @@ class Node:
         self.log = directory / "node.log"
         self.module = "node"
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def operator(self) -> SignedRequests:
+        """The node's own key signs what its operator asks of it."""
+        key = load_key(self.directory / "identity.key")
+        return SignedRequests(key, key.identity)
 
     @property
     def running(self) -> bool:

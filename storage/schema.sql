@@ -145,6 +145,7 @@ CREATE TABLE batches (
     published INTEGER NOT NULL DEFAULT 0,
     confirmed INTEGER NOT NULL DEFAULT 0,
     latency_ms INTEGER NOT NULL DEFAULT 0,
+    has_objects BOOLEAN NOT NULL DEFAULT false,
     UNIQUE (source_id, source_sequence)
 );
 -- signed and compressed bytes do not compress
@@ -153,6 +154,8 @@ ALTER TABLE batches ALTER COLUMN payload SET STORAGE EXTERNAL;
 ALTER TABLE batches ALTER COLUMN certificate SET STORAGE EXTERNAL;
 ALTER TABLE batches ALTER COLUMN outputs SET STORAGE EXTERNAL;
 CREATE INDEX idx_batches_unsealed ON batches (received_ms) WHERE state = 'pending';
+-- batches that were sealed before there was an index of objects are entered into it bit by bit
+CREATE INDEX idx_batches_without_objects ON batches (number) WHERE state = 'certified' AND NOT has_objects;
 
 -- every version of every event from its acknowledgement on: what makes a repeat known and an event found while
 -- its row is still to be written. The row of overlay_events is written once, with its verdict, when the batch is
@@ -242,3 +245,31 @@ CREATE TABLE node_meta (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 );
+
+-- nonces of requests that were signed by themselves, kept until they are too old to be accepted again
+CREATE TABLE auth_nonces (
+    identity BYTEA NOT NULL,
+    nonce TEXT NOT NULL,
+    expires_ms BIGINT NOT NULL,
+    PRIMARY KEY (identity, nonce)
+);
+CREATE INDEX idx_auth_nonces_expires ON auth_nonces (expires_ms);
+
+-- Content by its SHA-256 (UHRP). A policy's key is its digest; a batch's records, decompressed, and its
+-- certificate have a row each from the moment it is sealed.
+CREATE TABLE objects (
+    digest BYTEA PRIMARY KEY,
+    kind TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    batch BIGINT NOT NULL
+);
+
+-- copies of what peers hold, as zstd frames; the oldest give way
+CREATE TABLE fetched_objects (
+    digest BYTEA PRIMARY KEY,
+    number BIGSERIAL UNIQUE,
+    kind TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    content BYTEA NOT NULL
+);
+ALTER TABLE fetched_objects ALTER COLUMN content SET STORAGE EXTERNAL;

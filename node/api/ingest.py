@@ -3,7 +3,7 @@
 from functools import partial
 
 import trio
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, g, request
 
 from node.answers import IngestAnswer, render
 from node.api.services import Services
@@ -20,9 +20,9 @@ def routes(services: Services) -> Blueprint:
     async def ingest_events() -> Response:
         require_json(request)
         started_s = trio.current_time()
-        with services.ingest.room() as room:
+        with g.pop("room", None) or services.ingest.room() as room:
             body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, room)
-            answer = await services.ingest.submit(body, caller=None, started_s=started_s)
+            answer = await services.ingest.submit(body, caller=g.caller.identity, started_s=started_s)
         return await _respond(answer, minimal=_wants_minimal(request.headers.get("Prefer", "")))
 
     return blueprint

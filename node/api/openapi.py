@@ -312,6 +312,50 @@ def _source_paths() -> dict[str, Any]:
     }
 
 
+def _object_paths() -> dict[str, Any]:
+    def content(description: str) -> dict[str, Any]:
+        types = ("application/x-ndjson", "application/cbor", "application/json")
+        return {"description": description, "content": {media_type: {"schema": text()} for media_type in types}}
+
+    headers = {"ETag": {"schema": text("The SHA-256, 64 hex digits.")}, "Accept-Ranges": {"schema": text()}}
+    partial = content("The range: one, or the last so many bytes; several are answered whole.")
+    bytes_range = {
+        "name": "Range",
+        "in": "header",
+        "required": False,
+        "schema": text(),
+        "description": "bytes=FIRST-LAST, bytes=FIRST- or bytes=-COUNT (RFC 9110).",
+    }
+    get = operation(
+        "getObject",
+        "objects",
+        "An object by its content: the records of a batch, a quorum certificate or a policy",
+        {
+            "200": {**content("The bytes whose SHA-256 is asked for."), "headers": headers},
+            "206": {**partial, "headers": {**headers, "Content-Range": {"schema": text()}}},
+            "304": {"description": "If-None-Match names it."},
+            **problem_answers(
+                "invalid-uhrp-url",
+                "invalid-parameter",
+                "unknown-object",
+                "precondition-failed",
+                "range-not-satisfiable",
+                "overloaded",
+            ),
+        },
+        description=(
+            "The name is a UHRP URL (BRC-26), after uhrp:// or bare, or a SHA-256 in hex. What is not here is asked "
+            "of peers, and checked. A batch's records are canonical JSON, one a line; a certificate is CBOR."
+        ),
+        parameters=[
+            in_path("name"),
+            in_query("local", text(enum=["true", "false"]), "true: peers are not asked. Default false."),
+            bytes_range,
+        ],
+    )
+    return {"/uhrp/{name}": {"get": get}}
+
+
 def _node_paths() -> dict[str, Any]:
     def plain(media_type: str, description: str) -> dict[str, Any]:
         return {"200": {"description": description, "content": {media_type: {"schema": text()}}}}
@@ -363,12 +407,102 @@ def _node_paths() -> dict[str, Any]:
     return paths
 
 
+HANDSHAKE_EXAMPLE: Final = {
+    "version": "0.1",
+    "messageType": "initialRequest",
+    "identityKey": "02" + "ab" * 32,
+    "initialNonce": "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=",
+    "requestedCertificates": {"certifiers": [], "types": {}},
+}
+SECURITY_SCHEMES: Final = {
+    "session": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-bsv-auth-signature",
+        "description": "BRC-103/104, as AuthFetch of @bsv/sdk speaks it: mutual, answers signed, no setup.",
+    },
+    "signedRequest": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Signature",
+        "description": (
+            "With X-Identity-Key (33 bytes, hex) and X-Nonce (nanoseconds since 1970, never twice). A BRC-3 "
+            "signature, DER in hex: protocol [2, 'overlay http request'], key ID the nonce, counterparty the "
+            "node's identity key (GET /overlay/node), over METHOD, path with query, nonce and the SHA-256 of the "
+            "body in hex, joined by line feeds. 'overlay-node call' sends such requests."
+        ),
+    },
+    "authrite": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Authrite-Signature",
+        "description": "Legacy BRC-31 (Authrite 0.1): shake hands at /authrite/initialRequest.",
+    },
+}
+
+
+def _identity_paths() -> dict[str, Any]:
+    anything: Schema = {"type": "object"}
+    node = record(
+        {
+            "agentId": text(),
+            "identityKey": text(),
+            "network": text(),
+            "build": text(),
+            "identityRequired": {
+                "type": "boolean",
+                "description": "Whether events are taken of proven identities only.",
+            },
+        }
+    )
+    caller = record(
+        {
+            "identityKey": {"type": ["string", "null"]},
+            "form": text(enum=["anonymous", "session", "headers", "authrite"]),
+            "roles": array(text(enum=["operator", "owner", "reader"])),
+        }
+    )
+    refused = problem_answers("invalid-authentication", "not-authenticated", "body-too-large")
+    return {
+        "/overlay/node": {
+            "get": operation("getNode", "identity", "Whose node this is", {"200": json_answer("Its identity.", node)})
+        },
+        "/overlay/caller": {
+            "get": operation(
+                "getCaller",
+                "identity",
+                "Who the caller proved to be, and its roles here",
+                {"200": json_answer("The caller.", caller), **refused},
+            )
+        },
+        "/.well-known/auth": {
+            "post": operation(
+                "shakeHands",
+                "identity",
+                "BRC-104: initialRequest and certificateResponse",
+                {"200": json_answer("initialResponse, or the certificates taken.", anything), **refused},
+                requestBody=json_body(anything, HANDSHAKE_EXAMPLE),
+            )
+        },
+        "/authrite/initialRequest": {
+            "post": operation(
+                "shakeHandsAuthrite",
+                "identity",
+                "Legacy BRC-31: initialRequest",
+                {"200": json_answer("initialResponse.", anything), **refused},
+                requestBody=json_body(anything, {"authrite": "0.1", "messageType": "initialRequest"}),
+            )
+        },
+    }
+
+
 def document() -> dict[str, Any]:
     """The whole description, JSON values only."""
     return {
         "openapi": VERSION,
         "info": {"title": "Overlay agent node", "version": "1", "description": DESCRIPTION},
-        "tags": [{"name": name} for name in ("events", "batches", "sources", "node")],
-        "paths": {**_event_paths(), **_source_paths(), **_node_paths()},
-        "components": {"schemas": SCHEMAS},
+        "tags": [{"name": name} for name in ("events", "batches", "sources", "objects", "identity", "node")],
+        "paths": {**_event_paths(), **_source_paths(), **_object_paths(), **_identity_paths(), **_node_paths()},
+        "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
+        "components": {"schemas": SCHEMAS, "securitySchemes": SECURITY_SCHEMES},
     }

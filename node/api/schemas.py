@@ -60,6 +60,7 @@ LEVEL: Final = text("Certification level.", enum=["basic", "enhanced", "critical
 TIME: Final = text("UTC.", format="date-time")
 HASH: Final = text(pattern="^sha256:[0-9a-f]{64}$")
 HEX: Final = text("Hexadecimal.", pattern="^[0-9a-f]*$")
+OBJECT_URL: Final = text("UHRP URL (BRC-26): GET /uhrp/{url}.", pattern="^XU[1-9A-HJ-NP-Za-km-z]{50}$")
 TOPICS: Final = array(text(maxLength=TOPIC_CHARS_MAX), maxItems=TOPICS_PER_BATCH_MAX)
 ANY_OBJECT: Final[Schema] = {"type": "object"}
 
@@ -257,6 +258,10 @@ BATCH: Final = record(
         "level": LEVEL,
         "quorum": integer(),
         "policyHash": HEX,
+        "objects": record(
+            {"payload": nullable(OBJECT_URL), "certificate": nullable(OBJECT_URL), "policy": OBJECT_URL},
+            description="Records and certificate are served once the batch is certified.",
+        ),
         "topics": TOPICS,
         "counts": record({"events": integer(), "valid": nullable(integer()), "invalid": nullable(integer())}),
         "roots": record({"input": HEX, "normalized": nullable(HEX), "output": nullable(HEX)}),
@@ -307,6 +312,7 @@ SOURCE: Final = record(
     {
         **SOURCE_INPUT["properties"],
         "policyHash": HEX,
+        "objects": record({"policy": OBJECT_URL}),
         "lastActivityAt": nullable(TIME),
         "createdAt": TIME,
         "updatedAt": TIME,

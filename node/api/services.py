@@ -5,8 +5,12 @@ from typing import Any, Protocol
 
 import attrs
 
+from node.callers import Access
 from node.delivery.feed import Feed
 from node.ingest import Ingest
+from node.nonces import NonceLedger
+from node.objects import Objects
+from protocols.keys import PrivateKey
 from storage.database import Database
 
 
@@ -35,22 +39,29 @@ class ApiSettings:
 
     network: str
     body_bytes_max: int
+    public_url: str = ""
     body_timeout_s: float = 30.0
     stream_enabled: bool = True
     stream_clients_max: int = 1_000
     heartbeat_ms: int = 15_000
+    signature_ttl_ms: int = 300_000
 
 
 @attrs.frozen(kw_only=True)
 class Services:
     """Attributes:
+    key: The node's identity key, which sessions and answers are signed with.
     readiness: Database, workers, p2p, caught up: each condition with its state now.
     metrics: The Prometheus text of everything the node counts.
     """
 
     settings: ApiSettings
+    key: PrivateKey
+    access: Access
+    nonces: NonceLedger
     ingest: Ingest
     feed: Feed
+    objects: Objects
     database: Database
     network_view: NetworkView
     readiness: Callable[[], Awaitable[Sequence[Check]]]

@@ -3,7 +3,7 @@
 import re
 from functools import partial
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, g, request
 
 from node import source_documents as documents
 from node.api.services import Services
@@ -19,7 +19,7 @@ def routes(services: Services) -> Blueprint:
     @blueprint.post("/overlay/sources")
     async def create_source() -> Response:
         values = documents.whole(await read_document(request, timeout_s))
-        made = await database.run(partial(documents.create, values=values))
+        made = await database.run(partial(documents.create, values=values, caller=g.caller))
         response = answer(made, 201)
         response.headers["Location"] = f"/overlay/sources/{made['sourceId']}"
         return response
@@ -37,12 +37,16 @@ def routes(services: Services) -> Blueprint:
     @blueprint.patch("/overlay/sources/<source_id>")
     async def change_source(source_id: str) -> Response:
         values = documents.read_values(await read_document(request, timeout_s))
-        return answer(await database.run(partial(documents.change, source_id=source_id, values=values)))
+        return answer(
+            await database.run(partial(documents.change, source_id=source_id, values=values, caller=g.caller))
+        )
 
     @blueprint.put("/overlay/sources/<source_id>")
     async def replace_source(source_id: str) -> Response:
         values = documents.whole(await read_document(request, timeout_s), source_id=source_id)
-        return answer(await database.run(partial(documents.change, source_id=source_id, values=values)))
+        return answer(
+            await database.run(partial(documents.change, source_id=source_id, values=values, caller=g.caller))
+        )
 
     @blueprint.get("/overlay/policies/<policy_hash>")
     async def get_policy(policy_hash: str) -> Response:

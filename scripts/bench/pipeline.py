@@ -73,6 +73,7 @@ def register(node: Node, feed: Feed, policy: dict[str, Any]) -> None:
             "mappingPolicy": {key: policy[key] for key in split},
             "validationRules": {key: value for key, value in policy.items() if key not in split},
         },
+        auth=node.operator,
         timeout=30,
     )
     response.raise_for_status()

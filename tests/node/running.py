@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import attrs
 import httpx
@@ -15,12 +15,16 @@ from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
 from node.caches import BytesCache
+from node.callers import Access
 from node.compute import pack_outputs
+from node.config import ReadGroup
 from node.delivery.feed import Feed
 from node.driver import clock_ms
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
+from node.nonces import NonceLedger
+from node.objects import Objects
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import keys
 from protocols.certificate import agent_id
@@ -40,23 +44,25 @@ from protocols.messages import (
 from storage import batches
 from storage.database import Database
 from storage.migrate import migrate
+from tests.node.memory_transport import MemoryTransport
 
 T = TypeVar("T")
 
 NETWORK = "testnet"
+PUBLIC_URL = "https://node.example"
 DIGEST = bytes(32)
 
 
 class KeySigner:
     def __init__(self, number: int) -> None:
-        self._key = keys.PrivateKey.from_bytes(number.to_bytes(32, "big"))
+        self.key = keys.PrivateKey.from_bytes(number.to_bytes(32, "big"))
 
     @property
     def identity(self) -> IdentityKey:
-        return self._key.identity
+        return self.key.identity
 
     def sign(self, protocol: tuple[int, str], key_id: str, data: bytes) -> bytes:
-        return keys.sign(self._key, protocol, key_id, data)
+        return keys.sign(self.key, protocol, key_id, data)
 
 
 NODE, AGENT = KeySigner(1), KeySigner(2)
@@ -85,7 +91,8 @@ class Recorder:
 
 class View:
     def agents(self) -> Sequence[Mapping[str, Any]]:
-        return [{"agentId": agent_id(AGENT.identity), "roles": ["normalize"]}]
+        known = {"identityKey": AGENT.identity.hex(), "operator": "Operator Two"}
+        return [{"agentId": agent_id(AGENT.identity), **known, "roles": ["normalize"]}]
 
     def peers(self) -> Sequence[Mapping[str, Any]]:
         return []
@@ -235,6 +242,8 @@ async def running(
     settings: ApiSettings | None = None,
     feed: Feed | None = None,
     server: ServerLimits | None = None,
+    access: Access | None = None,
+    transport: MemoryTransport | None = None,
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
     migrate(postgres_url)
@@ -251,13 +260,21 @@ async def running(
             tell=recorder.tell,
         )
 
+        nonces = NonceLedger(database)
+        transport = transport or MemoryTransport(NODE.identity)
+        objects = Objects(database=database, transport=transport, key=NODE.key, public_url=PUBLIC_URL)
+
         async def ready() -> Sequence[Check]:
             return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]
 
         services = Services(
             settings=settings or ApiSettings(network=NETWORK, body_bytes_max=1024 * 1024, heartbeat_ms=200),
+            key=NODE.key,
+            access=access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True),
+            nonces=nonces,
             ingest=ingest,
             feed=feed,
+            objects=objects,
             database=database,
             network_view=View(),
             readiness=ready,
@@ -266,6 +283,8 @@ async def running(
         app = create_app(services)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ingest.run)
+            nursery.start_soon(nonces.run)
+            nursery.start_soon(objects.run)
             nursery.start_soon(feed.run)
 
             async def serve_app(*, task_status: trio.TaskStatus[str]) -> None:
