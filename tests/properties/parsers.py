@@ -54,6 +54,7 @@ from protocols.uhrp import PROTOCOL as UHRP
 from protocols.uhrp import build_uhrp_advert, check_uhrp_advert, read_uhrp_url, uhrp_url
 from tests.made_transactions import block_path, chain, spend
 from tests.network_of_keys import AGENTS, NETWORK, certified
+from tests.properties.authentication_parsers import authentication_parsers
 from tests.properties.fuzzing import Parser
 
 VECTORS: Final = Path(__file__).resolve().parent.parent / "interop" / "vectors"
@@ -75,7 +76,7 @@ SCRIPT_TOKENS: Final = tuple(
 @cache
 def parsers() -> dict[str, Parser]:
     """All of them by name."""
-    found = (*_of_transactions(), *_of_tokens(), *_of_messages())
+    found = (*_of_transactions(), *_of_tokens(), *_of_messages(), *authentication_parsers())
     return {parser.name: parser for parser in found}
 
 
