@@ -9,7 +9,6 @@ import base64
 from collections.abc import Sequence
 from typing import Final
 
-import attrs
 import orjson
 
 from protocols.authentication.certificates import (
@@ -214,14 +213,6 @@ class SessionBook(Book):
             signature=_read_signature_array(message.get("signature")),
         )
         return claim, documents
-
-    def _exchange(self, session: Session, claim: Claim) -> SessionExchange:
-        certificates = self._certificates_of(session)
-        return attrs.evolve(
-            super()._exchange(session, claim),
-            certificates=certificates or (),
-            certificates_pending=certificates is None,
-        )
 
     def _certificates_of(self, session: Session) -> tuple[CheckedCertificate, ...] | None:
         if session.certificates is None:

@@ -286,7 +286,18 @@ class Book(ABC):
         Raises:
             NotAuthenticatedError: it is not valid, it is a replay, or its session is over.
         """
-        return self._exchange(self._admitted(claim, valid, now_ms), claim)
+        session = self._admitted(claim, valid, now_ms)
+        certificates = self._certificates_of(session)
+        return SessionExchange(
+            identity=session.identity,
+            session=session.nonce,
+            peer_nonce=session.peer_nonce,
+            nonce=claim.nonce,
+            request_id=claim.request_id,
+            opened_ms=session.opened_ms,
+            certificates=certificates or (),
+            certificates_pending=certificates is None,
+        )
 
     def counts(self) -> tuple[int, int, int]:
         """Proven sessions, unproven sessions, nonces remembered."""
@@ -302,15 +313,9 @@ class Book(ABC):
         self._sessions.spend(session, claim.nonce, now_ms)
         return session
 
-    def _exchange(self, session: Session, claim: Claim) -> SessionExchange:
-        return SessionExchange(
-            identity=session.identity,
-            session=session.nonce,
-            peer_nonce=session.peer_nonce,
-            nonce=claim.nonce,
-            request_id=claim.request_id,
-            opened_ms=session.opened_ms,
-        )
+    def _certificates_of(self, session: Session) -> tuple[CheckedCertificate, ...] | None:
+        """Those of a session; None while the client owes an answer. Where none are requested, none are owed."""
+        return ()
 
 
 def digest_of(parts: Sequence[bytes]) -> bytes:
