@@ -53,3 +53,9 @@ def own_database(postgres: EmbeddedPostgres) -> Iterator[str]:
     yield postgres.url.replace("/overlay?", f"/{name}?")
     with psycopg.connect(maintenance, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def postgres_urls(postgres_url: str, other_postgres_url: str) -> tuple[str, str]:
+    """Databases for two nodes."""
+    return postgres_url, other_postgres_url

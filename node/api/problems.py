@@ -23,6 +23,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-request": (400, "The request is not in its form", "See /openapi.json for the form."),
     "invalid-parameter": (400, "A query parameter is wrong", "See /openapi.json for the parameters."),
     "invalid-uhrp-url": (400, "No UHRP URL", "Use XU and 50 characters, or a SHA-256 in hex."),
+    "invalid-query": (400, "The service does not know the query", "Its documentation describes the queries."),
     "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
     "bad-request": (400, "The request is not understood", "See /openapi.json for the form."),
     "invalid-authentication": (400, "The proof of identity is malformed", "Mend the header or member named."),

@@ -112,8 +112,10 @@ class Objects:
         found = await self._shelf.find(list(digests))
         return [None if known is None else self._minter.mint(known, now_ms) for known in found]
 
-    async def peer_adverts(self, digests: Sequence[bytes]) -> list[tuple[IdentityKey, bytes, bytes]]:
-        """(peer, digest, locking script) of what peers advertise, unchecked.
+    async def peer_adverts(
+        self, digests: Sequence[bytes], patience_s: float
+    ) -> list[tuple[IdentityKey, bytes, bytes]]:
+        """(peer, digest, locking script) of what peers advertise, unchecked, as far as they answer in time.
 
         Raises:
             ObjectsBusyError: too many such questions are under way.
@@ -121,7 +123,7 @@ class Objects:
         if self._surveys.statistics().tasks_waiting >= SEARCHES_WAITING_MAX:
             raise ObjectsBusyError("as many lookups as may wait for peers already", retryAfter=2)
         async with self._surveys:
-            return await self._peers.adverts(digests)
+            return await self._peers.adverts(digests, patience_s)
 
     async def answer(self, body: bytes) -> bytes:
         """Serve a peer from this node's database alone; empty is a no.

@@ -35,7 +35,6 @@ ASKED_AT_ONCE: Final = 8
 ANSWER_S: Final = 2.0
 PART_S: Final = 5.0
 SEARCH_S: Final = 30.0
-ADVERTS_S: Final = 2.0  # the official resolver waits 5 s for the whole lookup
 
 Likely: TypeAlias = Callable[[bytes], Awaitable[Sequence[IdentityKey]]]
 """Who is said to hold an object."""
@@ -59,10 +58,10 @@ class PeerSearch:
                         return content
         return None
 
-    async def adverts(self, digests: Sequence[bytes]) -> list[tuple[IdentityKey, bytes, bytes]]:
+    async def adverts(self, digests: Sequence[bytes], patience_s: float) -> list[tuple[IdentityKey, bytes, bytes]]:
         """(peer, digest, locking script) of what peers advertise, unchecked, as far as they answer in time."""
         found: list[tuple[IdentityKey, bytes, bytes]] = []
-        with trio.move_on_after(ADVERTS_S):
+        with trio.move_on_after(patience_s):
             async with self._survey(digests, write_adverts_request(digests)) as answers:
                 async for peer, body in answers:
                     try:

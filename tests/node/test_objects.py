@@ -72,12 +72,6 @@ async def member(
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def urls(postgres_url: str, other_postgres_url: str) -> tuple[str, str]:
-    """Databases for two nodes."""
-    return postgres_url, other_postgres_url
-
-
 async def test_an_object_is_read_by_its_digest(postgres_url: str) -> None:
     async with member(postgres_url, MemoryNetwork()) as node:
         digest = await node.put(DOCUMENT)
@@ -95,12 +89,12 @@ async def test_a_row_whose_bytes_changed_is_never_served(postgres_url: str) -> N
         assert await node.objects.answer(wire.write_part_request(PartRequest(digest=digest, length=10))) == b""
 
 
-async def test_a_spoiled_copy_is_never_served(urls: tuple[str, str]) -> None:
+async def test_a_spoiled_copy_is_never_served(postgres_urls: tuple[str, str]) -> None:
     """Bytes that are no zstd frame any more, and a frame of other content."""
     network = MemoryNetwork()
-    async with member(urls[0], network) as node:
+    async with member(postgres_urls[0], network) as node:
         digest = sha256(LARGE)
-        async with member(urls[1], network, AGENT) as other:
+        async with member(postgres_urls[1], network, AGENT) as other:
             await other.put(LARGE)
             assert await node.objects.get(digest) is not None
         del network.answers[AGENT.identity]
@@ -116,10 +110,10 @@ async def test_a_spoiled_copy_is_never_served(urls: tuple[str, str]) -> None:
             assert await fresh.get(digest, local=True) is None
 
 
-async def test_what_is_not_here_comes_from_a_peer_and_stays(urls: tuple[str, str]) -> None:
+async def test_what_is_not_here_comes_from_a_peer_and_stays(postgres_urls: tuple[str, str]) -> None:
     network = MemoryNetwork()
-    async with member(urls[0], network) as node:
-        async with member(urls[1], network, AGENT) as other:
+    async with member(postgres_urls[0], network) as node:
+        async with member(postgres_urls[1], network, AGENT) as other:
             digest = await other.put(LARGE)
             assert await node.objects.get(digest, local=True) is None
             content = await node.objects.get(digest)
@@ -134,9 +128,9 @@ async def test_what_is_not_here_comes_from_a_peer_and_stays(urls: tuple[str, str
         assert await node.objects.own_adverts([digest]) != [None]
 
 
-async def test_a_corrupt_row_is_mended_by_a_peer(urls: tuple[str, str]) -> None:
+async def test_a_corrupt_row_is_mended_by_a_peer(postgres_urls: tuple[str, str]) -> None:
     network = MemoryNetwork()
-    async with member(urls[0], network) as node, member(urls[1], network, AGENT) as other:
+    async with member(postgres_urls[0], network) as node, member(postgres_urls[1], network, AGENT) as other:
         digest = await node.put(DOCUMENT)
         await other.put(DOCUMENT)
         await node.database.run(lambda connection: connection.execute("UPDATE policies SET document = 'changed'"))
@@ -145,9 +139,9 @@ async def test_a_corrupt_row_is_mended_by_a_peer(urls: tuple[str, str]) -> None:
         assert content.data == DOCUMENT
 
 
-async def test_requests_for_one_object_share_one_search(urls: tuple[str, str]) -> None:
+async def test_requests_for_one_object_share_one_search(postgres_urls: tuple[str, str]) -> None:
     network = MemoryNetwork()
-    async with member(urls[0], network) as node, member(urls[1], network, AGENT) as other:
+    async with member(postgres_urls[0], network) as node, member(postgres_urls[1], network, AGENT) as other:
         digest = await other.put(DOCUMENT)
         found = []
 
@@ -161,17 +155,17 @@ async def test_requests_for_one_object_share_one_search(urls: tuple[str, str]) -
         assert len(network.asked) == 2  # whether it is there, and all of it
 
 
-async def test_what_nobody_has_is_not_searched_for_again_at_once(urls: tuple[str, str]) -> None:
+async def test_what_nobody_has_is_not_searched_for_again_at_once(postgres_urls: tuple[str, str]) -> None:
     network = MemoryNetwork()
-    async with member(urls[0], network) as node, member(urls[1], network, AGENT):
+    async with member(postgres_urls[0], network) as node, member(postgres_urls[1], network, AGENT):
         for _ in range(5):
             assert await node.objects.get(sha256(b"nothing")) is None
         assert len(network.asked) == 1
 
 
-async def test_a_request_that_is_given_up_does_not_end_the_search_of_others(urls: tuple[str, str]) -> None:
+async def test_a_request_that_is_given_up_does_not_end_the_search_of_others(postgres_urls: tuple[str, str]) -> None:
     network = MemoryNetwork()
-    async with member(urls[0], network) as node, member(urls[1], network, AGENT) as other:
+    async with member(postgres_urls[0], network) as node, member(postgres_urls[1], network, AGENT) as other:
         digest = await other.put(DOCUMENT)
         impatient = trio.CancelScope()
 
@@ -206,13 +200,16 @@ def liar(make: Callable[[PartRequest], bytes]) -> Callable[[IdentityKey, bytes],
     ids=["other bytes", "huge", "growing", "empty", "unknown kind", "garbage"],
 )
 async def test_a_peer_that_sends_something_else_is_struck_and_the_next_one_asked(
-    urls: tuple[str, str], make: Callable[[PartRequest], bytes]
+    postgres_urls: tuple[str, str], make: Callable[[PartRequest], bytes]
 ) -> None:
     network = MemoryNetwork()
     forger = KeySigner(7)
     network.answers[forger.identity] = liar(make)
     likely = lambda _: [forger.identity, AGENT.identity]  # noqa: E731
-    async with member(urls[0], network, likely=likely) as node, member(urls[1], network, AGENT) as other:
+    async with (
+        member(postgres_urls[0], network, likely=likely) as node,
+        member(postgres_urls[1], network, AGENT) as other,
+    ):
         digest = await other.put(DOCUMENT)
         content = await node.objects.get(digest)
         assert content is not None
@@ -222,7 +219,7 @@ async def test_a_peer_that_sends_something_else_is_struck_and_the_next_one_asked
         assert {identity for identity, _ in node.transport.struck} == {forger.identity}
 
 
-async def test_a_silent_peer_holds_nobody_up(urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_peer_holds_nobody_up(postgres_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent(_: IdentityKey, body: bytes) -> bytes:
         await trio.sleep_forever()
         raise AssertionError
@@ -231,7 +228,7 @@ async def test_a_silent_peer_holds_nobody_up(urls: tuple[str, str], monkeypatch:
     for number in range(10, 30):
         network.answers[KeySigner(number).identity] = silent
     monkeypatch.setattr(search, "ANSWER_S", 0.2)
-    async with member(urls[0], network) as node, member(urls[1], network, AGENT) as other:
+    async with member(postgres_urls[0], network) as node, member(postgres_urls[1], network, AGENT) as other:
         digest = await other.put(DOCUMENT)
         with trio.fail_after(5):
             assert await node.objects.get(digest) is not None
@@ -291,9 +288,9 @@ async def test_searches_are_bounded(postgres_url: str, monkeypatch: pytest.Monke
         nursery.cancel_scope.cancel()
 
 
-async def test_adverts_are_the_same_bytes_and_those_of_peers_come_with_them(urls: tuple[str, str]) -> None:
+async def test_adverts_are_the_same_bytes_and_those_of_peers_come_with_them(postgres_urls: tuple[str, str]) -> None:
     network = MemoryNetwork()
-    async with member(urls[0], network) as node, member(urls[1], network, AGENT) as other:
+    async with member(postgres_urls[0], network) as node, member(postgres_urls[1], network, AGENT) as other:
         here, there = await node.put(DOCUMENT), await other.put(LARGE)
         nowhere = sha256(b"nothing")
         adverts = await node.objects.own_adverts([here, there, nowhere])
@@ -303,7 +300,7 @@ async def test_adverts_are_the_same_bytes_and_those_of_peers_come_with_them(urls
         said = check_uhrp_advert(adverts[0], allow_local_urls=False)
         assert (said.identity, said.digest, said.size) == (NODE.identity, here, len(DOCUMENT))
         assert said.url == f"https://node.example/uhrp/{uhrp_url(here)}"
-        ((peer, digest, script),) = await node.objects.peer_adverts([here, there, nowhere])
+        ((peer, digest, script),) = await node.objects.peer_adverts([here, there, nowhere], 2.0)
         assert (peer, digest) == (AGENT.identity, there)
         assert check_uhrp_advert(script, allow_local_urls=False).identity == AGENT.identity
 
@@ -328,10 +325,10 @@ async def test_an_object_of_16_bytes_is_served_but_not_advertised(postgres_url: 
         b"A" + bytes(32 * 17),
     ],
 )
-async def test_requests_that_are_none_are_a_peers_fault(postgres_url: str, body: bytes) -> None:
-    async with member(postgres_url, MemoryNetwork()) as node:
+def test_requests_that_are_none_are_a_peers_fault(body: bytes) -> None:
+    for read in (wire.read_part_request, wire.read_adverts_request):
         with pytest.raises(MalformedError):
-            await node.objects.answer(body)
+            read(body)
 
 
 async def test_parts_past_the_end_are_empty(postgres_url: str) -> None:
