@@ -90,7 +90,7 @@ class Objects:
             ObjectsBusyError: too many are in memory or searched for.
             WorldFault: nobody knows; ask again.
         """
-        content = await self._shelf.read(digest)
+        content = await self._shelf.read(digest) or self._shelf.at_hand(digest)  # a search may just have ended
         if content is not None or local or self._known_missing(digest):
             return content
         search = self._searches.get(digest)

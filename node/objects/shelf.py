@@ -64,16 +64,20 @@ class Shelf:
             lambda connection: [objects.find(connection, digest) for digest in digests],
         )
 
+    def at_hand(self, digest: bytes) -> Content | None:
+        """An object that is in memory now."""
+        return self._alive.get(digest)
+
     async def read(self, digest: bytes) -> Content | None:
         """An object; None if it is not here, or no row's bytes have that digest any more.
 
         Raises:
             ObjectsBusyError: too many are in memory.
         """
-        content = self._alive.get(digest)
+        content = self.at_hand(digest)
         if content is None:
             async with self._readers:
-                content = self._alive.get(digest)
+                content = self.at_hand(digest)
                 if content is None:
                     content = await self._load(digest)
         if content is not None:

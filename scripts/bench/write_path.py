@@ -302,7 +302,7 @@ def node_seal(connection: psycopg.Connection, batch: Batch) -> None:
     )
     sealed = batches.SealedBatch(
         batch_id=batch.batch_id,
-        certificate=FRAME * 10,
+        certificate=FRAME * 10 + batch.batch_id.encode(),
         outputs=batch.packed,
         valid=EVENTS,
         invalid=0,
