@@ -103,7 +103,7 @@ def _agreement(document: Document, statement: Document) -> list[Fact]:
     place, events = document["proof"]["index"] + 1, statement["events"]
     return [
         Fact("Level", document["level"]),
-        Fact("Quorum", f"{len(document['signatures'])} signatures, {document['quorum']} needed"),
+        Fact("Quorum", f"{len(document['signatures'])} signed, {document['quorum']} needed"),
         Fact("Source", statement["sourceId"]),
         Fact(
             "Place in batch", f"{place} of {events}; {statement['valid']} certified, {statement['invalid']} rejected"

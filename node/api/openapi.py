@@ -192,6 +192,8 @@ def _event_paths() -> dict[str, Any]:
     missing = problem_answers("unknown-event")
     certified = problem_answers("unknown-event", "not-certified", "event-dead")
     summary = {key: value for key, value in EVENT["properties"].items() if key != "overlayJobs"}
+    document_or_page = json_answer("Verifies offline.", ref("Certificate"), Vary="Accept.")
+    document_or_page["content"]["text/html"] = {"schema": text()}
     event_page = record({"events": array(record(summary)), "nextAfter": {"type": ["string", "null"]}})
     return {
         "/overlay/events/ingest": {"post": _ingest()},
@@ -232,9 +234,12 @@ def _event_paths() -> dict[str, Any]:
             "get": operation(
                 "getCertificate",
                 "events",
-                "The certificate, or certificate of rejection, to keep",
-                {"200": json_answer("Verifies offline.", ref("Certificate")), **certified},
-                parameters=one,
+                "The certificate, or certificate of rejection, to keep; for a browser, a page about it",
+                {"200": document_or_page, **certified, **problem_answers("invalid-parameter")},
+                parameters=[
+                    *one,
+                    in_query("format", text(enum=["json", "html"]), "Goes before Accept; JSON unless HTML is named."),
+                ],
             )
         },
         "/overlay/batches/{batchId}": {

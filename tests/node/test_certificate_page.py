@@ -79,7 +79,7 @@ async def test_the_page_says_what_the_document_says_and_links_what_it_names(post
             assert page.text.count(entry["identityKey"]) == 2  # among the signers, and in the command
         assert "Operator Two" in page.text
         assert page.text.count("operator not known here") == 1
-        assert "2 signatures, 2 needed" in page.text
+        assert "2 signed, 2 needed" in page.text
         assert "1 of 1; 1 certified, 0 rejected" in page.text
         assert f"overlay-node verify certificate.json --network {document['network']}" in page.text
         assert [name for name, _ in page.elements].count("dt") == 15
