@@ -10,6 +10,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from node.library import ABSENT, PeerLibrary
 from node.network_view import DirectoryView
 from node.nonces import NonceLedger
 from node.objects import LETTERS, Objects
+from node.overlay.checking import Unchecked
+from node.overlay.services import SERVICES, TOPICS, OverlayServices
 from node.p2p import TransportConfig, open_transport
 from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
@@ -46,7 +49,7 @@ from node.telemetry import Metrics, configure_logging
 from node.transport import Transport
 from node.workers import Workers
 from protocols import job
-from protocols.advertisement import is_local
+from protocols.advertisement import is_local, topic_manager_name
 from protocols.envelope import to_frame
 from protocols.errors import WorldFault
 from protocols.job import Batch, Effect, Lease, Rules, Stage, Strategy
@@ -65,6 +68,7 @@ GAUGES_S = 2.0
 RETELL_S = 15.0
 HTTP_GRACE_S = 4.0
 DRAIN_POLL_S = 0.05
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 RESTARTS = RestartPolicy()
 
 
@@ -206,6 +210,8 @@ class Node:
             build=build_id(),
             ttl_ms=settings.overlay_advertisement_ttl_ms,
             allow_local_urls=is_local(settings.overlay_public_url),  # a network on one machine, or a public one
+            managers=TOPICS,
+            services=SERVICES,
         )
 
     def _access(self) -> Access:
@@ -292,7 +298,9 @@ class Node:
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(self._watch_gauges)
                 edges.start_soon(supervise, "recovery", self._retell_forgotten, RESTARTS)
-                await self._serve_doors(DirectoryView(discovery, self._transport, self.records, offer))
+                overlay = self._overlay(discovery, offer)
+                edges.start_soon(supervise, "propagation", overlay.propagation.run, RESTARTS)
+                await self._serve_doors(DirectoryView(discovery, self._transport, self.records, offer), overlay)
                 await self._drain()
                 await discovery.withdraw()
                 await trio.sleep(0.2)  # the last gossip leaves with the next heartbeat or is lost
@@ -300,7 +308,23 @@ class Node:
             await self.records.flush()
             core.cancel_scope.cancel()
 
-    async def _serve_doors(self, view: DirectoryView) -> None:
+    def _overlay(self, discovery: Discovery, offer: Offer) -> OverlayServices:
+        allowed = self._settings.overlay_outbound_allow + (LOOPBACK if offer.allow_local_urls else ())
+        return OverlayServices(
+            network=self._network,
+            key=self._keyring.key,
+            public_url=offer.url,
+            allow_local_urls=offer.allow_local_urls,
+            database=self._database,
+            objects=self.objects,
+            checker=Unchecked(),
+            adverts=discovery.tokens,
+            is_known=discovery.knows,
+            event_topics=[topic_manager_name(topic) for topic in offer.topics],
+            outbound_allowed=[ip_network(network) for network in allowed],
+        )
+
+    async def _serve_doors(self, view: DirectoryView, overlay: OverlayServices) -> None:
         services = Services(
             settings=ApiSettings(
                 network=self._network,
@@ -317,6 +341,7 @@ class Node:
             ingest=self.ingest,
             feed=self.feed,
             objects=self.objects,
+            overlay=overlay,
             database=self._database,
             network_view=view,
             readiness=self._readiness,

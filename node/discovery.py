@@ -1,6 +1,6 @@
 """Who is there: advertises this node, listens to the others, remembers them, and says goodbye."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import attrs
 import structlog
@@ -13,13 +13,12 @@ from protocols.advertisement import build_token, topic_manager_name
 from protocols.directory import Directory, role_topic
 from protocols.envelope import Signer, sign, to_frame
 from protocols.keys import PrivateKey
-from protocols.messages import Advertisement, Role, Signed
+from protocols.messages import Advertisement, IdentityKey, Role, Signed
 
 log = structlog.get_logger(__name__)
 
 GOSSIP_WHO = "who"
 CHECK_S = 1.0
-LOOKUP_SERVICE = "ls_event_certificates"
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +35,8 @@ class Offer:
     build: str
     ttl_ms: int
     allow_local_urls: bool
+    managers: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
 
 
 class Discovery:
@@ -61,6 +62,15 @@ class Discovery:
         self._remember = remember
         self._on_sent = on_sent
         self._seen: frozenset[bytes] = frozenset()
+
+    def tokens(self) -> Iterator[bytes]:
+        """The tokens in force, this node's own among them."""
+        for entry in self.directory.entries.values():
+            yield from entry.advertisement.message.tokens
+
+    def knows(self, identity: IdentityKey) -> bool:
+        """Whether an identity advertises in this network now."""
+        return identity in self.directory.entries
 
     async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
         """Take in what a peer advertises, and learn where it listens."""
@@ -125,8 +135,8 @@ class Discovery:
 
 
 def make_tokens(key: PrivateKey, offer: Offer) -> tuple[bytes, ...]:
-    """SHIP tokens for every role and topic on offer, a SLAP token for the certificate lookup."""
+    """SHIP tokens for every role, topic and topic manager on offer, SLAP tokens for the lookup services."""
     topics = [role_topic(role) for role in offer.roles] + list(offer.topics)
-    names = sorted({topic_manager_name(topic) for topic in topics})
+    names = sorted({*map(topic_manager_name, topics), *offer.managers})
     ship = [build_token(key, "SHIP", offer.url, name) for name in names]
-    return (*ship, build_token(key, "SLAP", offer.url, LOOKUP_SERVICE))
+    return (*ship, *(build_token(key, "SLAP", offer.url, name) for name in offer.services))

@@ -282,6 +282,17 @@ def sealed_since(connection: psycopg.Connection, sequence: int, limit: int) -> l
     return [(_row(row), bytes(row["outputs"])) for row in rows]
 
 
+def sealed_between(
+    connection: psycopg.Connection, source_id: str, *, from_ms: int, to_ms: int, skip: int, limit: int
+) -> list[BatchRow]:
+    """Sealed batches of a source, certified from ``from_ms`` on and before ``to_ms``, the latest first."""
+    query = f"""SELECT {COLUMNS} FROM batches
+                WHERE source_id = %s AND state = 'certified' AND certified_ms >= %s AND certified_ms < %s
+                ORDER BY certified_ms DESC, batch_id OFFSET %s LIMIT %s""".encode()  # noqa: S608
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return [_row(row) for row in cursor.execute(query, (source_id, from_ms, to_ms, skip, limit))]
+
+
 def last_sequence(connection: psycopg.Connection) -> int:
     """The sequence of the batch sealed last; 0 if there is none."""
     row = connection.execute("SELECT coalesce(max(seal_sequence), 0) FROM batches").fetchone()

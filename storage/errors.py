@@ -37,3 +37,13 @@ class DataDirectoryInUseError(EmbeddedPostgresError):
 
 class SourceExistsError(ClientFault):
     code = "source-exists"
+
+
+class DoubleSpendError(ClientFault):
+    """A coin is spent by another transaction that was submitted before."""
+
+    code = "double-spend"
+
+
+class TopicFullError(ClientFault):
+    code = "topic-full"

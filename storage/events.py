@@ -108,6 +108,15 @@ def list_events(
     return _select(connection, clause, (after, *chosen.values(), limit))
 
 
+def ids_by_content(connection: psycopg.Connection, content_hash: str, *, skip: int, limit: int) -> list[str]:
+    """Events whose latest version has that content, by id."""
+    rows = connection.execute(
+        "SELECT event_id FROM overlay_events WHERE content_hash = %s ORDER BY event_id OFFSET %s LIMIT %s",
+        (content_hash, skip, limit),
+    )
+    return [str(row[0]) for row in rows]
+
+
 def _select(connection: psycopg.Connection, clause: str, parameters: Sequence[object]) -> list[EventRow]:
     query = f"SELECT {COLUMNS} FROM overlay_events {clause}".encode()  # noqa: S608  # our own columns and clauses
     with connection.cursor(row_factory=dict_row) as cursor:

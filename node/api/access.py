@@ -4,7 +4,7 @@ from typing import Final
 
 import attrs
 
-from node.api.wire import DOCUMENT_BYTES_MAX
+from node.api.wire import DOCUMENT_BYTES_MAX, SUBMISSION_BYTES_MAX
 from node.callers import Need
 
 
@@ -44,6 +44,12 @@ RULES: Final[dict[str, Rule]] = {
     "network.get_caller": OPEN,
     "network.list_agents": Rule(Need.READ, "network"),
     "network.list_peers": Rule(Need.READ, "network"),
+    "overlay.submit": Rule(Need.NOTHING, body_bytes_max=SUBMISSION_BYTES_MAX),
+    "overlay.lookup": Rule(Need.READ, "lookup"),
+    "overlay.list_topic_managers": Rule(Need.READ, "lookup"),
+    "overlay.list_lookup_services": Rule(Need.READ, "lookup"),
+    "overlay.document_topic_manager": Rule(Need.READ, "lookup"),
+    "overlay.document_lookup_service": Rule(Need.READ, "lookup"),
     "health.healthz": OPEN,
     "health.readyz": OPEN,
     "health.metrics": Rule(Need.READ, "metrics"),

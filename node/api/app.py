@@ -8,7 +8,19 @@ from typing import Final
 from quart import Response, g, request
 from quart_trio import QuartTrio
 
-from node.api import authentication, docs, events, health, ingest, network, objects, problems, sources, stream
+from node.api import (
+    authentication,
+    docs,
+    events,
+    health,
+    ingest,
+    network,
+    objects,
+    overlay,
+    problems,
+    sources,
+    stream,
+)
 from node.api.services import Services
 
 REQUEST_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
@@ -29,7 +41,7 @@ def create_app(services: Services) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False
-    for module in (ingest, events, stream, sources, objects, network, health, docs):
+    for module in (ingest, events, stream, sources, objects, overlay, network, health, docs):
         app.register_blueprint(module.routes(services))
     problems.register(app)
 

@@ -6,6 +6,7 @@ from node.api.describing import in_path, in_query, json_answer, json_body, opera
 from node.api.schemas import EVENT, LEVEL, SCHEMAS, Schema, array, integer, record, ref, text
 
 VERSION: Final = "3.1.0"
+TAGS: Final = ("events", "batches", "sources", "objects", "overlay services", "identity", "node")
 DESCRIPTION: Final = (
     "Post batches of events to any node; follow their certification; stream what is certified; keep a "
     "certificate that verifies offline. Errors are problem documents (RFC 9457) that say what to do."
@@ -386,6 +387,100 @@ SECURITY_SCHEMES: Final = {
 }
 
 
+def _overlay_paths() -> dict[str, Any]:
+    anything: Schema = {"type": "object"}
+    bad = (
+        "invalid-submission",
+        "invalid-beef",
+        "invalid-transaction",
+        "unknown-topics",
+        "double-spend",
+        "topic-full",
+    )
+    topics = {
+        "name": "X-Topics",
+        "in": "header",
+        "required": True,
+        "schema": text(),
+        "description": 'A JSON array of topics: ["tm_ship"].',
+    }
+    values = {
+        "name": "x-includes-off-chain-values",
+        "in": "header",
+        "required": False,
+        "schema": text(),
+        "description": "true: the body is the BEEF's length as a CompactSize, the BEEF, and the values.",
+    }
+    binary = {"required": True, "content": {"application/octet-stream": {"schema": text()}}}
+    markdown = {"200": {"description": "For people.", "content": {"text/markdown": {"schema": text()}}}}
+    found = json_answer("An output-list; as octet-stream where X-Aggregation is yes.", anything)
+    return {
+        "/submit": {
+            "post": operation(
+                "submit",
+                "overlay services",
+                "BRC-22: a transaction for topics; on disk before the answer",
+                {
+                    "200": json_answer("By topic, what it admits and removes.", anything),
+                    **problem_answers(*bad, "body-too-large", "overloaded"),
+                },
+                description=(
+                    "A repeat is answered as the first time. X-Overlay-Unchecked in the answer names what this node "
+                    "had no means to check: scripts, merkle-paths."
+                ),
+                parameters=[topics, values],
+                requestBody=binary,
+            )
+        },
+        "/lookup": {
+            "post": operation(
+                "lookup",
+                "overlay services",
+                "BRC-24: the outputs that a lookup service finds",
+                {
+                    "200": found,
+                    **problem_answers("invalid-json", "invalid-query", "unknown-service", "unsupported-media-type"),
+                },
+                requestBody=json_body(anything, {"service": "ls_ship", "query": {"topics": ["tm_ship"]}}),
+            )
+        },
+        "/listTopicManagers": {
+            "get": operation(
+                "listTopicManagers",
+                "overlay services",
+                "Topics managed here",
+                {"200": json_answer("By name.", anything)},
+            )
+        },
+        "/listLookupServiceProviders": {
+            "get": operation(
+                "listLookupServiceProviders",
+                "overlay services",
+                "Lookup services here",
+                {"200": json_answer("By name.", anything)},
+            )
+        },
+        "/getDocumentationForTopicManager": {
+            "get": operation(
+                "getDocumentationForTopicManager",
+                "overlay services",
+                "What a topic admits",
+                {**markdown, **problem_answers("invalid-parameter")},
+                parameters=[in_query("manager", text(), "Its name.")],
+            )
+        },
+        "/getDocumentationForLookupServiceProvider": {
+            "get": operation(
+                "getDocumentationForLookupServiceProvider",
+                "overlay services",
+                "What a lookup service takes and answers",
+                {**markdown, **problem_answers("invalid-parameter")},
+                parameters=[in_query("lookupService", text(), "Its name.")],
+            )
+        },
+    }
+
+
 def _identity_paths() -> dict[str, Any]:
     anything: Schema = {"type": "object"}
     node = record(
@@ -446,8 +541,15 @@ def document() -> dict[str, Any]:
     return {
         "openapi": VERSION,
         "info": {"title": "Overlay agent node", "version": "1", "description": DESCRIPTION},
-        "tags": [{"name": name} for name in ("events", "batches", "sources", "objects", "identity", "node")],
-        "paths": {**_event_paths(), **_source_paths(), **_object_paths(), **_identity_paths(), **_node_paths()},
+        "tags": [{"name": name} for name in TAGS],
+        "paths": {
+            **_event_paths(),
+            **_source_paths(),
+            **_object_paths(),
+            **_overlay_paths(),
+            **_identity_paths(),
+            **_node_paths(),
+        },
         "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
         "components": {"schemas": SCHEMAS, "securitySchemes": SECURITY_SCHEMES},
     }

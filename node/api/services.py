@@ -10,6 +10,7 @@ from node.delivery.feed import Feed
 from node.ingest import Ingest
 from node.nonces import NonceLedger
 from node.objects import Objects
+from node.overlay.services import OverlayServices
 from protocols.keys import PrivateKey
 from storage.database import Database
 
@@ -62,6 +63,7 @@ class Services:
     ingest: Ingest
     feed: Feed
     objects: Objects
+    overlay: OverlayServices
     database: Database
     network_view: NetworkView
     readiness: Callable[[], Awaitable[Sequence[Check]]]

@@ -11,9 +11,12 @@ from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, Unsupport
 from node.ingest import Room
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault
+from protocols.limits import BEEF_BYTES_MAX
 
 JSON_TYPE: Final = "application/json"
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024  # all bodies but those of events
+OFF_CHAIN_BYTES_MAX: Final = 1024 * 1024  # of a submission
+SUBMISSION_BYTES_MAX: Final = BEEF_BYTES_MAX + OFF_CHAIN_BYTES_MAX + 16
 LIST_MAX: Final = 64
 PAGE_MAX: Final = 1_000
 PAGE_DEFAULT: Final = 100

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from typing import Any, TypeVar, get_args
 
 import attrs
@@ -25,6 +26,8 @@ from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
 from node.nonces import NonceLedger
 from node.objects import Objects
+from node.overlay.checking import Unchecked
+from node.overlay.services import OverlayServices
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import keys
 from protocols.certificate import agent_id
@@ -106,6 +109,7 @@ class Running:
     ingest: Ingest
     feed: Feed
     recorder: Recorder
+    overlay: OverlayServices
     app: QuartTrio
 
     async def post(self, *events: dict[str, Any], source: str = "s1", **more: Any) -> httpx.Response:
@@ -243,6 +247,7 @@ async def running(
     feed: Feed | None = None,
     server: ServerLimits | None = None,
     access: Access | None = None,
+    adverts: Sequence[bytes] = (),
     transport: MemoryTransport | None = None,
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
@@ -264,6 +269,20 @@ async def running(
         transport = transport or MemoryTransport(NODE.identity)
         objects = Objects(database=database, transport=transport, key=NODE.key, public_url=PUBLIC_URL)
 
+        overlay = OverlayServices(
+            network=NETWORK,
+            key=NODE.key,
+            public_url=PUBLIC_URL,
+            allow_local_urls=True,
+            database=database,
+            objects=objects,
+            checker=Unchecked(),
+            adverts=lambda: adverts,
+            is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
+            event_topics=(),
+            outbound_allowed=[ip_network("127.0.0.0/8")],
+        )
+
         async def ready() -> Sequence[Check]:
             return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]
 
@@ -275,6 +294,7 @@ async def running(
             ingest=ingest,
             feed=feed,
             objects=objects,
+            overlay=overlay,
             database=database,
             network_view=View(),
             readiness=ready,
@@ -285,6 +305,7 @@ async def running(
             nursery.start_soon(ingest.run)
             nursery.start_soon(nonces.run)
             nursery.start_soon(objects.run)
+            nursery.start_soon(overlay.propagation.run)
             nursery.start_soon(feed.run)
 
             async def serve_app(*, task_status: trio.TaskStatus[str]) -> None:
@@ -299,6 +320,7 @@ async def running(
                     ingest=ingest,
                     feed=feed,
                     recorder=recorder,
+                    overlay=overlay,
                     app=app,
                 )
             nursery.cancel_scope.cancel()

@@ -1,0 +1,195 @@
+"""``ls_ship`` and ``ls_slap``: who hosts which topic or lookup service (BRC-24, BRC-88).
+
+This node answers with what it and its peers advertise now, which travels by gossip and expires, and with what was
+submitted to ``tm_ship`` and ``tm_slap``. Of equal adverts, by identity, URL and name, one is served, the gossiped
+one first: it is in force.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from typing import Any, Final
+
+import attrs
+
+from node.driver import clock_ms
+from node.overlay.carrier import carry
+from node.overlay.lookup import InvalidQueryError, LookupOutput
+from protocols.advertisement import Kind, Token, check_token
+from storage import outputs
+from storage.database import Database
+from storage.outputs import StoredOutput
+
+ANSWERED_MAX: Final = 500
+TOPICS_MAX: Final = 64
+SKIPPED_MAX: Final = 1_000_000
+IDENTITY: Final = re.compile("0[23][0-9a-f]{64}")
+CARRIED_MAX: Final = 4_096
+
+Adverts = Callable[[], Iterable[bytes]]
+"""The locking scripts of SHIP and SLAP tokens in force by gossip, this node's own among them."""
+
+
+@attrs.frozen(kw_only=True)
+class AdvertQuery:
+    """What to find; None does not filter."""
+
+    names: tuple[str, ...] | None = None
+    domain: str | None = None
+    identity: bytes | None = None
+    skip: int = 0
+    limit: int = ANSWERED_MAX
+
+    def matches(self, token: Token) -> bool:
+        return (
+            (self.names is None or token.name in self.names)
+            and (self.domain is None or token.url.rstrip("/") == self.domain)
+            and (self.identity is None or token.identity == self.identity)
+        )
+
+
+class AdvertLookup:
+    """One of the two services."""
+
+    def __init__(self, kind: Kind, *, database: Database, adverts: Adverts, allow_local_urls: bool) -> None:
+        self.kind = kind
+        self.name = f"ls_{kind.lower()}"
+        self.topics = (f"tm_{kind.lower()}",)
+        self._database = database
+        self._adverts = adverts
+        self._allow_local_urls = allow_local_urls
+
+    @property
+    def documentation(self) -> str:
+        by = '`{"topics": ["tm_x", ...]}`' if self.kind == "SHIP" else '`{"service": "ls_x"}`'
+        return (
+            f"# {self.name}\n\nWho hosts what. Queries: {by}, `domain`, `identityKey`, `findAll`, with `limit` (at "
+            f"most {ANSWERED_MAX}) and `skip`; several at once narrow the answer. Outputs are {self.kind} tokens: "
+            "those of nodes in force now, which stand in carrier transactions without coins, then those submitted.\n"
+        )
+
+    async def lookup(self, query: Any) -> Sequence[LookupOutput]:
+        wanted = read_query(query, self.kind)
+        gossiped = self._gossiped(wanted)
+        told = {(token.identity, token.url, token.name) for token, _ in gossiped}
+        room = wanted.skip + wanted.limit
+        stored = await self._database.run(
+            partial(
+                outputs.find,
+                topic=self.topics[0],
+                names=wanted.names,
+                identity=wanted.identity,
+                url_prefix=wanted.domain,
+                now_s=clock_ms() // 1_000,
+                limit=room,
+            )
+        )
+        kept = [row for row in stored if _is_of(row, wanted.domain) and _is_new(row, told)]
+        found = [LookupOutput(beef=_carried(script), output_index=0) for _, script in gossiped]
+        found += [LookupOutput(beef=row.beef, output_index=row.output_index) for row in kept]
+        return found[wanted.skip : room]
+
+    def hosts(self, name: str) -> list[str]:
+        """URLs of those who advertise a name by gossip now."""
+        return [token.url for token, _ in self._gossiped(AdvertQuery(names=(name,)))]
+
+    def _gossiped(self, wanted: AdvertQuery) -> list[tuple[Token, bytes]]:
+        found: dict[tuple[bytes, str, str], tuple[Token, bytes]] = {}
+        for script in self._adverts():
+            token = _checked(script, self._allow_local_urls)
+            if token.kind == self.kind and wanted.matches(token):
+                found[token.identity, token.url, token.name] = (token, script)
+        return [found[key] for key in sorted(found)]
+
+
+def read_query(query: Any, kind: Kind) -> AdvertQuery:
+    """A query in any of the forms that the official services take.
+
+    Raises:
+        InvalidQueryError: it is none of them.
+    """
+    if query == "findAll":
+        return AdvertQuery()
+    if not isinstance(query, dict):
+        raise _invalid(kind, "is no object")
+    left = dict(query)
+    find_all = left.pop("findAll", None)
+    left.pop("sortOrder", None)  # the latest come first
+    wanted = AdvertQuery(
+        names=_names(left, kind),
+        domain=_text(left, "domain", kind),
+        identity=_identity(left, kind),
+        skip=_number(left, "skip", SKIPPED_MAX, 0, kind),
+        limit=_number(left, "limit", ANSWERED_MAX, ANSWERED_MAX, kind),
+    )
+    if left:
+        raise _invalid(kind, f"has the unknown member {sorted(left)[0]!r:.80}")
+    if find_all is not True and (wanted.names, wanted.domain, wanted.identity) == (None, None, None):
+        raise _invalid(kind, "asks for nothing")
+    return wanted
+
+
+def _names(left: dict[str, Any], kind: Kind) -> tuple[str, ...] | None:
+    if kind == "SLAP":
+        service = _text(left, "service", kind)
+        return None if service is None else (service,)
+    topics = left.pop("topics", None)
+    if topics is None:
+        return None
+    if not isinstance(topics, list) or len(topics) > TOPICS_MAX or not all(isinstance(each, str) for each in topics):
+        raise _invalid(kind, f"'topics' is no list of at most {TOPICS_MAX} names")
+    return tuple(topics)
+
+
+def _text(left: dict[str, Any], name: str, kind: Kind) -> str | None:
+    value = left.pop(name, None)
+    if value is not None and not (isinstance(value, str) and 0 < len(value) <= 2_048):
+        raise _invalid(kind, f"{name!r} is no text")
+    return value.rstrip("/") if isinstance(value, str) else None
+
+
+def _identity(left: dict[str, Any], kind: Kind) -> bytes | None:
+    value = left.pop("identityKey", None)
+    if value is None:
+        return None
+    if not isinstance(value, str) or IDENTITY.fullmatch(value) is None:
+        raise _invalid(kind, "'identityKey' is no identity key")
+    return bytes.fromhex(value)
+
+
+def _number(left: dict[str, Any], name: str, most: int, default: int, kind: Kind) -> int:
+    value = left.pop(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _invalid(kind, f"{name!r} is no count")
+    return min(value, most)
+
+
+def _invalid(kind: Kind, what: str) -> InvalidQueryError:
+    service = f"ls_{kind.lower()}"
+    by = '{"topics": ["tm_x"]}' if kind == "SHIP" else '{"service": "ls_x"}'
+    return InvalidQueryError(
+        f"the query {what}", service=service, remedy=f'send {by}, "domain", "identityKey" or {{"findAll": true}}'
+    )
+
+
+def _is_of(row: StoredOutput, domain: str | None) -> bool:
+    return domain is None or row.url.rstrip("/") == domain
+
+
+def _is_new(row: StoredOutput, told: set[tuple[bytes, str, str]]) -> bool:
+    key = (row.identity, row.url, row.name)
+    if key in told:
+        return False
+    told.add(key)
+    return True
+
+
+@lru_cache(maxsize=CARRIED_MAX)
+def _carried(script: bytes) -> bytes:
+    return carry(script)
+
+
+@lru_cache(maxsize=CARRIED_MAX)
+def _checked(script: bytes, allow_local_urls: bool) -> Token:
+    """Its signature was checked when it was heard; here it is read once more, and remembered."""
+    return check_token(script, allow_local_urls=allow_local_urls)

@@ -1,0 +1,218 @@
+"""``ls_event_certificates``: certificates by event, batch, source and time, or content hash.
+
+What this node sealed is answered from its batches, with a token minted when asked for; what others submitted to
+``tm_event_certificates`` follows. ``context`` is JSON: the certificate document of an event, which verifies as it
+stands, or what there is to know of a batch.
+"""
+
+import datetime
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import orjson
+
+from node import history
+from node.overlay.carrier import carry
+from node.overlay.lookup import InvalidQueryError, LookupOutput
+from node.stored import read_certificate
+from protocols.certificate import rfc3339
+from protocols.errors import ClientFault
+from protocols.keys import PrivateKey
+from protocols.limits import SOURCE_ID_CHARS_MAX
+from protocols.topics import build_certificate_token
+from protocols.uhrp import content_url
+from storage import batches, events, outputs
+from storage.batches import BatchRow
+from storage.database import Database
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+TOPIC: Final = "tm_event_certificates"
+ANSWERED_MAX: Final = 100
+ANSWERED_DEFAULT: Final = 20
+SKIPPED_MAX: Final = 1_000_000
+ID: Final = re.compile("(?:event|batch)_[0-9a-f]{64}")
+HASH: Final = re.compile("(?:sha256:)?([0-9a-f]{64})")
+
+DOCUMENTATION: Final = f"""# ls_event_certificates
+
+Certificates of events and batches. Queries:
+
+- `{{"eventId": "event_..."}}`: the event's batch; `context` is the event's certificate document (JSON), verifiable
+  offline as it stands.
+- `{{"contentHash": "sha256:..."}}`: as above, for every event of that normalized content.
+- `{{"batchId": "batch_..."}}`, `{{"sourceId": "...", "from": "2024-01-15T00:00:00Z", "to": "..."}}`: batches, the
+  latest first; `context` names the batch, its counts, and the UHRP URL of its quorum certificate.
+
+`limit` (at most {ANSWERED_MAX}) and `skip` page through sources. Each output is a certificate token: host, batch and
+SHA-256 of the quorum certificate, signed; a host's own stand in carrier transactions without coins.
+"""
+
+
+@attrs.frozen(kw_only=True)
+class CertificateQuery:
+    """One of the ids is set, or the source. Times in milliseconds, ``to_ms`` excluded."""
+
+    event_id: str | None = None
+    batch_id: str | None = None
+    content_hash: str | None = None
+    source_id: str | None = None
+    from_ms: int = 0
+    to_ms: int = 2**62
+    skip: int = 0
+    limit: int = ANSWERED_DEFAULT
+
+
+class CertificateLookup:
+    """Finds certificates."""
+
+    name: Final = "ls_event_certificates"
+    documentation: Final = DOCUMENTATION
+    topics: Final = (TOPIC,)
+
+    def __init__(self, *, database: Database, key: PrivateKey) -> None:
+        self._database = database
+        self._key = key
+
+    async def lookup(self, query: Any) -> Sequence[LookupOutput]:
+        return await self._database.run(partial(self._find, wanted=read_query(query)))
+
+    def _find(self, connection: "Connection", wanted: CertificateQuery) -> list[LookupOutput]:
+        if wanted.event_id is not None:
+            return self._of_events(connection, [wanted.event_id])
+        if wanted.content_hash is not None:
+            ids = events.ids_by_content(connection, wanted.content_hash, skip=wanted.skip, limit=wanted.limit)
+            return self._of_events(connection, ids)
+        if wanted.batch_id is not None:
+            row = batches.get(connection, wanted.batch_id)
+            rows = [] if row is None else [row]
+        else:
+            assert wanted.source_id is not None, "a query names something"
+            rows = batches.sealed_between(
+                connection,
+                wanted.source_id,
+                from_ms=wanted.from_ms,
+                to_ms=wanted.to_ms,
+                skip=wanted.skip,
+                limit=wanted.limit,
+            )
+        found = [self._output(row, _batch_context(row)) for row in rows if row.certificate is not None]
+        return [*found, *_submitted(connection, wanted, {row.batch_id for row in rows})][: wanted.limit]
+
+    def _of_events(self, connection: "Connection", event_ids: Sequence[str]) -> list[LookupOutput]:
+        found = []
+        for event_id in event_ids:
+            try:
+                document, _ = history.certificate_and_objects(connection, event_id)
+            except ClientFault:
+                continue  # unknown here, or not certified yet
+            row = batches.get(connection, document["batchId"])
+            assert row is not None, "a certificate is of a batch"
+            found.append(self._output(row, orjson.dumps(document)))
+        return found
+
+    def _output(self, row: BatchRow, context: bytes) -> LookupOutput:
+        assert row.certificate is not None, "only certified batches are answered"
+        digest = hashlib.sha256(row.certificate).digest()
+        token = build_certificate_token(self._key, batch_id=row.batch_id, digest=digest)
+        return LookupOutput(beef=carry(token), output_index=0, context=context)
+
+
+def read_query(query: Any) -> CertificateQuery:
+    """A query of this service.
+
+    Raises:
+        InvalidQueryError: it is none.
+    """
+    match query:
+        case {"eventId": str(event_id), **rest} if not rest and ID.fullmatch(event_id):
+            return CertificateQuery(event_id=event_id)
+        case {"batchId": str(batch_id), **rest} if not rest and ID.fullmatch(batch_id):
+            return CertificateQuery(batch_id=batch_id)
+        case {"contentHash": str(text), **rest} if (named := HASH.fullmatch(text)) is not None:
+            page = _page(rest)
+            return attrs.evolve(page, content_hash=f"sha256:{named[1]}")
+        case {"sourceId": str(source_id), **rest} if 0 < len(source_id) <= SOURCE_ID_CHARS_MAX:
+            page = _page(rest)
+            return attrs.evolve(page, source_id=source_id)
+    raise _invalid("the query names no certificate")
+
+
+def _page(left: dict[Any, Any]) -> CertificateQuery:
+    unknown = set(left) - {"from", "to", "skip", "limit"}
+    if unknown:
+        raise _invalid(f"the query has the unknown member {min(unknown)!r:.80}")
+    for name in ("skip", "limit"):
+        value = left.get(name, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise _invalid(f"{name!r} is no count")
+    return CertificateQuery(
+        from_ms=_moment(left, "from", 0),
+        to_ms=_moment(left, "to", 2**62),
+        skip=min(left.get("skip", 0), SKIPPED_MAX),
+        limit=min(left.get("limit", ANSWERED_DEFAULT), ANSWERED_MAX),
+    )
+
+
+def _moment(left: dict[Any, Any], name: str, default: int) -> int:
+    if name not in left:
+        return default
+    try:
+        moment = datetime.datetime.fromisoformat(str(left[name]))
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise _invalid(f"{name!r} is no time") from None
+
+
+def _invalid(what: str) -> InvalidQueryError:
+    return InvalidQueryError(
+        what,
+        service=CertificateLookup.name,
+        remedy='send {"eventId"}, {"batchId"}, {"contentHash"} or {"sourceId", "from", "to", "limit", "skip"}',
+    )
+
+
+def _batch_context(row: BatchRow) -> bytes:
+    assert row.certificate is not None, "only certified batches are answered"
+    statement = read_certificate(row.certificate).statement
+    return _context(statement, row.certificate, row.certified_ms)
+
+
+def _context(statement: Any, certificate: bytes, certified_ms: int | None) -> bytes:
+    return orjson.dumps(
+        {
+            "network": statement.network,
+            "batchId": statement.batch_id,
+            "sourceId": statement.source_id,
+            "level": statement.level.word,
+            "events": statement.events,
+            "valid": statement.valid,
+            "invalid": statement.invalid,
+            "certifiedAt": None if certified_ms is None else rfc3339(certified_ms),
+            "certificate": content_url(certificate),
+        }
+    )
+
+
+def _submitted(connection: "Connection", wanted: CertificateQuery, told: set[str]) -> list[LookupOutput]:
+    rows = outputs.find(
+        connection,
+        TOPIC,
+        batch_id=wanted.batch_id,
+        names=None if wanted.source_id is None else [wanted.source_id],
+        limit=wanted.limit,
+    )
+    return [
+        LookupOutput(
+            beef=row.beef,
+            output_index=row.output_index,
+            context=_context(read_certificate(row.off_chain_values).statement, row.off_chain_values, None),
+        )
+        for row in rows
+        if row.batch_id not in told and row.off_chain_values is not None
+    ]

@@ -1,0 +1,149 @@
+"""Submissions (BRC-22): checked, judged by each topic's manager, on disk before the answer, then passed on.
+
+Topics that this node does not manage are left out of the answer, as BRC-22 has it, while one of those named is
+managed here: a broadcaster that wants them all acknowledged sees that they were not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import attrs
+import structlog
+import trio
+
+from node.driver import clock_ms
+from node.overlay.checking import TransactionChecker
+from protocols.beef import Beef, ancestry, check_amounts, read_beef, write_beef
+from protocols.errors import ClientFault, InvalidTransactionError, MalformedError
+from protocols.topics import Facts, TopicManager
+from protocols.transactions import Transaction
+from storage import outputs
+from storage.database import Database
+from storage.outputs import Applied, NewOutput, NewTransaction
+
+log = structlog.get_logger(__name__)
+
+SUBMISSIONS_AT_ONCE: Final = 2  # judged on threads
+WAITING_MAX: Final = 64
+TOPICS_MAX: Final = 32
+
+
+class InvalidBeefError(ClientFault):
+    code = "invalid-beef"
+
+
+class UnknownTopicsError(ClientFault):
+    code = "unknown-topics"
+
+
+class SubmissionsBusyError(ClientFault):
+    code = "overloaded"
+
+
+@attrs.frozen(kw_only=True)
+class Accepted:
+    """A submission's outcome by topic. ``unchecked`` names what this node had no means to check."""
+
+    txid: bytes
+    topics: Mapping[str, Applied]
+    unchecked: frozenset[str]
+
+
+@attrs.frozen(kw_only=True)
+class Broadcast:
+    """An admitted transaction, to be passed on to whoever hosts its topics."""
+
+    beef: bytes
+    off_chain_values: bytes | None
+    topics: tuple[str, ...]
+
+
+class Submissions:
+    """Takes transactions in for the topics managed here."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        managers: Sequence[TopicManager],
+        checker: TransactionChecker,
+        pass_on: Callable[[Broadcast], None],
+    ) -> None:
+        self.managers: Mapping[str, TopicManager] = {manager.name: manager for manager in managers}
+        self._database = database
+        self._checker = checker
+        self._pass_on = pass_on
+        self._places = trio.CapacityLimiter(SUBMISSIONS_AT_ONCE)
+
+    async def submit(self, data: bytes, topics: Sequence[str], off_chain_values: bytes | None) -> Accepted:
+        """Take a transaction in. Returns once what it changes is on disk.
+
+        Args:
+            data: A BEEF; its subject is what is submitted.
+
+        Raises:
+            InvalidBeefError: it is none. InvalidTransactionError: it cannot be valid.
+            UnknownTopicsError: no topic named is managed here. DoubleSpendError, TopicFullError: see ``storage``.
+        """
+        managers = [self.managers[topic] for topic in dict.fromkeys(topics) if topic in self.managers]
+        if not managers:
+            raise UnknownTopicsError(
+                "no topic named is managed here",
+                field="X-Topics",
+                remedy=f"name some of {', '.join(self.managers)}",
+            )
+        if self._places.statistics().tasks_waiting >= WAITING_MAX:
+            raise SubmissionsBusyError("as many submissions as may wait already", retryAfter=1)
+        async with self._places:
+            judge = partial(_judge, data, managers, off_chain_values)
+            new = await trio.to_thread.run_sync(judge)
+        unchecked = await self._checker.check(new.beef)
+        applied = await self._database.run(partial(outputs.apply, new=new))
+        fresh = tuple(topic for topic, result in applied.items() if result.is_new and result.admitted)
+        if fresh:
+            log.info("submit.admitted", txid=new.txid[::-1].hex(), topics=fresh)
+            self._pass_on(Broadcast(beef=new.beef, off_chain_values=off_chain_values, topics=fresh))
+        return Accepted(txid=new.txid, topics=applied, unchecked=unchecked)
+
+
+def _judge(data: bytes, managers: Sequence[TopicManager], off_chain_values: bytes | None) -> NewTransaction:
+    """What the topics make of a BEEF. Runs on a thread."""
+    try:
+        beef = read_beef(data)
+        subject = beef.subject_transaction
+    except MalformedError as error:
+        raise InvalidBeefError(
+            f"the body is no BEEF: {error}", remedy="send a BEEF (BRC-62, BRC-95, BRC-96) with all parents"
+        ) from error
+    if not subject.inputs:  # whatever path it claims: the zero-input transaction is the known loophole
+        txid = subject.txid_hex
+        raise InvalidTransactionError(f"the transaction {txid} has no inputs", txid=txid, why="no-inputs")
+    check_amounts(beef)
+    return NewTransaction(
+        txid=subject.txid,
+        beef=_own_form(beef, subject),
+        off_chain_values=off_chain_values,
+        inputs=tuple((spent.txid, spent.output_index) for spent in subject.inputs),
+        admitted={
+            manager.name: [_row(facts) for facts in manager.admit(subject, off_chain_values)] for manager in managers
+        },
+        received_ms=clock_ms(),
+    )
+
+
+def _own_form(beef: Beef, subject: Transaction) -> bytes:
+    """The subject with its ancestry and nothing else, in the form that every client reads."""
+    return write_beef(ancestry(beef, subject.txid), version=1)
+
+
+def _row(facts: Facts) -> NewOutput:
+    return NewOutput(
+        output_index=facts.output_index,
+        identity=facts.identity,
+        url=facts.url,
+        name=facts.name,
+        digest=facts.digest,
+        batch_id=facts.batch_id,
+        expires_s=facts.expires_s,
+    )
