@@ -33,6 +33,11 @@ SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 
+# No cookie or network position gives a page any right here: whoever may do something signs for it. Where everybody
+# is an operator that is not so, and pages of other origins are kept out.
+CROSS_ORIGIN: Final = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
+PREFLIGHT: Final = {"Access-Control-Allow-Headers": "Authorization, *", "Access-Control-Max-Age": "86400"}
+
 
 def create_app(services: Services) -> QuartTrio:
     """Build the node's HTTP interface."""
@@ -57,7 +62,18 @@ def create_app(services: Services) -> QuartTrio:
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers.setdefault("Cache-Control", "no-store")
+        if not services.access.open_admin:
+            _open_to_pages(response)
         response.headers["X-Request-Id"] = g.get("request_id", "")
         return response
 
     return app
+
+
+def _open_to_pages(response: Response) -> None:
+    """Wallets and applications in browsers call nodes of any origin (Fetch, section 3.2)."""
+    headers = dict(CROSS_ORIGIN)
+    if request.method == "OPTIONS":
+        headers |= PREFLIGHT | {"Access-Control-Allow-Methods": response.headers.get("Allow", "")}
+    for name, value in headers.items():
+        response.headers.setdefault(name, value)

@@ -138,6 +138,22 @@ async def test_a_stream_cannot_be_signed_and_says_so(node: Running) -> None:
     assert code(await send(node, client.sign("GET", "/overlay/events/stream")))[0] == 400
 
 
+async def test_pages_of_any_origin_may_call_but_not_where_everybody_is_an_operator(
+    postgres_url: str, node: Running
+) -> None:
+    asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    preflight = await node.client.options("/overlay/events/ingest", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+    assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+    assert preflight.headers["Access-Control-Allow-Headers"] == "Authorization, *"
+    refused = await node.client.post("/overlay/sources", json=SOURCE)
+    assert refused.headers["Access-Control-Expose-Headers"] == "*"
+    async with running(postgres_url) as open_node:
+        answer = await open_node.client.options("/overlay/sources", headers=asked)
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
 # --- who may what -----------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Whom the node calls on others' word: public addresses, and what the operator allows. Nobody else, by any spelling."""
+"""Whom the node calls on others' word: public addresses, and what the operator allows. Nobody else."""
 
 import ipaddress
 
