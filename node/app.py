@@ -37,7 +37,8 @@ from node.library import ABSENT, PeerLibrary
 from node.network_view import DirectoryView
 from node.nonces import NonceLedger
 from node.objects import LETTERS, Objects
-from node.overlay.checking import Unchecked
+from node.overlay.chain_tracker import ChainTracker
+from node.overlay.checking import TransactionChecker, Unchecked
 from node.overlay.services import SERVICES, TOPICS, OverlayServices
 from node.p2p import TransportConfig, open_transport
 from node.processor_time import ProcessorTimes
@@ -55,7 +56,7 @@ from protocols.errors import WorldFault
 from protocols.job import Batch, Effect, Lease, Rules, Stage, Strategy
 from protocols.keys import PrivateKey
 from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
-from storage import meta
+from storage import meta, outputs
 from storage import peers as stored_peers
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
@@ -225,7 +226,14 @@ class Node:
             public_reads=frozenset(settings.overlay_public_reads),
             identity_required=settings.event_identity_verification_required,
             open_admin=settings.overlay_open_admin,
+            is_spent=self._is_spent,
         )
+
+    async def _is_spent(self, outpoint: str) -> bool:
+        """Whether a transaction that was submitted here spends an outpoint ``txid.index``: how certifiers revoke."""
+        txid, _, index = outpoint.partition(".")
+        spent = bytes.fromhex(txid)[::-1], int(index)
+        return await self._database.run(partial(outputs.is_spent, outpoint=spent))
 
     def _rules(self) -> Rules:
         settings = self._settings
@@ -317,12 +325,16 @@ class Node:
             allow_local_urls=offer.allow_local_urls,
             database=self._database,
             objects=self.objects,
-            checker=Unchecked(),
+            checker=self._checker(),
             adverts=discovery.tokens,
             is_known=discovery.knows,
             event_topics=[topic_manager_name(topic) for topic in offer.topics],
             outbound_allowed=[ip_network(network) for network in allowed],
         )
+
+    def _checker(self) -> TransactionChecker:
+        url, token = self._settings.overlay_chain_tracker_url, self._settings.overlay_chain_tracker_token
+        return ChainTracker(url, token.get_secret_value() if token else "") if url else Unchecked()
 
     async def _serve_doors(self, view: DirectoryView, overlay: OverlayServices) -> None:
         services = Services(

@@ -1,6 +1,6 @@
 """Who calls: one typed value whatever the form of authentication, the roles it holds, and what each may do."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from typing import Literal
 
@@ -73,6 +73,11 @@ class TrustedCertifier:
     fields: tuple[str, ...] = ()
 
 
+async def never_spent(outpoint: str) -> bool:
+    """The revocation hook of a node that sees no transactions."""
+    return False
+
+
 @attrs.frozen(kw_only=True)
 class Access:
     """The operator's word on who may do what.
@@ -89,7 +94,7 @@ class Access:
     readers: frozenset[IdentityKey] = frozenset()
     certifiers: tuple[TrustedCertifier, ...] = ()
     revoked_serials: frozenset[str] = frozenset()
-    is_spent: Callable[[str], bool] = lambda outpoint: False
+    is_spent: Callable[[str], Awaitable[bool]] = never_spent
     public_reads: frozenset[str] = frozenset()
     identity_required: bool = False
     open_admin: bool = False
@@ -103,9 +108,9 @@ class Access:
         }
         return frozenset(role for role, holds in listed.items() if holds).union(granted)
 
-    def is_revoked(self, serial_number: str, revocation_outpoint: str) -> bool:
+    async def is_revoked(self, serial_number: str, revocation_outpoint: str) -> bool:
         """Whether a certificate counts no more: listed by the operator, or taken back by its certifier."""
-        return serial_number in self.revoked_serials or self.is_spent(revocation_outpoint)
+        return serial_number in self.revoked_serials or await self.is_spent(revocation_outpoint)
 
     def permits(self, caller: Caller, need: Need, group: str = "") -> bool:
         """Whether a caller may use a route."""

@@ -52,6 +52,12 @@ ONLY: Final[dict[str, tuple[bool | int, str]]] = {
     "event_processing_cache_size_mb": (256, "there is no cache of results to size"),
 }
 """Settings that can have one value in this version, and why. Unset, their default stands."""
+SECRETS: Final = ("database_url", "overlay_chain_tracker_token")
+KINDS: Final = {
+    "overlay_http_bind": "host:port",
+    "database_url": "a postgresql:// URL",
+    "overlay_chain_tracker_token": "a token",
+}
 ITEMS: Final[dict[str, str]] = {
     "overlay_event_topics": f"at most {TOPICS_PER_BATCH_MAX} topics",
     "overlay_operator_keys": "identity keys, 66 hex digits each",
@@ -178,6 +184,14 @@ class Settings(BaseModel):
     overlay_outbound_allow: tuple[str, ...] = Field(
         (), description="Networks (CIDR) besides public addresses that this node may call on others' word, list"
     )
+    overlay_chain_tracker_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/]+(/\S*)?)?$",
+        max_length=512,
+        description="Block Headers Service that merkle paths of submitted transactions are checked against; "
+        "unset: they are not checked, and answers say so",
+    )
+    overlay_chain_tracker_token: SecretStr | None = Field(None, description="Bearer token for that service")
     overlay_shutdown_grace_s: float = Field(10.0, ge=0, le=300, description="Time to end in order after SIGTERM, s")
     database_url: SecretStr | None = Field(
         None, description="postgresql:// URL; unset: a Postgres of the node's own in the data directory"
@@ -407,7 +421,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _from_text(name: str, text: str) -> Any:
     if _is_list(Settings.model_fields[name]):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if not text and name == "database_url":
+    if not text and name in SECRETS:
         return None
     return text
 
@@ -432,13 +446,13 @@ def _problems(
             seen.add(name)
             field = Settings.model_fields[name]
             place = from_environ.get(name) or f"{path}: {name}"
-            value = "(hidden)" if name == "database_url" else f"{_shown(values[name]):.200}"
+            value = "(hidden)" if name in SECRETS else f"{_shown(values[name]):.200}"
             yield f"{place} = {value}: {_reason(name, detail)}. Set it to {_accepted(name, field)}"
 
 
 def _reason(name: str, detail: ErrorDetails) -> str:
     if detail["type"] == "string_pattern_mismatch":
-        return f"is no name of a {name.removeprefix('overlay_')}"
+        return "is no URL" if name.endswith("_url") else f"is no name of a {name.removeprefix('overlay_')}"
     return detail["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
 
 
@@ -458,7 +472,7 @@ def _accepted(name: str, field: FieldInfo) -> str:
         return "1 to 63 lower-case letters, digits, dots, hyphens, underscores"
     if _is_list(field):
         return f"a list of {_items(name, field)} (comma-separated in the environment)"
-    if name == "overlay_public_url":
+    if name in ("overlay_public_url", "overlay_chain_tracker_url"):
         return "an http:// or https:// URL"
     if kind is str and "MaxLen" in bounds:
         return (
@@ -466,7 +480,7 @@ def _accepted(name: str, field: FieldInfo) -> str:
             if "MinLen" in bounds
             else f"text of at most {bounds['MaxLen'].max_length} characters"
         )
-    return {"overlay_http_bind": "host:port", "database_url": "a postgresql:// URL"}.get(name, "a path")
+    return KINDS.get(name, "a path")
 
 
 def _items(name: str, field: FieldInfo) -> str:

@@ -7,7 +7,7 @@ as 401: to a client of BRC-104 that means to shake hands again, which it does by
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Final, TypeVar
@@ -128,7 +128,7 @@ class Gate:
             proven = await _by_size(size, check)
             spent = Nonce(identity=proven.identity, nonce=proven.nonce, expires_ms=proven.expires_ms)
             await self._services.nonces.spend(spent)
-            g.caller = self._caller(form, proven.identity)
+            g.caller = await self._caller(form, proven.identity)
             return
         if request.endpoint in ENDLESS:
             raise InvalidAuthenticationError(
@@ -139,9 +139,9 @@ class Gate:
         valid = await _by_size(size, partial(claim.verify, key))
         exchange = book.admit(claim, valid, now_ms=clock_ms())
         g.exchange, g.book = exchange, book
-        g.caller = self._caller(form, exchange.identity, exchange.certificates)
+        g.caller = await self._caller(form, exchange.identity, exchange.certificates)
         if exchange.certificates_pending and not self._permits(rule):
-            g.caller = self._caller(form, exchange.identity, await self._certificates(exchange))
+            g.caller = await self._caller(form, exchange.identity, await self._certificates(exchange))
 
     async def _certificates(self, exchange: SessionExchange) -> Sequence[CheckedCertificate]:
         """What the client shows of itself: it sends its first request before its certificates have gone out."""
@@ -155,11 +155,11 @@ class Gate:
                     await arrival.wait()
         return ()
 
-    def _caller(
+    async def _caller(
         self, form: AuthenticationForm, identity: bytes, certificates: Iterable[CheckedCertificate] = ()
     ) -> Caller:
-        roles = self._access.roles_of(identity, granted_roles(self._access, certificates))
-        return Caller(identity=identity, form=form, roles=roles)
+        granted = await granted_roles(self._access, certificates)
+        return Caller(identity=identity, form=form, roles=self._access.roles_of(identity, granted))
 
 
 def requested_certificates(access: Access) -> RequestedCertificates:
@@ -171,14 +171,15 @@ def requested_certificates(access: Access) -> RequestedCertificates:
     return RequestedCertificates(certifiers=certifiers, types=types)
 
 
-def granted_roles(access: Access, certificates: Iterable[CheckedCertificate]) -> Iterator[CallerRole]:
+async def granted_roles(access: Access, certificates: Iterable[CheckedCertificate]) -> list[CallerRole]:
     """The roles that certificates give, as far as they are not revoked."""
-    for shown in certificates:
-        if access.is_revoked(shown.serial_number, shown.revocation_outpoint):
-            continue
-        for trusted in access.certifiers:
-            if (trusted.certifier, trusted.type) == (shown.certifier, shown.type):
-                yield trusted.role
+    return [
+        trusted.role
+        for shown in certificates
+        if not await access.is_revoked(shown.serial_number, shown.revocation_outpoint)
+        for trusted in access.certifiers
+        if (trusted.certifier, trusted.type) == (shown.certifier, shown.type)
+    ]
 
 
 def register(app: Quart, services: Services) -> None:

@@ -213,7 +213,11 @@ async def test_a_certificate_gives_its_role_until_it_is_revoked(postgres_url: st
     shown = issue_certificate(CERTIFIER, STRANGER, NODE_KEY, type=TYPE, fields={"role": "boss"})
     foreign = issue_certificate(OWNER, STRANGER, NODE_KEY, type=TYPE, fields={"role": "boss"})
     revoked = attrs.evolve(ACCESS, revoked_serials=frozenset({shown["serialNumber"]}))
-    spent = attrs.evolve(ACCESS, is_spent=lambda outpoint: outpoint == shown["revocationOutpoint"])
+
+    async def is_spent(outpoint: str) -> bool:
+        return outpoint == shown["revocationOutpoint"]
+
+    spent = attrs.evolve(ACCESS, is_spent=is_spent)
     for access, certificate, status in [
         (ACCESS, shown, 201),
         (revoked, shown, 403),

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from node.keyring import create_key
+from node.calling import SignedRequests
+from node.keyring import create_key, load_key
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +36,9 @@ SOURCE = {
 class RunningNode:
     """The process and the lines of its log so far."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str]", key_file: Path) -> None:
         self.process = process
+        self.key_file = key_file
         self.lines: list[dict[str, Any]] = []
 
     def until(self, event: str) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def node(tmp_path: Path, postgres_url: str) -> Iterator[RunningNode]:
     command = [sys.executable, "-m", "node", "run"]
     process = subprocess.Popen(command, cwd=ROOT, env=environ | settings, stderr=subprocess.PIPE, text=True)
     try:
-        yield RunningNode(process)
+        yield RunningNode(process, tmp_path / "identity.key")
     finally:
         process.kill()
         process.communicate()
@@ -90,7 +92,9 @@ def test_a_node_heeds_its_settings_counts_and_ends_in_order(node: RunningNode) -
     (warning,) = [line["warning"] for line in node.lines if line["event"] == "settings.unknown"]
     assert warning.startswith("OVERLAY_NODE_SERVICE_HOST: is no setting")
     with httpx.Client(base_url=ready["url"], timeout=20) as client:
-        assert client.post("/overlay/sources", json=SOURCE).status_code == 201
+        operator = SignedRequests(load_key(node.key_file), bytes.fromhex(ready["identity"]))
+        assert client.post("/overlay/sources", json=SOURCE).status_code == 401
+        assert client.post("/overlay/sources", json=SOURCE, auth=operator).status_code == 201
         _refuses_what_is_too_large(client)
         body = {"sourceId": "farm", "events": EVENTS, "processingOptions": {"consensusLevel": "basic"}}
         for _ in range(2):

@@ -41,7 +41,7 @@ def shaken(book: SessionBook, key: PrivateKey, random: Random = secrets.token_by
 
 
 def refuse(book: SessionBook, request: HttpRequest, error: type[ClientFault], match: str = "") -> ClientFault:
-    with pytest.raises(error, match=match) as caught:
+    with pytest.raises(error, match=match or None) as caught:
         book.authenticate(request, now_ms=NOW_MS)
     return caught.value
 

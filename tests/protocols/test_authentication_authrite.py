@@ -35,7 +35,7 @@ def replaced(request: HttpRequest, name: str, value: str | None) -> HttpRequest:
 
 
 def refuse(book: AuthriteBook, request: HttpRequest, error: type[ClientFault], match: str = "") -> ClientFault:
-    with pytest.raises(error, match=match) as caught:
+    with pytest.raises(error, match=match or None) as caught:
         book.authenticate(request, now_ms=NOW_MS)
     return caught.value
 
