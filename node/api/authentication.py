@@ -144,8 +144,12 @@ class Gate:
             g.caller = await self._caller(form, exchange.identity, await self._certificates(exchange))
 
     async def _certificates(self, exchange: SessionExchange) -> Sequence[CheckedCertificate]:
-        """What the client shows of itself: it sends its first request before its certificates have gone out."""
-        with trio.move_on_after(CERTIFICATES_WAIT_S):
+        """What the client shows of itself: it sends its first request before its certificates have gone out.
+
+        A client that has none says nothing: only a young session is waited for.
+        """
+        left_s = CERTIFICATES_WAIT_S - (clock_ms() - exchange.opened_ms) / 1_000
+        with trio.move_on_after(max(0.0, left_s)):
             async with self._waiting:
                 while True:
                     arrival = self._arrival
