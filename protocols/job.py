@@ -69,6 +69,7 @@ class Rules:
     backoff_ms: int = 500
     backoff_max_ms: int = 15_000
     confirm_ms: int = 2_000
+    patience_ms_min: int = 250
     task_ttl_ms: int = 120_000
 
 
@@ -92,13 +93,37 @@ class Auction:
 
 
 @attrs.frozen(kw_only=True)
+class Reserve:
+    """A bidder that was ranked behind those awarded: who is asked when one of them fails."""
+
+    agent: IdentityKey
+    roles: tuple[Role, ...]
+    operator: str
+
+
+@attrs.frozen(kw_only=True)
 class Grant:
-    """A lease in force: one award for each agent that holds a role."""
+    """A lease in force: one award for each agent that holds a role.
+
+    Attributes:
+        operators: Of the agents awarded, in the order of ``awards``.
+        reserves: Best first.
+    """
 
     lease_id: str
     awards: tuple[Award, ...]
     expires_ms: int
     batches_left: int
+    operators: tuple[str, ...] = ()
+    reserves: tuple[Reserve, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How long agents take to answer: mean and mean deviation, in microseconds, as RFC 6298 estimates them."""
+
+    mean_us: int
+    deviation_us: int
 
 
 @attrs.frozen(kw_only=True)
@@ -111,6 +136,7 @@ class Lease:
     round: int = 0
     auction: Auction | None = None
     grant: Grant | None = None
+    pace: Pace | None = None
     waiting: tuple[EntityId, ...] = ()
     failures: int = 0
 
@@ -155,6 +181,8 @@ class Batch:
     context: bytes = b"{}"
     attempt: int = 0
     resends: int = 0
+    asked_ms: int = 0  # when the agents were asked what the stage waits for
+    patience_ends_ms: int = 0  # when those who have not answered are replaced
     attempt_ends_ms: int = 0
     alarm_ms: int = 0
     lease_id: str = ""

@@ -48,6 +48,12 @@ def is_enough(level: Level, quorum: int, executors: int) -> bool:
     return 2 * quorum > executors
 
 
+def quorum_of(level: Level, least: int, executors: int) -> int:
+    """The smallest quorum, ``least`` or more, of which two among so many executors must share one."""
+    needed = 2 * executors // 3 + 1 if level is Level.CRITICAL else executors // 2 + 1
+    return max(least, needed)
+
+
 @attrs.frozen(kw_only=True)
 class Equivocation:
     """One agent, one question, two answers."""

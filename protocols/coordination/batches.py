@@ -41,11 +41,13 @@ from protocols.messages import (
     Statement,
     WorkOrder,
 )
-from protocols.quorum import dissenters, is_hopeless, supporters, tally
+from protocols.quorum import dissenters, is_hopeless, quorum_of, supporters, tally
 
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
 COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
 REASONS_MAX = 16
+FURTHER = 2  # how many more agents are asked when those asked contradict each other
+EXECUTORS_MAX = 9
 
 
 def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
@@ -99,11 +101,19 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         statement=None,
         certifications=(),
         attempt_ends_ms=work.now_ms + rules.attempt_ms,
-        alarm_ms=work.now_ms + rules.resend_ms,
     )
-    work.put(batch)
-    work.alarm(batch.entity_id, batch.alarm_ms)
+    _await_answers(work, batch)
     _send_orders(work, batch, _agents(batch))
+
+
+def _await_answers(work: Workspace, batch: Batch) -> None:
+    """Wait for what was just asked: first patiently, then with others beside those who do not answer."""
+    said = batch.manifest.message
+    patience_ends_ms = work.now_ms + leases.patience_ms(work, said.level, said.quorum)
+    alarm_ms = min(work.now_ms + work.rules.resend_ms, patience_ends_ms, batch.attempt_ends_ms)
+    batch = attrs.evolve(batch, asked_ms=work.now_ms, patience_ends_ms=patience_ends_ms, resends=0, alarm_ms=alarm_ms)
+    work.put(batch)
+    work.alarm(batch.entity_id, alarm_ms)
 
 
 def _agents(batch: Batch) -> tuple[IdentityKey, ...]:
@@ -136,6 +146,8 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     for evidence in result.message.evidence:
         if evidence.signer == result.signer and _is_about(batch, evidence.message):
             batch = _count(work, batch, evidence)
+    if batch.stage is Stage.PROCESSING and batch.ballots != earlier:
+        _observe(work, batch)
     if batch.stage is Stage.PROCESSING and result.signer in _agents(
         batch
     ):  # one each, the latest: nobody crowds out the others
@@ -153,6 +165,11 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
         _finish(work, batch)
     else:
         work.put(batch)
+
+
+def _observe(work: Workspace, batch: Batch) -> None:
+    said = batch.manifest.message
+    leases.observe(work, said.level, said.quorum, work.now_ms - batch.asked_ms)
 
 
 def _record_late(work: Workspace, batch: Batch, signer: IdentityKey) -> None:
@@ -193,10 +210,10 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
     normalize, validate = batch.ballots
     refused = frozenset(key for key, _ in batch.refusals)
     if normalize.agreed is None or validate.agreed is None:
-        if is_hopeless(normalize, refused) or is_hopeless(validate, refused):
-            _fail_attempt(work, batch, _why_hopeless(batch))
-        else:
+        if not (is_hopeless(normalize, refused) or is_hopeless(validate, refused)):
             work.put(batch)
+        elif not _ask_further(work, batch):
+            _fail_attempt(work, batch, _why_hopeless(batch))
         return
     first = supporters(normalize, normalize.agreed)[0].message
     last = supporters(validate, validate.agreed)[0].message
@@ -223,9 +240,36 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
         invalid=last.invalid,
     )
     batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=())
-    work.put(batch)
+    _await_answers(work, batch)
     _send_certify(work, batch, _holders(batch.awards, Role.CERTIFY))
     _advance_chain(work, batch, context)
+
+
+def _ask_further(work: Workspace, batch: Batch) -> bool:
+    """Widen the ballots of a batch whose agents contradict each other. False when that cannot help any more.
+
+    Two more executors, and as many more votes as keep the quorum more than half (of ``critical``, two thirds) of
+    them: so there is still at most one outcome. Those who voted keep their votes, the dissenters too.
+    """
+    said = batch.manifest.message
+    if len(batch.awards) >= EXECUTORS_MAX:
+        return False
+    called = leases.call_up(work, batch, FURTHER)
+    if not called:
+        return False
+    awards = (*batch.awards, *called)
+    ballots = tuple(
+        attrs.evolve(ballot, executors=executors, quorum=quorum_of(said.level, said.quorum, len(executors)))
+        for ballot in batch.ballots
+        for executors in [(*ballot.executors, *_holders(called, ballot.role))]
+    )
+    refused = frozenset(key for key, _ in batch.refusals)
+    if any(is_hopeless(ballot, refused) for ballot in ballots):
+        return False
+    batch = attrs.evolve(batch, awards=awards, ballots=ballots)
+    _await_answers(work, batch)
+    _send_orders(work, batch, tuple(award.agent for award in called))
+    return True
 
 
 def _why_hopeless(batch: Batch) -> str:
@@ -256,6 +300,7 @@ def on_certification(work: Workspace, stimulus: CertificationReceived) -> None:
     if signed.message.statement_digest != batch.statement.digest:
         return
     certifications = tuple(sorted((*batch.certifications, signed), key=lambda each: each.signer))
+    _observe(work, batch)
     _seal_if_ready(work, attrs.evolve(batch, certifications=certifications))
 
 
@@ -264,8 +309,8 @@ def _seal_if_ready(work: Workspace, batch: Batch) -> None:
     even after it made the agreement, and then another agent's must take its place.
     """
     quorum = batch.manifest.message.quorum
-    backing = min(len(supporters(ballot, ballot.agreed or b"")) for ballot in batch.ballots)
-    if len(batch.certifications) < quorum or backing < quorum:
+    backed = all(len(supporters(ballot, ballot.agreed or b"")) >= ballot.quorum for ballot in batch.ballots)
+    if len(batch.certifications) < quorum or not backed:
         work.put(batch)
         return
     batch = attrs.evolve(batch, stage=Stage.SEALING)
@@ -383,6 +428,9 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
         work.alarm(batch.entity_id, batch.alarm_ms)
         return
     if batch.stage is Stage.SEALED:
+        _report_silent(work, batch)
+        for silent in _unanswered(batch):
+            leases.substitute(work, batch, silent)
         _finish(work, batch)
     elif batch.stage is Stage.SEALING:
         _seal(work, batch)
@@ -392,8 +440,41 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
         if work.now_ms >= batch.attempt_ends_ms:
             _report_silent(work, batch)
             _fail_attempt(work, batch, "the attempt ran out of time")
+        elif work.now_ms >= batch.patience_ends_ms:
+            _replace_silent(work, batch)
         else:
             _resend(work, batch)
+
+
+def _replace_silent(work: Workspace, batch: Batch) -> None:
+    """Ask others in place of those who have not answered for longer than is usual, well before the deadline."""
+    orders = []
+    for silent in _unanswered(batch):
+        award = leases.substitute(work, batch, silent)
+        if award is None:
+            continue
+        work.utter(ReportPeer(peer=silent, outcome="late", batch_id=batch.batch_id))
+        orders.append(award.agent)
+        batch = _with_substitute(batch, silent, award)
+    if not orders:
+        _resend(work, attrs.evolve(batch, patience_ends_ms=batch.attempt_ends_ms))
+        return
+    _await_answers(work, batch)
+    _send_orders(work, batch, tuple(orders))
+    if batch.stage is Stage.CERTIFYING:
+        _send_certify(work, batch, tuple(orders))
+
+
+def _with_substitute(batch: Batch, silent: IdentityKey, award: Award) -> Batch:
+    """The batch with one executor for another; a vote already given in another role stays counted."""
+    ballots = tuple(
+        attrs.evolve(ballot, executors=tuple(award.agent if key == silent else key for key in ballot.executors))
+        if silent not in {vote.signer for vote in ballot.votes}
+        else ballot
+        for ballot in batch.ballots
+    )
+    awards = tuple(award if kept.agent == silent else kept for kept in batch.awards)
+    return attrs.evolve(batch, awards=awards, ballots=ballots)
 
 
 def _unanswered(batch: Batch) -> tuple[IdentityKey, ...]:
@@ -401,7 +482,8 @@ def _unanswered(batch: Batch) -> tuple[IdentityKey, ...]:
         signed = {each.signer for each in batch.certifications}
         return tuple(key for key in _holders(batch.awards, Role.CERTIFY) if key not in signed)
     voted = {vote.signer for ballot in batch.ballots for vote in ballot.votes}
-    return tuple(key for key in _agents(batch) if key not in voted)
+    asked = {key for ballot in batch.ballots for key in ballot.executors}
+    return tuple(key for key in _agents(batch) if key in asked - voted)
 
 
 def _resend(work: Workspace, batch: Batch) -> None:
@@ -411,7 +493,11 @@ def _resend(work: Workspace, batch: Batch) -> None:
         batch,
         resends=batch.resends + 1,
         refusals=tuple(entry for entry in batch.refusals if entry[0] not in silent),
-        alarm_ms=min(work.now_ms + work.rules.resend_ms * 2**batch.resends, batch.attempt_ends_ms),
+        alarm_ms=min(
+            work.now_ms + work.rules.resend_ms * 2**batch.resends,
+            max(batch.patience_ends_ms, work.now_ms + 1),
+            batch.attempt_ends_ms,
+        ),
     )
     work.put(batch)
     work.alarm(batch.entity_id, batch.alarm_ms)
@@ -468,10 +554,8 @@ def _start_next(work: Workspace, chain: Chain, queue: tuple[str, ...], known: Ba
 def on_restart(work: Workspace, batch: Batch) -> None:
     """Utter again what the stage owes."""
     if batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
-        alarm_ms = work.now_ms + work.rules.resend_ms
-        batch = attrs.evolve(batch, resends=0, attempt_ends_ms=work.now_ms + work.rules.attempt_ms, alarm_ms=alarm_ms)
-        work.put(batch)
-        work.alarm(batch.entity_id, alarm_ms)
+        batch = attrs.evolve(batch, attempt_ends_ms=work.now_ms + work.rules.attempt_ms)
+        _await_answers(work, batch)
         silent = _unanswered(batch)
         _send_orders(work, batch, silent)
         if batch.stage is Stage.CERTIFYING:

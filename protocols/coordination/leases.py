@@ -9,20 +9,23 @@ import hashlib
 
 import attrs
 
-from protocols.award import choose
+from protocols.award import choose, rank
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     WORK_ROLES,
     AnnouncementReceived,
     Auction,
     AwardReceived,
+    Batch,
     BidReceived,
     BidSeen,
     EntityId,
     Grant,
     Held,
     Lease,
+    Pace,
     Publish,
+    Reserve,
     Send,
     held_entity_id,
     lease_entity_id,
@@ -57,6 +60,93 @@ def revoke(work: Workspace, level: Level, quorum: int, lease_id: str) -> None:
     lease = work.find(Lease, lease_entity_id(level, quorum))
     if lease is not None and lease.grant is not None and lease.grant.lease_id == lease_id:
         work.put(attrs.evolve(lease, grant=None))
+
+
+def observe(work: Workspace, level: Level, quorum: int, took_ms: int) -> None:
+    """Learn from an answer how long answers take (RFC 6298, section 2)."""
+    lease = work.find(Lease, lease_entity_id(level, quorum))
+    if lease is None:
+        return
+    took_us, pace = 1_000 * max(0, took_ms), lease.pace
+    if pace is None:
+        pace = Pace(mean_us=took_us, deviation_us=took_us // 2)
+    else:
+        deviation_us = (3 * pace.deviation_us + abs(pace.mean_us - took_us)) // 4
+        pace = Pace(mean_us=(7 * pace.mean_us + took_us) // 8, deviation_us=deviation_us)
+    work.put(attrs.evolve(lease, pace=pace))
+
+
+def patience_ms(work: Workspace, level: Level, quorum: int) -> int:
+    """How long to wait for an agent before another is asked beside it: far beyond what is usual, within bounds."""
+    lease = work.find(Lease, lease_entity_id(level, quorum))
+    longest_ms = work.rules.attempt_ms // 3
+    if lease is None or lease.pace is None:
+        return longest_ms
+    usual_ms = (lease.pace.mean_us + 4 * lease.pace.deviation_us) // 1_000
+    return min(longest_ms, max(work.rules.patience_ms_min, 2 * usual_ms))
+
+
+def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | None:
+    """The next in the ranking in place of an agent that failed a batch, for this batch and those to come.
+
+    None when nobody is left that offered the same roles and, where the level wants distinct operators, has
+    another operator than the rest.
+    """
+    said = batch.manifest.message
+    lease = work.find(Lease, lease_entity_id(said.level, said.quorum))
+    grant = lease.grant if lease is not None else None
+    award = next((award for award in batch.awards if award.agent == failed), None)
+    if lease is None or grant is None or grant.lease_id != batch.lease_id or award is None:
+        return None
+    standing = next((kept for kept in grant.awards if kept.agent == failed), None)
+    if standing is None:  # another batch was faster: its substitute serves this one too
+        present = {kept.agent for kept in batch.awards}
+        return next((kept for kept in grant.awards if kept.agent not in present and kept.roles == award.roles), None)
+    rest = [
+        (kept, operator) for kept, operator in zip(grant.awards, grant.operators, strict=True) if kept is not standing
+    ]
+    taken = {operator for _, operator in rest} if rule_for(said.level, said.quorum).distinct_operators else set()
+    reserve = next(
+        (each for each in grant.reserves if set(award.roles) <= set(each.roles) and each.operator not in taken), None
+    )
+    if reserve is None:
+        return None
+    called = attrs.evolve(standing, agent=reserve.agent)
+    kept_awards = sorted([*rest, (called, reserve.operator)], key=lambda entry: entry[0].agent)
+    grant = attrs.evolve(
+        grant,
+        awards=tuple(kept for kept, _ in kept_awards),
+        operators=tuple(operator for _, operator in kept_awards),
+        reserves=tuple(each for each in grant.reserves if each is not reserve),
+    )
+    work.put(attrs.evolve(lease, grant=grant))
+    work.utter(Send(to=called.agent, message=called))
+    return called
+
+
+def call_up(work: Workspace, batch: Batch, count: int) -> tuple[Award, ...]:
+    """Up to ``count`` reserves beside those awarded, for this batch alone."""
+    said = batch.manifest.message
+    lease = work.find(Lease, lease_entity_id(said.level, said.quorum))
+    grant = lease.grant if lease is not None else None
+    if grant is None or grant.lease_id != batch.lease_id:
+        return ()
+    distinct = rule_for(said.level, said.quorum).distinct_operators
+    taken = set(grant.operators)
+    present = {award.agent for award in batch.awards}
+    called: list[Award] = []
+    for reserve in grant.reserves:
+        if (
+            reserve.agent in present
+            or (distinct and reserve.operator in taken)
+            or not set(WORK_ROLES) <= set(reserve.roles)
+        ):
+            continue
+        taken.add(reserve.operator)
+        called.append(attrs.evolve(grant.awards[0], agent=reserve.agent, roles=WORK_ROLES))
+        if len(called) == count:
+            break
+    return tuple(called)
 
 
 def on_bid(work: Workspace, stimulus: BidReceived) -> None:
@@ -208,7 +298,26 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
     awards = _awards(work, auction.announcement_id, holders)
     work.utter(*(Send(to=award.agent, message=award) for award in awards))
     first = awards[0]
-    return Grant(lease_id=first.lease_id, awards=awards, expires_ms=first.expires_ms, batches_left=first.batches)
+    operators = {seen.bid.signer: seen.bid.message.operator for seen in auction.bids}
+    return Grant(
+        lease_id=first.lease_id,
+        awards=awards,
+        expires_ms=first.expires_ms,
+        batches_left=first.batches,
+        operators=tuple(operators[award.agent] for award in awards),
+        reserves=_reserves(work, auction, {award.agent for award in awards}),
+    )
+
+
+def _reserves(work: Workspace, auction: Auction, awarded: set[IdentityKey]) -> tuple[Reserve, ...]:
+    """Those not awarded, by their rank for the first role of the work; whoever lacks it cannot stand in."""
+    said = {seen.bid.signer: seen.bid.message for seen in auction.bids}
+    ranked = rank(auction.bids, role=WORK_ROLES[0], strategy=work.rules.strategy, seed=auction.announcement_id)
+    return tuple(
+        Reserve(agent=entry.bidder, roles=said[entry.bidder].roles, operator=said[entry.bidder].operator)
+        for entry in ranked
+        if entry.bidder not in awarded
+    )
 
 
 def _awards(work: Workspace, announcement_id: str, holders: dict[Role, tuple[IdentityKey, ...]]) -> tuple[Award, ...]:
