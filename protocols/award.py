@@ -1,45 +1,74 @@
-"""The award function: a total order over bids, the same on every node that knows the same."""
+"""The award function: who may do a role, and a total order over those, the same on every node that knows the same."""
 
 import hashlib
 from collections.abc import Sequence
 
-import attrs
-
-from protocols.job import BidSeen, Strategy
+from protocols.job import BidSeen, Choice, Judged, Strategy
+from protocols.levels import LevelRule
 from protocols.messages import IdentityKey, Role
-from protocols.quorum import LevelRule
+from protocols.templates import JobTemplate
+
+SHADOWS_MAX = 1  # newcomers that do the work beside the executors of a role, to be judged by it
 
 
-@attrs.frozen(kw_only=True)
-class Ranked:
-    """A bid with its place and what put it there, readable afterwards."""
+def judge(
+    bids: Sequence[BidSeen], *, role: Role, template: JobTemplate, rule: LevelRule, strategy: Strategy, seed: str
+) -> tuple[Judged, ...]:
+    """Every bid with what was made of it, best first: who executes the role, who shadows it, who does not and why.
 
-    bidder: IdentityKey
-    scores: tuple[int, ...]
-    tie_break: bytes
-
-
-def rank(bids: Sequence[BidSeen], *, role: Role, strategy: Strategy, seed: str) -> tuple[Ranked, ...]:
-    """Order the bids for a role, best first.
-
-    The strategy's own measure comes first, the other two follow, and a hash of seed and bidder breaks ties,
-    so nobody wins for having a small key.
+    The strategy's own measure comes first, the other two follow, and a hash of seed and bidder breaks ties, so
+    nobody wins for having a small key. The best are taken, as many as the level wants, one of each operator
+    where it must be. A bidder whose reputation is too low to count does the work as a shadow: its evidence
+    decides nothing, and is how its reputation grows.
     """
-    ranked = [
-        Ranked(
-            bidder=seen.bid.signer,
-            scores=_scores(seen, strategy),
-            tie_break=hashlib.sha256(seed.encode() + seen.bid.signer).digest(),
-        )
-        for seen in bids
-        if role in seen.bid.message.roles
-    ]
-    return tuple(sorted(ranked, key=lambda entry: (entry.scores, entry.tie_break)))
+    ranked = sorted(bids, key=lambda seen: (_scores(seen, role, strategy), _tie_break(seen, seed)))
+    judged: list[Judged] = []
+    taken: set[str] = set()
+    executors = shadows = 0
+    for seen in ranked:
+        refusal, probation = _refusal(seen, role, template), seen.reputation_in(role) < template.reputation_min
+        operator = seen.bid.message.operator
+        choice = Choice.REFUSED
+        if refusal:
+            pass
+        elif probation:
+            refusal = f"reputation {seen.reputation_in(role)} is below {template.reputation_min}"
+            if seen.reputation_in(role) > 0 and shadows < SHADOWS_MAX:
+                choice, shadows = Choice.SHADOW, shadows + 1
+        elif rule.distinct_operators and (not operator or operator in taken):
+            refusal = "its operator is not named" if not operator else "its operator has an agent in this already"
+        elif executors == rule.executors:
+            choice = Choice.RESERVE
+        else:
+            choice, executors = Choice.EXECUTOR, executors + 1
+            taken.add(operator)
+        scores = _scores(seen, role, strategy)
+        judged.append(Judged(bidder=seen.bid.signer, role=role, choice=choice, scores=scores, reason=refusal))
+    return tuple(judged)
 
 
-def _scores(seen: BidSeen, strategy: Strategy) -> tuple[int, ...]:
+def chosen(judged: Sequence[Judged], choice: Choice) -> tuple[IdentityKey, ...]:
+    """Those of whom this was made, best first."""
+    return tuple(each.bidder for each in judged if each.choice is choice)
+
+
+def _refusal(seen: BidSeen, role: Role, template: JobTemplate) -> str:
+    said = seen.bid.message
+    if not said.roles:
+        return said.reason or "it declined"
+    if role not in said.roles:
+        return "it does not offer the role"
+    missing = set(template.capabilities) - {held.word for held in said.roles} - set(seen.topics)
+    if missing:
+        return f"it lacks {', '.join(sorted(missing))}"
+    if template.regions and said.region not in template.regions:
+        return f"it runs in {said.region or 'no named region'}"
+    return ""
+
+
+def _scores(seen: BidSeen, role: Role, strategy: Strategy) -> tuple[int, ...]:
     """Smaller is better."""
-    reputation, latency, price = -seen.reputation, seen.latency_ms, seen.bid.message.price
+    reputation, latency, price = -seen.reputation_in(role), seen.latency_ms, seen.bid.message.price
     if strategy is Strategy.REPUTATION:
         return reputation, latency, price
     if strategy is Strategy.LATENCY:
@@ -47,19 +76,5 @@ def _scores(seen: BidSeen, strategy: Strategy) -> tuple[int, ...]:
     return price, reputation, latency
 
 
-def choose(
-    bids: Sequence[BidSeen], *, role: Role, rule: LevelRule, strategy: Strategy, seed: str
-) -> tuple[IdentityKey, ...]:
-    """The executors of a role: the best, up to what the level wants, one per operator where it must be."""
-    operators = {seen.bid.signer: seen.bid.message.operator for seen in bids}
-    chosen: list[IdentityKey] = []
-    taken: set[str] = set()
-    for entry in rank(bids, role=role, strategy=strategy, seed=seed):
-        operator = operators[entry.bidder]
-        if rule.distinct_operators and (not operator or operator in taken):
-            continue
-        taken.add(operator)
-        chosen.append(entry.bidder)
-        if len(chosen) == rule.executors:
-            break
-    return tuple(chosen)
+def _tie_break(seen: BidSeen, seed: str) -> bytes:
+    return hashlib.sha256(seed.encode() + seen.bid.signer).digest()

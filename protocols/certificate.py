@@ -14,6 +14,7 @@ import orjson
 from protocols import codec, envelope
 from protocols.canonical import canonical_json
 from protocols.errors import InvalidProofError, WrongNetworkError
+from protocols.levels import LEVELS
 from protocols.merkle import inclusion_path, leaf_hash
 from protocols.messages import (
     Certification,
@@ -26,7 +27,6 @@ from protocols.messages import (
     Signed,
     Statement,
 )
-from protocols.quorum import LEVELS
 
 CERTIFICATE_TYPE = "overlay-event-certificate"
 RECEIPT_TYPE = "overlay-ingest-receipt"

@@ -32,6 +32,8 @@ from protocols.messages import (
     WorkRefused,
     WorkResult,
 )
+from protocols.reputation import NEWCOMER, Outcome
+from protocols.templates import BUILT_IN, JobTemplate
 
 EntityId: TypeAlias = str
 
@@ -59,7 +61,7 @@ class Rules:
     price_max: int = 2**62
     capacity: int = 64
     strategy: Strategy = Strategy.REPUTATION
-    reputation_min: int = 0
+    templates: tuple[JobTemplate, ...] = ()  # an operator's own; others are built in
     bid_window_ms: int = 300
     lease_ms: int = 60_000
     lease_batches: int = 1_000
@@ -72,17 +74,51 @@ class Rules:
     patience_ms_min: int = 250
     task_ttl_ms: int = 120_000
 
+    def template(self, role: Role, level: Level) -> JobTemplate:
+        """What is asked of agents in a role at a level."""
+        own = (each for each in self.templates if (each.role, each.level) == (role, level))
+        return next(own, BUILT_IN[role, level])
+
 
 # --- entities -----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
 class BidSeen:
-    """A bid with what this node knew of the bidder when it came."""
+    """A bid with what this node knew of the bidder when it came.
+
+    Attributes:
+        reputations: By role, 0 to 100.
+        topics: What it advertises besides roles.
+    """
 
     bid: Signed[Bid]
-    reputation: int
     latency_ms: int
+    reputations: tuple[tuple[Role, int], ...] = ()
+    topics: tuple[str, ...] = ()
+
+    def reputation_in(self, role: Role) -> int:
+        return dict(self.reputations).get(role, NEWCOMER)
+
+
+class Choice(enum.IntEnum):
+    """What became of a bid for a role."""
+
+    REFUSED = 0
+    EXECUTOR = 1  # its vote counts
+    RESERVE = 2  # asked when an executor fails
+    SHADOW = 3  # does the work to be judged by it; its vote does not count
+
+
+@attrs.frozen(kw_only=True)
+class Judged:
+    """A bid for a role, what was made of it, and why: readable afterwards. Smaller scores are better."""
+
+    bidder: IdentityKey
+    role: Role
+    choice: Choice
+    scores: tuple[int, ...]
+    reason: str
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +144,7 @@ class Grant:
     Attributes:
         operators: Of the agents awarded, in the order of ``awards``.
         reserves: Best first.
+        shadows: Awards to newcomers, whose evidence is judged and not counted.
     """
 
     lease_id: str
@@ -116,6 +153,7 @@ class Grant:
     batches_left: int
     operators: tuple[str, ...] = ()
     reserves: tuple[Reserve, ...] = ()
+    shadows: tuple[Award, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -187,7 +225,9 @@ class Batch:
     alarm_ms: int = 0
     lease_id: str = ""
     awards: tuple[Award, ...] = ()
+    shadows: tuple[Award, ...] = ()
     ballots: tuple[Ballot, ...] = ()
+    shadow_votes: tuple[Signed[Evidence], ...] = ()
     contexts: tuple[tuple[IdentityKey, bytes], ...] = ()  # what each agent says its rules leave behind
     refusals: tuple[tuple[IdentityKey, str], ...] = ()
     reasons: tuple[str, ...] = ()
@@ -327,7 +367,8 @@ class AnnouncementReceived(Stimulus):
 @attrs.frozen(kw_only=True)
 class BidReceived(Stimulus):
     bid: Signed[Bid]
-    reputation: int
+    reputations: tuple[tuple[Role, int], ...] = ()
+    topics: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -500,11 +541,25 @@ class ForgetPayload(Effect):
 
 @attrs.frozen(kw_only=True)
 class ReportPeer(Effect):
-    """A node did this well or badly: ``agreed``, ``dissented``, ``late``, ``equivocated``."""
+    """A node did this well or badly in a role."""
 
     peer: IdentityKey
-    outcome: str
+    role: Role
+    outcome: Outcome
     batch_id: str
+
+
+@attrs.frozen(kw_only=True)
+class RecordAuction(Effect):
+    """How an auction ended. ``lease_id`` is empty where too few could be chosen."""
+
+    announcement_id: str
+    level: Level
+    quorum: int
+    strategy: Strategy
+    bids: tuple[BidSeen, ...]
+    judged: tuple[Judged, ...]
+    lease_id: str
 
 
 @attrs.frozen(kw_only=True)

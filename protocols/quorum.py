@@ -1,4 +1,4 @@
-"""Levels, ballots and tallies: when enough independent agents said the same.
+"""Ballots and tallies: when enough independent agents said the same.
 
 The quorum is more than half of the executors, so two different outcomes of one ballot need an agent that
 voted for both, and such an agent has signed the proof against itself.
@@ -7,51 +7,7 @@ voted for both, and such an agent has signed the proof against itself.
 import attrs
 
 from protocols.job import Ballot
-from protocols.messages import Evidence, IdentityKey, Level, Signed
-
-
-@attrs.frozen(kw_only=True)
-class LevelRule:
-    """How many executors a level wants, how many must agree, and whether their operators must differ."""
-
-    quorum: int
-    executors: int
-    distinct_operators: bool
-
-
-LEVELS = {
-    Level.BASIC: LevelRule(quorum=1, executors=1, distinct_operators=False),
-    Level.ENHANCED: LevelRule(quorum=2, executors=3, distinct_operators=False),
-    Level.CRITICAL: LevelRule(quorum=3, executors=4, distinct_operators=True),
-}
-
-
-def rule_for(level: Level, quorum: int) -> LevelRule:
-    """The rule of a level under a quorum that the operator may have raised, never lowered.
-
-    At ``quorum`` of ``2 * quorum - 1`` executors two quorums still share one.
-    """
-    base = LEVELS[level]
-    if quorum <= base.quorum:
-        return base
-    most = 2 * quorum - 1 if level is not Level.CRITICAL else (3 * quorum - 1) // 2
-    return attrs.evolve(base, quorum=quorum, executors=max(quorum, min(most, base.executors + quorum)))
-
-
-def is_enough(level: Level, quorum: int, executors: int) -> bool:
-    """Whether ``quorum`` of ``executors`` satisfies ``level``: a level is never lowered silently."""
-    base = LEVELS[level]
-    if quorum < base.quorum or executors < quorum:
-        return False
-    if level is Level.CRITICAL:
-        return executors >= base.executors and 3 * quorum > 2 * executors
-    return 2 * quorum > executors
-
-
-def quorum_of(level: Level, least: int, executors: int) -> int:
-    """The smallest quorum, ``least`` or more, of which two among so many executors must share one."""
-    needed = 2 * executors // 3 + 1 if level is Level.CRITICAL else executors // 2 + 1
-    return max(least, needed)
+from protocols.messages import Evidence, IdentityKey, Signed
 
 
 @attrs.frozen(kw_only=True)

@@ -14,9 +14,9 @@ import attrs
 
 from protocols.canonical import canonical_json, sha256
 from protocols.errors import ClientFault
+from protocols.levels import LEVELS
 from protocols.limits import SIGNERS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
 from protocols.messages import Digest, Level, Role
-from protocols.quorum import LEVELS
 
 TEMPLATE_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
 WORD: Final = re.compile("[A-Za-z0-9._:-]{1,64}")

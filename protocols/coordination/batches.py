@@ -29,6 +29,7 @@ from protocols.job import (
     batch_entity_id,
     chain_entity_id,
 )
+from protocols.levels import quorum_of
 from protocols.messages import (
     Award,
     BatchSealed,
@@ -40,8 +41,10 @@ from protocols.messages import (
     Signed,
     Statement,
     WorkOrder,
+    WorkResult,
 )
-from protocols.quorum import dissenters, is_hopeless, quorum_of, supporters, tally
+from protocols.quorum import dissenters, is_hopeless, supporters, tally
+from protocols.reputation import Outcome
 
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
 COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
@@ -92,6 +95,8 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         stage=Stage.PROCESSING,
         lease_id=grant.lease_id,
         awards=grant.awards,
+        shadows=grant.shadows,
+        shadow_votes=(),
         ballots=tuple(
             Ballot(role=role, executors=_holders(grant.awards, role), quorum=quorum) for role in EVIDENCE_ROLES
         ),
@@ -103,7 +108,7 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         attempt_ends_ms=work.now_ms + rules.attempt_ms,
     )
     _await_answers(work, batch)
-    _send_orders(work, batch, _agents(batch))
+    _send_orders(work, batch, (*_agents(batch), *(award.agent for award in batch.shadows)))
 
 
 def _await_answers(work: Workspace, batch: Batch) -> None:
@@ -125,7 +130,7 @@ def _holders(awards: tuple[Award, ...], role: Role) -> tuple[IdentityKey, ...]:
 
 
 def _send_orders(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
-    for award in batch.awards:
+    for award in (*batch.awards, *batch.shadows):
         if award.agent in agents:
             order = WorkOrder(
                 network=work.rules.network,
@@ -141,6 +146,9 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     result = stimulus.result
     batch = work.find(Batch, batch_entity_id(result.message.batch_id))
     if batch is None or batch.stage not in COUNTING:
+        return
+    if any(award.agent == result.signer for award in batch.shadows):
+        _hear_shadow(work, batch, result)
         return
     earlier = batch.ballots
     for evidence in result.message.evidence:
@@ -167,6 +175,27 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
         work.put(batch)
 
 
+def _hear_shadow(work: Workspace, batch: Batch, result: Signed[WorkResult]) -> None:
+    """A newcomer's evidence is kept until there is an agreement to judge it by."""
+    known = {(vote.signer, vote.message.role) for vote in batch.shadow_votes}
+    fresh = tuple(
+        evidence
+        for evidence in result.message.evidence
+        if evidence.signer == result.signer
+        and (evidence.signer, evidence.message.role) not in known
+        and _is_about(batch, evidence.message)
+    )[: len(EVIDENCE_ROLES)]
+    work.put(attrs.evolve(batch, shadow_votes=(*batch.shadow_votes, *fresh)))
+
+
+def _judge_shadows(work: Workspace, batch: Batch) -> None:
+    agreed = {ballot.role: ballot.agreed for ballot in batch.ballots}
+    for vote in batch.shadow_votes:
+        said = vote.message
+        outcome: Outcome = "agreed" if said.outcome == agreed.get(said.role) else "dissented"
+        _report(work, batch, vote.signer, said.role, outcome)
+
+
 def _observe(work: Workspace, batch: Batch) -> None:
     said = batch.manifest.message
     leases.observe(work, said.level, said.quorum, work.now_ms - batch.asked_ms)
@@ -178,8 +207,7 @@ def _record_late(work: Workspace, batch: Batch, signer: IdentityKey) -> None:
         for vote in ballot.votes:
             if vote.signer == signer:
                 agreed = vote.message.outcome == ballot.agreed
-                outcome = "agreed" if agreed else "dissented"
-                work.utter(ReportPeer(peer=signer, outcome=outcome, batch_id=batch.batch_id))
+                _report(work, batch, signer, ballot.role, "agreed" if agreed else "dissented")
                 work.utter(RecordLate(evidence=vote, agrees=agreed))
 
 
@@ -201,7 +229,7 @@ def _count(work: Workspace, batch: Batch, evidence: Signed[Evidence]) -> Batch:
             ballot, equivocation = tally(ballot, evidence)
             if equivocation is not None:
                 work.utter(KeepProof(first=equivocation.first, second=equivocation.second))
-                work.utter(ReportPeer(peer=evidence.signer, outcome="equivocated", batch_id=batch.batch_id))
+                _report(work, batch, evidence.signer, ballot.role, "equivocated")
         ballots.append(ballot)
     return attrs.evolve(batch, ballots=tuple(ballots))
 
@@ -345,8 +373,8 @@ def _seal(work: Workspace, batch: Batch) -> None:
 def _report_votes(work: Workspace, batch: Batch) -> None:
     for ballot in batch.ballots:
         for vote in ballot.votes:
-            outcome = "agreed" if vote.message.outcome == ballot.agreed else "dissented"
-            work.utter(ReportPeer(peer=vote.signer, outcome=outcome, batch_id=batch.batch_id))
+            outcome: Outcome = "agreed" if vote.message.outcome == ballot.agreed else "dissented"
+            _report(work, batch, vote.signer, ballot.role, outcome)
 
 
 def on_written(work: Workspace, stimulus: BatchWritten) -> None:
@@ -389,6 +417,7 @@ def _is_complete(batch: Batch) -> bool:
 def _finish(work: Workspace, batch: Batch) -> None:
     """All that this batch was about is durable elsewhere: let its entity go."""
     latencies = [took_ms for _, took_ms in batch.confirmed]
+    _judge_shadows(work, batch)
     work.utter(
         RecordDistribution(
             batch_id=batch.batch_id,
@@ -453,7 +482,7 @@ def _replace_silent(work: Workspace, batch: Batch) -> None:
         award = leases.substitute(work, batch, silent)
         if award is None:
             continue
-        work.utter(ReportPeer(peer=silent, outcome="late", batch_id=batch.batch_id))
+        _report_late(work, batch, silent)
         orders.append(award.agent)
         batch = _with_substitute(batch, silent, award)
     if not orders:
@@ -507,7 +536,21 @@ def _resend(work: Workspace, batch: Batch) -> None:
 
 
 def _report_silent(work: Workspace, batch: Batch) -> None:
-    work.utter(*(ReportPeer(peer=key, outcome="late", batch_id=batch.batch_id) for key in _unanswered(batch)))
+    for silent in _unanswered(batch):
+        _report_late(work, batch, silent)
+
+
+def _report_late(work: Workspace, batch: Batch, silent: IdentityKey) -> None:
+    if batch.stage is Stage.CERTIFYING:
+        _report(work, batch, silent, Role.CERTIFY, "late")
+        return
+    for ballot in batch.ballots:
+        if silent in ballot.executors and silent not in {vote.signer for vote in ballot.votes}:
+            _report(work, batch, silent, ballot.role, "late")
+
+
+def _report(work: Workspace, batch: Batch, peer: IdentityKey, role: Role, outcome: Outcome) -> None:
+    work.utter(ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch.batch_id))
 
 
 def _fail_attempt(work: Workspace, batch: Batch, reason: str) -> None:

@@ -9,7 +9,7 @@ import hashlib
 
 import attrs
 
-from protocols.award import choose, rank
+from protocols.award import chosen, judge
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     WORK_ROLES,
@@ -19,20 +19,23 @@ from protocols.job import (
     Batch,
     BidReceived,
     BidSeen,
+    Choice,
     EntityId,
     Grant,
     Held,
+    Judged,
     Lease,
     Pace,
     Publish,
+    RecordAuction,
     Reserve,
     Send,
     held_entity_id,
     lease_entity_id,
 )
+from protocols.levels import LevelRule, is_enough, rule_for
 from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import Announcement, Award, Bid, IdentityKey, Level, Role
-from protocols.quorum import is_enough, rule_for
 
 LEASE_MS_MAX = 3_600_000
 GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for again later
@@ -153,15 +156,13 @@ def on_bid(work: Workspace, stimulus: BidReceived) -> None:
     said = stimulus.bid.message
     lease = work.find(Lease, _lease_of(said.announcement_id))
     auction = lease.auction if lease is not None else None
-    if lease is None or auction is None or auction.announcement_id != said.announcement_id or not said.roles:
+    if lease is None or auction is None or auction.announcement_id != said.announcement_id:
         return
     known = any(seen.bid.signer == stimulus.bid.signer for seen in auction.bids)
-    if known or len(auction.bids) >= BIDS_PER_AUCTION_MAX or said.price > work.rules.price_max:
-        return
-    if stimulus.reputation < work.rules.reputation_min:
+    if known or len(auction.bids) >= BIDS_PER_AUCTION_MAX:
         return
     latency_ms = max(0, work.now_ms - (auction.closes_ms - work.rules.bid_window_ms))
-    seen = BidSeen(bid=stimulus.bid, reputation=stimulus.reputation, latency_ms=latency_ms)
+    seen = BidSeen(bid=stimulus.bid, latency_ms=latency_ms, reputations=stimulus.reputations, topics=stimulus.topics)
     work.put(attrs.evolve(lease, auction=attrs.evolve(auction, bids=(*auction.bids, seen))))
 
 
@@ -288,35 +289,70 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
     auction = lease.auction
     assert auction is not None, "only an auction that was held can be awarded"
     rule = rule_for(lease.level, lease.quorum)
-    holders: dict[Role, tuple[IdentityKey, ...]] = {}
-    for role in WORK_ROLES:
-        seed, strategy = auction.announcement_id, work.rules.strategy
-        chosen = choose(auction.bids, role=role, rule=rule, strategy=strategy, seed=seed)
-        if not is_enough(lease.level, lease.quorum, len(chosen)):
-            return None
-        holders[role] = chosen
-    awards = _awards(work, auction.announcement_id, holders)
-    work.utter(*(Send(to=award.agent, message=award) for award in awards))
-    first = awards[0]
+    judged = {role: _judge(work, lease, auction, rule, role) for role in WORK_ROLES}
+    holders = {role: chosen(each, Choice.EXECUTOR) for role, each in judged.items()}
+    enough = all(is_enough(lease.level, lease.quorum, len(agents)) for agents in holders.values())
+    awards = _awards(work, auction.announcement_id, holders) if enough else ()
+    work.utter(
+        RecordAuction(
+            announcement_id=auction.announcement_id,
+            level=lease.level,
+            quorum=lease.quorum,
+            strategy=work.rules.strategy,
+            bids=auction.bids,
+            judged=tuple(entry for each in judged.values() for entry in each),
+            lease_id=awards[0].lease_id if awards else "",
+        )
+    )
+    if not awards:
+        return None
+    shadows = _awards(
+        work,
+        auction.announcement_id,
+        {role: _newcomers(judged[role], holders) for role in (Role.NORMALIZE, Role.VALIDATE)},
+    )
+    work.utter(*(Send(to=award.agent, message=award) for award in (*awards, *shadows)))
     operators = {seen.bid.signer: seen.bid.message.operator for seen in auction.bids}
+    first = awards[0]
     return Grant(
         lease_id=first.lease_id,
         awards=awards,
         expires_ms=first.expires_ms,
         batches_left=first.batches,
         operators=tuple(operators[award.agent] for award in awards),
-        reserves=_reserves(work, auction, {award.agent for award in awards}),
+        reserves=_reserves(auction, judged, {award.agent for award in awards}),
+        shadows=shadows,
     )
 
 
-def _reserves(work: Workspace, auction: Auction, awarded: set[IdentityKey]) -> tuple[Reserve, ...]:
-    """Those not awarded, by their rank for the first role of the work; whoever lacks it cannot stand in."""
-    said = {seen.bid.signer: seen.bid.message for seen in auction.bids}
-    ranked = rank(auction.bids, role=WORK_ROLES[0], strategy=work.rules.strategy, seed=auction.announcement_id)
+def _judge(work: Workspace, lease: Lease, auction: Auction, rule: LevelRule, role: Role) -> tuple[Judged, ...]:
+    return judge(
+        auction.bids,
+        role=role,
+        template=work.rules.template(role, lease.level),
+        rule=rule,
+        strategy=work.rules.strategy,
+        seed=auction.announcement_id,
+    )
+
+
+def _newcomers(judged: tuple[Judged, ...], holders: dict[Role, tuple[IdentityKey, ...]]) -> tuple[IdentityKey, ...]:
+    busy = {agent for agents in holders.values() for agent in agents}
+    return tuple(agent for agent in chosen(judged, Choice.SHADOW) if agent not in busy)
+
+
+def _reserves(
+    auction: Auction, judged: dict[Role, tuple[Judged, ...]], awarded: set[IdentityKey]
+) -> tuple[Reserve, ...]:
+    """Those not awarded that could do the whole work, by their rank for its first role."""
+    able = set.intersection(
+        *({each.bidder for each in entries if each.choice is Choice.RESERVE} for entries in judged.values())
+    )
+    operators = {seen.bid.signer: seen.bid.message.operator for seen in auction.bids}
     return tuple(
-        Reserve(agent=entry.bidder, roles=said[entry.bidder].roles, operator=said[entry.bidder].operator)
-        for entry in ranked
-        if entry.bidder not in awarded
+        Reserve(agent=agent, roles=WORK_ROLES, operator=operators[agent])
+        for agent in chosen(judged[WORK_ROLES[0]], Choice.RESERVE)
+        if agent in able - awarded
     )
 
 

@@ -8,8 +8,8 @@ import trio
 from node.driver import Driver, clock_ms
 from protocols import job
 from protocols.job import Effect, Entity, EntityId, Rules, Send, Transition
+from protocols.levels import LEVELS
 from protocols.messages import Bid, Level, Role
-from protocols.quorum import LEVELS
 from tests.network_of_keys import AGENTS, NETWORK, certified
 
 RULES = Rules(network=NETWORK, self_key=AGENTS[0].identity, bid_window_ms=20)

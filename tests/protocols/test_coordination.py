@@ -74,7 +74,7 @@ def leased(world: World, agents: int = 3, *, stateful: bool = False) -> tuple[Ef
     for agent in range(agents):
         offer = bid(agent)
         message = attrs.evolve(offer.message, announcement_id=publish.message.key_id)
-        world.step(job.BidReceived(now_ms=NOW + 10, bid=attrs.evolve(offer, message=message), reputation=50))
+        world.step(job.BidReceived(now_ms=NOW + 10, bid=attrs.evolve(offer, message=message)))
     entity_id = job.lease_entity_id(Level.ENHANCED, 2)
     return world.step(job.AlarmRang(now_ms=NOW + RULES.bid_window_ms, entity_id=entity_id))
 

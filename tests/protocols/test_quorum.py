@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.award import choose, rank
-from protocols.job import Ballot, BidSeen, Strategy
-from protocols.messages import Bid, Evidence, Level, Role, Signed
-from protocols.quorum import LEVELS, dissenters, is_enough, is_hopeless, rule_for, supporters, tally
+from protocols.job import Ballot
+from protocols.levels import LEVELS, is_enough, rule_for
+from protocols.messages import Evidence, Level, Role, Signed
+from protocols.quorum import dissenters, is_hopeless, supporters, tally
 
 KEYS = tuple(b"\x02" + hashlib.sha256(b"%d" % n).digest() for n in range(7))
 TRUE, LIE = hashlib.sha256(b"true").digest(), hashlib.sha256(b"lie").digest()
@@ -131,62 +131,3 @@ def test_a_raised_quorum_keeps_two_quorums_overlapping(level: Level, quorum: int
     assert rule.quorum >= max(quorum, LEVELS[level].quorum)
     assert 2 * rule.quorum > rule.executors
     assert is_enough(level, rule.quorum, rule.executors)
-
-
-def seen(key: bytes, *, reputation: int = 50, latency_ms: int = 5, price: int = 0, operator: str = "") -> BidSeen:
-    bid = Bid(
-        network="n",
-        announcement_id="a",
-        roles=(Role.NORMALIZE,),
-        capacity=1,
-        price=price,
-        operator=operator,
-        region="",
-        reason="",
-    )
-    signed = Signed(message=bid, signer=key, signature=b"")
-    return BidSeen(bid=signed, reputation=reputation, latency_ms=latency_ms)
-
-
-BIDS = [
-    seen(KEYS[0], reputation=90, latency_ms=50, price=9),
-    seen(KEYS[1], reputation=80, latency_ms=1, price=8),
-    seen(KEYS[2], reputation=70, latency_ms=20, price=1),
-]
-
-
-@pytest.mark.parametrize(
-    ("strategy", "best"),
-    [(Strategy.REPUTATION, KEYS[0]), (Strategy.LATENCY, KEYS[1]), (Strategy.COST, KEYS[2])],
-)
-def test_the_strategy_decides_who_is_best(strategy: Strategy, best: bytes) -> None:
-    assert rank(BIDS, role=Role.NORMALIZE, strategy=strategy, seed="s")[0].bidder == best
-
-
-@given(st.permutations([seen(key) for key in KEYS]), st.text(max_size=5))
-def test_ties_are_broken_by_the_seed_alone(bids: list[BidSeen], seed: str) -> None:
-    one = rank(bids, role=Role.NORMALIZE, strategy=Strategy.REPUTATION, seed=seed)
-    other = rank([seen(key) for key in KEYS], role=Role.NORMALIZE, strategy=Strategy.REPUTATION, seed=seed)
-    assert one == other
-
-
-def test_different_seeds_choose_differently() -> None:
-    winners = {
-        rank([seen(key) for key in KEYS], role=Role.NORMALIZE, strategy=Strategy.COST, seed=str(n))[0].bidder
-        for n in range(50)
-    }
-    assert len(winners) > 4
-
-
-def test_critical_takes_one_agent_an_operator() -> None:
-    bids = [seen(key, operator=f"operator {n // 2}", reputation=90 - n) for n, key in enumerate(KEYS)]
-    rule = LEVELS[Level.CRITICAL]
-    chosen = choose(bids, role=Role.NORMALIZE, rule=rule, strategy=Strategy.REPUTATION, seed="s")
-    assert chosen == (KEYS[0], KEYS[2], KEYS[4], KEYS[6])
-    nameless = [seen(key) for key in KEYS]
-    assert choose(nameless, role=Role.NORMALIZE, rule=rule, strategy=Strategy.COST, seed="s") == ()
-
-
-def test_nobody_is_chosen_for_a_role_he_did_not_offer() -> None:
-    rule = LEVELS[Level.ENHANCED]
-    assert choose(BIDS, role=Role.CERTIFY, rule=rule, strategy=Strategy.COST, seed="s") == ()

@@ -96,7 +96,7 @@ def test_what_is_wrong_is_named(path: tuple[str, ...], value: Any, field: str) -
     assert caught.value.fields["remedy"]
 
 
-@pytest.mark.parametrize("name", [name for name in DOCUMENT])
+@pytest.mark.parametrize("name", list(DOCUMENT))
 def test_nothing_may_be_missing(name: str) -> None:
     document = {key: value for key, value in DOCUMENT.items() if key != name}
     with pytest.raises(InvalidTemplateError, match=f"/{name}: is missing"):

@@ -21,6 +21,7 @@ import attrs
 from protocols import job
 from protocols.coordination import advance, durable_mark, recover
 from protocols.job import Effect, Entity, EntityId, Findings, Rules, Stimulus
+from protocols.levels import LEVELS
 from protocols.messages import (
     Announcement,
     Award,
@@ -42,7 +43,6 @@ from protocols.messages import (
     WorkRefused,
     WorkResult,
 )
-from protocols.quorum import LEVELS
 
 NETWORK = "world"
 QUIET_MS = 60_000
@@ -249,7 +249,7 @@ class World:
                 node.proofs.append((first, second))
             case job.RecordLate(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
-            case job.ReportPeer() | job.RecordDistribution() | job.ForgetPayload():
+            case job.ReportPeer() | job.RecordDistribution() | job.ForgetPayload() | job.RecordAuction():
                 pass
             case _:
                 raise AssertionError(f"no hand for {effect}")
@@ -277,7 +277,7 @@ class World:
             case Announcement():
                 return job.AnnouncementReceived(now_ms=now, announcement=signed)
             case Bid():
-                return job.BidReceived(now_ms=now, bid=signed, reputation=50)
+                return job.BidReceived(now_ms=now, bid=signed)
             case Award():
                 return job.AwardReceived(now_ms=now, award=signed)
             case WorkOrder():
