@@ -9,7 +9,7 @@ from node.admission import Admitted, Rejection
 from node.planning import Sorted, Terms
 from protocols.certificate import receipt_document, rfc3339
 from protocols.messages import Manifest, Signed
-from protocols.quorum import rule_for
+from protocols.levels import rule_for
 
 CONFLICT: Final = "conflict"
 REJECTED: Final = "invalid-event"

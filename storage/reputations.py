@@ -1,0 +1,73 @@
+"""What this node thinks of agents: estimates by role, and the latest occasions on which one did not agree."""
+
+from collections.abc import Sequence
+
+import attrs
+import psycopg
+
+BLEMISHES_KEPT = 50
+
+
+@attrs.frozen(kw_only=True)
+class Reputation:
+    """Counts of all time; ``successes`` and ``failures`` as they stood at ``at_ms``."""
+
+    agent: bytes
+    role: str
+    agreed: int = 0
+    dissented: int = 0
+    late: int = 0
+    equivocated: int = 0
+    successes: float = 0.0
+    failures: float = 0.0
+    at_ms: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Blemish:
+    """An agent was late, dissented or contradicted itself."""
+
+    agent: bytes
+    role: str
+    outcome: str
+    batch_id: str
+    at_ms: int
+
+
+NAMES = tuple(field.name for field in attrs.fields(Reputation))
+
+
+def load(connection: psycopg.Connection) -> list[Reputation]:
+    columns = ", ".join(NAMES)
+    rows = connection.execute(f"SELECT {columns} FROM reputations ORDER BY agent, role".encode())  # noqa: S608
+    return [Reputation(**dict(zip(NAMES, row, strict=True))) for row in rows]
+
+
+def save(connection: psycopg.Connection, changed: Sequence[Reputation], blemishes: Sequence[Blemish]) -> None:
+    """Write the present state of some reputations; of each agent's blemishes the latest are kept."""
+    values = [attrs.astuple(row) for row in changed]
+    updates = ", ".join(f"{name} = EXCLUDED.{name}" for name in NAMES[2:])
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"""INSERT INTO reputations ({", ".join(NAMES)}) VALUES ({", ".join(["%s"] * len(NAMES))})
+                ON CONFLICT (agent, role) DO UPDATE SET {updates}""".encode(),  # noqa: S608  # names of our own
+            values,
+        )
+        cursor.executemany(
+            "INSERT INTO blemishes (agent, role, outcome, batch_id, at_ms) VALUES (%s, %s, %s, %s, %s)",
+            [attrs.astuple(each) for each in blemishes],
+        )
+        cursor.executemany(
+            """DELETE FROM blemishes WHERE agent = %s AND id <= (
+                   SELECT id FROM blemishes WHERE agent = %s ORDER BY id DESC OFFSET %s LIMIT 1)""",
+            [(agent, agent, BLEMISHES_KEPT) for agent in sorted({each.agent for each in blemishes})],
+        )
+
+
+def blemishes_of(connection: psycopg.Connection, agent: bytes) -> list[Blemish]:
+    """The latest first."""
+    rows = connection.execute(
+        "SELECT agent, role, outcome, batch_id, at_ms FROM blemishes WHERE agent = %s ORDER BY id DESC", (agent,)
+    )
+    names = tuple(field.name for field in attrs.fields(Blemish))
+    return [Blemish(**dict(zip(names, row, strict=True))) for row in rows]
