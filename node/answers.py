@@ -8,8 +8,8 @@ import orjson
 from node.admission import Admitted, Rejection
 from node.planning import Sorted, Terms
 from protocols.certificate import receipt_document, rfc3339
-from protocols.messages import Manifest, Signed
 from protocols.levels import rule_for
+from protocols.messages import Manifest, Signed
 
 CONFLICT: Final = "conflict"
 REJECTED: Final = "invalid-event"

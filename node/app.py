@@ -44,6 +44,7 @@ from node.p2p import TransportConfig, open_transport
 from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
 from node.relay import GOSSIP_WORK, Relay
+from node.standings import Standings
 from node.stored import read_manifest
 from node.supervisor import supervise
 from node.telemetry import Metrics, configure_logging
@@ -151,7 +152,8 @@ class Node:
         self.metrics = Metrics()
         self.feed = Feed()
         self.nonces = NonceLedger(database)
-        self.records = NodeRecords(database)
+        self.standings = Standings(database)
+        self.records = NodeRecords(database, self.standings)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
         self.journal = EntityJournal(database)
         self.driver = Driver(self._rules(), self.journal, self._act)
@@ -268,7 +270,7 @@ class Node:
 
     async def run(self, offer: Offer, tokens: tuple[bytes, ...]) -> None:
         """Serve until a signal comes, then drain."""
-        await self.records.load()
+        await self.standings.load()
         await self._learn_peers()
         discovery = Discovery(
             network=self._network,
@@ -284,7 +286,8 @@ class Node:
             driver=self.driver,
             transport=self._transport,
             payloads=self._payloads,
-            reputation=self.records.reputation,
+            reputations=self.standings.by_role,
+            topics=discovery.topics_of,
             on_advertisement=discovery.on_advertisement,
             on_fault=self.metrics.peer_fault,
             on_received=self.metrics.received,
@@ -308,7 +311,7 @@ class Node:
                 edges.start_soon(supervise, "recovery", self._retell_forgotten, RESTARTS)
                 overlay = self._overlay(discovery, offer)
                 edges.start_soon(supervise, "propagation", overlay.propagation.run, RESTARTS)
-                await self._serve_doors(DirectoryView(discovery, self._transport, self.records, offer), overlay)
+                await self._serve_doors(DirectoryView(discovery, self._transport, self.standings, offer), overlay)
                 await self._drain()
                 await discovery.withdraw()
                 await trio.sleep(0.2)  # the last gossip leaves with the next heartbeat or is lost

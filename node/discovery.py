@@ -72,6 +72,11 @@ class Discovery:
         """Whether an identity advertises in this network now."""
         return identity in self.directory.entries
 
+    def topics_of(self, identity: IdentityKey) -> tuple[str, ...]:
+        """What an identity advertises now; nothing if it does not."""
+        entry = self.directory.entries.get(identity)
+        return () if entry is None else entry.topics
+
     async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
         """Take in what a peer advertises, and learn where it listens."""
         now_ms = clock_ms()

@@ -4,7 +4,7 @@ Every frame is checked whole by ``open_frame`` before anything else sees it. A p
 frame dropped; nobody else notices.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -24,6 +24,7 @@ from protocols.messages import (
     CertifyOrder,
     IdentityKey,
     Message,
+    Role,
     SealConfirmed,
     Signed,
     WorkOrder,
@@ -46,7 +47,8 @@ class Exchange:
         driver: Driver,
         transport: Transport,
         payloads: BytesCache[str, bytes],
-        reputation: Callable[[IdentityKey], int],
+        reputations: Callable[[IdentityKey], Mapping[Role, int]],
+        topics: Callable[[IdentityKey], tuple[str, ...]],
         on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
         on_fault: Callable[[str], None],
         on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
@@ -55,7 +57,8 @@ class Exchange:
         self._driver = driver
         self._transport = transport
         self._payloads = payloads
-        self._reputation = reputation
+        self._reputations = reputations
+        self._topics = topics
         self._on_advertisement = on_advertisement
         self._on_fault = on_fault
         self._on_received = on_received
@@ -127,8 +130,9 @@ class Exchange:
         if make is not None:
             return make(now_ms, signed)
         if isinstance(said, Bid):
-            reputation = self._reputation(signed.signer)
-            return job.BidReceived(now_ms=now_ms, bid=_as(signed), reputation=reputation)
+            reputations = tuple(self._reputations(signed.signer).items())
+            topics = self._topics(signed.signer)
+            return job.BidReceived(now_ms=now_ms, bid=_as(signed), reputations=reputations, topics=topics)
         raise MalformedError(f"{type(said).__name__} is no message on its own")
 
 

@@ -12,9 +12,9 @@ from node.executor import Sealed
 from node.stored import read_certificate, read_evidence, read_manifest, unpack_outputs
 from protocols.certificate import agent_id, event_document, receipt_document, rfc3339
 from protocols.errors import ClientFault
+from protocols.levels import rule_for
 from protocols.merkle import leaf_hash
 from protocols.messages import Evidence, Level, QuorumCertificate, Role, Signed
-from protocols.quorum import rule_for
 from protocols.uhrp import content_url, uhrp_url
 from storage import batches, events, jobs, metrics, policies
 

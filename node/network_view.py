@@ -4,19 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from node.discovery import Discovery, Offer
-from node.records import NodeRecords
+from node.standings import Standings
 from node.transport import Transport
 from protocols.certificate import agent_id, rfc3339
 from protocols.directory import Entry
+
+OUTCOMES = ("agreed", "dissented", "late", "equivocated")
 
 
 class DirectoryView:
     """Advertisements in force and connections, this node among the agents."""
 
-    def __init__(self, discovery: Discovery, transport: Transport, records: NodeRecords, offer: Offer) -> None:
+    def __init__(self, discovery: Discovery, transport: Transport, standings: Standings, offer: Offer) -> None:
         self._discovery = discovery
         self._transport = transport
-        self._records = records
+        self._standings = standings
         self._offer = offer
 
     def agents(self) -> Sequence[Mapping[str, Any]]:
@@ -38,17 +40,7 @@ class DirectoryView:
 
     def _agent(self, identity: bytes, entry: Entry) -> Mapping[str, Any]:
         said = entry.advertisement.message
-        standing = self._records.standings().get(identity)
-        counts = (
-            {}
-            if standing is None
-            else {
-                "agreed": standing.agreed,
-                "dissented": standing.dissented,
-                "late": standing.late,
-                "equivocated": standing.equivocated,
-            }
-        )
+        reputations = self._standings.by_role(identity)
         return {
             "agentId": agent_id(identity),
             "identityKey": identity.hex(),
@@ -61,8 +53,13 @@ class DirectoryView:
             "price": said.price,
             "capacity": said.capacity,
             "build": said.build,
-            "reputation": self._records.reputation(identity),
-            "outcomes": counts,
+            "reputation": self._standings.overall(identity),
+            "reputationByRole": {role.word: reputations[role] for role in entry.roles},
+            "outcomes": self._outcomes(identity),
             "firstHeardAt": rfc3339(entry.first_heard_ms),
             "expiresAt": rfc3339(said.expires_ms),
         }
+
+    def _outcomes(self, identity: bytes) -> Mapping[str, int]:
+        seen = self._standings.counts(identity).values()
+        return {name: sum(getattr(each, name) for each in seen) for name in OUTCOMES} if seen else {}

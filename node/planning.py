@@ -12,8 +12,8 @@ import attrs
 
 from node.admission import Admitted, Rejection, with_previous
 from protocols.identifiers import record_hash
-from protocols.messages import Level
 from protocols.levels import LEVELS
+from protocols.messages import Level
 
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 CONFLICT_REMEDY: Final = "send it under an external id of its own, or set the source's onConflict to 'version'"

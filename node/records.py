@@ -1,25 +1,25 @@
 """The node's durable records for driver and executor: entities, seals, evidence, standings. SQL is in ``storage``."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from node import compute
+from node.auctions import auction_document
 from node.driver import clock_ms
+from node.standings import Standings
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import codec, job
 from protocols.certificate import agent_id
 from protocols.coordination import recover
 from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
-from protocols.messages import Evidence, IdentityKey, Role, Signed
-from storage import batches, entities, jobs, peers, policies
+from protocols.messages import Evidence, Role, Signed
+from storage import auctions, batches, entities, jobs, peers, policies
 from storage.batches import EvidenceRow, SealedBatch
 from storage.database import Database
 from storage.jobs import JobChange
-from storage.peers import Standing
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -99,24 +99,11 @@ def _apply_jobs(changes: Sequence[JobChange], connection: "Connection") -> None:
 class NodeRecords:
     """What the executor reads and writes, and this node's own view of how agents did."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, standings: Standings) -> None:
         self._database = database
-        self._standings: dict[IdentityKey, Standing] = {}
-        self._outcomes: Counter[tuple[IdentityKey, str]] = Counter()
+        self._standings = standings
         self._distributions: list[job.RecordDistribution] = []
         self._late: list[tuple[str, EvidenceRow]] = []
-
-    async def load(self) -> None:
-        rows = await self._database.run(peers.standings)
-        self._standings = {row.agent: row for row in rows}
-
-    def reputation(self, agent: IdentityKey) -> int:
-        """0 to 100; a stranger starts in the middle."""
-        standing = self._standings.get(agent)
-        return 50 if standing is None else standing.reputation
-
-    def standings(self) -> dict[IdentityKey, Standing]:
-        return self._standings
 
     async def payload(self, batch_id: str) -> bytes | None:
         return await self._database.run(lambda connection: batches.payload(connection, batch_id))
@@ -145,9 +132,10 @@ class NodeRecords:
                 await self._database.run(partial(_keep_proof, first, second))
             case job.RecordDistribution():
                 self._distributions.append(effect)
-            case job.ReportPeer(peer=peer, outcome=outcome):
-                self._outcomes[peer, outcome] += 1
-                self._count(peer, outcome)
+            case job.ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch_id):
+                self._standings.count(peer, role, outcome, batch_id)
+            case job.RecordAuction():
+                await self._database.run(partial(_record_auction, effect))
             case _:
                 raise AssertionError(f"no record is kept of {type(effect).__name__}")
 
@@ -166,31 +154,32 @@ class NodeRecords:
 
     async def flush(self) -> None:
         """What a crash takes with it is a second of statistics, never a batch."""
-        if self._outcomes or self._distributions or self._late:
+        await self._standings.flush()
+        if self._distributions or self._late:
             late, self._late = self._late, []
-            outcomes, self._outcomes = self._outcomes, Counter()
             distributions, self._distributions = self._distributions, []
-            await self._database.run(partial(_write_counts, outcomes, distributions, late))
-
-    def _count(self, peer: IdentityKey, outcome: str) -> None:
-        known = self._standings.get(peer) or Standing(agent=peer, agreed=0, dissented=0, late=0, equivocated=0)
-        counts = {name: getattr(known, name) for name in ("agreed", "dissented", "late", "equivocated")}
-        counts[outcome] += 1
-        self._standings[peer] = Standing(agent=peer, **counts)
+            await self._database.run(partial(_write_counts, distributions, late))
 
 
 def _write_counts(
-    outcomes: Mapping[tuple[IdentityKey, str], int],
     distributions: Sequence[job.RecordDistribution],
     late: Sequence[tuple[str, EvidenceRow]],
     connection: "Connection",
 ) -> None:
-    for (peer, outcome), count in sorted(outcomes.items()):
-        peers.count_outcome(connection, peer, outcome, count)
     for each in distributions:
         batches.record_distribution(connection, each.batch_id, each.published, each.confirmed, each.latency_ms)
     for batch_id, row in late:
         batches.insert_evidence(connection, batch_id, [row])
+
+
+def _record_auction(effect: job.RecordAuction, connection: "Connection") -> None:
+    auctions.put(
+        connection,
+        announcement_id=effect.announcement_id,
+        lease_id=effect.lease_id,
+        record=auction_document(effect),
+        at_ms=clock_ms(),
+    )
 
 
 def _keep_proof(first: Signed[Evidence], second: Signed[Evidence], connection: "Connection") -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from protocols.advertisement import Token, check_token, topic_manager_name
+from protocols.advertisement import Token, check_token, topic_manager_name, topic_of
 from protocols.errors import MalformedError
 from protocols.limits import ADVERTISEMENTS_MAX
 from protocols.messages import Advertisement, IdentityKey, Role, Signed
@@ -32,6 +32,11 @@ class Entry:
         """The roles its SHIP tokens offer."""
         names = {token.name for token in self.tokens if token.kind == "SHIP"}
         return tuple(role for role in Role if topic_manager_name(role_topic(role)) in names)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The dotted topics its SHIP tokens name, those of roles among them."""
+        return tuple(topic_of(token.name) for token in self.tokens if token.kind == "SHIP")
 
 
 @attrs.frozen(kw_only=True)

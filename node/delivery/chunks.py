@@ -13,8 +13,8 @@ import orjson
 from node.executor import Sealed
 from node.names import sha256_text, whole_ms
 from protocols.certificate import STEPS, agent_id, rfc3339
-from protocols.messages import Evidence, Level, Signed
 from protocols.levels import rule_for
+from protocols.messages import Evidence, Level, Signed
 
 STATUSES: Final = ("valid", "invalid")
 

@@ -9,10 +9,11 @@ import psycopg
 import pytest
 import zstandard
 
-from storage import batches, entities, events, jobs, metrics, peers, policies, sources
+from storage import auctions, batches, entities, events, jobs, metrics, policies, reputations, sources, templates
 from storage.batches import EvidenceRow, NewBatch, SealedBatch
 from storage.errors import SourceExistsError
 from storage.jobs import JobChange
+from storage.templates import StoredTemplate
 
 POLICY = hashlib.sha256(b"{}").digest()
 AGENT = b"\x02" + bytes(32)
@@ -258,16 +259,43 @@ def test_a_later_version_that_is_sealed_first_stays_the_latest(connection: psyco
     assert old == [(1, "invalid")]
 
 
-def test_standings_give_a_reputation(connection: psycopg.Connection) -> None:
-    peers.count_outcome(connection, AGENT, "agreed", 8)
-    assert peers.standings(connection)[0].reputation == 90
-    peers.count_outcome(connection, AGENT, "late", 9)
-    assert peers.standings(connection)[0].reputation == 47
-    peers.count_outcome(connection, AGENT, "equivocated")
-    assert peers.standings(connection)[0].reputation == 0
+def test_reputations_are_kept_as_they_are_and_blemishes_to_a_bound(connection: psycopg.Connection) -> None:
+    row = reputations.Reputation(agent=AGENT, role="validate", agreed=8, successes=7.5, failures=0.25, at_ms=9)
+    blemishes = [
+        reputations.Blemish(agent=AGENT, role="validate", outcome="late", batch_id=f"batch_{n}", at_ms=n)
+        for n in range(reputations.BLEMISHES_KEPT + 7)
+    ]
+    reputations.save(connection, [row], blemishes[:30])
+    later = attrs.evolve(row, agreed=9, late=1)
+    reputations.save(connection, [later], blemishes[30:])
+    assert reputations.load(connection) == [later]
+    assert reputations.blemishes_of(connection, AGENT) == blemishes[: -reputations.BLEMISHES_KEPT - 1 : -1]
 
 
-def test_peers_are_remembered_with_their_latest_addresses(connection: psycopg.Connection) -> None:
-    peers.remember(connection, AGENT, ["/ip4/1.2.3.4/tcp/1"], b"old", 1)
-    peers.remember(connection, AGENT, ["/ip4/1.2.3.4/tcp/2"], b"new", 2)
-    assert peers.remembered(connection) == [(AGENT, ["/ip4/1.2.3.4/tcp/2"])]
+def test_of_the_versions_of_a_template_the_latest_is_in_use(connection: psycopg.Connection) -> None:
+    first, second = (
+        StoredTemplate(digest=bytes([n]) * 32, template_id="t", job_type="validate", level="basic", document=b"{}")
+        for n in (1, 2)
+    )
+    templates.put(connection, first)
+    templates.put(connection, second)
+    assert templates.in_use(connection) == [second]
+    templates.put(connection, first)
+    assert templates.in_use(connection) == [first]
+    assert templates.withdraw(connection, first.digest)
+    assert templates.in_use(connection) == [second]
+    kept = templates.get(connection, first.digest)
+    assert kept is not None
+    assert kept.withdrawn
+    assert [each.digest for each in templates.versions(connection, template_id="t", limit=9)] == [
+        first.digest,
+        second.digest,
+    ]
+
+
+def test_an_auction_is_found_by_job_and_by_lease(connection: psycopg.Connection) -> None:
+    auctions.put(connection, announcement_id="job_1", lease_id="lease_1", record={"bids": []}, at_ms=1)
+    auctions.put(connection, announcement_id="job_1", lease_id="lease_1", record={"bids": [1]}, at_ms=2)
+    assert auctions.get(connection, "job_1") == auctions.get(connection, "lease_1") == {"bids": []}
+    assert auctions.get(connection, "job_2") is None
+    assert auctions.latest(connection, 5) == [{"bids": []}]
