@@ -121,7 +121,7 @@ async def test_an_alarm_rings_and_the_lease_is_awarded(nursery: trio.Nursery) ->
             reason="",
         )
         signed = job.Signed(message=bid, signer=agent.identity, signature=b"checked by the caller")
-        await driver.tell(job.BidReceived(now_ms=clock_ms(), bid=signed, reputation=50))
+        await driver.tell(job.BidReceived(now_ms=clock_ms(), bid=signed))
     await until(lambda: len(acted.effects) > 3)
     sent = [type(effect.message).__name__ for effect in acted.effects if isinstance(effect, Send)]
     assert sent.count("Award") == LEVELS[Level.ENHANCED].executors
