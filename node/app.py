@@ -34,6 +34,7 @@ from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
+from node.market import Market
 from node.network_view import DirectoryView
 from node.nonces import NonceLedger
 from node.objects import LETTERS, Objects
@@ -340,6 +341,8 @@ class Node:
         return ChainTracker(url, token.get_secret_value() if token else "") if url else Unchecked()
 
     async def _serve_doors(self, view: DirectoryView, overlay: OverlayServices) -> None:
+        market = Market(database=self._database, driver=self.driver, standings=self.standings, agent=view.agent)
+        await market.load()
         services = Services(
             settings=ApiSettings(
                 network=self._network,
@@ -359,6 +362,7 @@ class Node:
             overlay=overlay,
             database=self._database,
             network_view=view,
+            market=market,
             readiness=self._readiness,
             metrics=self.metrics.text,
         )

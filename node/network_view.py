@@ -25,6 +25,11 @@ class DirectoryView:
         entries = self._discovery.directory.entries
         return [self._agent(identity, entries[identity]) for identity in sorted(entries)]
 
+    def agent(self, identity: bytes) -> dict[str, Any] | None:
+        """What one agent advertises; None if it does not."""
+        entry = self._discovery.directory.entries.get(identity)
+        return None if entry is None else dict(self._agent(identity, entry))
+
     def peers(self) -> Sequence[Mapping[str, Any]]:
         return [
             {

@@ -79,6 +79,16 @@ class Rules:
         own = (each for each in self.templates if (each.role, each.level) == (role, level))
         return next(own, BUILT_IN[role, level])
 
+    def attempt_ms_at(self, level: Level) -> int:
+        """How long an attempt may take: as an operator's templates of the level say, within the node's own bound."""
+        own = [each.time_ms_max for each in self.templates if each.level is level]
+        return min(self.attempt_ms, sum(own)) if own else self.attempt_ms
+
+    def attempts_at(self, level: Level) -> int:
+        """How many attempts a batch gets."""
+        own = [each.retries_max + 1 for each in self.templates if each.level is level]
+        return max(own, default=self.attempts_max)
+
 
 # --- entities -----------------------------------------------------------------------------------------------
 

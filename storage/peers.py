@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import attrs
 import psycopg
 
 
@@ -23,6 +24,28 @@ def remembered(connection: psycopg.Connection, limit: int = 256) -> list[tuple[b
         "SELECT identity, addresses FROM peers ORDER BY last_seen_at DESC LIMIT %s", (limit,)
     ).fetchall()
     return [(bytes(row[0]), list(row[1])) for row in rows]
+
+
+@attrs.frozen(kw_only=True)
+class Equivocation:
+    """Two signed statements of one signer that contradict each other."""
+
+    signer: bytes
+    batch_id: str
+    role: str
+    first: bytes
+    second: bytes
+
+
+def equivocations(connection: psycopg.Connection, signer: bytes | None, limit: int) -> list[Equivocation]:
+    """The latest first; of one signer, or of all."""
+    rows = connection.execute(
+        """SELECT signer, batch_id, role, first, second FROM equivocations
+           WHERE %(signer)s::bytea IS NULL OR signer = %(signer)s ORDER BY found_at DESC LIMIT %(limit)s""",
+        {"signer": signer, "limit": limit},
+    )
+    names = ("signer", "batch_id", "role", "first", "second")
+    return [Equivocation(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def keep_equivocation(

@@ -36,7 +36,7 @@ def withdraw(connection: psycopg.Connection, digest: bytes) -> bool:
 
 def get(connection: psycopg.Connection, digest: bytes) -> StoredTemplate | None:
     row = connection.execute(
-        f"SELECT {COLUMNS} FROM job_templates WHERE digest = %s".encode(),
+        f"SELECT {COLUMNS} FROM job_templates WHERE digest = %s".encode(),  # noqa: S608
         (digest,),
     ).fetchone()
     return None if row is None else StoredTemplate(**dict(zip(COLUMNS.split(", "), row, strict=True)))

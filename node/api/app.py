@@ -14,6 +14,7 @@ from node.api import (
     events,
     health,
     ingest,
+    market,
     network,
     objects,
     overlay,
@@ -46,7 +47,7 @@ def create_app(services: Services) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False
-    for module in (ingest, events, stream, sources, objects, overlay, network, health, docs):
+    for module in (ingest, events, stream, sources, objects, overlay, network, market, health, docs):
         app.register_blueprint(module.routes(services))
     problems.register(app)
 

@@ -6,7 +6,7 @@ from node.api.describing import in_path, in_query, json_answer, json_body, opera
 from node.api.schemas import EVENT, LEVEL, SCHEMAS, Schema, array, integer, record, ref, text
 
 VERSION: Final = "3.1.0"
-TAGS: Final = ("events", "batches", "sources", "objects", "overlay services", "identity", "node")
+TAGS: Final = ("events", "batches", "sources", "objects", "overlay services", "market", "identity", "node")
 DESCRIPTION: Final = (
     "Post batches of events to any node; follow their certification; stream what is certified; keep a "
     "certificate that verifies offline. Errors are problem documents (RFC 9457) that say what to do."
@@ -35,6 +35,14 @@ EXAMPLE_SOURCE: Final = {
     "mappingPolicy": {"required": ["sensorId", "value"]},
     "validationRules": {"bounds": [{"field": "value", "min": -90, "max": 60}]},
     "overlayTopics": ["gitdata.events.iot"],
+}
+EXAMPLE_TEMPLATE: Final = {
+    "templateId": "validate-iot",
+    "jobType": "validate",
+    "overlayTopics": ["gitdata.events.validate"],
+    "agentRequirements": {"capabilities": ["validate"], "minimumReputation": 70},
+    "processingConstraints": {"maxProcessingTime": 5000, "maxRetries": 3, "requireConsensus": True},
+    "outputRequirements": {"certificationLevel": "enhanced", "auditTrailRequired": True, "consensusThreshold": 2},
 }
 EXAMPLE_STREAM: Final = (
     ': connected\n\nid: 12.1\ndata: {"type":"event","eventId":"event_abc123","eventType":"sensor_reading",'
@@ -481,6 +489,91 @@ def _overlay_paths() -> dict[str, Any]:
     }
 
 
+def _market_paths() -> dict[str, Any]:
+    anything: Schema = {"type": "object"}
+    template = {"requestBody": json_body(anything, EXAMPLE_TEMPLATE)}
+    one = [in_path("templateHash")]
+    missing = problem_answers("unknown-template", "invalid-parameter")
+    return {
+        "/overlay/agents/{agentId}": {
+            "get": operation(
+                "getAgent",
+                "market",
+                "An agent: what it offers, how it did here, and why its reputation is what it is",
+                {"200": json_answer("As this node sees it.", anything), **problem_answers("unknown-agent")},
+                parameters=[in_path("agentId")],
+            )
+        },
+        "/overlay/jobs": {
+            "get": operation(
+                "listJobs",
+                "market",
+                "The latest auctions",
+                {
+                    "200": json_answer("Latest first.", record({"jobs": array(anything)})),
+                    **problem_answers("invalid-parameter"),
+                },
+                parameters=[PAGING[0]],
+            )
+        },
+        "/overlay/jobs/{jobId}": {
+            "get": operation(
+                "getJob",
+                "market",
+                "An auction by its job or lease: bids, scores, choice",
+                {"200": json_answer("How it ended.", anything), **problem_answers("unknown-job")},
+                parameters=[in_path("jobId")],
+            )
+        },
+        "/overlay/proofs": {
+            "get": operation(
+                "listProofs",
+                "market",
+                "Equivocations: two signed statements of one agent that contradict each other",
+                {"200": json_answer("Latest first.", record({"proofs": array(anything)}))},
+            )
+        },
+        "/overlay/job-templates": {
+            "get": operation(
+                "listTemplates",
+                "market",
+                "The job templates in use, or every version of one",
+                {
+                    "200": json_answer("Templates.", record({"templates": array(anything)})),
+                    **problem_answers("invalid-parameter"),
+                },
+                parameters=[in_query("templateId", text(), "Every version an operator set under this id.")],
+            ),
+            "post": operation(
+                "putTemplate",
+                "market",
+                "Keep a job template and use it from the next auction on",
+                {
+                    "201": json_answer("The template.", anything),
+                    **problem_answers("invalid-json", "invalid-template", "body-too-large", "unsupported-media-type"),
+                },
+                **template,
+            ),
+        },
+        "/overlay/job-templates/{templateHash}": {
+            "get": operation(
+                "getTemplate",
+                "market",
+                "A version of a job template in its canonical form: its SHA-256 is the hash",
+                {"200": json_answer("The document.", anything), **missing},
+                parameters=one,
+            ),
+            "delete": operation(
+                "withdrawTemplate",
+                "market",
+                "Take a version out of use: the one before it comes back, or the one built in",
+                {"200": json_answer("Withdrawn.", anything), **missing},
+                parameters=one,
+            ),
+        },
+    }
+
+
 def _identity_paths() -> dict[str, Any]:
     anything: Schema = {"type": "object"}
     node = record(
@@ -548,6 +641,7 @@ def document() -> dict[str, Any]:
             **_object_paths(),
             **_overlay_paths(),
             **_identity_paths(),
+            **_market_paths(),
             **_node_paths(),
         },
         "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],

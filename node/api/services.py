@@ -8,6 +8,7 @@ import attrs
 from node.callers import Access
 from node.delivery.feed import Feed
 from node.ingest import Ingest
+from node.market import Market
 from node.nonces import NonceLedger
 from node.objects import Objects
 from node.overlay.services import OverlayServices
@@ -66,5 +67,6 @@ class Services:
     overlay: OverlayServices
     database: Database
     network_view: NetworkView
+    market: Market
     readiness: Callable[[], Awaitable[Sequence[Check]]]
     metrics: Callable[[], str]

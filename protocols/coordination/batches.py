@@ -89,7 +89,6 @@ def lease_or_wait(work: Workspace, batch: Batch) -> None:
 
 def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
     quorum = batch.manifest.message.quorum
-    rules = work.rules
     batch = attrs.evolve(
         batch,
         stage=Stage.PROCESSING,
@@ -105,7 +104,7 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         resends=0,
         statement=None,
         certifications=(),
-        attempt_ends_ms=work.now_ms + rules.attempt_ms,
+        attempt_ends_ms=work.now_ms + work.rules.attempt_ms_at(batch.manifest.message.level),
     )
     _await_answers(work, batch)
     _send_orders(work, batch, (*_agents(batch), *(award.agent for award in batch.shadows)))
@@ -561,7 +560,7 @@ def _fail_attempt(work: Workspace, batch: Batch, reason: str) -> None:
     reasons = (*batch.reasons, f"attempt {attempt}: {reason}")[-REASONS_MAX:]
     was_agreed = batch.stage is Stage.CERTIFYING
     batch = attrs.evolve(batch, attempt=attempt, reasons=reasons, stage=Stage.BACKOFF)
-    if attempt >= work.rules.attempts_max:
+    if attempt >= work.rules.attempts_at(said.level):
         work.put(attrs.evolve(batch, stage=Stage.DEAD))
         work.utter(Bury(batch_id=batch.batch_id, reasons=reasons))
         if not was_agreed:
@@ -597,7 +596,8 @@ def _start_next(work: Workspace, chain: Chain, queue: tuple[str, ...], known: Ba
 def on_restart(work: Workspace, batch: Batch) -> None:
     """Utter again what the stage owes."""
     if batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
-        batch = attrs.evolve(batch, attempt_ends_ms=work.now_ms + work.rules.attempt_ms)
+        attempt_ms = work.rules.attempt_ms_at(batch.manifest.message.level)
+        batch = attrs.evolve(batch, attempt_ends_ms=work.now_ms + attempt_ms)
         _await_answers(work, batch)
         silent = _unanswered(batch)
         _send_orders(work, batch, silent)

@@ -82,7 +82,7 @@ def observe(work: Workspace, level: Level, quorum: int, took_ms: int) -> None:
 def patience_ms(work: Workspace, level: Level, quorum: int) -> int:
     """How long to wait for an agent before another is asked beside it: far beyond what is usual, within bounds."""
     lease = work.find(Lease, lease_entity_id(level, quorum))
-    longest_ms = work.rules.attempt_ms // 3
+    longest_ms = work.rules.attempt_ms_at(level) // 3
     if lease is None or lease.pace is None:
         return longest_ms
     usual_ms = (lease.pace.mean_us + 4 * lease.pace.deviation_us) // 1_000

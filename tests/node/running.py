@@ -20,19 +20,21 @@ from node.callers import Access
 from node.compute import pack_outputs
 from node.config import ReadGroup
 from node.delivery.feed import Feed
-from node.driver import clock_ms
+from node.driver import Driver, clock_ms
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
+from node.market import Market
 from node.nonces import NonceLedger
 from node.objects import Objects
 from node.overlay.checking import Unchecked
 from node.overlay.services import OverlayServices
+from node.standings import Standings
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import keys
 from protocols.certificate import agent_id
 from protocols.envelope import sign
-from protocols.job import BatchCommitted, Stimulus
+from protocols.job import BatchCommitted, Effect, Entity, EntityId, Rules, Stimulus, Transition
 from protocols.messages import (
     Certification,
     Evidence,
@@ -101,6 +103,27 @@ class View:
         return []
 
 
+class Forgetful:
+    """A journal of a driver that is never run: the market only changes its rules."""
+
+    async def load(self) -> Sequence[Entity]:
+        return ()
+
+    async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
+        raise AssertionError("nobody drives")
+
+    def note(self, transition: Transition) -> None:
+        raise AssertionError("nobody drives")
+
+
+async def act_not(effects: Sequence[Effect]) -> None:
+    raise AssertionError("nobody drives")
+
+
+def agent_of(identity: IdentityKey) -> dict[str, Any] | None:
+    return {"agentId": agent_id(identity), "roles": ["normalize"]} if identity == AGENT.identity else None
+
+
 @attrs.frozen(kw_only=True)
 class Running:
     url: str
@@ -110,6 +133,7 @@ class Running:
     feed: Feed
     recorder: Recorder
     overlay: OverlayServices
+    market: Market
     app: QuartTrio
 
     async def post(self, *events: dict[str, Any], source: str = "s1", **more: Any) -> httpx.Response:
@@ -282,6 +306,8 @@ async def running(
             event_topics=(),
             outbound_allowed=[ip_network("127.0.0.0/8")],
         )
+        driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), Forgetful(), act_not)
+        market = Market(database=database, driver=driver, standings=Standings(database), agent=agent_of)
 
         async def ready() -> Sequence[Check]:
             return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]
@@ -297,6 +323,7 @@ async def running(
             overlay=overlay,
             database=database,
             network_view=View(),
+            market=market,
             readiness=ready,
             metrics=lambda: "# HELP x y\n",
         )
@@ -321,6 +348,7 @@ async def running(
                     feed=feed,
                     recorder=recorder,
                     overlay=overlay,
+                    market=market,
                     app=app,
                 )
             nursery.cancel_scope.cancel()
