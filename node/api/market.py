@@ -16,11 +16,11 @@ def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("market", __name__)
     market = services.market
 
-    @blueprint.get("/overlay/agents/<agent>")
-    async def get_agent(agent: str) -> Response:
-        named = AGENT.fullmatch(agent)
+    @blueprint.get("/overlay/agents/<agent_id>")
+    async def get_agent(agent_id: str) -> Response:
+        named = AGENT.fullmatch(agent_id)
         if named is None:
-            raise UnknownAgentError(f"{agent[:100]!r} names no agent: agent_ and an identity key do")
+            raise UnknownAgentError(f"{agent_id[:100]!r} names no agent: agent_ and an identity key do")
         return answer(await market.agent(bytes.fromhex(named[1])))
 
     @blueprint.get("/overlay/jobs")
