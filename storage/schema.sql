@@ -314,6 +314,7 @@ CREATE TABLE spent_outpoints (
 
 -- certificates of a source by time
 CREATE INDEX idx_batches_source_time ON batches (source_id, certified_ms) WHERE state = 'certified';
+
 -- what this node thinks of an agent in a role, and what it saw of it; successes and failures fade from at_ms on
 CREATE TABLE reputations (
     agent BYTEA NOT NULL,
@@ -326,6 +327,7 @@ CREATE TABLE reputations (
     failures DOUBLE PRECISION NOT NULL DEFAULT 0,
     at_ms BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (agent, role)
+);
 
 -- the latest occasions on which an agent did not agree: why its reputation is what it is
 CREATE TABLE blemishes (
@@ -333,7 +335,9 @@ CREATE TABLE blemishes (
     agent BYTEA NOT NULL,
     role TEXT NOT NULL,
     outcome TEXT NOT NULL,
+    batch_id TEXT NOT NULL,
     at_ms BIGINT NOT NULL
+);
 CREATE INDEX idx_blemishes_agent ON blemishes (agent, id);
 
 -- how auctions ended: bids, scores, choice
@@ -342,6 +346,7 @@ CREATE TABLE auctions (
     lease_id TEXT NOT NULL,
     record JSONB NOT NULL,
     at_ms BIGINT NOT NULL
+);
 CREATE INDEX idx_auctions_lease ON auctions (lease_id);
 CREATE INDEX idx_auctions_at ON auctions (at_ms);
 
@@ -355,4 +360,5 @@ CREATE TABLE job_templates (
     number BIGSERIAL UNIQUE,
     withdrawn BOOLEAN NOT NULL DEFAULT false,
     created_at TIMESTAMP NOT NULL DEFAULT NOW()
+);
 CREATE INDEX idx_job_templates_use ON job_templates (job_type, level, number);

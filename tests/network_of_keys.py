@@ -38,7 +38,7 @@ class KeySigner:
         return self.key.sign(protocol, key_id, data)
 
 
-AGENTS = tuple(sorted((KeySigner(f"agent {n}") for n in range(4)), key=lambda agent: agent.identity))
+AGENTS = tuple(sorted((KeySigner(f"agent {n}") for n in range(5)), key=lambda agent: agent.identity))
 
 
 @attrs.frozen(kw_only=True)

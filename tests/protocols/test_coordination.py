@@ -334,3 +334,99 @@ def test_ids_are_digests() -> None:
     other = attrs.evolve(SAID, received_ms=SAID.received_ms + 1)
     assert other.batch_id != SAID.batch_id
     assert len(SAID.batch_id) == len("batch_") + 2 * hashlib.sha256().digest_size
+
+
+def ring(world: World, now_ms: int) -> tuple[Effect, ...]:
+    return world.step(job.AlarmRang(now_ms=now_ms, entity_id=job.batch_entity_id(SAID.batch_id)))
+
+
+def executors(world: World) -> set[bytes]:
+    return {key for ballot in world.batch.ballots for key in ballot.executors}
+
+
+def index_of(key: bytes) -> int:
+    return next(index for index, agent in enumerate(AGENTS) if agent.identity == key)
+
+
+def test_those_who_stay_silent_are_replaced_well_before_the_deadline() -> None:
+    world = World()
+    leased(world, agents=4)
+    awarded = executors(world)
+    (reserve,) = {agent.identity for agent in AGENTS[:4]} - awarded
+    first, *silent = sorted(awarded)
+    world.step(result(index_of(first)))
+    patience_ends_ms = world.batch.patience_ends_ms
+    assert NOW < patience_ends_ms < world.batch.attempt_ends_ms
+    effects = ring(world, patience_ends_ms)
+    assert [order.to for order in sent(effects, WorkOrder)] == [reserve]
+    late = [effect for effect in effects if isinstance(effect, job.ReportPeer)]
+    assert {(each.peer, each.outcome) for each in late} == {(silent[0], "late")}
+    assert {each.role for each in late} == {Role.NORMALIZE, Role.VALIDATE}
+    assert executors(world) == {first, reserve, silent[1]}
+    world.step(result(index_of(reserve)))
+    assert world.batch.stage is Stage.CERTIFYING
+
+
+def test_the_next_batch_of_a_lease_goes_to_the_substitute() -> None:
+    world = World()
+    leased(world, agents=4)
+    silent = sorted(executors(world))[0]
+    ring(world, world.batch.patience_ends_ms)
+    lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+    assert isinstance(lease, Lease)
+    assert lease.grant is not None
+    assert silent not in {award.agent for award in lease.grant.awards}
+    assert lease.grant.reserves == ()
+
+
+def test_without_a_reserve_the_same_are_asked_again() -> None:
+    world = World()
+    leased(world, agents=3)
+    asked = executors(world)
+    effects = ring(world, world.batch.patience_ends_ms)
+    assert {order.to for order in sent(effects, WorkOrder)} == asked
+    assert executors(world) == asked
+
+
+def test_patience_follows_what_is_usual() -> None:
+    world = World()
+    leased(world, agents=4)
+    slow = world.batch.patience_ends_ms - world.batch.asked_ms
+    assert slow == RULES.attempt_ms // 3, "nothing is known yet"
+    for agent in sorted(executors(world))[:2]:
+        observed = attrs.evolve(result(index_of(agent)), now_ms=world.batch.asked_ms + 40)
+        world.step(observed)
+    lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+    assert isinstance(lease, Lease)
+    assert lease.pace is not None
+    assert 40_000 <= lease.pace.mean_us < 60_000
+    assert world.batch.patience_ends_ms - world.batch.asked_ms == RULES.patience_ms_min
+
+
+def lying(agent: int, flavour: int) -> job.ResultReceived:
+    told = result(agent)
+    root = hashlib.sha256(b"lie %d" % flavour).digest()
+    evidence = tuple(
+        attrs.evolve(each, message=attrs.evolve(each.message, output_digest=root))
+        for each in told.result.message.evidence
+    )
+    message = attrs.evolve(told.result.message, evidence=evidence)
+    return attrs.evolve(told, result=attrs.evolve(told.result, message=message))
+
+
+def test_contradictions_are_settled_by_further_agents_and_a_greater_majority() -> None:
+    world = World()
+    leased(world, agents=5)
+    first, second, third = sorted(executors(world))
+    further = {agent.identity for agent in AGENTS[:5]} - {first, second, third}
+    world.step(result(index_of(first)))
+    world.step(lying(index_of(second), 1))
+    effects = world.step(lying(index_of(third), 2))
+    assert {order.to for order in sent(effects, WorkOrder)} == further
+    assert {ballot.quorum for ballot in world.batch.ballots} == {3}
+    for agent in sorted(further):
+        assert world.batch.stage is Stage.PROCESSING
+        world.step(result(index_of(agent)))
+    assert world.batch.stage is Stage.CERTIFYING
+    votes = {vote.signer for ballot in world.batch.ballots for vote in ballot.votes}
+    assert {second, third} <= votes, "what the dissenters said is kept"
