@@ -20,6 +20,7 @@ from node.api.wire import (
     require_json,
 )
 from node.overlay.lookup import LookupOutput, LookupService
+from node.overlay.services import OverlayServices
 from node.overlay.submit import TOPICS_MAX, Accepted
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault, MalformedError, OverlayError
@@ -79,6 +80,13 @@ def routes(services: Services) -> Blueprint:
         binary = aggregated or request.accept_mimetypes.best == BINARY_TYPE
         return await _lookup_answer(found, binary=binary)
 
+    _describe(blueprint, overlay)
+    return blueprint
+
+
+def _describe(blueprint: Blueprint, overlay: OverlayServices) -> None:
+    """The routes that say what there is."""
+
     @blueprint.get("/listTopicManagers")
     async def list_topic_managers() -> Response:
         managers = overlay.submissions.managers.values()
@@ -97,8 +105,6 @@ def routes(services: Services) -> Blueprint:
     async def document_lookup_service() -> Response:
         only_parameters(request, "lookupService")
         return _documentation(overlay.lookups, "lookupService")
-
-    return blueprint
 
 
 def read_topics(header: str | None) -> list[str]:

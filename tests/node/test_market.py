@@ -5,7 +5,7 @@ import hashlib
 from functools import partial
 from typing import Any
 
-from node.api.openapi import EXAMPLE_TEMPLATE
+from node.api.openapi_overlay import EXAMPLE_TEMPLATE
 from node.driver import clock_ms
 from protocols.certificate import agent_id
 from storage import auctions, peers, reputations
