@@ -1,9 +1,10 @@
 """The node's durable records for driver and executor: entities, seals, evidence, standings. SQL is in ``storage``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from node import compute
@@ -14,6 +15,7 @@ from node.stored import certificate_bytes, evidence_bytes
 from protocols import codec, job
 from protocols.certificate import agent_id
 from protocols.coordination import recover
+from protocols.errors import MalformedError
 from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
 from protocols.messages import Evidence, Role, Signed
 from storage import auctions, batches, entities, jobs, peers, policies
@@ -24,8 +26,11 @@ from storage.jobs import JobChange
 if TYPE_CHECKING:
     from psycopg import Connection
 
+log = structlog.get_logger(__name__)
+
 FLUSH_S = 1.0
 MATERIALISE_S = 10.0
+COMING_BACK = ("batch:", "lease:", "held:")  # told again from its row, awarded again, named by every order
 RUNNING = {Stage.PROCESSING: (Role.NORMALIZE, Role.VALIDATE), Stage.CERTIFYING: (Role.CERTIFY,)}
 
 
@@ -38,8 +43,8 @@ class EntityJournal:
         self._changes: list[JobChange] = []
 
     async def load(self) -> Sequence[Entity]:
-        frames, pending = await self._database.run(_load)
-        found = recover([codec.decode_tagged(ENTITIES, frame) for frame in frames], pending)
+        rows, pending = await self._database.run(_load)
+        found = recover(_readable(rows), pending)
         for entity in found:
             if isinstance(entity, Batch):
                 self._stages[entity.entity_id] = (entity.stage, entity.attempt)
@@ -82,7 +87,22 @@ def _job_changes(batch: Batch) -> list[JobChange]:
     ]
 
 
-def _load(connection: "Connection") -> tuple[list[bytes], frozenset[str]]:
+def _readable(rows: Sequence[tuple[EntityId, bytes]]) -> Iterator[Entity]:
+    """The stored entities. Those of another version of this program are left out where they come back by themselves.
+
+    Raises:
+        MalformedError: one that would not come back cannot be read: the program is not the one that wrote it.
+    """
+    for entity_id, state in rows:
+        try:
+            yield codec.decode_tagged(ENTITIES, state)
+        except MalformedError as error:
+            if not entity_id.startswith(COMING_BACK):
+                raise
+            log.warning("journal.left_out", entity=entity_id, why=str(error))
+
+
+def _load(connection: "Connection") -> tuple[list[tuple[EntityId, bytes]], frozenset[str]]:
     pending = frozenset(row[0] for row in batches.pending(connection))
     return entities.load_all(connection), pending
 

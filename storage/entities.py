@@ -19,6 +19,7 @@ def commit(connection: psycopg.Connection, changed: Sequence[tuple[str, bytes]],
             connection.execute("DELETE FROM entities WHERE entity_id = ANY(%b)", (list(removed),))
 
 
-def load_all(connection: psycopg.Connection) -> list[bytes]:
-    """Every entity's encoding."""
-    return [bytes(row[0]) for row in connection.execute("SELECT state FROM entities ORDER BY entity_id")]
+def load_all(connection: psycopg.Connection) -> list[tuple[str, bytes]]:
+    """Every entity: id and encoding."""
+    rows = connection.execute("SELECT entity_id, state FROM entities ORDER BY entity_id")
+    return [(str(entity_id), bytes(state)) for entity_id, state in rows]

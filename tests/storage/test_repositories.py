@@ -218,7 +218,7 @@ def test_jobs_follow_the_batch_until_it_ends(connection: psycopg.Connection) -> 
 def test_entities_are_replaced_and_deleted_in_groups(connection: psycopg.Connection) -> None:
     entities.commit(connection, [("a", b"1"), ("b", b"2")], [])
     entities.commit(connection, [("a", b"3"), ("c", b"4")], ["b", "never"])
-    assert entities.load_all(connection) == [b"3", b"4"]
+    assert [state for _, state in entities.load_all(connection)] == [b"3", b"4"]
 
 
 def test_sources_are_created_listed_and_changed(connection: psycopg.Connection) -> None:
