@@ -9,7 +9,7 @@ import trio
 from node.driver import clock_ms
 from node.transport import PeerUnreachableError, Transport
 from protocols import directory
-from protocols.advertisement import build_token, topic_manager_name
+from protocols.advertisement import Token, build_token, topic_manager_name
 from protocols.directory import Directory, role_topic
 from protocols.envelope import Signer, sign, to_frame
 from protocols.keys import PrivateKey
@@ -63,10 +63,10 @@ class Discovery:
         self._on_sent = on_sent
         self._seen: frozenset[bytes] = frozenset()
 
-    def tokens(self) -> Iterator[bytes]:
-        """The tokens in force, this node's own among them."""
+    def tokens(self) -> Iterator[tuple[Token, bytes]]:
+        """The tokens in force with their locking scripts, this node's own among them."""
         for entry in self.directory.entries.values():
-            yield from entry.advertisement.message.tokens
+            yield from zip(entry.tokens, entry.advertisement.message.tokens, strict=True)
 
     def knows(self, identity: IdentityKey) -> bool:
         """Whether an identity advertises in this network now."""

@@ -58,7 +58,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, allowed: Sequence[Network]) -> None:
         self._allowed = tuple(allowed)
-        self._inner = httpx.AsyncHTTPTransport(retries=0, trust_env=False)
+        # a pool would know connections by address: one made under a name must not serve another name
+        self._inner = httpx.AsyncHTTPTransport(
+            retries=0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url

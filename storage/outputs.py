@@ -102,7 +102,7 @@ def find(
     *,
     names: Sequence[str] | None = None,
     identity: bytes | None = None,
-    url_prefix: str | None = None,
+    urls: Sequence[str] | None = None,
     digests: Sequence[bytes] | None = None,
     batch_id: str | None = None,
     now_s: int = 0,
@@ -116,7 +116,7 @@ def find(
            WHERE o.topic = %(topic)s
              AND (%(names)s::text[] IS NULL OR o.name = ANY(%(names)s))
              AND (%(identity)s::bytea IS NULL OR o.identity = %(identity)s)
-             AND (%(url)s::text IS NULL OR starts_with(o.url, %(url)s))
+             AND (%(urls)s::text[] IS NULL OR o.url = ANY(%(urls)s))
              AND (%(digests)s::bytea[] IS NULL OR o.digest = ANY(%(digests)s))
              AND (%(batch)s::text IS NULL OR o.batch_id = %(batch)s)
              AND (o.expires_s = 0 OR o.expires_s > %(now)s)
@@ -125,7 +125,7 @@ def find(
             "topic": topic,
             "names": None if names is None else list(names),
             "identity": identity,
-            "url": url_prefix,
+            "urls": None if urls is None else list(urls),
             "digests": None if digests is None else list(digests),
             "batch": batch_id,
             "now": now_s,

@@ -15,7 +15,7 @@ import attrs
 from node.driver import clock_ms
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
-from protocols.advertisement import Kind, Token, check_token
+from protocols.advertisement import Kind, Token
 from storage import outputs
 from storage.database import Database
 from storage.outputs import StoredOutput
@@ -26,8 +26,8 @@ SKIPPED_MAX: Final = 1_000_000
 IDENTITY: Final = re.compile("0[23][0-9a-f]{64}")
 CARRIED_MAX: Final = 4_096
 
-Adverts = Callable[[], Iterable[bytes]]
-"""The locking scripts of SHIP and SLAP tokens in force by gossip, this node's own among them."""
+Adverts = Callable[[], Iterable[tuple[Token, bytes]]]
+"""SHIP and SLAP tokens in force by gossip with their locking scripts, checked, this node's own among them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,13 +51,12 @@ class AdvertQuery:
 class AdvertLookup:
     """One of the two services."""
 
-    def __init__(self, kind: Kind, *, database: Database, adverts: Adverts, allow_local_urls: bool) -> None:
+    def __init__(self, kind: Kind, *, database: Database, adverts: Adverts) -> None:
         self.kind = kind
         self.name = f"ls_{kind.lower()}"
         self.topics = (f"tm_{kind.lower()}",)
         self._database = database
         self._adverts = adverts
-        self._allow_local_urls = allow_local_urls
 
     @property
     def documentation(self) -> str:
@@ -79,12 +78,12 @@ class AdvertLookup:
                 topic=self.topics[0],
                 names=wanted.names,
                 identity=wanted.identity,
-                url_prefix=wanted.domain,
+                urls=None if wanted.domain is None else (wanted.domain, f"{wanted.domain}/"),
                 now_s=clock_ms() // 1_000,
                 limit=room,
             )
         )
-        kept = [row for row in stored if _is_of(row, wanted.domain) and _is_new(row, told)]
+        kept = [row for row in stored if _is_new(row, told)]
         found = [LookupOutput(beef=_carried(script), output_index=0) for _, script in gossiped]
         found += [LookupOutput(beef=row.beef, output_index=row.output_index) for row in kept]
         return found[wanted.skip : room]
@@ -95,8 +94,7 @@ class AdvertLookup:
 
     def _gossiped(self, wanted: AdvertQuery) -> list[tuple[Token, bytes]]:
         found: dict[tuple[bytes, str, str], tuple[Token, bytes]] = {}
-        for script in self._adverts():
-            token = _checked(script, self._allow_local_urls)
+        for token, script in self._adverts():
             if token.kind == self.kind and wanted.matches(token):
                 found[token.identity, token.url, token.name] = (token, script)
         return [found[key] for key in sorted(found)]
@@ -172,10 +170,6 @@ def _invalid(kind: Kind, what: str) -> InvalidQueryError:
     )
 
 
-def _is_of(row: StoredOutput, domain: str | None) -> bool:
-    return domain is None or row.url.rstrip("/") == domain
-
-
 def _is_new(row: StoredOutput, told: set[tuple[bytes, str, str]]) -> bool:
     key = (row.identity, row.url, row.name)
     if key in told:
@@ -187,9 +181,3 @@ def _is_new(row: StoredOutput, told: set[tuple[bytes, str, str]]) -> bool:
 @lru_cache(maxsize=CARRIED_MAX)
 def _carried(script: bytes) -> bytes:
     return carry(script)
-
-
-@lru_cache(maxsize=CARRIED_MAX)
-def _checked(script: bytes, allow_local_urls: bool) -> Token:
-    """Its signature was checked when it was heard; here it is read once more, and remembered."""
-    return check_token(script, allow_local_urls=allow_local_urls)

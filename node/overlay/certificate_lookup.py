@@ -23,6 +23,7 @@ from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
 from protocols.keys import PrivateKey
 from protocols.limits import SOURCE_ID_CHARS_MAX
+from protocols.messages import Statement
 from protocols.topics import build_certificate_token
 from protocols.uhrp import content_url
 from storage import batches, events, outputs
@@ -183,7 +184,7 @@ def _batch_context(row: BatchRow) -> bytes:
     return _context(statement, row.certificate, row.certified_ms)
 
 
-def _context(statement: Any, certificate: bytes, certified_ms: int | None) -> bytes:
+def _context(statement: Statement, certificate: bytes, certified_ms: int | None) -> bytes:
     return orjson.dumps(
         {
             "network": statement.network,

@@ -49,6 +49,7 @@ class Propagation:
         self._hosts = hosts
         self._own_url = own_url.rstrip("/")
         self._allowed = allowed
+        self._pausing = 0
         self._send, self._receive = trio.open_memory_channel[Delivery](WAITING_MAX)
 
     def pass_on(self, broadcast: Broadcast) -> None:
@@ -71,6 +72,7 @@ class Propagation:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
+        self._pausing = 0
         async with guarded_client(self._allowed, TIMEOUT_S) as client, trio.open_nursery() as nursery:
             for _ in range(SENDERS):
                 nursery.start_soon(self._deliver_all, client, nursery)
@@ -86,14 +88,16 @@ class Propagation:
             problem = await _deliver(client, delivery)
             if not problem:
                 log.info("propagation.delivered", host=delivery.host, topics=delivery.topics)
-            elif delivery.attempt >= ATTEMPTS_MAX:
+            elif delivery.attempt >= ATTEMPTS_MAX or self._pausing >= WAITING_MAX:
                 log.warning("propagation.failed", host=delivery.host, topics=delivery.topics, why=problem)
             else:
+                self._pausing += 1
                 nursery.start_soon(self._again, delivery)
 
     async def _again(self, delivery: Delivery) -> None:
         pause_s = PAUSE_S * 2 ** (delivery.attempt - 1)
         await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # spread, no secret
+        self._pausing -= 1
         self._put(attrs.evolve(delivery, attempt=delivery.attempt + 1))
 
 

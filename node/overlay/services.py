@@ -51,8 +51,8 @@ class OverlayServices:
     ) -> None:
         """``event_topics``: names of further topics that take certificates. ``is_known``: see the manager."""
         self._database = database
-        ship = AdvertLookup("SHIP", database=database, adverts=adverts, allow_local_urls=allow_local_urls)
-        slap = AdvertLookup("SLAP", database=database, adverts=adverts, allow_local_urls=allow_local_urls)
+        ship = AdvertLookup("SHIP", database=database, adverts=adverts)
+        slap = AdvertLookup("SLAP", database=database, adverts=adverts)
         uhrp = UhrpLookup(objects=objects, submitted=self.uhrp_outputs, allow_local_urls=allow_local_urls)
         services: tuple[LookupService, ...] = (ship, slap, uhrp, CertificateLookup(database=database, key=key))
         self.lookups: Mapping[str, LookupService] = {service.name: service for service in services}

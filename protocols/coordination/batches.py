@@ -4,7 +4,7 @@ import hashlib
 
 import attrs
 
-from protocols.coordination import leases
+from protocols.coordination import asking, leases
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Ballot,
@@ -21,7 +21,6 @@ from protocols.job import (
     RecordDistribution,
     RecordLate,
     RefusalReceived,
-    ReportPeer,
     ResultReceived,
     Seal,
     Send,
@@ -29,18 +28,14 @@ from protocols.job import (
     batch_entity_id,
     chain_entity_id,
 )
-from protocols.levels import quorum_of
 from protocols.messages import (
-    Award,
     BatchSealed,
-    CertifyOrder,
     Evidence,
     IdentityKey,
     QuorumCertificate,
     Role,
     Signed,
     Statement,
-    WorkOrder,
     WorkResult,
 )
 from protocols.quorum import dissenters, is_hopeless, supporters, tally
@@ -49,8 +44,6 @@ from protocols.reputation import Outcome
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
 COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
 REASONS_MAX = 16
-FURTHER = 2  # how many more agents are asked when those asked contradict each other
-EXECUTORS_MAX = 9
 
 
 def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
@@ -97,7 +90,8 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         shadows=grant.shadows,
         shadow_votes=(),
         ballots=tuple(
-            Ballot(role=role, executors=_holders(grant.awards, role), quorum=quorum) for role in EVIDENCE_ROLES
+            Ballot(role=role, executors=asking.holders_of(grant.awards, role), quorum=quorum)
+            for role in EVIDENCE_ROLES
         ),
         contexts=(),
         refusals=(),
@@ -106,39 +100,8 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         certifications=(),
         attempt_ends_ms=work.now_ms + work.rules.attempt_ms_at(batch.manifest.message.level),
     )
-    _await_answers(work, batch)
-    _send_orders(work, batch, (*_agents(batch), *(award.agent for award in batch.shadows)))
-
-
-def _await_answers(work: Workspace, batch: Batch) -> None:
-    """Wait for what was just asked: first patiently, then with others beside those who do not answer."""
-    said = batch.manifest.message
-    patience_ends_ms = work.now_ms + leases.patience_ms(work, said.level, said.quorum)
-    alarm_ms = min(work.now_ms + work.rules.resend_ms, patience_ends_ms, batch.attempt_ends_ms)
-    batch = attrs.evolve(batch, asked_ms=work.now_ms, patience_ends_ms=patience_ends_ms, resends=0, alarm_ms=alarm_ms)
-    work.put(batch)
-    work.alarm(batch.entity_id, alarm_ms)
-
-
-def _agents(batch: Batch) -> tuple[IdentityKey, ...]:
-    return tuple(award.agent for award in batch.awards)
-
-
-def _holders(awards: tuple[Award, ...], role: Role) -> tuple[IdentityKey, ...]:
-    return tuple(award.agent for award in awards if role in award.roles)
-
-
-def _send_orders(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
-    for award in (*batch.awards, *batch.shadows):
-        if award.agent in agents:
-            order = WorkOrder(
-                network=work.rules.network,
-                award=award,
-                manifest=batch.manifest,
-                context=batch.context,
-                attempt=batch.attempt,
-            )
-            work.utter(Send(to=award.agent, message=order, payload_of=batch.batch_id))
+    asking.await_answers(work, batch)
+    asking.send_orders(work, batch, (*asking.agents_of(batch), *(award.agent for award in batch.shadows)))
 
 
 def on_result(work: Workspace, stimulus: ResultReceived) -> None:
@@ -155,7 +118,7 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
             batch = _count(work, batch, evidence)
     if batch.stage is Stage.PROCESSING and batch.ballots != earlier:
         _observe(work, batch)
-    if batch.stage is Stage.PROCESSING and result.signer in _agents(
+    if batch.stage is Stage.PROCESSING and result.signer in asking.agents_of(
         batch
     ):  # one each, the latest: nobody crowds out the others
         others = tuple(entry for entry in batch.contexts if entry[0] != result.signer)
@@ -192,7 +155,7 @@ def _judge_shadows(work: Workspace, batch: Batch) -> None:
     for vote in batch.shadow_votes:
         said = vote.message
         outcome: Outcome = "agreed" if said.outcome == agreed.get(said.role) else "dissented"
-        _report(work, batch, vote.signer, said.role, outcome)
+        asking.report(work, batch, vote.signer, said.role, outcome)
 
 
 def _observe(work: Workspace, batch: Batch) -> None:
@@ -206,7 +169,7 @@ def _record_late(work: Workspace, batch: Batch, signer: IdentityKey) -> None:
         for vote in ballot.votes:
             if vote.signer == signer:
                 agreed = vote.message.outcome == ballot.agreed
-                _report(work, batch, signer, ballot.role, "agreed" if agreed else "dissented")
+                asking.report(work, batch, signer, ballot.role, "agreed" if agreed else "dissented")
                 work.utter(RecordLate(evidence=vote, agrees=agreed))
 
 
@@ -228,7 +191,7 @@ def _count(work: Workspace, batch: Batch, evidence: Signed[Evidence]) -> Batch:
             ballot, equivocation = tally(ballot, evidence)
             if equivocation is not None:
                 work.utter(KeepProof(first=equivocation.first, second=equivocation.second))
-                _report(work, batch, evidence.signer, ballot.role, "equivocated")
+                asking.report(work, batch, evidence.signer, ballot.role, "equivocated")
         ballots.append(ballot)
     return attrs.evolve(batch, ballots=tuple(ballots))
 
@@ -239,7 +202,7 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
     if normalize.agreed is None or validate.agreed is None:
         if not (is_hopeless(normalize, refused) or is_hopeless(validate, refused)):
             work.put(batch)
-        elif not _ask_further(work, batch):
+        elif not asking.ask_further(work, batch):
             _fail_attempt(work, batch, _why_hopeless(batch))
         return
     first = supporters(normalize, normalize.agreed)[0].message
@@ -267,36 +230,9 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
         invalid=last.invalid,
     )
     batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=())
-    _await_answers(work, batch)
-    _send_certify(work, batch, _holders(batch.awards, Role.CERTIFY))
+    asking.await_answers(work, batch)
+    asking.send_certify(work, batch, asking.holders_of(batch.awards, Role.CERTIFY))
     _advance_chain(work, batch, context)
-
-
-def _ask_further(work: Workspace, batch: Batch) -> bool:
-    """Widen the ballots of a batch whose agents contradict each other. False when that cannot help any more.
-
-    Two more executors, and as many more votes as keep the quorum more than half (of ``critical``, two thirds) of
-    them: so there is still at most one outcome. Those who voted keep their votes, the dissenters too.
-    """
-    said = batch.manifest.message
-    if len(batch.awards) >= EXECUTORS_MAX:
-        return False
-    called = leases.call_up(work, batch, FURTHER)
-    if not called:
-        return False
-    awards = (*batch.awards, *called)
-    ballots = tuple(
-        attrs.evolve(ballot, executors=executors, quorum=quorum_of(said.level, said.quorum, len(executors)))
-        for ballot in batch.ballots
-        for executors in [(*ballot.executors, *_holders(called, ballot.role))]
-    )
-    refused = frozenset(key for key, _ in batch.refusals)
-    if any(is_hopeless(ballot, refused) for ballot in ballots):
-        return False
-    batch = attrs.evolve(batch, awards=awards, ballots=ballots)
-    _await_answers(work, batch)
-    _send_orders(work, batch, tuple(award.agent for award in called))
-    return True
 
 
 def _why_hopeless(batch: Batch) -> str:
@@ -305,24 +241,13 @@ def _why_hopeless(batch: Batch) -> str:
     return f"no quorum possible: {len(outcomes)} different outcomes. {refusals}".strip()
 
 
-def _evidence(batch: Batch) -> tuple[Signed[Evidence], ...]:
-    """The votes that carry the statement, both roles."""
-    return tuple(vote for ballot in batch.ballots for vote in supporters(ballot, ballot.agreed or b""))
-
-
-def _send_certify(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
-    assert batch.statement is not None, "there is a statement from CERTIFYING on"
-    order = CertifyOrder(network=work.rules.network, statement=batch.statement, evidence=_evidence(batch))
-    work.utter(*(Send(to=agent, message=order) for agent in agents))
-
-
 def on_certification(work: Workspace, stimulus: CertificationReceived) -> None:
     signed = stimulus.certification
     batch = work.find(Batch, batch_entity_id(signed.message.batch_id))
     if batch is None or batch.stage is not Stage.CERTIFYING or batch.statement is None:
         return
     known = any(earlier.signer == signed.signer for earlier in batch.certifications)
-    if known or signed.signer not in _holders(batch.awards, Role.CERTIFY):
+    if known or signed.signer not in asking.holders_of(batch.awards, Role.CERTIFY):
         return
     if signed.message.statement_digest != batch.statement.digest:
         return
@@ -348,7 +273,7 @@ def _seal_if_ready(work: Workspace, batch: Batch) -> None:
 def _certificate(batch: Batch) -> QuorumCertificate:
     assert batch.statement is not None, "there is a statement from CERTIFYING on"
     return QuorumCertificate(
-        statement=batch.statement, certifications=batch.certifications, evidence=_evidence(batch)
+        statement=batch.statement, certifications=batch.certifications, evidence=asking.evidence_of(batch)
     )
 
 
@@ -373,7 +298,7 @@ def _report_votes(work: Workspace, batch: Batch) -> None:
     for ballot in batch.ballots:
         for vote in ballot.votes:
             outcome: Outcome = "agreed" if vote.message.outcome == ballot.agreed else "dissented"
-            _report(work, batch, vote.signer, ballot.role, outcome)
+            asking.report(work, batch, vote.signer, ballot.role, outcome)
 
 
 def on_written(work: Workspace, stimulus: BatchWritten) -> None:
@@ -385,7 +310,7 @@ def on_written(work: Workspace, stimulus: BatchWritten) -> None:
     work.put(batch)
     work.alarm(batch.entity_id, alarm_ms)
     sealed = BatchSealed(network=work.rules.network, certificate=_certificate(batch))
-    work.utter(*(Send(to=agent, message=sealed) for agent in _agents(batch)))
+    work.utter(*(Send(to=agent, message=sealed) for agent in asking.agents_of(batch)))
 
 
 def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
@@ -394,7 +319,7 @@ def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
     batch = work.find(Batch, batch_entity_id(said.batch_id))
     if batch is None or batch.stage is not Stage.SEALED or batch.statement is None:
         return
-    if said.statement_digest != batch.statement.digest or signer not in _agents(batch):
+    if said.statement_digest != batch.statement.digest or signer not in asking.agents_of(batch):
         return
     if any(key == signer for key, _ in batch.confirmed):
         return
@@ -420,7 +345,7 @@ def _finish(work: Workspace, batch: Batch) -> None:
     work.utter(
         RecordDistribution(
             batch_id=batch.batch_id,
-            published=len(_agents(batch)),
+            published=len(asking.agents_of(batch)),
             confirmed=len(latencies),
             latency_ms=sum(latencies) // len(latencies) if latencies else 0,
         ),
@@ -435,13 +360,13 @@ def on_refusal(work: Workspace, stimulus: RefusalReceived) -> None:
     batch = work.find(Batch, batch_entity_id(said.batch_id))
     if batch is None or batch.stage not in (Stage.PROCESSING, Stage.CERTIFYING):
         return
-    if signer not in _agents(batch) or any(key == signer for key, _ in batch.refusals):
+    if signer not in asking.agents_of(batch) or any(key == signer for key, _ in batch.refusals):
         return
     batch = attrs.evolve(batch, refusals=(*batch.refusals, (signer, said.reason)))
     if batch.stage is Stage.PROCESSING:
         _try_to_agree(work, batch)
         return
-    certifiers = _holders(batch.awards, Role.CERTIFY)
+    certifiers = asking.holders_of(batch.awards, Role.CERTIFY)
     refused = {key for key, _ in batch.refusals}
     signed = {each.signer for each in batch.certifications}
     left = [key for key in certifiers if key not in refused or key in signed]
@@ -456,8 +381,8 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
         work.alarm(batch.entity_id, batch.alarm_ms)
         return
     if batch.stage is Stage.SEALED:
-        _report_silent(work, batch)
-        for silent in _unanswered(batch):
+        asking.report_silent(work, batch)
+        for silent in asking.unanswered(batch):
             leases.substitute(work, batch, silent)
         _finish(work, batch)
     elif batch.stage is Stage.SEALING:
@@ -466,90 +391,12 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
         lease_or_wait(work, batch)
     elif batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
         if work.now_ms >= batch.attempt_ends_ms:
-            _report_silent(work, batch)
+            asking.report_silent(work, batch)
             _fail_attempt(work, batch, "the attempt ran out of time")
         elif work.now_ms >= batch.patience_ends_ms:
-            _replace_silent(work, batch)
+            asking.replace_silent(work, batch)
         else:
-            _resend(work, batch)
-
-
-def _replace_silent(work: Workspace, batch: Batch) -> None:
-    """Ask others in place of those who have not answered for longer than is usual, well before the deadline."""
-    orders = []
-    for silent in _unanswered(batch):
-        award = leases.substitute(work, batch, silent)
-        if award is None:
-            continue
-        _report_late(work, batch, silent)
-        orders.append(award.agent)
-        batch = _with_substitute(batch, silent, award)
-    if not orders:
-        _resend(work, attrs.evolve(batch, patience_ends_ms=batch.attempt_ends_ms))
-        return
-    _await_answers(work, batch)
-    _send_orders(work, batch, tuple(orders))
-    if batch.stage is Stage.CERTIFYING:
-        _send_certify(work, batch, tuple(orders))
-
-
-def _with_substitute(batch: Batch, silent: IdentityKey, award: Award) -> Batch:
-    """The batch with one executor for another; a vote already given in another role stays counted."""
-    ballots = tuple(
-        attrs.evolve(ballot, executors=tuple(award.agent if key == silent else key for key in ballot.executors))
-        if silent not in {vote.signer for vote in ballot.votes}
-        else ballot
-        for ballot in batch.ballots
-    )
-    awards = tuple(award if kept.agent == silent else kept for kept in batch.awards)
-    return attrs.evolve(batch, awards=awards, ballots=ballots)
-
-
-def _unanswered(batch: Batch) -> tuple[IdentityKey, ...]:
-    if batch.stage is Stage.CERTIFYING:
-        signed = {each.signer for each in batch.certifications}
-        return tuple(key for key in _holders(batch.awards, Role.CERTIFY) if key not in signed)
-    voted = {vote.signer for ballot in batch.ballots for vote in ballot.votes}
-    asked = {key for ballot in batch.ballots for key in ballot.executors}
-    return tuple(key for key in _agents(batch) if key in asked - voted)
-
-
-def _resend(work: Workspace, batch: Batch) -> None:
-    """Ask those who did not answer once more: a message was lost, or an agent came back without memory."""
-    silent = _unanswered(batch)
-    batch = attrs.evolve(
-        batch,
-        resends=batch.resends + 1,
-        refusals=tuple(entry for entry in batch.refusals if entry[0] not in silent),
-        alarm_ms=min(
-            work.now_ms + work.rules.resend_ms * 2**batch.resends,
-            max(batch.patience_ends_ms, work.now_ms + 1),
-            batch.attempt_ends_ms,
-        ),
-    )
-    work.put(batch)
-    work.alarm(batch.entity_id, batch.alarm_ms)
-    _send_orders(work, batch, silent)
-    if batch.stage is Stage.CERTIFYING:
-        _send_certify(work, batch, silent)
-
-
-def _report_silent(work: Workspace, batch: Batch) -> None:
-    for silent in _unanswered(batch):
-        _report_late(work, batch, silent)
-
-
-def _report_late(work: Workspace, batch: Batch, silent: IdentityKey) -> None:
-    if batch.stage is Stage.CERTIFYING:
-        _report(work, batch, silent, Role.CERTIFY, "late")
-        return
-    for ballot in batch.ballots:
-        if silent in ballot.executors and silent not in {vote.signer for vote in ballot.votes}:
-            _report(work, batch, silent, ballot.role, "late")
-
-
-def _report(work: Workspace, batch: Batch, peer: IdentityKey, role: Role, outcome: Outcome) -> None:
-    work.utter(ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch.batch_id))
+            asking.resend(work, batch)
 
 
 def _fail_attempt(work: Workspace, batch: Batch, reason: str) -> None:
@@ -598,11 +445,11 @@ def on_restart(work: Workspace, batch: Batch) -> None:
     if batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
         attempt_ms = work.rules.attempt_ms_at(batch.manifest.message.level)
         batch = attrs.evolve(batch, attempt_ends_ms=work.now_ms + attempt_ms)
-        _await_answers(work, batch)
-        silent = _unanswered(batch)
-        _send_orders(work, batch, silent)
+        asking.await_answers(work, batch)
+        silent = asking.unanswered(batch)
+        asking.send_orders(work, batch, silent)
         if batch.stage is Stage.CERTIFYING:
-            _send_certify(work, batch, silent)
+            asking.send_certify(work, batch, silent)
     elif batch.stage is Stage.LEASING:
         lease_or_wait(work, batch)
     elif batch.stage is Stage.SEALING:

@@ -32,6 +32,7 @@ from node.overlay.services import OverlayServices
 from node.standings import Standings
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import keys
+from protocols.advertisement import check_token
 from protocols.certificate import agent_id
 from protocols.envelope import sign
 from protocols.job import BatchCommitted, Effect, Entity, EntityId, Rules, Stimulus, Transition
@@ -301,7 +302,7 @@ async def running(
             database=database,
             objects=objects,
             checker=Unchecked(),
-            adverts=lambda: adverts,
+            adverts=lambda: [(check_token(script, allow_local_urls=True), script) for script in adverts],
             is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
             event_topics=(),
             outbound_allowed=[ip_network("127.0.0.0/8")],

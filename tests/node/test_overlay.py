@@ -94,6 +94,7 @@ async def test_what_is_admitted_is_found_and_a_repeat_is_answered_alike(postgres
             assert subjects(await look(node, "ls_ship", query)) == [made.txid]
         for query in (
             {"topics": ["tm_fish"]},
+            {"domain": "https://host.exam"},
             {"domain": "https://other.example"},
             {"identityKey": "02" + "aa" * 32},
         ):
