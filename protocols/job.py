@@ -13,12 +13,17 @@ import attrs
 from protocols.messages import (
     Announcement,
     Award,
+    BatchHeld,
+    BatchQuery,
     BatchSealed,
+    BatchStatus,
     Bid,
     Certification,
     CertifyOrder,
+    Claim,
     Digest,
     Evidence,
+    HoldBatch,
     IdentityKey,
     Level,
     Manifest,
@@ -73,6 +78,9 @@ class Rules:
     confirm_ms: int = 2_000
     patience_ms_min: int = 250
     task_ttl_ms: int = 120_000
+    replicas: int = 2  # peers that hold a replicated batch before it is acknowledged
+    adopt_ms: int = 4_000  # how long a holder leaves a batch to its coordinator, and to each holder before it
+    ask_ms: int = 1_500  # how long an answer to a query is waited for
 
     def template(self, role: Role, level: Level) -> JobTemplate:
         """What is asked of agents in a role at a level."""
@@ -204,6 +212,7 @@ class Stage(enum.IntEnum):
     SEALED = 6  # award-holders are confirming
     BACKOFF = 7  # an attempt failed; the next one comes at the alarm
     DEAD = 8  # out of attempts; an operator decides
+    ASKING = 9  # was left behind by an earlier run: the holders are asked whether they finished it
 
 
 @attrs.frozen(kw_only=True)
@@ -220,13 +229,24 @@ class Ballot:
 
 @attrs.frozen(kw_only=True)
 class Batch:
-    """The coordinator's side of one batch."""
+    """The coordinator's side of one batch; or that of a holder who finishes it in the coordinator's place.
+
+    Attributes:
+        holders: Who keeps it too, and is told of its end.
+        claim: Of a holder: what lets it order the work.
+        learned: The certificate that others brought about, in place of one of this node's making.
+    """
 
     TAG: ClassVar[int] = 102
     manifest: Signed[Manifest]
     stage: Stage
     stateful: bool
+    holders: tuple[IdentityKey, ...] = ()
+    claim: Claim | None = None
+    learned: QuorumCertificate | None = None
+    recovered: bool = False
     context: bytes = b"{}"
+    context_out: bytes = b""
     attempt: int = 0
     resends: int = 0
     asked_ms: int = 0  # when the agents were asked what the stage waits for
@@ -327,8 +347,62 @@ class Task:
         return task_entity_id(self.batch_id)
 
 
-Entity: TypeAlias = Lease | Batch | Chain | Held | Task
-ENTITIES: tuple[type[Entity], ...] = (Lease, Batch, Chain, Held, Task)
+class ReplicaStage(enum.IntEnum):
+    """Where a batch stands at a node that holds it for its coordinator."""
+
+    KEEPING = 1  # it is being written down
+    HELD = 2  # it is the coordinator's to finish, or an earlier holder's
+    ASKING = 3  # it should have ended: coordinator and holders are asked what became of it
+    WAITING = 4  # the certificate of the batch before it is looked for
+    ADOPTING = 5  # it is being entered among this node's own
+    ADOPTED = 6  # this node has it processed
+
+
+@attrs.frozen(kw_only=True)
+class Replica:
+    """A batch that this node holds for its coordinator, and finishes if that stays away."""
+
+    TAG: ClassVar[int] = 106
+    hold: Signed[HoldBatch]
+    stage: ReplicaStage
+    alarm_ms: int
+    before: QuorumCertificate | None = None
+    context: bytes = b"{}"
+
+    @property
+    def batch_id(self) -> str:
+        return self.hold.message.manifest.message.batch_id
+
+    @property
+    def coordinator(self) -> IdentityKey:
+        return self.hold.message.manifest.message.coordinator
+
+    @property
+    def entity_id(self) -> EntityId:
+        return replica_entity_id(self.batch_id)
+
+
+@attrs.frozen(kw_only=True)
+class Replication:
+    """The coordinator's side of holding: who was asked to keep a batch, and who does."""
+
+    TAG: ClassVar[int] = 107
+    order: HoldBatch
+    alarm_ms: int
+    resends: int = 0
+    held: tuple[IdentityKey, ...] = ()
+
+    @property
+    def batch_id(self) -> str:
+        return self.order.manifest.message.batch_id
+
+    @property
+    def entity_id(self) -> EntityId:
+        return replication_entity_id(self.batch_id)
+
+
+Entity: TypeAlias = Lease | Batch | Chain | Held | Task | Replica | Replication
+ENTITIES: tuple[type[Entity], ...] = (Lease, Batch, Chain, Held, Task, Replica, Replication)
 
 
 def lease_entity_id(level: Level, quorum: int) -> EntityId:
@@ -351,6 +425,14 @@ def task_entity_id(batch_id: str) -> EntityId:
     return f"task:{batch_id}"
 
 
+def replica_entity_id(batch_id: str) -> EntityId:
+    return f"replica:{batch_id}"
+
+
+def replication_entity_id(batch_id: str) -> EntityId:
+    return f"replication:{batch_id}"
+
+
 # --- stimuli ------------------------------------------------------------------------------------------------
 
 
@@ -363,10 +445,66 @@ class Stimulus:
 
 @attrs.frozen(kw_only=True)
 class BatchCommitted(Stimulus):
-    """Ingest made a batch durable. ``stateful``: its policy has rules that look at the past."""
+    """Ingest made a batch durable.
+
+    Attributes:
+        stateful: Its policy has rules that look at the past.
+        holders: Who is to keep it too, where it is to be replicated.
+        recovered: An earlier run of this node took it in: it may have been finished by others since.
+    """
 
     manifest: Signed[Manifest]
     stateful: bool
+    holders: tuple[IdentityKey, ...] = ()
+    recovered: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class HoldReceived(Stimulus):
+    hold: Signed[HoldBatch]
+
+
+@attrs.frozen(kw_only=True)
+class ReplicaKept(Stimulus):
+    """A batch of another node is on this one's disk; after a restart, once for each."""
+
+    hold: Signed[HoldBatch]
+
+
+@attrs.frozen(kw_only=True)
+class HeldReceived(Stimulus):
+    held: Signed[BatchHeld]
+
+
+@attrs.frozen(kw_only=True)
+class QueryReceived(Stimulus):
+    query: Signed[BatchQuery]
+
+
+@attrs.frozen(kw_only=True)
+class StatusReceived(Stimulus):
+    status: Signed[BatchStatus]
+
+
+@attrs.frozen(kw_only=True)
+class EndFound(Stimulus):
+    """What this node's records say of the end of a batch: its certificate, or None.
+
+    Attributes:
+        asker: Whom to tell; empty where this node wants to know for ``successor``.
+    """
+
+    batch_id: str
+    sealed: BatchSealed | None
+    asker: IdentityKey | None
+    successor: str
+
+
+@attrs.frozen(kw_only=True)
+class BatchAdopted(Stimulus):
+    """A replica was entered among this node's own batches."""
+
+    batch_id: str
 
 
 @attrs.frozen(kw_only=True)
@@ -507,6 +645,7 @@ class Seal(Effect):
     dissent: tuple[Signed[Evidence], ...]
     manifest: Manifest
     context: bytes
+    context_out: bytes
     attempts: int
 
 
@@ -540,6 +679,44 @@ class Bury(Effect):
 class SetAlarm(Effect):
     entity_id: EntityId
     at_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class KeepReplica(Effect):
+    """Write another node's batch down, payload and policy with it, then report ReplicaKept."""
+
+    hold: Signed[HoldBatch]
+
+
+@attrs.frozen(kw_only=True)
+class DropReplica(Effect):
+    """A batch that was held has its end."""
+
+    batch_id: str
+
+
+@attrs.frozen(kw_only=True)
+class AdoptReplica(Effect):
+    """Enter a replica among this node's own batches, then report BatchAdopted."""
+
+    hold: Signed[HoldBatch]
+
+
+@attrs.frozen(kw_only=True)
+class Replicated(Effect):
+    """Enough peers hold a batch: it can be acknowledged."""
+
+    batch_id: str
+    holders: tuple[IdentityKey, ...]
+
+
+@attrs.frozen(kw_only=True)
+class FindEnd(Effect):
+    """Look up whether a batch has its certificate, then report EndFound with these."""
+
+    batch_id: str
+    asker: IdentityKey | None
+    successor: str
 
 
 @attrs.frozen(kw_only=True)

@@ -24,6 +24,7 @@ CONTEXT_BYTES_MAX: Final = 262_144
 POLICY_BYTES_MAX: Final = 262_144
 
 SIGNERS_MAX: Final = 64
+HOLDERS_MAX: Final = 16  # nodes that keep a batch for its coordinator
 ROLES_MAX: Final = 8
 BIDS_PER_AUCTION_MAX: Final = 256
 ADDRESSES_PER_PEER_MAX: Final = 8

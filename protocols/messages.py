@@ -19,6 +19,7 @@ from protocols.limits import (
     ADDRESSES_PER_PEER_MAX,
     CONTEXT_BYTES_MAX,
     EVENTS_PER_BATCH_MAX,
+    HOLDERS_MAX,
     ROLES_MAX,
     SIGNERS_MAX,
     TOKENS_PER_ADVERTISEMENT_MAX,
@@ -239,7 +240,11 @@ class Award(Message):
 
 @attrs.frozen(kw_only=True)
 class WorkOrder(Message):
-    """Do your roles over this batch; its payload comes attached, its context is carried along."""
+    """Do your roles over this batch; its payload comes attached, its context is carried along.
+
+    Attributes:
+        claim: Why the sender may order it, where it is not the batch's coordinator.
+    """
 
     TAG = 5
     PROTOCOL = (2, "overlay work order")
@@ -248,6 +253,7 @@ class WorkOrder(Message):
     manifest: Signed[Manifest]
     context: bytes = attrs.field(validator=at_most(CONTEXT_BYTES_MAX))
     attempt: int = count()
+    claim: "Claim | None" = None
 
     @property
     def key_id(self) -> str:
@@ -393,12 +399,17 @@ class QuorumCertificate:
 
 @attrs.frozen(kw_only=True)
 class BatchSealed(Message):
-    """The coordinator tells the award-holders that the batch is done: here is its certificate."""
+    """The batch is done: here is its certificate.
+
+    Attributes:
+        context: What the batch's rules leave behind, of which the statement has the digest.
+    """
 
     TAG = 11
     PROTOCOL = (2, "overlay batch sealed")
 
     certificate: QuorumCertificate
+    context: bytes = attrs.field(default=b"", validator=at_most(CONTEXT_BYTES_MAX))
 
     @property
     def key_id(self) -> str:
@@ -447,6 +458,94 @@ class Advertisement(Message):
         return str(self.sequence)
 
 
+@attrs.frozen(kw_only=True)
+class HoldBatch(Message):
+    """A coordinator has others keep a batch, payload attached, and lets them finish it should it not come back.
+
+    Attributes:
+        holders: Who is asked to, and may.
+        stateful: Whether the batch starts from what earlier ones of its source left behind.
+        after: The batch whose context this one starts from; empty where ``context`` says it.
+    """
+
+    TAG = 14
+    PROTOCOL = (2, "overlay batch hold")
+
+    manifest: Signed[Manifest]
+    holders: tuple[IdentityKey, ...] = attrs.field(validator=at_most(HOLDERS_MAX))
+    stateful: bool
+    after: str = text()
+    context: bytes = attrs.field(validator=at_most(CONTEXT_BYTES_MAX))
+
+    @property
+    def key_id(self) -> str:
+        return self.manifest.message.batch_id
+
+
+@attrs.frozen(kw_only=True)
+class Claim:
+    """Why a node may have a batch processed that another took in: it holds it, and starts from the right context.
+
+    Attributes:
+        before: Certificate of the batch that ``hold`` names as the one before.
+    """
+
+    hold: Signed[HoldBatch]
+    before: QuorumCertificate | None
+
+
+@attrs.frozen(kw_only=True)
+class BatchHeld(Message):
+    """A holder has the batch on disk."""
+
+    TAG = 15
+    PROTOCOL = (2, "overlay batch held")
+
+    batch_id: str = text()
+
+    @property
+    def key_id(self) -> str:
+        return self.batch_id
+
+
+@attrs.frozen(kw_only=True)
+class BatchQuery(Message):
+    """What became of a batch? Answered by ``BatchSealed`` where it is done, else by ``BatchStatus``."""
+
+    TAG = 16
+    PROTOCOL = (2, "overlay batch query")
+
+    batch_id: str = text()
+
+    @property
+    def key_id(self) -> str:
+        return self.batch_id
+
+
+class Progress(enum.IntEnum):
+    """Where a batch stands with the node that is asked."""
+
+    UNKNOWN = 0
+    HELD = 1
+    WORKING = 2  # the node is having it processed
+    DEAD = 3
+
+
+@attrs.frozen(kw_only=True)
+class BatchStatus(Message):
+    """The answer to a query about a batch that is not done."""
+
+    TAG = 17
+    PROTOCOL = (2, "overlay batch status")
+
+    batch_id: str = text()
+    progress: Progress
+
+    @property
+    def key_id(self) -> str:
+        return self.batch_id
+
+
 MESSAGES: tuple[type[Message], ...] = (
     Manifest,
     Announcement,
@@ -461,4 +560,8 @@ MESSAGES: tuple[type[Message], ...] = (
     BatchSealed,
     SealConfirmed,
     Advertisement,
+    HoldBatch,
+    BatchHeld,
+    BatchQuery,
+    BatchStatus,
 )

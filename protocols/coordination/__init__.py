@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from protocols import job
-from protocols.coordination import batches, leases, tasks
+from protocols.coordination import adoption, batches, holding, leases, tasks
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Batch,
@@ -21,6 +21,8 @@ from protocols.job import (
     EntityId,
     Held,
     Lease,
+    Replica,
+    Replication,
     Rules,
     Stage,
     Stimulus,
@@ -135,8 +137,15 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     job.StatementSigned: tasks.on_signed,
     job.CertificationReceived: batches.on_certification,
     job.BatchWritten: batches.on_written,
-    job.SealReceived: tasks.on_sealed,
+    job.SealReceived: adoption.on_sealed,
     job.ConfirmationReceived: batches.on_confirmation,
+    job.HoldReceived: adoption.on_hold,
+    job.ReplicaKept: adoption.on_kept,
+    job.HeldReceived: holding.on_held,
+    job.QueryReceived: adoption.on_query,
+    job.StatusReceived: adoption.on_status,
+    job.EndFound: adoption.on_end_found,
+    job.BatchAdopted: adoption.on_adopted,
 }
 
 
@@ -154,6 +163,10 @@ def _on_alarm(work: Workspace, entity_id: EntityId) -> None:
             leases.on_held_alarm(work, entity)
         case Task():
             tasks.on_alarm(work, entity)
+        case Replica():
+            adoption.on_alarm(work, entity)
+        case Replication():
+            holding.on_alarm(work, entity)
         case _:
             pass  # the entity is gone, or a chain, which has no alarms
 

@@ -34,6 +34,7 @@ def send_orders(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) 
                 manifest=batch.manifest,
                 context=batch.context,
                 attempt=batch.attempt,
+                claim=batch.claim,
             )
             work.utter(Send(to=award.agent, message=order, payload_of=batch.batch_id))
 

@@ -4,7 +4,7 @@ import hashlib
 
 import attrs
 
-from protocols.coordination import asking, leases
+from protocols.coordination import asking, holding, leases
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Ballot,
@@ -15,6 +15,7 @@ from protocols.job import (
     CertificationReceived,
     Chain,
     ConfirmationReceived,
+    DropReplica,
     ForgetPayload,
     Grant,
     KeepProof,
@@ -27,8 +28,10 @@ from protocols.job import (
     Stage,
     batch_entity_id,
     chain_entity_id,
+    replica_entity_id,
 )
 from protocols.messages import (
+    BatchQuery,
     BatchSealed,
     Evidence,
     IdentityKey,
@@ -47,13 +50,25 @@ REASONS_MAX = 16
 
 
 def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
-    batch = Batch(manifest=stimulus.manifest, stage=Stage.CHAINED, stateful=stimulus.stateful)
+    batch = Batch(
+        manifest=stimulus.manifest,
+        stage=Stage.CHAINED,
+        stateful=stimulus.stateful,
+        holders=stimulus.holders,
+        recovered=stimulus.recovered,
+    )
     if work.find(Batch, batch.entity_id) is not None:
         return
-    if not stimulus.stateful:
+    if stimulus.stateful:
+        _enchain(work, batch)
+    else:
         lease_or_wait(work, batch)
-        return
-    source_id = stimulus.manifest.message.source_id
+    holding.offer(work, batch)
+
+
+def _enchain(work: Workspace, batch: Batch) -> None:
+    """Start a stateful batch if it is its turn; else it waits for the one before it in its source."""
+    source_id = batch.manifest.message.source_id
     chain = work.find(Chain, chain_entity_id(source_id)) or Chain(source_id=source_id)
     if chain.running not in ("", batch.batch_id):
         if batch.batch_id not in chain.queue:
@@ -70,7 +85,14 @@ def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
 
 
 def lease_or_wait(work: Workspace, batch: Batch) -> None:
-    """Dispatch under a live lease, or wait for one."""
+    """Dispatch under a live lease, or wait for one; what others may have finished meanwhile is asked for first."""
+    if batch.recovered and batch.holders:
+        alarm_ms = work.now_ms + work.rules.ask_ms
+        batch = attrs.evolve(batch, stage=Stage.ASKING, recovered=False, alarm_ms=alarm_ms)
+        work.put(batch)
+        work.alarm(batch.entity_id, alarm_ms)
+        _ask_holders(work, batch)
+        return
     batch = attrs.evolve(batch, stage=Stage.LEASING)
     said = batch.manifest.message
     grant = leases.take(work, said.level, said.quorum, batch.entity_id)
@@ -102,6 +124,56 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
     )
     asking.await_answers(work, batch)
     asking.send_orders(work, batch, (*asking.agents_of(batch), *(award.agent for award in batch.shadows)))
+
+
+def wait_for_holder(work: Workspace, batch: Batch) -> None:
+    """A holder is at it: its certificate is waited for as long as an attempt may take, then it is asked again."""
+    alarm_ms = work.now_ms + work.rules.attempt_ms_at(batch.manifest.message.level)
+    work.put(attrs.evolve(batch, recovered=True, alarm_ms=alarm_ms))
+    work.alarm(batch.entity_id, alarm_ms)
+
+
+def _ask_holders(work: Workspace, batch: Batch) -> None:
+    query = BatchQuery(network=work.rules.network, batch_id=batch.batch_id)
+    work.utter(*(Send(to=key, message=query) for key in batch.holders))
+
+
+def learn(work: Workspace, batch: Batch, sealed: BatchSealed) -> None:
+    """Take the certificate that others brought about, and what the batch leaves behind with it."""
+    statement = sealed.certificate.statement
+    if batch.stage in (Stage.CHAINED, Stage.SEALING, Stage.SEALED, Stage.DEAD) or not _is_of(batch, statement):
+        return  # of a batch in the chain it is asked for when its turn comes
+    if batch.stateful and hashlib.sha256(sealed.context).digest() != statement.context_out:
+        return
+    batch = attrs.evolve(
+        batch,
+        stage=Stage.SEALING,
+        statement=statement,
+        learned=sealed.certificate,
+        context_out=sealed.context,
+        holders=_recipients(batch),
+        awards=(),
+        shadows=(),
+        ballots=(),
+        certifications=sealed.certificate.certifications,
+    )
+    _seal(work, batch)
+    _advance_chain(work, batch, sealed.context)
+
+
+def _is_of(batch: Batch, statement: Statement) -> bool:
+    """Whether a quorum's statement speaks of this batch as it was taken in, started from where it stands here."""
+    said = batch.manifest.message
+    mine = (said.coordinator, said.source_id, said.policy_hash, said.level, said.quorum, said.input_root)
+    theirs = (
+        statement.coordinator,
+        statement.source_id,
+        statement.policy_hash,
+        statement.level,
+        statement.quorum,
+        statement.input_root,
+    )
+    return mine == theirs and statement.context_in == hashlib.sha256(batch.context).digest()
 
 
 def on_result(work: Workspace, stimulus: ResultReceived) -> None:
@@ -229,7 +301,7 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
         valid=last.valid,
         invalid=last.invalid,
     )
-    batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=())
+    batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=(), context_out=context)
     asking.await_answers(work, batch)
     asking.send_certify(work, batch, asking.holders_of(batch.awards, Role.CERTIFY))
     _advance_chain(work, batch, context)
@@ -271,6 +343,8 @@ def _seal_if_ready(work: Workspace, batch: Batch) -> None:
 
 
 def _certificate(batch: Batch) -> QuorumCertificate:
+    if batch.learned is not None:
+        return batch.learned
     assert batch.statement is not None, "there is a statement from CERTIFYING on"
     return QuorumCertificate(
         statement=batch.statement, certifications=batch.certifications, evidence=asking.evidence_of(batch)
@@ -289,6 +363,7 @@ def _seal(work: Workspace, batch: Batch) -> None:
             dissent=dissent,
             manifest=batch.manifest.message,
             context=batch.context,
+            context_out=batch.context_out,
             attempts=batch.attempt + 1,
         )
     )
@@ -309,8 +384,22 @@ def on_written(work: Workspace, stimulus: BatchWritten) -> None:
     batch = attrs.evolve(batch, stage=Stage.SEALED, sealed_ms=work.now_ms, alarm_ms=alarm_ms)
     work.put(batch)
     work.alarm(batch.entity_id, alarm_ms)
-    sealed = BatchSealed(network=work.rules.network, certificate=_certificate(batch))
-    work.utter(*(Send(to=agent, message=sealed) for agent in asking.agents_of(batch)))
+    sealed = sealed_message(work, batch)
+    work.utter(*(Send(to=key, message=sealed) for key in _recipients(batch)))
+    if batch.claim is not None:
+        work.drop(replica_entity_id(batch.batch_id))
+        work.utter(DropReplica(batch_id=batch.batch_id))
+
+
+def sealed_message(work: Workspace, batch: Batch) -> BatchSealed:
+    """The end of a batch, as others are told of it."""
+    return BatchSealed(network=work.rules.network, certificate=_certificate(batch), context=batch.context_out)
+
+
+def _recipients(batch: Batch) -> tuple[IdentityKey, ...]:
+    """Who is told of the end: those who worked, and those who hold the batch."""
+    agents = asking.agents_of(batch)
+    return (*agents, *(key for key in batch.holders if key not in agents))
 
 
 def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
@@ -319,7 +408,7 @@ def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
     batch = work.find(Batch, batch_entity_id(said.batch_id))
     if batch is None or batch.stage is not Stage.SEALED or batch.statement is None:
         return
-    if said.statement_digest != batch.statement.digest or signer not in asking.agents_of(batch):
+    if said.statement_digest != batch.statement.digest or signer not in _recipients(batch):
         return
     if any(key == signer for key, _ in batch.confirmed):
         return
@@ -332,8 +421,8 @@ def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
 
 
 def _is_complete(batch: Batch) -> bool:
-    """Whether every award-holder confirmed the certificate and gave its evidence."""
-    return len(batch.confirmed) == len(batch.awards) and all(
+    """Whether everybody told confirmed the certificate, and every award-holder gave its evidence."""
+    return len(batch.confirmed) == len(_recipients(batch)) and all(
         len(ballot.votes) == len(ballot.executors) for ballot in batch.ballots
     )
 
@@ -387,7 +476,7 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
         _finish(work, batch)
     elif batch.stage is Stage.SEALING:
         _seal(work, batch)
-    elif batch.stage is Stage.BACKOFF:
+    elif batch.stage in (Stage.BACKOFF, Stage.ASKING):
         lease_or_wait(work, batch)
     elif batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
         if work.now_ms >= batch.attempt_ends_ms:
@@ -443,6 +532,7 @@ def _start_next(work: Workspace, chain: Chain, queue: tuple[str, ...], known: Ba
 def on_restart(work: Workspace, batch: Batch) -> None:
     """Utter again what the stage owes."""
     if batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
+        _ask_holders(work, batch)
         attempt_ms = work.rules.attempt_ms_at(batch.manifest.message.level)
         batch = attrs.evolve(batch, attempt_ends_ms=work.now_ms + attempt_ms)
         asking.await_answers(work, batch)
@@ -454,5 +544,5 @@ def on_restart(work: Workspace, batch: Batch) -> None:
         lease_or_wait(work, batch)
     elif batch.stage is Stage.SEALING:
         _seal(work, batch)
-    elif batch.stage in (Stage.SEALED, Stage.BACKOFF):
+    elif batch.stage in (Stage.SEALED, Stage.BACKOFF, Stage.ASKING):
         work.alarm(batch.entity_id, max(batch.alarm_ms, work.now_ms))

@@ -4,6 +4,7 @@ import hashlib
 
 import attrs
 
+from protocols.certificate import quorum_problem
 from protocols.coordination import leases
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
@@ -30,6 +31,7 @@ from protocols.messages import (
     SealConfirmed,
     Signed,
     Statement,
+    WorkOrder,
     WorkRefused,
     WorkResult,
 )
@@ -39,10 +41,13 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
     order = stimulus.order
     said = order.message
     manifest = said.manifest.message
-    if said.manifest.signer != manifest.coordinator or order.signer != manifest.coordinator:
-        return  # nobody orders work under another's name
+    if said.manifest.signer != manifest.coordinator or not _may_order(order):
+        return  # nobody orders work under another's name without its word
     task = work.find(Task, task_entity_id(manifest.batch_id))
     if task is not None and task.order.message.context == said.context:
+        if task.order.signer != order.signer:  # whoever asked last is answered
+            task = attrs.evolve(task, order=order)
+            work.put(task)
         if task.stage is not TaskStage.RUNNING:
             _report(work, task)
         return
@@ -61,6 +66,26 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
     work.put(task)
     work.alarm(task.entity_id, task.expires_ms)
     work.utter(RunRole(order=order, roles=task.roles))
+
+
+def _may_order(order: Signed[WorkOrder]) -> bool:
+    """The coordinator may; a holder may that was named by it and shows what the batch starts from."""
+    said = order.message
+    manifest = said.manifest.message
+    if order.signer == manifest.coordinator:
+        return True
+    claim = said.claim
+    if claim is None or claim.hold.signer != manifest.coordinator:
+        return False
+    hold = claim.hold.message
+    if order.signer not in hold.holders or hold.manifest != said.manifest:
+        return False
+    if not hold.after or claim.before is None:
+        return not hold.after and said.context == hold.context
+    before = claim.before.statement
+    proven = (before.batch_id, before.coordinator, before.source_id, before.context_out)
+    asked = (hold.after, manifest.coordinator, manifest.source_id, hashlib.sha256(said.context).digest())
+    return proven == asked and not quorum_problem(claim.before)
 
 
 def on_finished(work: Workspace, stimulus: RoleFinished) -> None:
@@ -115,8 +140,6 @@ def on_signed(work: Workspace, stimulus: StatementSigned) -> None:
 def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
     """The certificate was checked by the caller; confirm it and let the task go."""
     statement = stimulus.sealed.message.certificate.statement
-    if stimulus.sealed.signer != statement.coordinator:
-        return
     batch_id = statement.batch_id
     task = work.find(Task, task_entity_id(batch_id))
     if task is not None and task.stage is TaskStage.RUNNING:

@@ -25,11 +25,15 @@ from protocols.levels import LEVELS
 from protocols.messages import (
     Announcement,
     Award,
+    BatchHeld,
+    BatchQuery,
     BatchSealed,
+    BatchStatus,
     Bid,
     Certification,
     CertifyOrder,
     Evidence,
+    HoldBatch,
     IdentityKey,
     Level,
     Manifest,
@@ -86,6 +90,9 @@ class Faults:
     liars: int = 0
     equivocators: int = 0
     liars_differ: bool = False
+    replicated: float = 0.0
+    gone: int = 0
+    partitions: int = 0
 
 
 @attrs.define
@@ -100,7 +107,13 @@ class Node:
     entities: dict[EntityId, Entity] = attrs.Factory(dict)  # in memory
     stored: dict[EntityId, Entity] = attrs.Factory(dict)  # on disk
     marks: dict[EntityId, object] = attrs.Factory(dict)
+    gone: bool = False  # for good
     taken_in: dict[str, tuple[Signed[Manifest], bool]] = attrs.Factory(dict)  # ingest's own commits
+    holders: dict[str, tuple[IdentityKey, ...]] = attrs.Factory(dict)  # with them
+    acknowledged: set[str] = attrs.Factory(set)
+    replicas: dict[str, Signed[HoldBatch]] = attrs.Factory(dict)
+    adopted: dict[str, Signed[HoldBatch]] = attrs.Factory(dict)
+    ends: dict[str, BatchSealed] = attrs.Factory(dict)  # certificates received or made, with the contexts
     sealed: dict[str, QuorumCertificate] = attrs.Factory(dict)
     buried: dict[str, tuple[str, ...]] = attrs.Factory(dict)
     dissent: list[Signed[Evidence]] = attrs.Factory(list)
@@ -121,6 +134,7 @@ class World:
         self.sent = Counter[str]()
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._cuts: list[tuple[frozenset[IdentityKey], int]] = []
         self.nodes: dict[IdentityKey, Node] = {}
         for index in range(nodes):
             key = b"\x02" + hashlib.sha256(b"%d %d" % (seed, index)).digest()
@@ -144,8 +158,8 @@ class World:
     def chance(self, probability: float) -> bool:
         return self.stormy and self.random.random() < probability
 
-    def ingest(self, node: Node, source_id: str, sequence: int, *, stateful: bool) -> str:
-        """Ingest's commit: durable from here on, acknowledged."""
+    def ingest(self, node: Node, source_id: str, sequence: int, *, stateful: bool, replicated: bool = False) -> str:
+        """Ingest's commit: durable from here on; acknowledged now, or once it is replicated."""
         manifest = Manifest(
             network=NETWORK,
             coordinator=node.key,
@@ -157,16 +171,24 @@ class World:
             input_root=hashlib.sha256(b"inputbatc").digest(),
             events=10,
             topics=(),
-            durability="local",
+            durability="replicated" if replicated else "local",
             received_ms=self.now_ms,
         )
-        node.taken_in[manifest.batch_id] = (sign(node.key, manifest), stateful)
-        self._commit_news(node, manifest.batch_id)
-        return manifest.batch_id
+        batch_id = manifest.batch_id
+        node.taken_in[batch_id] = (sign(node.key, manifest), stateful)
+        others = sorted(key for key in self.nodes if key != node.key)
+        node.holders[batch_id] = tuple(self.random.sample(others, min(3, len(others)))) if replicated else ()
+        if not replicated:
+            node.acknowledged.add(batch_id)
+        self._commit_news(node, batch_id)
+        return batch_id
 
-    def _commit_news(self, node: Node, batch_id: str) -> None:
+    def _commit_news(self, node: Node, batch_id: str, *, recovered: bool = False) -> None:
         manifest, stateful = node.taken_in[batch_id]
-        make = lambda now: job.BatchCommitted(now_ms=now, manifest=manifest, stateful=stateful)  # noqa: E731
+        holders = node.holders[batch_id]
+        make = lambda now: job.BatchCommitted(  # noqa: E731
+            now_ms=now, manifest=manifest, stateful=stateful, holders=holders, recovered=recovered
+        )
         self.tell(node, make, delay_ms=self.random.randint(0, 3))
 
     def tell(self, node: Node, make: Callable[[int], Stimulus], delay_ms: int = 0) -> None:
@@ -211,14 +233,19 @@ class World:
             self.at(down_ms, lambda: self.restart(node))
 
     def restart(self, node: Node) -> None:
+        if node.gone:
+            return
         node.up = True
         node.epoch += 1
-        pending = [key for key in node.taken_in if key not in node.sealed and key not in node.buried]
+        known = (*node.taken_in, *node.adopted)
+        pending = [key for key in known if key not in node.sealed and key not in node.buried]
         node.entities = {entity.entity_id: entity for entity in recover(node.stored.values(), pending)}
         node.marks = {key: durable_mark(entity) for key, entity in node.entities.items()}
         for batch_id in pending:
-            if job.batch_entity_id(batch_id) not in node.entities:
-                self._commit_news(node, batch_id)
+            if batch_id in node.taken_in and job.batch_entity_id(batch_id) not in node.entities:
+                self._commit_news(node, batch_id, recovered=True)
+        for hold in node.replicas.values():
+            self.tell(node, lambda now, hold=hold: job.ReplicaKept(now_ms=now, hold=hold))  # type: ignore[misc]
         for entity_id in list(node.entities):
             make = lambda now, key=entity_id: job.Restarted(now_ms=now, entity_id=key)  # noqa: E731
             self.tell(node, make)
@@ -249,12 +276,55 @@ class World:
                 node.proofs.append((first, second))
             case job.RecordLate(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
+            case job.KeepReplica(hold=hold):
+                self._keep(node, hold)
+            case job.DropReplica(batch_id=batch_id):
+                node.replicas.pop(batch_id, None)
+            case job.AdoptReplica(hold=hold):
+                batch_id = hold.message.manifest.message.batch_id
+                node.adopted[batch_id] = hold
+                self.tell(node, lambda now: job.BatchAdopted(now_ms=now, batch_id=batch_id), 2)
+            case job.Replicated(batch_id=batch_id, holders=holders):
+                assert len(holders) >= node.rules.replicas, "acknowledged before enough peers hold it"
+                assert all(batch_id in self._was_held(key) for key in holders)
+                node.acknowledged.add(batch_id)
+            case job.FindEnd(batch_id=batch_id, asker=asker, successor=successor):
+                found = node.ends.get(batch_id)
+                make = lambda now: job.EndFound(  # noqa: E731
+                    now_ms=now, batch_id=batch_id, sealed=found, asker=asker, successor=successor
+                )
+                self.tell(node, make, 1)
             case job.ReportPeer() | job.RecordDistribution() | job.ForgetPayload() | job.RecordAuction():
                 pass
             case _:
                 raise AssertionError(f"no hand for {effect}")
 
+    def _was_held(self, key: IdentityKey) -> set[str]:
+        node = self.nodes[key]
+        return {*node.replicas, *node.ends, *node.adopted}
+
+    def _keep(self, node: Node, hold: Signed[HoldBatch]) -> None:
+        epoch = node.epoch
+
+        def write() -> None:
+            if node.up and node.epoch == epoch:
+                node.replicas[hold.message.manifest.message.batch_id] = hold
+                self.tell(node, lambda now: job.ReplicaKept(now_ms=now, hold=hold))
+
+        self.at(self.random.randint(1, 10), write)
+
+    def partition(self, side: set[IdentityKey], lasts_ms: int) -> None:
+        """Cut the nodes of ``side`` off from the others for a time."""
+        cut = (frozenset(side), self.now_ms + lasts_ms)
+        self._cuts.append(cut)
+        self.at(lasts_ms, lambda: self._cuts.remove(cut))
+
+    def _is_cut(self, sender: Node, to: Node) -> bool:
+        return self.stormy and any((sender.key in side) != (to.key in side) for side, _ in self._cuts)
+
     def _deliver(self, sender: Node, to: Node, signed: Signed[Any]) -> None:
+        if self._is_cut(sender, to):
+            return
         if to is sender:
             self.tell(to, lambda now: self._stimulus(now, signed), 1)
             return
@@ -269,6 +339,8 @@ class World:
                 self.at(delay, epochless)
 
     def _drive_signed(self, node: Node, signed: Signed[Any]) -> None:
+        if isinstance(signed.message, BatchSealed):
+            node.ends.setdefault(signed.message.certificate.statement.batch_id, signed.message)
         self._drive(node, self._stimulus(self.now_ms + node.skew_ms, signed))
 
     @staticmethod
@@ -294,6 +366,14 @@ class World:
                 return job.SealReceived(now_ms=now, sealed=signed)
             case SealConfirmed():
                 return job.ConfirmationReceived(now_ms=now, confirmation=signed)
+            case HoldBatch():
+                return job.HoldReceived(now_ms=now, hold=signed)
+            case BatchHeld():
+                return job.HeldReceived(now_ms=now, held=signed)
+            case BatchQuery():
+                return job.QueryReceived(now_ms=now, query=signed)
+            case BatchStatus():
+                return job.StatusReceived(now_ms=now, status=signed)
         raise AssertionError(f"no stimulus for {signed.message}")
 
     def _run(self, node: Node, effect: job.RunRole) -> None:
@@ -370,6 +450,8 @@ class World:
                 earlier = node.sealed.setdefault(batch_id, effect.certificate)
                 assert earlier.statement == effect.certificate.statement, "a batch was sealed twice, differently"
                 node.dissent += effect.dissent
+                sealed = BatchSealed(network=NETWORK, certificate=effect.certificate, context=effect.context_out)
+                node.ends.setdefault(batch_id, sealed)
                 self.tell(node, lambda now: job.BatchWritten(now_ms=now, batch_id=batch_id))
 
         self.at(self.random.randint(1, 10), write)
@@ -385,15 +467,28 @@ class World:
 
     def _is_over(self) -> bool:
         return all(
-            node.up and all(batch in node.sealed or batch in node.buried for batch in node.taken_in)
+            node.gone or (node.up and all(batch in node.sealed or batch in node.buried for batch in node.taken_in))
             for node in self.nodes.values()
-        )
+        ) and all(self.sealed_by(batch_id) for batch_id in self.left_behind())
+
+    def left_behind(self) -> list[str]:
+        """Batches that were replicated and acknowledged by nodes that are gone for good."""
+        gone = [node for node in self.nodes.values() if node.gone]
+        return [key for node in gone for key in node.acknowledged if node.holders[key]]
+
+    def sealed_by(self, batch_id: str) -> list[Node]:
+        """Who has a batch certified on its disk."""
+        return [node for node in self.nodes.values() if batch_id in node.sealed]
 
     def check(self) -> None:
         """The promises, whatever the faults were."""
         chains: dict[tuple[bytes, str], bytes] = {}
+        for batch_id in self.left_behind():
+            assert self.sealed_by(batch_id), "a replicated batch outlives its coordinator"
         for node in self.nodes.values():
             for batch_id in node.taken_in:
+                if node.gone:
+                    continue
                 assert batch_id in node.sealed or batch_id in node.buried, "every acknowledged batch ends"
                 assert not (batch_id in node.sealed and batch_id in node.buried), "and ends once"
                 if batch_id in node.sealed:

@@ -1,0 +1,224 @@
+"""The holder's side of a batch: keep it, see whether its coordinator finishes it, and finish it in its place.
+
+The coordinator's signed ``HoldBatch`` names who may. The first in the order of ``rank`` waits for ``adopt_ms``,
+each further one so much longer; whoever's time is up asks coordinator and holders what became of the batch, and
+adopts it when nobody is at it. Two who adopt the same batch do the same: the roles are deterministic and the
+context is proven, so there is one result, and whoever is second takes the certificate of the first.
+"""
+
+import hashlib
+
+import attrs
+
+from protocols.coordination import batches, tasks
+from protocols.coordination.workspace import Workspace
+from protocols.job import (
+    AdoptReplica,
+    Batch,
+    BatchAdopted,
+    DropReplica,
+    EndFound,
+    FindEnd,
+    HoldReceived,
+    KeepReplica,
+    QueryReceived,
+    Replica,
+    ReplicaKept,
+    ReplicaStage,
+    SealReceived,
+    Send,
+    Stage,
+    StatusReceived,
+    batch_entity_id,
+    replica_entity_id,
+)
+from protocols.messages import (
+    BatchHeld,
+    BatchQuery,
+    BatchSealed,
+    BatchStatus,
+    Claim,
+    HoldBatch,
+    IdentityKey,
+    Progress,
+)
+
+OURS = (ReplicaStage.ADOPTING, ReplicaStage.ADOPTED)
+
+
+def rank(hold: HoldBatch, holder: IdentityKey) -> int:
+    """A holder's turn: 0 for the one whose key is nearest to the batch id, by hash."""
+    batch_id = hold.manifest.message.batch_id.encode()
+    return sorted(hold.holders, key=lambda key: hashlib.sha256(key + batch_id).digest()).index(holder)
+
+
+def on_hold(work: Workspace, stimulus: HoldReceived) -> None:
+    hold = stimulus.hold
+    said = hold.message
+    manifest = said.manifest.message
+    if not hold.signer == said.manifest.signer == manifest.coordinator != work.rules.self_key:
+        return  # nobody has another's batch kept
+    if work.rules.self_key not in said.holders:
+        return
+    replica = work.find(Replica, replica_entity_id(manifest.batch_id))
+    if replica is None:
+        _rest(work, Replica(hold=hold, stage=ReplicaStage.KEEPING, alarm_ms=0), work.rules.attempt_ms)
+        work.utter(KeepReplica(hold=hold))
+    elif replica.stage is not ReplicaStage.KEEPING:
+        _confirm(work, replica)
+
+
+def on_kept(work: Workspace, stimulus: ReplicaKept) -> None:
+    replica = work.find(Replica, replica_entity_id(stimulus.hold.message.manifest.message.batch_id))
+    if replica is None or replica.stage is ReplicaStage.KEEPING:
+        replica = Replica(hold=stimulus.hold, stage=ReplicaStage.HELD, alarm_ms=0)
+        _be_patient(work, replica)
+    _confirm(work, replica)
+
+
+def on_alarm(work: Workspace, replica: Replica) -> None:
+    if work.now_ms < replica.alarm_ms:
+        work.alarm(replica.entity_id, replica.alarm_ms)
+        return
+    match replica.stage:
+        case ReplicaStage.KEEPING:
+            work.drop(replica.entity_id)  # it could not be written down: the coordinator asks again, or another
+        case ReplicaStage.HELD:
+            _rest(work, attrs.evolve(replica, stage=ReplicaStage.ASKING), work.rules.ask_ms)
+            _query(work, replica, replica.batch_id)
+        case ReplicaStage.ASKING | ReplicaStage.WAITING | ReplicaStage.ADOPTING:
+            _adopt(work, replica)
+        case ReplicaStage.ADOPTED:
+            pass
+
+
+def on_status(work: Workspace, stimulus: StatusReceived) -> None:
+    """What coordinator and holders say of a batch. Silence is an answer too: the alarm gives it."""
+    said, signer = stimulus.status.message, stimulus.status.signer
+    batch = work.find(Batch, batch_entity_id(said.batch_id))
+    if batch is not None and batch.stage is Stage.ASKING:
+        if said.progress is Progress.WORKING and signer in batch.holders:
+            batches.wait_for_holder(work, batch)
+        return
+    replica = work.find(Replica, replica_entity_id(said.batch_id))
+    if replica is None or replica.stage is not ReplicaStage.ASKING or signer not in _others(work, replica):
+        return
+    if said.progress is Progress.WORKING:
+        _be_patient(work, attrs.evolve(replica, stage=ReplicaStage.HELD))
+    elif said.progress is Progress.DEAD and signer == replica.coordinator:
+        _drop(work, replica)
+
+
+def on_query(work: Workspace, stimulus: QueryReceived) -> None:
+    batch_id, asker = stimulus.query.message.batch_id, stimulus.query.signer
+    batch = work.find(Batch, batch_entity_id(batch_id))
+    replica = work.find(Replica, replica_entity_id(batch_id))
+    if batch is not None and batch.stage is Stage.SEALED:
+        work.utter(Send(to=asker, message=batches.sealed_message(work, batch)))
+    elif batch is not None:
+        _tell(work, asker, batch_id, Progress.DEAD if batch.stage is Stage.DEAD else Progress.WORKING)
+    elif replica is not None:
+        _tell(work, asker, batch_id, Progress.WORKING if replica.stage in OURS else Progress.HELD)
+    else:
+        work.utter(FindEnd(batch_id=batch_id, asker=asker, successor=""))
+
+
+def on_end_found(work: Workspace, stimulus: EndFound) -> None:
+    sealed = stimulus.sealed
+    if stimulus.asker is not None:
+        if sealed is None:
+            _tell(work, stimulus.asker, stimulus.batch_id, Progress.UNKNOWN)
+        else:
+            work.utter(Send(to=stimulus.asker, message=sealed))
+        return
+    replica = work.find(Replica, replica_entity_id(stimulus.successor))
+    if replica is not None and sealed is not None and replica.stage is ReplicaStage.WAITING:
+        _inherit(work, replica, sealed)
+
+
+def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
+    """From here on this node is the batch's coordinator in all but its name."""
+    replica = work.find(Replica, replica_entity_id(stimulus.batch_id))
+    if replica is None or replica.stage is not ReplicaStage.ADOPTING:
+        return
+    work.put(attrs.evolve(replica, stage=ReplicaStage.ADOPTED))
+    if work.find(Batch, batch_entity_id(replica.batch_id)) is not None:
+        return  # an earlier run of this node was at it
+    batch = Batch(
+        manifest=replica.hold.message.manifest,
+        stage=Stage.LEASING,
+        stateful=False,  # its place in the source's chain is proven, not kept here
+        holders=_others(work, replica),
+        claim=Claim(hold=replica.hold, before=replica.before),
+        context=replica.context if replica.hold.message.after else replica.hold.message.context,
+    )
+    batches.lease_or_wait(work, batch)
+
+
+def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
+    """A certificate that was checked: for the task here, the replica held, the own batch that others finished."""
+    tasks.on_sealed(work, stimulus)
+    statement = stimulus.sealed.message.certificate.statement
+    batch = work.find(Batch, batch_entity_id(statement.batch_id))
+    if batch is not None:
+        batches.learn(work, batch, stimulus.sealed.message)
+        return
+    replica = work.find(Replica, replica_entity_id(statement.batch_id))
+    if replica is not None and replica.hold.message.manifest.message.input_root == statement.input_root:
+        _drop(work, replica)
+
+
+def _adopt(work: Workspace, replica: Replica) -> None:
+    """Enter the batch among this node's own, as soon as it is known what it starts from."""
+    after = replica.hold.message.after
+    if after and replica.before is None:
+        _rest(work, attrs.evolve(replica, stage=ReplicaStage.WAITING), work.rules.ask_ms // 3)
+        work.utter(FindEnd(batch_id=after, asker=None, successor=replica.batch_id))
+        _query(work, replica, after)
+        return
+    _rest(work, attrs.evolve(replica, stage=ReplicaStage.ADOPTING), work.rules.attempt_ms)
+    work.utter(AdoptReplica(hold=replica.hold))
+
+
+def _inherit(work: Workspace, replica: Replica, sealed: BatchSealed) -> None:
+    statement = sealed.certificate.statement
+    before = (statement.batch_id, statement.coordinator, statement.context_out)
+    if before == (replica.hold.message.after, replica.coordinator, hashlib.sha256(sealed.context).digest()):
+        _adopt(work, attrs.evolve(replica, before=sealed.certificate, context=sealed.context))
+
+
+def _be_patient(work: Workspace, replica: Replica) -> None:
+    _rest(work, replica, work.rules.adopt_ms * (1 + rank(replica.hold.message, work.rules.self_key)))
+
+
+def _rest(work: Workspace, replica: Replica, pause_ms: int) -> None:
+    alarm_ms = work.now_ms + pause_ms
+    work.put(attrs.evolve(replica, alarm_ms=alarm_ms))
+    work.alarm(replica.entity_id, alarm_ms)
+
+
+def _query(work: Workspace, replica: Replica, batch_id: str) -> None:
+    query = BatchQuery(network=work.rules.network, batch_id=batch_id)
+    work.utter(*(Send(to=key, message=query) for key in _others(work, replica)))
+
+
+def _others(work: Workspace, replica: Replica) -> tuple[IdentityKey, ...]:
+    """Coordinator and holders, without this node."""
+    known = {replica.coordinator, *replica.hold.message.holders} - {work.rules.self_key}
+    return tuple(sorted(known))
+
+
+def _confirm(work: Workspace, replica: Replica) -> None:
+    held = BatchHeld(network=work.rules.network, batch_id=replica.batch_id)
+    work.utter(Send(to=replica.coordinator, message=held))
+
+
+def _tell(work: Workspace, asker: IdentityKey, batch_id: str, progress: Progress) -> None:
+    status = BatchStatus(network=work.rules.network, batch_id=batch_id, progress=progress)
+    work.utter(Send(to=asker, message=status))
+
+
+def _drop(work: Workspace, replica: Replica) -> None:
+    work.drop(replica.entity_id)
+    work.utter(DropReplica(batch_id=replica.batch_id))
+
