@@ -30,6 +30,7 @@ from protocols.job import (
     TaskStage,
     Transition,
 )
+from protocols.messages import QuorumCertificate
 
 __all__ = ["advance", "durable_mark", "recover", "step"]
 
@@ -69,11 +70,13 @@ def durable_mark(entity: Entity) -> object:
 
     The driver commits when the mark differs from the stored one. Everything else comes back by itself: a batch
     without an entity is told again from its row, agents are asked again and answer alike, leases are awarded
-    anew. What would not come back is a context agreed upon, a statement the batch's successors rest on, the
-    count of attempts, and the fact that this node is about to sign: it must never sign another statement.
+    anew. What would not come back is a context agreed upon, a statement or certificate the batch's successors rest
+    on, the count of attempts, and the fact that this node is about to sign: it must never sign another statement.
     """
     match entity:
         case Batch(stage=Stage.CERTIFYING | Stage.BACKOFF | Stage.DEAD):
+            return entity.stage, entity.attempt
+        case Batch(stage=Stage.SEALING, learned=QuorumCertificate()):
             return entity.stage, entity.attempt
         case Chain():
             return entity.context

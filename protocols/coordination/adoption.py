@@ -221,4 +221,3 @@ def _tell(work: Workspace, asker: IdentityKey, batch_id: str, progress: Progress
 def _drop(work: Workspace, replica: Replica) -> None:
     work.drop(replica.entity_id)
     work.utter(DropReplica(batch_id=replica.batch_id))
-

@@ -1,5 +1,7 @@
 """The coordinator's side of holding: have peers keep a batch, and learn that enough of them do."""
 
+import itertools
+
 import attrs
 
 from protocols.coordination.workspace import Workspace
@@ -10,16 +12,20 @@ from protocols.job import (
     Replicated,
     Replication,
     Send,
+    batch_entity_id,
     chain_entity_id,
     replication_entity_id,
 )
-from protocols.messages import HoldBatch, IdentityKey
+from protocols.messages import HoldBatch
 
 RESENDS_MAX = 8
 
 
 def offer(work: Workspace, batch: Batch) -> None:
-    """Ask the batch's holders to keep it. Its place in its source's chain must be known by now."""
+    """Ask the batch's holders to keep it. Its place in its source's chain must be known by now.
+
+    The unfinished batches before it in the chain are worth nothing to it elsewhere, so they are held with it.
+    """
     if not batch.holders or work.find(Replication, replication_entity_id(batch.batch_id)) is not None:
         return
     after, context = _heritage(work, batch)
@@ -31,7 +37,12 @@ def offer(work: Workspace, batch: Batch) -> None:
         after=after,
         context=context,
     )
-    _ask(work, Replication(order=order, alarm_ms=0), batch.holders)
+    before = work.find(Batch, batch_entity_id(after))
+    if before is not None and not before.holders:
+        before = attrs.evolve(before, holders=batch.holders)
+        work.put(before)
+        offer(work, before)
+    _ask(work, Replication(order=order, alarm_ms=0))
 
 
 def on_held(work: Workspace, stimulus: HeldReceived) -> None:
@@ -45,6 +56,7 @@ def on_held(work: Workspace, stimulus: HeldReceived) -> None:
         return
     work.drop(replication.entity_id)
     work.utter(Replicated(batch_id=replication.batch_id, holders=held))
+    _go_on(work, replication)
 
 
 def on_alarm(work: Workspace, replication: Replication) -> None:
@@ -53,16 +65,32 @@ def on_alarm(work: Workspace, replication: Replication) -> None:
         work.alarm(replication.entity_id, replication.alarm_ms)
     elif replication.resends >= RESENDS_MAX:
         work.drop(replication.entity_id)
+        _go_on(work, replication)
     else:
-        silent = tuple(key for key in replication.order.holders if key not in replication.held)
-        _ask(work, attrs.evolve(replication, resends=replication.resends + 1), silent)
+        _ask(work, attrs.evolve(replication, resends=replication.resends + 1))
 
 
-def _ask(work: Workspace, replication: Replication, holders: tuple[IdentityKey, ...]) -> None:
+def _ask(work: Workspace, replication: Replication) -> None:
+    """Ask those who do not hold it yet, unless the batch before it is still to be held."""
     alarm_ms = work.now_ms + (work.rules.ask_ms << min(replication.resends, 4)) // 2
     work.put(attrs.evolve(replication, alarm_ms=alarm_ms))
     work.alarm(replication.entity_id, alarm_ms)
-    work.utter(*(Send(to=key, message=replication.order, payload_of=replication.batch_id) for key in holders))
+    order = replication.order
+    if order.after and work.find(Replication, replication_entity_id(order.after)) is not None:
+        return
+    silent = (key for key in order.holders if key not in replication.held)
+    work.utter(*(Send(to=key, message=order, payload_of=replication.batch_id) for key in silent))
+
+
+def _go_on(work: Workspace, done: Replication) -> None:
+    """The next batch of the chain, if it waits for this one."""
+    said = done.order.manifest.message
+    chain = work.find(Chain, chain_entity_id(said.source_id)) if done.order.stateful else None
+    order = () if chain is None else (chain.running, *chain.queue)
+    for before, following in itertools.pairwise(order):
+        waiting = work.find(Replication, replication_entity_id(following))
+        if before == done.batch_id and waiting is not None:
+            _ask(work, waiting)
 
 
 def _heritage(work: Workspace, batch: Batch) -> tuple[str, bytes]:

@@ -19,6 +19,7 @@ from protocols.messages import (
     Bid,
     Level,
     Message,
+    Progress,
     Role,
     Signed,
     WorkOrder,
@@ -36,6 +37,7 @@ COUNT = st.integers(0, 500)
 BY_NAME = {
     "agent": KEY,
     "coordinator": KEY,
+    "holders": st.lists(KEY, max_size=2).map(tuple),
     "quorum": st.integers(0, SIGNERS_MAX),
     **dict.fromkeys(("policy_hash", "input_root", "normalized_root", "output_root", "statement_digest"), DIGEST),
     **dict.fromkeys(("input_digest", "output_digest", "context_in"), DIGEST),
@@ -44,8 +46,10 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     int: COUNT,
     str: TEXT,
     bytes: st.binary(max_size=9),
+    bool: st.booleans(),
     Role: st.sampled_from(Role),
     Level: st.sampled_from(Level),
+    Progress: st.sampled_from(Progress),
 }
 
 
@@ -64,6 +68,8 @@ def of_field(cls: type[Any], name: str, hint: Any) -> st.SearchStrategy[Any]:
 
 def of_type(hint: Any) -> st.SearchStrategy[Any]:
     arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return st.none() | of_type(arguments[0])
     if typing.get_origin(hint) is tuple:
         return st.lists(of_type(arguments[0]), max_size=2).map(tuple)
     if typing.get_origin(hint) is Signed:

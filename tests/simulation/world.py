@@ -232,6 +232,11 @@ class World:
             node.epoch += 1
             self.at(down_ms, lambda: self.restart(node))
 
+    def lose(self, node: Node) -> None:
+        """A node goes down and never comes back."""
+        node.up, node.gone = False, True
+        node.epoch += 1
+
     def restart(self, node: Node) -> None:
         if node.gone:
             return
