@@ -13,6 +13,14 @@ VALID: Final = b"valid"
 INVALID: Final = b"invalid"
 
 
+def event_id(ids: EventIds, record: dict[str, Any]) -> str:
+    """The id of the event that a record stands for."""
+    external = record["externalId"]
+    if external is not None:
+        return ids.external(external)
+    return ids.content(data=record["data"], event_type=record["eventType"], timestamp=record["timestamp"])
+
+
 def leaf(ids: EventIds, record: dict[str, Any], record_hash: str, data: bytes, issues: Sequence[Issue]) -> bytes:
     """The verdict on one event as a canonical JSON line.
 
@@ -24,10 +32,7 @@ def leaf(ids: EventIds, record: dict[str, Any], record_hash: str, data: bytes, i
     that need escaping are the three that came with the event.
     """
     external, kind, timestamp = record["externalId"], record["eventType"], record["timestamp"]
-    if external is None:
-        event = ids.content(data=record["data"], event_type=kind, timestamp=timestamp)
-    else:
-        event = ids.external(external)
+    event = event_id(ids, record)
     content = content_hash(data)
     return (
         b'{"contentHash":"%b","eventId":"%b","eventType":%b,"externalId":%b,"issues":%b,'

@@ -30,7 +30,8 @@ from protocols.limits import (
 
 LEVELS: Final = ("basic", "enhanced", "critical")
 REQUEST_KEYS: Final = ("sourceId", "events", "processingOptions")
-OPTION_KEYS: Final = ("requireCertification", "distributionTopics", "consensusLevel")
+OPTION_KEYS: Final = ("requireCertification", "distributionTopics", "consensusLevel", "durability")
+DURABILITIES: Final = ("local", "replicated")
 EVENT_KEYS: Final = ("externalId", "eventType", "timestamp", "data")
 _EVENT_KEY_SET: Final = frozenset(EVENT_KEYS)
 _PLAIN: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
@@ -71,6 +72,7 @@ class Admitted:
         total: Number of events in the request, the rejected ones included.
         level: What the request asks for, or None where it leaves that to the source and the node.
         requires_certification: None where the request does not say.
+        durability: ``local`` or ``replicated``; None where the request does not say.
         topics: None where the request names none.
         indexes: Place of each taken event in the request.
         lines: Records with ``previous`` null, see ``with_previous``.
@@ -81,6 +83,7 @@ class Admitted:
     total: int
     level: str | None
     requires_certification: bool | None
+    durability: str | None
     topics: tuple[str, ...] | None
     indexes: list[int]
     event_ids: list[str]
@@ -134,6 +137,7 @@ def admit(body: bytes, *, network: str, event_bytes_max: int = EVENT_BYTES_MAX) 
         total=len(events),
         level=options.get("consensusLevel"),
         requires_certification=options.get("requireCertification"),
+        durability=options.get("durability"),
         topics=_topics(options.get("distributionTopics")),
         indexes=[],
         event_ids=[],
@@ -207,6 +211,8 @@ def _options(options: Any) -> dict[str, Any]:
             _refuse(f"{place}/{key}"[:80], "unknown field", f"known here are {', '.join(OPTION_KEYS)}")
     if options.get("consensusLevel") not in (None, *LEVELS):
         _refuse(f"{place}/consensusLevel", "is no known level", f"use one of {', '.join(LEVELS)}")
+    if options.get("durability") not in (None, *DURABILITIES):
+        _refuse(f"{place}/durability", "is no known durability", f"use one of {', '.join(DURABILITIES)}")
     if type(options.get("requireCertification", True)) is not bool:
         _refuse(f"{place}/requireCertification", "is not true or false", "send true, or leave it out")
     checked: dict[str, Any] = options

@@ -1,5 +1,6 @@
 """What ingest answers: from columns to JSON, put together without an object per event. Pure."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
@@ -9,7 +10,7 @@ from node.admission import Admitted, Rejection
 from node.planning import Sorted, Terms
 from protocols.certificate import receipt_document, rfc3339
 from protocols.levels import rule_for
-from protocols.messages import Manifest, Signed
+from protocols.messages import IdentityKey, Manifest, Signed
 
 CONFLICT: Final = "conflict"
 REJECTED: Final = "invalid-event"
@@ -26,6 +27,7 @@ class IngestAnswer:
         source_verified: Whether the caller proved to be the source's registered identity.
         identity_score: The trust the operator put in the source, 0 to 100.
         latency_ms: From the first byte read to the commit.
+        holders: By batch id, the peers that hold it too, where the request had it replicated.
     """
 
     ingestion_id: str
@@ -39,6 +41,13 @@ class IngestAnswer:
     source_verified: bool
     identity_score: int
     latency_ms: int
+    holders: Mapping[str, tuple[IdentityKey, ...]] = attrs.field(factory=dict)
+
+    @property
+    def batch_ids(self) -> set[str]:
+        """All batches that events of this request stand in, the known ones included."""
+        known = {version.batch_id for version in self.sorted.known if version is not None and version.batch_id}
+        return known | {self.manifests[number].message.batch_id for number in self.drafts}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -85,14 +94,23 @@ def render(answer: IngestAnswer, *, minimal: bool) -> bytes:
     document["rejected"] = [rejection.index for rejection in answer.rejections]
     if minimal:
         document["rejections"] = [_refusal(rejection) for rejection in answer.rejections]
-    document["batches"] = [
-        {"batchId": answer.manifests[number].message.batch_id, "count": count} for number, count in drafts.items()
-    ]
+    document["batches"] = [_batch(answer, number, count) for number, count in drafts.items()]
     document["receipts"] = [
         receipt_document(answer.manifests[number], None if minimal else answer.record_hashes[number])
         for number in drafts
     ]
     return orjson.dumps(document)
+
+
+def _batch(answer: IngestAnswer, number: int, count: int) -> dict[str, Any]:
+    manifest = answer.manifests[number].message
+    holders = answer.holders.get(manifest.batch_id, ())
+    return {
+        "batchId": manifest.batch_id,
+        "count": count,
+        "durability": manifest.durability,
+        "holders": [key.hex() for key in holders],
+    }
 
 
 def _refusal(rejection: Rejection) -> dict[str, Any]:

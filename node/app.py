@@ -7,7 +7,7 @@ way is brought to its end within the grace period, then the node takes its leave
 
 import itertools
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from ipaddress import ip_network
@@ -45,6 +45,7 @@ from node.p2p import TransportConfig, open_transport
 from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
 from node.relay import GOSSIP_WORK, Relay
+from node.replication import Replications
 from node.standings import Standings
 from node.stored import read_manifest
 from node.supervisor import supervise
@@ -53,13 +54,15 @@ from node.transport import Transport
 from node.workers import Workers
 from protocols import job
 from protocols.advertisement import is_local, topic_manager_name
+from protocols.coordination import choose_holders
 from protocols.envelope import to_frame
 from protocols.errors import WorldFault
-from protocols.job import Batch, Effect, Lease, Rules, Stage, Strategy
+from protocols.job import WORK_ROLES, Batch, Effect, Lease, Rules, Stage, Strategy
 from protocols.keys import PrivateKey
 from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
 from storage import meta, outputs
 from storage import peers as stored_peers
+from storage.batches import PendingBatch
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
@@ -156,6 +159,8 @@ class Node:
         self.standings = Standings(database)
         self.records = NodeRecords(database, self.standings)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
+        self.replications = Replications()
+        self._able: Callable[[], Iterable[IdentityKey]] = tuple
         self.journal = EntityJournal(database)
         self.driver = Driver(self._rules(), self.journal, self._act)
         self.objects = Objects(
@@ -179,6 +184,7 @@ class Node:
             post=self.driver.post,
             on_sealed=self._on_sealed,
             on_dead=self._on_dead,
+            on_replicated=self.replications.held,
             on_run=lambda run: self.metrics.role_ran(run.cpu_us / 1e6),
         )
         self.ingest = Ingest(
@@ -193,6 +199,8 @@ class Node:
             writer=GroupWriter(network=self._network, policy=self._ingest_policy(), signer=keyring),
             payloads=self._payloads,
             tell=self.driver.tell,
+            replications=self.replications,
+            holders=self._holders,
             on_answer=self._on_answer,
         )
 
@@ -253,6 +261,8 @@ class Node:
             lease_ms=settings.overlay_lease_ms,
             lease_batches=settings.overlay_lease_batches,
             resend_ms=settings.overlay_resend_ms,
+            replicas=settings.overlay_replicas,
+            adopt_ms=settings.overlay_adopt_ms,
             attempt_ms=settings.event_processing_timeout_ms,
         )
 
@@ -265,7 +275,15 @@ class Node:
             threshold=settings.consensus_threshold,
             topics=settings.topics,
             distribute=settings.overlay_event_distribution_enabled,
+            replicated=settings.overlay_durability == "replicated",
+            replicas=settings.overlay_replicas,
         )
+
+    def _holders(self) -> tuple[IdentityKey, ...]:
+        """Whom to have keep a batch: one more than must, of those connected that could finish it."""
+        connected = {peer.identity for peer in self._transport.peers() if peer.connected}
+        able = connected.intersection(self._able())
+        return choose_holders(self._keyring.identity, able, self._settings.overlay_replicas + 1)
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -282,6 +300,7 @@ class Node:
             remember=self._remember,
             on_sent=self.metrics.sent,
         )
+        self._able = lambda: discovery.able(WORK_ROLES)
         exchange = Exchange(
             network=self._network,
             driver=self.driver,
@@ -408,11 +427,27 @@ class Node:
 
     async def _recover(self) -> None:
         """Count what an earlier run left unfinished, and tell the driver of batches it never heard of."""
-        for batch_id, manifest, stateful, events in await self.records.pending():
-            self.ingest.unsettle(events)
-            if self.driver.find(job.batch_entity_id(batch_id)) is None:
-                signed = read_manifest(manifest, self._network)
-                await self.driver.tell(job.BatchCommitted(now_ms=clock_ms(), manifest=signed, stateful=stateful))
+        for each in await self.records.pending():
+            if each.coordinator is not None:
+                continue  # adopted: told of as a replica
+            self.ingest.unsettle(each.events)
+            if each.holders:
+                self.replications.expect(each.batch_id)
+            if self.driver.find(job.batch_entity_id(each.batch_id)) is None:
+                await self._retell(each)
+        for hold in await self.records.holds(self._network):
+            await self.driver.tell(job.ReplicaKept(now_ms=clock_ms(), hold=hold))
+
+    async def _retell(self, batch: PendingBatch, *, recovered: bool = True) -> None:
+        signed = read_manifest(batch.manifest, self._network)
+        told = job.BatchCommitted(
+            now_ms=clock_ms(),
+            manifest=signed,
+            stateful=batch.stateful,
+            holders=batch.holders,
+            recovered=recovered,
+        )
+        await self.driver.tell(told)
 
     async def _run_driver(self, *, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
         """Drive; when the database was away for long, go on from what it holds once it is back."""
@@ -430,13 +465,16 @@ class Node:
         while True:
             await trio.sleep(RETELL_S)
             before_ms = clock_ms() - int(1000 * RETELL_S)
-            for batch_id, manifest, stateful, _ in await self.records.pending():
-                signed = read_manifest(manifest, self._network)
-                forgotten = self.driver.find(job.batch_entity_id(batch_id)) is None
+            for each in await self.records.pending():
+                if each.coordinator is not None:
+                    continue
+                signed = read_manifest(each.manifest, self._network)
+                forgotten = self.driver.find(job.batch_entity_id(each.batch_id)) is None
                 if forgotten and signed.message.received_ms < before_ms:
-                    log.warning("batch.retold", batch=batch_id)
-                    told = job.BatchCommitted(now_ms=clock_ms(), manifest=signed, stateful=stateful)
-                    await self.driver.tell(told)
+                    log.warning("batch.retold", batch=each.batch_id)
+                    await self._retell(each)
+                elif self.replications.waits(each.batch_id):
+                    await self._retell(each, recovered=False)  # asks holders again where nobody is being asked
 
     async def _learn_peers(self) -> None:
         for identity, addresses in await self._database.run(stored_peers.remembered):
@@ -466,7 +504,9 @@ class Node:
 
     def _on_sealed(self, sealed: Sealed) -> None:
         statement = sealed.certificate.statement
-        self.ingest.settle(statement.events)
+        if statement.coordinator == self._keyring.identity:
+            self.ingest.settle(statement.events)
+            self.replications.held(statement.batch_id, ())
         seconds = (sealed.certified_ms - sealed.received_ms) / 1000
         self.metrics.sealed(valid=statement.valid, invalid=statement.invalid, seconds=seconds)
         log.info(

@@ -5,8 +5,10 @@ import time
 import attrs
 import zstandard
 
-from agents.roles import execute
+from agents.certify import event_id
+from agents.roles import execute, read_payload
 from protocols.errors import MalformedError
+from protocols.identifiers import EventIds
 from protocols.job import Findings
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.merkle import leaf_hash, root_of_leaves
@@ -85,6 +87,28 @@ def run_roles(
         issues_by_rule=output.issues_by_rule,
         cpu_us=(time.process_time_ns() - started) // 1_000,
     )
+
+
+@attrs.frozen(kw_only=True)
+class BatchIndex:
+    """The events of a batch, in batch order: ids, and leaf hashes of the records."""
+
+    event_ids: list[str]
+    record_hashes: list[bytes]
+
+
+def index_batch(packed: bytes, *, network: str, source_id: str, input_root: bytes) -> BatchIndex:
+    """Check that a payload is the one that a manifest names, and tell its events.
+
+    Raises:
+        MalformedError: it is not, or not in record form.
+    """
+    lines, records = read_payload(unpack(packed))
+    hashes = [leaf_hash(line) for line in lines]
+    if root_of_leaves(hashes) != input_root:
+        raise MalformedError("the payload is not the one the manifest names")
+    ids = EventIds(network, source_id)
+    return BatchIndex(event_ids=[event_id(ids, record) for record in records], record_hashes=hashes)
 
 
 def output_root(leaves: bytes) -> bytes:

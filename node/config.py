@@ -151,6 +151,16 @@ class Settings(BaseModel):
     overlay_lease_batches: int = _number(1_000, 1, 1_000_000, "Batches after which work is announced anew")
     overlay_advertisement_ttl_ms: int = _number(60_000, 3_000, 86_400_000, "Life of an advertisement not renewed, ms")
     overlay_resend_ms: int = _number(2_000, 100, 60_000, "Pause before an unanswered message is sent again, ms")
+    overlay_durability: Literal["local", "replicated"] = Field(
+        "local", description="replicated: no batch is acknowledged before OVERLAY_REPLICAS peers hold it too"
+    )
+    overlay_replicas: int = _number(2, 1, 8, "Peers that hold a replicated batch before it is acknowledged")
+    overlay_adopt_ms: int = _number(
+        4_000,
+        500,
+        600_000,
+        "How long a batch held for another node is left to it before it is asked and taken over, ms",
+    )
     overlay_unsettled_events_max: int = _number(
         100_000, 1, 10_000_000, "Events acknowledged and not yet ended, past which requests are answered 429"
     )

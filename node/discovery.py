@@ -1,6 +1,6 @@
 """Who is there: advertises this node, listens to the others, remembers them, and says goodbye."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import attrs
 import structlog
@@ -76,6 +76,10 @@ class Discovery:
         """What an identity advertises now; nothing if it does not."""
         entry = self.directory.entries.get(identity)
         return () if entry is None else entry.topics
+
+    def able(self, roles: Sequence[Role]) -> tuple[IdentityKey, ...]:
+        """Who advertises all of these roles now."""
+        return tuple(key for key, entry in self.directory.entries.items() if set(roles) <= set(entry.roles))
 
     async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
         """Take in what a peer advertises, and learn where it listens."""

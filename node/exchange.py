@@ -18,11 +18,16 @@ from protocols.messages import (
     Advertisement,
     Announcement,
     Award,
+    BatchHeld,
+    BatchQuery,
     BatchSealed,
+    BatchStatus,
     Bid,
     Certification,
     CertifyOrder,
+    HoldBatch,
     IdentityKey,
+    Manifest,
     Message,
     Role,
     SealConfirmed,
@@ -96,20 +101,20 @@ class Exchange:
             raise MalformedError("a frame signed by another than its sender")
         if isinstance(signed.message, GOSSIPED):
             raise MalformedError(f"{type(signed.message).__name__} belongs on gossip")
-        if isinstance(signed.message, WorkOrder):
-            self._keep_payload(signed.message, attachment)
+        if isinstance(signed.message, WorkOrder | HoldBatch):
+            self._keep_payload(signed.message.manifest.message, attachment)
         elif attachment:
             raise MalformedError(f"{type(signed.message).__name__} has no attachment")
         if isinstance(signed.message, BatchSealed):
             certificate.verify_quorum(signed.message.certificate, network=self._network)
         await self._driver.tell(self._stimulus(signed))
 
-    def _keep_payload(self, order: WorkOrder, attachment: bytes) -> None:
+    def _keep_payload(self, manifest: Manifest, attachment: bytes) -> None:
         """The worker that unpacks it compares it with the manifest's input root."""
         if not 0 < len(attachment) <= PAYLOAD_BYTES_MAX:
-            raise MalformedError("a work order comes with its payload")
-        if order.manifest.message.coordinator != self._driver.rules.self_key:
-            self._payloads.put(order.manifest.message.batch_id, attachment)
+            raise MalformedError("a batch comes with its payload")
+        if manifest.coordinator != self._driver.rules.self_key:
+            self._payloads.put(manifest.batch_id, attachment)
 
     async def _hear(self, heard: Gossip) -> None:
         signed, attachment = envelope.open_frame(heard.data, self._network)
@@ -151,4 +156,8 @@ _STIMULI: dict[type[Message], Callable[[int, Signed[Message]], job.Stimulus]] = 
     Certification: lambda now, s: job.CertificationReceived(now_ms=now, certification=_as(s)),
     BatchSealed: lambda now, s: job.SealReceived(now_ms=now, sealed=_as(s)),
     SealConfirmed: lambda now, s: job.ConfirmationReceived(now_ms=now, confirmation=_as(s)),
+    HoldBatch: lambda now, s: job.HoldReceived(now_ms=now, hold=_as(s)),
+    BatchHeld: lambda now, s: job.HeldReceived(now_ms=now, held=_as(s)),
+    BatchQuery: lambda now, s: job.QueryReceived(now_ms=now, query=_as(s)),
+    BatchStatus: lambda now, s: job.StatusReceived(now_ms=now, status=_as(s)),
 }

@@ -23,12 +23,15 @@ from protocols.errors import OverlayError, WorldFault
 from protocols.job import Effect, Findings
 from protocols.limits import PAYLOAD_BYTES_MAX
 from protocols.messages import (
+    BatchSealed,
     Certification,
     Evidence,
+    HoldBatch,
     IdentityKey,
     Manifest,
     QuorumCertificate,
     Role,
+    Signed,
     Statement,
     WorkOrder,
 )
@@ -65,6 +68,17 @@ class Records(Protocol):
     async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
         """Mark a batch dead. Returns its number of events."""
 
+    async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
+        """Write a batch of another node down; False where too many are held."""
+
+    async def drop_replica(self, batch_id: str) -> None: ...
+
+    async def adopt(self, hold: Signed[HoldBatch], index: compute.BatchIndex) -> bool:
+        """Enter a batch that is held among this node's own; False where it was, or is not held."""
+
+    async def find_end(self, batch_id: str, network: str) -> BatchSealed | None:
+        """Certificate of a batch and what it left behind, if this node has them."""
+
     async def record(self, effect: Effect) -> None:
         """RecordDistribution, RecordLate, KeepProof, ReportPeer."""
 
@@ -93,6 +107,7 @@ class Executor:
         post: Callable[[job.Stimulus], None],
         on_sealed: Callable[[Sealed], None],
         on_dead: Callable[[int], None],
+        on_replicated: Callable[[str, tuple[IdentityKey, ...]], None],
         on_run: Callable[[compute.Run], None],
     ) -> None:
         self._network = network
@@ -107,6 +122,7 @@ class Executor:
         self._post = post
         self._on_sealed = on_sealed
         self._on_dead = on_dead
+        self._on_replicated = on_replicated
         self._on_run = on_run
         self._places = trio.Semaphore(TASKS_MAX)
         self._send, self._receive = trio.open_memory_channel[Effect](TASKS_MAX)
@@ -133,7 +149,8 @@ class Executor:
         if order is None:
             return None
         try:
-            run = await self._compute(order.manifest.message, order.context, keep_outputs=True)
+            manifest = order.manifest.message
+            run = await self._compute(manifest, order.context, holder=manifest.coordinator, keep_outputs=True)
         except OverlayError as error:
             log.warning("outputs.failed", batch=batch_id, why=str(error))
             return None
@@ -165,6 +182,20 @@ class Executor:
             case job.Bury(batch_id=batch_id, reasons=reasons):
                 log.warning("batch.dead", batch=batch_id, reasons=reasons)
                 self._on_dead(await self._records.bury(batch_id, reasons))
+            case job.KeepReplica(hold=hold):
+                await self._keep(hold)
+            case job.DropReplica(batch_id=batch_id):
+                await self._records.drop_replica(batch_id)
+            case job.AdoptReplica(hold=hold):
+                await self._adopt(hold)
+            case job.Replicated(batch_id=batch_id, holders=holders):
+                self._on_replicated(batch_id, holders)
+            case job.FindEnd(batch_id=batch_id, asker=asker, successor=successor):
+                sealed = await self._records.find_end(batch_id, self._network)
+                found = job.EndFound(
+                    now_ms=clock_ms(), batch_id=batch_id, sealed=sealed, asker=asker, successor=successor
+                )
+                self._post(found)
             case job.ForgetPayload(batch_id=batch_id):
                 self._payloads.drop(batch_id)
                 self._runs.drop(batch_id)
@@ -172,13 +203,57 @@ class Executor:
             case _:
                 await self._records.record(effect)
 
+    # --- batches held for others -----------------------------------------------------------------------------
+
+    async def _keep(self, hold: Signed[HoldBatch]) -> None:
+        """Keep what adopting takes: payload and policy. Not kept is not confirmed: the coordinator asks again."""
+        manifest = hold.message.manifest.message
+        packed = self._payloads.get(manifest.batch_id)
+        policy = await self._library.policy(manifest.policy_hash, manifest.coordinator)
+        if packed is None or policy is None:
+            log.warning("replica.incomplete", batch=manifest.batch_id, policy=policy is not None)
+            return
+        if await self._index(manifest, packed) is None:
+            return
+        if await self._records.keep_replica(hold, packed):
+            self._post(job.ReplicaKept(now_ms=clock_ms(), hold=hold))
+        else:
+            log.warning("replica.too_many", batch=manifest.batch_id)
+
+    async def _adopt(self, hold: Signed[HoldBatch]) -> None:
+        manifest = hold.message.manifest.message
+        packed = await self.payload(manifest.batch_id)
+        index = None if packed is None else await self._index(manifest, packed)
+        if index is None:
+            log.error("replica.lost", batch=manifest.batch_id)
+            return
+        if await self._records.adopt(hold, index):
+            log.warning("batch.adopted", batch=manifest.batch_id, coordinator=manifest.coordinator.hex())
+        self._post(job.BatchAdopted(now_ms=clock_ms(), batch_id=manifest.batch_id))
+
+    async def _index(self, manifest: Manifest, packed: bytes) -> compute.BatchIndex | None:
+        call = partial(
+            compute.index_batch,
+            packed,
+            network=self._network,
+            source_id=manifest.source_id,
+            input_root=manifest.input_root,
+        )
+        try:
+            return await self._workers.admit(call)
+        except OverlayError as error:
+            log.warning("replica.refused", batch=manifest.batch_id, why=str(error))
+            return None
+
     # --- roles -----------------------------------------------------------------------------------------------
 
     async def _run_role(self, effect: job.RunRole) -> None:
         manifest = effect.order.message.manifest.message
         try:
-            own = manifest.coordinator == self._signer.identity
-            run = await self._compute(manifest, effect.order.message.context, keep_outputs=own)
+            own = effect.order.signer == self._signer.identity
+            run = await self._compute(
+                manifest, effect.order.message.context, holder=effect.order.signer, keep_outputs=own
+            )
         except OverlayError as error:
             log.warning("role.failed", batch=manifest.batch_id, why=str(error))
             self._fail(manifest.batch_id, str(error))
@@ -216,13 +291,16 @@ class Executor:
         if len(self._orders) > ORDERS_MAX:
             self._orders.popitem(last=False)
 
-    async def _compute(self, manifest: Manifest, context: bytes, *, keep_outputs: bool) -> compute.Run:
+    async def _compute(
+        self, manifest: Manifest, context: bytes, *, holder: IdentityKey, keep_outputs: bool
+    ) -> compute.Run:
+        """Run the roles; ``holder`` is whom to ask for a policy that is not here."""
         packed = await self.payload(manifest.batch_id)
         if packed is None:
             raise MissingError("the payload is not here")
-        policy = await self._library.policy(manifest.policy_hash, manifest.coordinator)
+        policy = await self._library.policy(manifest.policy_hash, holder)
         if policy is None:
-            raise MissingError("the policy is not here and its coordinator did not send it")
+            raise MissingError("the policy is not here, and who ordered the work did not send it")
         call = partial(
             compute.run_roles,
             network=self._network,
@@ -305,7 +383,8 @@ class Executor:
 
     async def _recomputed(self, effect: job.Seal) -> compute.Run | None:
         try:
-            run = await self._compute(effect.manifest, effect.context, keep_outputs=True)
+            holder = effect.manifest.coordinator
+            run = await self._compute(effect.manifest, effect.context, holder=holder, keep_outputs=True)
         except OverlayError as error:
             log.warning("seal.recompute_failed", batch=effect.certificate.statement.batch_id, why=str(error))
             return None

@@ -18,7 +18,7 @@ from node.compute import pack
 from node.planning import Draft, Planner, Request, Sorted, Terms, Version, quorum_for, strictest
 from node.stored import manifest_bytes
 from protocols.envelope import Signer, sign
-from protocols.errors import ClientFault, OverlayError
+from protocols.errors import ClientFault, OverlayError, WorldFault
 from protocols.limits import EVENTS_PER_BATCH_MAX
 from protocols.merkle import root_of_leaves
 from protocols.messages import IdentityKey, Level, Manifest, Signed
@@ -26,8 +26,6 @@ from storage import batches, events, jobs, policies, sources
 
 if TYPE_CHECKING:
     from psycopg import Connection
-
-DURABILITY = "local"
 
 
 class UnknownSourceError(ClientFault):
@@ -42,6 +40,12 @@ class SourceBoundError(ClientFault):
     """The source takes events of the identity that it is bound to, and of nobody else."""
 
     code = "source-bound"
+
+
+class TooFewHoldersError(WorldFault):
+    """A batch cannot be replicated: too few peers that could take it over are connected."""
+
+    code = "too-few-holders"
 
 
 class Pending:
@@ -70,6 +74,7 @@ class CommittedBatch:
     stateful: bool
     packed: bytes
     record_hashes: tuple[bytes, ...]
+    holders: tuple[IdentityKey, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -87,15 +92,20 @@ class Committed:
     """A group as it was written. ``decisions`` are parallel to the group's requests."""
 
     batches: tuple[CommittedBatch, ...]
-    decisions: tuple[Decision | ClientFault, ...]
+    decisions: tuple[Decision | OverlayError, ...]
     known_jobs: dict[str, str]
 
 
 @attrs.define(kw_only=True)
 class Group:
-    """Requests that are committed together, and what an attempt at it has made of them."""
+    """Requests that are committed together, and what an attempt at it has made of them.
+
+    Attributes:
+        holders: Who could keep batches that are to be replicated.
+    """
 
     requests: Sequence[Pending]
+    holders: tuple[IdentityKey, ...] = ()
     written: Committed | None = None
 
 
@@ -108,6 +118,8 @@ class IngestPolicy:
         threshold: EVENT_CONSENSUS_THRESHOLD, for all levels above ``basic``.
         topics: For events whose request and source name none.
         distribute: Off: events go to no topics, whoever names some. The answer says so.
+        replicated: Whether every batch is held by peers before it is acknowledged, or those alone that ask for it.
+        replicas: By how many.
     """
 
     batch_events: int = 100
@@ -116,6 +128,8 @@ class IngestPolicy:
     threshold: int = 2
     topics: tuple[str, ...] = ()
     distribute: bool = True
+    replicated: bool = False
+    replicas: int = 2
 
 
 class GroupWriter:
@@ -133,16 +147,16 @@ class GroupWriter:
             first = before.batches[0].manifest.message.batch_id
             if batches.get(connection, first) is not None:
                 return before  # the earlier attempt was committed after all
-        decided = self._terms(connection, group.requests)
+        decided = self._terms(connection, group)
         known = _known(connection, group.requests)
         planner = Planner(
             known,
             batch_events=min(self._policy.batch_events, EVENTS_PER_BATCH_MAX),
             coalesce=self._policy.coalesce,
         )
-        decisions: list[Decision | ClientFault] = []
+        decisions: list[Decision | OverlayError] = []
         for number, (pending, terms) in enumerate(zip(group.requests, decided, strict=True)):
-            if isinstance(terms, ClientFault):
+            if isinstance(terms, OverlayError):
                 decisions.append(terms)
                 continue
             request = Request(number=number, admitted=pending.admitted, terms=terms[0])
@@ -155,18 +169,17 @@ class GroupWriter:
                     identity_score=terms[1].trust_score,
                 )
             )
-        made = self._store(connection, planner.drafts, now_ms)
+        made = self._store(connection, planner.drafts, now_ms, group.holders)
         group.written = Committed(
             batches=made, decisions=tuple(decisions), known_jobs=_job_states(connection, decisions)
         )
         return group.written
 
-    def _terms(
-        self, connection: "Connection", requests: Sequence[Pending]
-    ) -> list[tuple[Terms, sources.Source] | ClientFault]:
+    def _terms(self, connection: "Connection", group: Group) -> list[tuple[Terms, sources.Source] | OverlayError]:
+        requests = group.requests
         named = sources.get_many(connection, sorted({pending.admitted.source_id for pending in requests}))
         documents = {source.policy_hash: policies.get(connection, source.policy_hash) for source in named.values()}
-        found: list[tuple[Terms, sources.Source] | ClientFault] = []
+        found: list[tuple[Terms, sources.Source] | OverlayError] = []
         for pending in requests:
             source = named.get(pending.admitted.source_id)
             if source is None:
@@ -188,8 +201,18 @@ class GroupWriter:
             else:
                 document = documents[source.policy_hash]
                 assert document is not None, "a foreign key holds every source's policy"
-                found.append((self._terms_of(pending.admitted, source, document), source))
+                terms = self._terms_of(pending.admitted, source, document)
+                shortage = self._shortage(terms, group)
+                found.append((terms, source) if shortage is None else shortage)
         return found
+
+    def _shortage(self, terms: Terms, group: Group) -> TooFewHoldersError | None:
+        if not terms.replicated or len(group.holders) >= self._policy.replicas:
+            return None
+        return TooFewHoldersError(
+            f"{self._policy.replicas} peers are to hold each batch, {len(group.holders)} that could are connected",
+            field="/processingOptions/durability",
+        )
 
     def _terms_of(self, admitted: Admitted, source: sources.Source, document: bytes) -> Terms:
         compiled = compile_policy(document)
@@ -209,9 +232,12 @@ class GroupWriter:
             topics=topics,
             stateful=compiled.stateful,
             on_conflict=compiled.on_conflict,
+            replicated=self._policy.replicated or admitted.durability == "replicated",
         )
 
-    def _store(self, connection: "Connection", drafts: Sequence[Draft], now_ms: int) -> tuple[CommittedBatch, ...]:
+    def _store(
+        self, connection: "Connection", drafts: Sequence[Draft], now_ms: int, holders: tuple[IdentityKey, ...]
+    ) -> tuple[CommittedBatch, ...]:
         wanted: dict[str, int] = {}
         for draft in drafts:
             wanted[draft.terms.source_id] = wanted.get(draft.terms.source_id, 0) + 1
@@ -221,15 +247,18 @@ class GroupWriter:
         }
         made, rows = [], []
         for draft in drafts:
-            batch, row = self._seal_draft(draft, numbers[draft.terms.source_id], now_ms)
+            batch, row = self._seal_draft(draft, numbers[draft.terms.source_id], now_ms, holders)
             numbers[draft.terms.source_id] += 1
             made.append(batch)
             rows.append(row)
         batches.insert_ingested(connection, rows)
         return tuple(made)
 
-    def _seal_draft(self, draft: Draft, number: int, now_ms: int) -> tuple[CommittedBatch, batches.NewBatch]:
+    def _seal_draft(
+        self, draft: Draft, number: int, now_ms: int, holders: tuple[IdentityKey, ...]
+    ) -> tuple[CommittedBatch, batches.NewBatch]:
         terms = draft.terms
+        holders = holders if terms.replicated else ()
         hashes = tuple(bytes.fromhex(digest) for digest in draft.hashes)
         manifest = Manifest(
             network=self._network,
@@ -242,7 +271,7 @@ class GroupWriter:
             input_root=root_of_leaves(hashes),
             events=len(draft.lines),
             topics=terms.topics,
-            durability=DURABILITY,
+            durability="replicated" if terms.replicated else "local",
             received_ms=now_ms,
         )
         signed = sign(self._signer, manifest)
@@ -266,8 +295,11 @@ class GroupWriter:
             record_hashes=draft.hashes,
             versions=draft.versions,
             job_id=job_id(manifest.batch_id),
+            holders=holders,
         )
-        batch = CommittedBatch(manifest=signed, stateful=terms.stateful, packed=packed, record_hashes=hashes)
+        batch = CommittedBatch(
+            manifest=signed, stateful=terms.stateful, packed=packed, record_hashes=hashes, holders=holders
+        )
         return batch, row
 
 

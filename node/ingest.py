@@ -20,6 +20,7 @@ from node.answers import IngestAnswer
 from node.caches import BytesCache
 from node.driver import clock_ms
 from node.group import Committed, Decision, Group, GroupWriter, Pending
+from node.replication import Replications
 from protocols.errors import ClientFault, WorldFault
 from protocols.job import BatchCommitted, Stimulus
 from protocols.limits import EVENT_BYTES_MAX
@@ -33,6 +34,7 @@ T = TypeVar("T")
 GROUP_REQUESTS_MAX: Final = 256
 GROUP_EVENTS_MAX: Final = 10_000
 WAITING_MAX: Final = 1_024
+REPLICATE_S: Final = 10.0
 
 
 class OverloadedError(ClientFault):
@@ -43,6 +45,12 @@ class OverloadedError(ClientFault):
 
 class IngestionDisabledError(ClientFault):
     code = "ingestion-disabled"
+
+
+class NotReplicatedError(WorldFault):
+    """The batches are on this node's disk, but not on enough others. Field ``batches``: their ids."""
+
+    code = "not-replicated"
 
 
 class FrontDoor(Protocol):
@@ -79,9 +87,14 @@ class Ingest:
         writer: GroupWriter,
         payloads: BytesCache[str, bytes],
         tell: Callable[[Stimulus], Awaitable[None]],
+        replications: Replications,
+        holders: Callable[[], tuple[IdentityKey, ...]],
         on_answer: Callable[[IngestAnswer, float], None] = lambda answer, seconds: None,
     ) -> None:
-        """``on_answer`` hears of every request that is committed, with the seconds since its first byte."""
+        """Args:
+        holders: Peers that could hold a batch now.
+        on_answer: Hears of every request that is committed, with the seconds since its first byte.
+        """
         self._network = network
         self._limits = limits
         self._database = database
@@ -89,6 +102,8 @@ class Ingest:
         self._writer = writer
         self._payloads = payloads
         self._tell = tell
+        self._replications = replications
+        self._holders = holders
         self._on_answer = on_answer
         self._bytes = 0
         self._unsettled = 0
@@ -149,7 +164,20 @@ class Ingest:
         if isinstance(pending.outcome, Exception):
             raise pending.outcome
         assert pending.outcome is not None, "a request that is done has an outcome"
-        return pending.outcome
+        return await self._replicated(pending.outcome)
+
+    async def _replicated(self, answer: IngestAnswer) -> IngestAnswer:
+        """The answer once enough peers hold what it acknowledges, the repeats in it too."""
+        wanted = sorted(batch_id for batch_id in answer.batch_ids if self._replications.waits(batch_id))
+        if not wanted:
+            return answer
+        holders_of = await self._replications.wait(wanted, REPLICATE_S)
+        if holders_of is None:
+            raise NotReplicatedError(
+                f"the events are durable on this node, and not on enough others after {REPLICATE_S:.0f} s",
+                batches=wanted,
+            )
+        return attrs.evolve(answer, holders=holders_of)
 
     async def run(self) -> None:
         """Commit group after group until cancelled."""
@@ -174,7 +202,8 @@ class Ingest:
     async def _commit(self, group: Sequence[Pending]) -> None:
         """Write a group, hand its batches to the driver, then wake its requests."""
         waiting = sum(len(pending.admitted.lines) for pending in group)
-        work = partial(self._writer.write, group=Group(requests=group), now_ms=clock_ms())
+        group_of = Group(requests=group, holders=self._holders())
+        work = partial(self._writer.write, group=group_of, now_ms=clock_ms())
         try:
             committed: Committed = await self._database.run(work)
         except WorldFault as fault:
@@ -197,8 +226,12 @@ class Ingest:
     async def _hand_over(self, committed: Committed) -> None:
         for batch in committed.batches:
             self._payloads.put(batch.manifest.message.batch_id, batch.packed)
+            if batch.holders:
+                self._replications.expect(batch.manifest.message.batch_id)
         for batch in committed.batches:
-            stimulus = BatchCommitted(now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful)
+            stimulus = BatchCommitted(
+                now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful, holders=batch.holders
+            )
             await self._tell(stimulus)
 
 

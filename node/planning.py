@@ -30,6 +30,7 @@ class Terms:
     topics: tuple[str, ...]
     stateful: bool
     on_conflict: str
+    replicated: bool = False
 
 
 @attrs.frozen(kw_only=True)

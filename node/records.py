@@ -11,17 +11,18 @@ from node import compute
 from node.auctions import auction_document
 from node.driver import clock_ms
 from node.standings import Standings
-from node.stored import certificate_bytes, evidence_bytes
+from node.stored import certificate_bytes, evidence_bytes, hold_bytes, manifest_bytes, read_certificate, read_hold
 from protocols import codec, job
 from protocols.certificate import agent_id
 from protocols.coordination import recover
 from protocols.errors import MalformedError
 from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
-from protocols.messages import Evidence, Role, Signed
-from storage import auctions, batches, entities, jobs, peers, policies
-from storage.batches import EvidenceRow, SealedBatch
+from protocols.messages import BatchSealed, Evidence, HoldBatch, Role, Signed
+from storage import auctions, batches, entities, jobs, peers, policies, replicas
+from storage.batches import EvidenceRow, PendingBatch, SealedBatch
 from storage.database import Database
 from storage.jobs import JobChange
+from storage.replicas import Adoption
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -103,7 +104,7 @@ def _readable(rows: Sequence[tuple[EntityId, bytes]]) -> Iterator[Entity]:
 
 
 def _load(connection: "Connection") -> tuple[list[tuple[EntityId, bytes]], frozenset[str]]:
-    pending = frozenset(row[0] for row in batches.pending(connection))
+    pending = frozenset(row.batch_id for row in batches.pending(connection))
     return entities.load_all(connection), pending
 
 
@@ -134,8 +135,38 @@ class NodeRecords:
     async def keep_policy(self, policy_hash: bytes, document: bytes) -> None:
         await self._database.run(lambda connection: policies.put(connection, policy_hash, document))
 
-    async def pending(self) -> list[tuple[str, bytes, bool, int]]:
+    async def pending(self) -> list[PendingBatch]:
         return await self._database.run(batches.pending)
+
+    async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
+        """Write a batch of another node down; False where too many are held."""
+        keep = partial(
+            replicas.keep,
+            batch_id=hold.message.manifest.message.batch_id,
+            hold=hold_bytes(hold),
+            payload=packed,
+            now_ms=clock_ms(),
+        )
+        return await self._database.run(keep)
+
+    async def holds(self, network: str) -> list[Signed[HoldBatch]]:
+        """What this node holds for others."""
+        return [read_hold(row, network) for row in await self._database.run(replicas.holds)]
+
+    async def drop_replica(self, batch_id: str) -> None:
+        await self._database.run(lambda connection: replicas.drop(connection, [batch_id]))
+
+    async def adopt(self, hold: Signed[HoldBatch], index: compute.BatchIndex) -> bool:
+        """Enter a batch that is held among this node's own; False where it was, or is not held."""
+        adoption = _adoption(hold, index)
+        return await self._database.run(lambda connection: replicas.adopt(connection, adoption))
+
+    async def find_end(self, batch_id: str, network: str) -> BatchSealed | None:
+        """Certificate of a batch and what it left behind, if this node has them."""
+        found = await self._database.run(lambda connection: batches.end_of(connection, batch_id))
+        if found is None:
+            return None
+        return BatchSealed(network=network, certificate=read_certificate(found[0]), context=found[1])
 
     async def seal(self, effect: job.Seal, run: compute.Run, certified_ms: int) -> int | None:
         sealed = _sealed_batch(effect, run, certified_ms)
@@ -239,6 +270,7 @@ def _sealed_batch(effect: job.Seal, run: compute.Run, certified_ms: int) -> Seal
     return SealedBatch(
         batch_id=statement.batch_id,
         certificate=certificate_bytes(certificate),
+        context_out=effect.context_out,
         outputs=run.outputs,
         valid=statement.valid,
         invalid=statement.invalid,
@@ -249,4 +281,24 @@ def _sealed_batch(effect: job.Seal, run: compute.Run, certified_ms: int) -> Seal
         leaves=run.leaves,
         normalized=run.normalized,
         evidence=tuple(rows),
+    )
+
+
+def _adoption(hold: Signed[HoldBatch], index: compute.BatchIndex) -> Adoption:
+    said = hold.message
+    manifest = said.manifest.message
+    return Adoption(
+        batch_id=manifest.batch_id,
+        coordinator=manifest.coordinator,
+        source_id=manifest.source_id,
+        source_sequence=manifest.source_sequence,
+        policy_hash=manifest.policy_hash,
+        level=int(manifest.level),
+        quorum=manifest.quorum,
+        stateful=said.stateful,
+        topics=list(manifest.topics),
+        manifest=manifest_bytes(said.manifest),
+        received_ms=manifest.received_ms,
+        event_ids=index.event_ids,
+        record_hashes=index.record_hashes,
     )

@@ -5,7 +5,7 @@ from protocols import codec
 from protocols.envelope import open_frame, to_frame
 from protocols.errors import MalformedError
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
-from protocols.messages import Evidence, Manifest, QuorumCertificate, Signed
+from protocols.messages import Evidence, HoldBatch, Manifest, QuorumCertificate, Signed
 
 OUTPUTS_BYTES_MAX = 4 * PAYLOAD_BYTES_MAX
 
@@ -31,6 +31,18 @@ def read_evidence(data: bytes, network: str) -> Signed[Evidence]:
     signed = open_frame(data, network)[0]
     if not isinstance(signed.message, Evidence):
         raise MalformedError("not evidence")
+    return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
+
+
+def hold_bytes(signed: Signed[HoldBatch]) -> bytes:
+    return to_frame(signed)
+
+
+def read_hold(data: bytes, network: str) -> Signed[HoldBatch]:
+    """Raises PeerFault subclasses where the bytes are not a hold of this network with its signature."""
+    signed = open_frame(data, network)[0]
+    if not isinstance(signed.message, HoldBatch):
+        raise MalformedError("not a hold")
     return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
 
 

@@ -7,7 +7,7 @@ import attrs
 import psycopg
 from psycopg.rows import dict_row
 
-from storage import objects
+from storage import objects, replicas
 from storage.event_rows import write_events
 
 SEAL_LOCK = 0x7365616C  # any number, unlike the other advisory locks
@@ -22,6 +22,7 @@ class NewBatch:
         records: The records one by one: canonical JSON, what ``raw_data`` holds.
         record_hashes: 64 hex digits each.
         versions: 1 for a new event; a greater number supersedes the version before.
+        holders: Identity keys of the nodes that are to keep it too.
     """
 
     batch_id: str
@@ -42,6 +43,7 @@ class NewBatch:
     record_hashes: list[str]
     versions: list[int]
     job_id: str
+    holders: tuple[bytes, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -63,11 +65,13 @@ class SealedBatch:
     Attributes:
         leaves, normalized: Verdict and normalized data of each event as canonical JSON, newline-joined.
         outputs: zstd frame of both.
+        context_out: What the batch's rules leave behind.
         agents: Agent ids of those who signed the certificate.
     """
 
     batch_id: str
     certificate: bytes
+    context_out: bytes
     outputs: bytes
     valid: int
     invalid: int
@@ -122,8 +126,8 @@ def insert_ingested(connection: psycopg.Connection, batches: Sequence[NewBatch])
 def _insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
     connection.execute(
         """INSERT INTO batches (batch_id, source_id, source_sequence, policy_hash, level, quorum, stateful,
-                                versioned, events, topics, manifest, payload, received_ms)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s)""",
+                                versioned, events, topics, manifest, payload, received_ms, holders)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s, %s)""",
         (
             batch.batch_id,
             batch.source_id,
@@ -138,6 +142,7 @@ def _insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
             batch.manifest,
             batch.payload,
             batch.received_ms,
+            list(batch.holders),
         ),
     )
 
@@ -160,7 +165,7 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (SEAL_LOCK,))
     row = connection.execute(
         """UPDATE batches SET state = 'certified', certificate = %b, outputs = %b, valid = %s, invalid = %s,
-                  attempts = %s, certified_ms = %s, materialised = true, has_objects = true,
+                  attempts = %s, certified_ms = %s, context_out = %b, materialised = true, has_objects = true,
                   seal_sequence = (SELECT coalesce(max(seal_sequence), 0) + 1 FROM batches)
            WHERE batch_id = %s AND state = 'pending' RETURNING seal_sequence, number""",
         (
@@ -170,6 +175,7 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
             sealed.invalid,
             sealed.attempts,
             sealed.certified_ms,
+            sealed.context_out,
             sealed.batch_id,
         ),
     ).fetchone()
@@ -214,10 +220,14 @@ def _record_metrics(connection: psycopg.Connection, sealed: SealedBatch) -> None
 
 
 def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) -> int:
-    """Mark a batch dead with the reason of every attempt. Returns its number of events, 0 if it had an end."""
+    """Mark a batch dead with the reason of every attempt.
+
+    Returns its number of events; 0 if it had an end, or is another node's.
+    """
     row = connection.execute(
         """UPDATE batches SET state = 'dead', reasons = %s, attempts = %s, materialised = true
-           WHERE batch_id = %s AND state = 'pending' RETURNING events""",
+           WHERE batch_id = %s AND state = 'pending'
+           RETURNING events, coordinator IS NULL""",
         (list(reasons), len(reasons), batch_id),
     ).fetchone()
     if row is None:
@@ -229,7 +239,7 @@ def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) 
            WHERE batch_id = %s AND job_status <> 'completed'""",
         (len(reasons), list(reasons), batch_id),
     )
-    return int(row[0])
+    return int(row[0]) if row[1] else 0
 
 
 def materialise(connection: psycopg.Connection, received_before_ms: int, limit: int = 20) -> int:
@@ -262,9 +272,9 @@ def get(connection: psycopg.Connection, batch_id: str) -> BatchRow | None:
 
 
 def payload(connection: psycopg.Connection, batch_id: str) -> bytes | None:
-    """The records as a zstd frame."""
+    """The records as a zstd frame, of a batch of this node's or one that it holds."""
     row = connection.execute("SELECT payload FROM batches WHERE batch_id = %s", (batch_id,)).fetchone()
-    return bytes(row[0]) if row is not None else None
+    return bytes(row[0]) if row is not None else replicas.payload(connection, batch_id)
 
 
 def outputs(connection: psycopg.Connection, batch_id: str) -> bytes | None:
@@ -299,13 +309,43 @@ def last_sequence(connection: psycopg.Connection) -> int:
     return int(row[0]) if row is not None else 0
 
 
-def pending(connection: psycopg.Connection) -> list[tuple[str, bytes, bool, int]]:
-    """(batch id, manifest, stateful, events) of all batches without an end, in the order they came in."""
+@attrs.frozen(kw_only=True)
+class PendingBatch:
+    """A batch without an end. ``coordinator`` is None for this node's own."""
+
+    batch_id: str
+    manifest: bytes
+    stateful: bool
+    events: int
+    coordinator: bytes | None
+    holders: tuple[bytes, ...]
+
+
+def pending(connection: psycopg.Connection) -> list[PendingBatch]:
+    """All batches without an end, in the order they came in."""
     rows = connection.execute(
-        """SELECT batch_id, manifest, stateful, events FROM batches WHERE state = 'pending'
+        """SELECT batch_id, manifest, stateful, events, coordinator, holders FROM batches WHERE state = 'pending'
            ORDER BY received_ms, source_sequence"""
     ).fetchall()
-    return [(str(row[0]), bytes(row[1]), bool(row[2]), int(row[3])) for row in rows]
+    return [
+        PendingBatch(
+            batch_id=row[0],
+            manifest=bytes(row[1]),
+            stateful=row[2],
+            events=row[3],
+            coordinator=None if row[4] is None else bytes(row[4]),
+            holders=tuple(bytes(key) for key in row[5]),
+        )
+        for row in rows
+    ]
+
+
+def end_of(connection: psycopg.Connection, batch_id: str) -> tuple[bytes, bytes] | None:
+    """Certificate and context left behind of a batch that is sealed here; None for all others."""
+    row = connection.execute(
+        "SELECT certificate, context_out FROM batches WHERE batch_id = %s AND state = 'certified'", (batch_id,)
+    ).fetchone()
+    return None if row is None or row[1] is None else (bytes(row[0]), bytes(row[1]))
 
 
 def evidence(connection: psycopg.Connection, batch_id: str) -> list[EvidenceRow]:

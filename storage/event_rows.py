@@ -78,6 +78,7 @@ def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedB
     values = {
         "batch_id": batch_id,
         "number": number,
+        "versioned": versioned,
         "source_id": source_id,
         "job_id": f"job_normalize_{batch_id.removeprefix('batch_')}",
         "distribution": orjson.dumps({"topics": topics}).decode(),
@@ -147,18 +148,27 @@ def _write_jobs(
     """A job row per role once the batch is sealed; before that the normalize job alone."""
     if isinstance(result, str):
         status, roles = {"pending": "queued", "dead": "dead"}[result], ["normalize"]
-        first = connection.execute(
-            "SELECT 'event_' || encode(event_digest, 'hex') FROM event_index WHERE batch = %s AND position = 0",
-            (values["number"],),
-        ).fetchone()
-        assert first is not None, "a batch has an event"
-        event_id = first[0]
     else:
         status, roles = "completed", ["normalize", "validate", "certify"]
-        event_id = orjson.loads(result.leaves.partition(b"\n")[0])["eventId"]
+    event_id = _first_event(connection, values, result)
+    if event_id is None:
+        return  # adopted, and every event of it was this node's own already
     connection.execute(
         """INSERT INTO overlay_event_jobs (job_id, event_id, job_type, batch_id, job_status, overlay_job_template_id)
            SELECT 'job_' || role || '_' || substr(%(batch_id)s, 7), %(event_id)s, role, %(batch_id)s, %(status)s, role
            FROM unnest(%(roles)s::text[]) AS role ON CONFLICT (job_id) DO NOTHING""",
         {"batch_id": batch_id, "event_id": event_id, "status": status, "roles": roles},
     )
+
+
+def _first_event(connection: psycopg.Connection, values: dict[str, Any], result: "SealedBatch | str") -> str | None:
+    """The event whose row a batch's jobs point to."""
+    if not isinstance(result, str) and not values["versioned"]:
+        event_id: str = orjson.loads(result.leaves.partition(b"\n")[0])["eventId"]
+        return event_id
+    row = connection.execute(
+        """SELECT 'event_' || encode(event_digest, 'hex') FROM event_index WHERE batch = %s
+           ORDER BY position LIMIT 1""",
+        (values["number"],),
+    ).fetchone()
+    return None if row is None else str(row[0])

@@ -65,6 +65,8 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "unavailable": (503, "Something the node needs is down", "Send it again shortly."),
     "database-unavailable": (503, "The database does not answer", "Send it again: a repeat is harmless."),
     "ingestion-disabled": (503, "This node takes no events in", "Post to another node."),
+    "too-few-holders": (503, "Too few peers could hold the batch", "Ask for durability 'local', or send it later."),
+    "not-replicated": (503, "Too few peers hold the batch so far", "Send it again: a repeat is harmless."),
     "stream-disabled": (503, "This node serves no streams", "Use another node."),
     "too-many-streams": (503, "The node serves as many streams as it may", "Try again later, or elsewhere."),
 }
@@ -82,6 +84,8 @@ RETRY_AFTER_S: Final = {
     "overloaded": 1,
     "unavailable": 2,
     "database-unavailable": 2,
+    "too-few-holders": 5,
+    "not-replicated": 2,
     "too-many-streams": 10,
     "not-certified": 1,
 }

@@ -92,10 +92,16 @@ INGEST_REQUEST: Final = record(
                     **LEVEL,
                     "description": "The strictest of this, the source's policy and the node's setting holds.",
                 },
+                "durability": text(
+                    "replicated: acknowledged once OVERLAY_REPLICAS peers hold the batch too; they finish it "
+                    "should this node not come back.",
+                    enum=["local", "replicated"],
+                ),
             },
             "requireCertification",
             "distributionTopics",
             "consensusLevel",
+            "durability",
             closed=True,
         ),
     },
@@ -138,7 +144,14 @@ PROCESSED_EVENT: Final = record(
     },
     "rejection",
 )
-BATCH_SHARE: Final = record({"batchId": text(), "count": integer("Events of this request in the batch.")})
+BATCH_SHARE: Final = record(
+    {
+        "batchId": text(),
+        "count": integer("Events of this request in the batch."),
+        "durability": text(enum=["local", "replicated"]),
+        "holders": array(text("Identity key of a peer that has the batch on disk.")),
+    }
+)
 INGEST_ANSWER: Final = record(
     {
         "ingestionId": text(),

@@ -12,6 +12,7 @@ import attrs
 
 from protocols import job
 from protocols.coordination import adoption, batches, holding, leases, tasks
+from protocols.coordination.holding import choose_holders
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Batch,
@@ -32,7 +33,7 @@ from protocols.job import (
 )
 from protocols.messages import QuorumCertificate
 
-__all__ = ["advance", "durable_mark", "recover", "step"]
+__all__ = ["advance", "choose_holders", "durable_mark", "recover", "step"]
 
 
 def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> Transition:

@@ -57,7 +57,9 @@ def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
         holders=stimulus.holders,
         recovered=stimulus.recovered,
     )
-    if work.find(Batch, batch.entity_id) is not None:
+    known = work.find(Batch, batch.entity_id)
+    if known is not None:
+        holding.offer(work, known)  # told again: whoever waits for holders still has none
         return
     if stimulus.stateful:
         _enchain(work, batch)

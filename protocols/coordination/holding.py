@@ -1,6 +1,8 @@
 """The coordinator's side of holding: have peers keep a batch, and learn that enough of them do."""
 
+import hashlib
 import itertools
+from collections.abc import Iterable
 
 import attrs
 
@@ -16,9 +18,15 @@ from protocols.job import (
     chain_entity_id,
     replication_entity_id,
 )
-from protocols.messages import HoldBatch
+from protocols.messages import HoldBatch, IdentityKey
 
 RESENDS_MAX = 8
+
+
+def choose_holders(self_key: IdentityKey, candidates: Iterable[IdentityKey], count: int) -> tuple[IdentityKey, ...]:
+    """Up to ``count`` of the candidates: the same ones every time, others for another coordinator."""
+    others = (key for key in candidates if key != self_key)
+    return tuple(sorted(others, key=lambda key: hashlib.sha256(self_key + key).digest())[:count])
 
 
 def offer(work: Workspace, batch: Batch) -> None:

@@ -29,6 +29,7 @@ from node.nonces import NonceLedger
 from node.objects import Objects
 from node.overlay.checking import Unchecked
 from node.overlay.services import OverlayServices
+from node.replication import Replications
 from node.standings import Standings
 from node.stored import certificate_bytes, evidence_bytes
 from protocols import keys
@@ -237,6 +238,7 @@ def certified(said: Manifest, payload: bytes, level: Level) -> tuple[QuorumCerti
 def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes, now_ms: int) -> batches.SealedBatch:
     statement = certificate.statement
     return batches.SealedBatch(
+        context_out=b"{}",
         batch_id=statement.batch_id,
         certificate=certificate_bytes(certificate),
         outputs=pack_outputs(leaves, normalized),
@@ -287,6 +289,8 @@ async def running(
             front_door=ThreadDoor(),
             writer=GroupWriter(network=NETWORK, policy=policy or IngestPolicy(), signer=NODE),
             payloads=BytesCache[str, bytes](1024 * 1024),
+            replications=Replications(),
+            holders=tuple,
             tell=recorder.tell,
         )
 

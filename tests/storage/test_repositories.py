@@ -63,6 +63,7 @@ def new_batch(name: str, keys: list[str], version: int = 1, sequence: int = 1) -
 def sealed_batch(batch: NewBatch, invalid: tuple[str, ...] = ()) -> SealedBatch:
     statuses = ["invalid" if key in invalid else "valid" for key in batch.external_ids]
     return SealedBatch(
+        context_out=b"{}",
         batch_id=batch.batch_id,
         certificate=b"certificate",
         outputs=b"outputs",
@@ -187,7 +188,10 @@ def test_pending_batches_are_found_for_recovery(connection: psycopg.Connection) 
     one, two = new_batch("a", ["x"]), new_batch("b", ["y"], sequence=2)
     batches.insert_ingested(connection, [one, two])
     batches.seal(connection, sealed_batch(one))
-    assert batches.pending(connection) == [("batch_b", b"manifest", False, 1)]
+    pending = batches.pending(connection)
+    assert [(each.batch_id, each.manifest, each.stateful, each.events) for each in pending] == [
+        ("batch_b", b"manifest", False, 1)
+    ]
 
 
 def test_counts_add_up(connection: psycopg.Connection) -> None:
