@@ -79,8 +79,8 @@ class Rules:
     patience_ms_min: int = 250
     task_ttl_ms: int = 120_000
     replicas: int = 2  # peers that hold a replicated batch before it is acknowledged
-    adopt_ms: int = 4_000  # how long a holder leaves a batch to its coordinator, and to each holder before it
-    ask_ms: int = 1_500  # how long an answer to a query is waited for
+    adopt_ms: int = 3_000  # how long a holder leaves a batch to its coordinator, and to each holder before it
+    ask_ms: int = 1_000  # how long an answer to a query is waited for
 
     def template(self, role: Role, level: Level) -> JobTemplate:
         """What is asked of agents in a role at a level."""
@@ -235,6 +235,8 @@ class Batch:
         holders: Who keeps it too, and is told of its end.
         claim: Of a holder: what lets it order the work.
         learned: The certificate that others brought about, in place of one of this node's making.
+        recovered: It was left behind by an earlier run, so the holders are to be asked about it.
+        without_news: Holders that said they are not at it.
     """
 
     TAG: ClassVar[int] = 102
@@ -245,6 +247,7 @@ class Batch:
     claim: Claim | None = None
     learned: QuorumCertificate | None = None
     recovered: bool = False
+    without_news: tuple[IdentityKey, ...] = ()
     context: bytes = b"{}"
     context_out: bytes = b""
     attempt: int = 0
@@ -356,11 +359,17 @@ class ReplicaStage(enum.IntEnum):
     WAITING = 4  # the certificate of the batch before it is looked for
     ADOPTING = 5  # it is being entered among this node's own
     ADOPTED = 6  # this node has it processed
+    FINISHED = 7  # it has its certificate, which the next of its source may start from
 
 
 @attrs.frozen(kw_only=True)
 class Replica:
-    """A batch that this node holds for its coordinator, and finishes if that stays away."""
+    """A batch that this node holds for its coordinator, and finishes if that stays away.
+
+    Attributes:
+        before: The certificate of the batch before it, and ``context`` what that left behind.
+        sealed: Its own end.
+    """
 
     TAG: ClassVar[int] = 106
     hold: Signed[HoldBatch]
@@ -368,6 +377,7 @@ class Replica:
     alarm_ms: int
     before: QuorumCertificate | None = None
     context: bytes = b"{}"
+    sealed: BatchSealed | None = None
 
     @property
     def batch_id(self) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import attrs
 
 from protocols.coordination import batches, tasks
+from protocols.coordination.holding import finish
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     AdoptReplica,
@@ -81,8 +82,8 @@ def on_alarm(work: Workspace, replica: Replica) -> None:
         work.alarm(replica.entity_id, replica.alarm_ms)
         return
     match replica.stage:
-        case ReplicaStage.KEEPING:
-            work.drop(replica.entity_id)  # it could not be written down: the coordinator asks again, or another
+        case ReplicaStage.KEEPING | ReplicaStage.FINISHED:  # not written down: the coordinator asks again
+            work.drop(replica.entity_id)
         case ReplicaStage.HELD:
             _rest(work, attrs.evolve(replica, stage=ReplicaStage.ASKING), work.rules.ask_ms)
             _query(work, replica, replica.batch_id)
@@ -97,8 +98,8 @@ def on_status(work: Workspace, stimulus: StatusReceived) -> None:
     said, signer = stimulus.status.message, stimulus.status.signer
     batch = work.find(Batch, batch_entity_id(said.batch_id))
     if batch is not None and batch.stage is Stage.ASKING:
-        if said.progress is Progress.WORKING and signer in batch.holders:
-            batches.wait_for_holder(work, batch)
+        if signer in batch.holders:
+            batches.on_news(work, batch, signer, said.progress)
         return
     replica = work.find(Replica, replica_entity_id(said.batch_id))
     if replica is None or replica.stage is not ReplicaStage.ASKING or signer not in _others(work, replica):
@@ -117,6 +118,8 @@ def on_query(work: Workspace, stimulus: QueryReceived) -> None:
         work.utter(Send(to=asker, message=batches.sealed_message(work, batch)))
     elif batch is not None:
         _tell(work, asker, batch_id, Progress.DEAD if batch.stage is Stage.DEAD else Progress.WORKING)
+    elif replica is not None and replica.sealed is not None:
+        work.utter(Send(to=asker, message=replica.sealed))
     elif replica is not None:
         _tell(work, asker, batch_id, Progress.WORKING if replica.stage in OURS else Progress.HELD)
     else:
@@ -133,7 +136,9 @@ def on_end_found(work: Workspace, stimulus: EndFound) -> None:
         return
     replica = work.find(Replica, replica_entity_id(stimulus.successor))
     if replica is not None and sealed is not None and replica.stage is ReplicaStage.WAITING:
-        _inherit(work, replica, sealed)
+        replica = _heir(replica, sealed)
+        if replica.before is not None:
+            _adopt(work, replica)
 
 
 def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
@@ -165,12 +170,15 @@ def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
         return
     replica = work.find(Replica, replica_entity_id(statement.batch_id))
     if replica is not None and replica.hold.message.manifest.message.input_root == statement.input_root:
-        _drop(work, replica)
+        finish(work, replica, stimulus.sealed.message)
 
 
 def _adopt(work: Workspace, replica: Replica) -> None:
     """Enter the batch among this node's own, as soon as it is known what it starts from."""
     after = replica.hold.message.after
+    before = work.find(Replica, replica_entity_id(after)) if after else None
+    if replica.before is None and before is not None and before.sealed is not None:
+        replica = _heir(replica, before.sealed)
     if after and replica.before is None:
         _rest(work, attrs.evolve(replica, stage=ReplicaStage.WAITING), work.rules.ask_ms // 3)
         work.utter(FindEnd(batch_id=after, asker=None, successor=replica.batch_id))
@@ -180,11 +188,13 @@ def _adopt(work: Workspace, replica: Replica) -> None:
     work.utter(AdoptReplica(hold=replica.hold))
 
 
-def _inherit(work: Workspace, replica: Replica, sealed: BatchSealed) -> None:
+def _heir(replica: Replica, sealed: BatchSealed) -> Replica:
+    """The replica with what the batch before it left behind; unchanged where this is not the one before."""
     statement = sealed.certificate.statement
     before = (statement.batch_id, statement.coordinator, statement.context_out)
-    if before == (replica.hold.message.after, replica.coordinator, hashlib.sha256(sealed.context).digest()):
-        _adopt(work, attrs.evolve(replica, before=sealed.certificate, context=sealed.context))
+    if before != (replica.hold.message.after, replica.coordinator, hashlib.sha256(sealed.context).digest()):
+        return replica
+    return attrs.evolve(replica, before=sealed.certificate, context=sealed.context)
 
 
 def _be_patient(work: Workspace, replica: Replica) -> None:

@@ -15,13 +15,13 @@ from protocols.job import (
     CertificationReceived,
     Chain,
     ConfirmationReceived,
-    DropReplica,
     ForgetPayload,
     Grant,
     KeepProof,
     RecordDistribution,
     RecordLate,
     RefusalReceived,
+    Replica,
     ResultReceived,
     Seal,
     Send,
@@ -35,6 +35,7 @@ from protocols.messages import (
     BatchSealed,
     Evidence,
     IdentityKey,
+    Progress,
     QuorumCertificate,
     Role,
     Signed,
@@ -47,6 +48,7 @@ from protocols.reputation import Outcome
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
 COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
 REASONS_MAX = 16
+ASKS_MAX = 8  # how often holders are asked about a batch left behind: links take a moment after a start
 
 
 def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
@@ -88,9 +90,9 @@ def _enchain(work: Workspace, batch: Batch) -> None:
 
 def lease_or_wait(work: Workspace, batch: Batch) -> None:
     """Dispatch under a live lease, or wait for one; what others may have finished meanwhile is asked for first."""
-    if batch.recovered and batch.holders:
+    if batch.recovered and batch.holders and batch.resends < ASKS_MAX:
         alarm_ms = work.now_ms + work.rules.ask_ms
-        batch = attrs.evolve(batch, stage=Stage.ASKING, recovered=False, alarm_ms=alarm_ms)
+        batch = attrs.evolve(batch, stage=Stage.ASKING, resends=batch.resends + 1, alarm_ms=alarm_ms)
         work.put(batch)
         work.alarm(batch.entity_id, alarm_ms)
         _ask_holders(work, batch)
@@ -128,11 +130,19 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
     asking.send_orders(work, batch, (*asking.agents_of(batch), *(award.agent for award in batch.shadows)))
 
 
-def wait_for_holder(work: Workspace, batch: Batch) -> None:
-    """A holder is at it: its certificate is waited for as long as an attempt may take, then it is asked again."""
-    alarm_ms = work.now_ms + work.rules.attempt_ms_at(batch.manifest.message.level)
-    work.put(attrs.evolve(batch, recovered=True, alarm_ms=alarm_ms))
-    work.alarm(batch.entity_id, alarm_ms)
+def on_news(work: Workspace, batch: Batch, holder: IdentityKey, progress: Progress) -> None:
+    """A holder that is at a batch is waited for; when all say that they are not, this node goes on with it."""
+    if progress is Progress.WORKING:
+        alarm_ms = work.now_ms + work.rules.attempt_ms_at(batch.manifest.message.level)
+        work.put(attrs.evolve(batch, without_news=(), alarm_ms=alarm_ms))
+        work.alarm(batch.entity_id, alarm_ms)
+        return
+    without_news = tuple(sorted({*batch.without_news, holder}))
+    batch = attrs.evolve(batch, without_news=without_news)
+    if len(without_news) == len(batch.holders):
+        lease_or_wait(work, attrs.evolve(batch, recovered=False))
+    else:
+        work.put(batch)
 
 
 def _ask_holders(work: Workspace, batch: Batch) -> None:
@@ -388,9 +398,9 @@ def on_written(work: Workspace, stimulus: BatchWritten) -> None:
     work.alarm(batch.entity_id, alarm_ms)
     sealed = sealed_message(work, batch)
     work.utter(*(Send(to=key, message=sealed) for key in _recipients(batch)))
-    if batch.claim is not None:
-        work.drop(replica_entity_id(batch.batch_id))
-        work.utter(DropReplica(batch_id=batch.batch_id))
+    replica = work.find(Replica, replica_entity_id(batch.batch_id))
+    if replica is not None:
+        holding.finish(work, replica, sealed)
 
 
 def sealed_message(work: Workspace, batch: Batch) -> BatchSealed:

@@ -1,4 +1,4 @@
-"""The coordinator's side of holding: have peers keep a batch, and learn that enough of them do."""
+"""Holding batches for each other: have peers keep one, learn that enough do, and let one go that has its end."""
 
 import hashlib
 import itertools
@@ -10,7 +10,10 @@ from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Batch,
     Chain,
+    DropReplica,
     HeldReceived,
+    Replica,
+    ReplicaStage,
     Replicated,
     Replication,
     Send,
@@ -18,9 +21,10 @@ from protocols.job import (
     chain_entity_id,
     replication_entity_id,
 )
-from protocols.messages import HoldBatch, IdentityKey
+from protocols.messages import BatchSealed, HoldBatch, IdentityKey
 
 RESENDS_MAX = 8
+REMEMBERED_MS = 60_000
 
 
 def choose_holders(self_key: IdentityKey, candidates: Iterable[IdentityKey], count: int) -> tuple[IdentityKey, ...]:
@@ -76,6 +80,17 @@ def on_alarm(work: Workspace, replication: Replication) -> None:
         _go_on(work, replication)
     else:
         _ask(work, attrs.evolve(replication, resends=replication.resends + 1))
+
+
+def finish(work: Workspace, replica: Replica, sealed: BatchSealed) -> None:
+    """A batch held here has its certificate: it is off the disk, and remembered while its successor may want it."""
+    work.utter(DropReplica(batch_id=replica.batch_id))
+    if not replica.hold.message.stateful:
+        work.drop(replica.entity_id)
+        return
+    alarm_ms = work.now_ms + REMEMBERED_MS
+    work.put(attrs.evolve(replica, stage=ReplicaStage.FINISHED, sealed=sealed, alarm_ms=alarm_ms))
+    work.alarm(replica.entity_id, alarm_ms)
 
 
 def _ask(work: Workspace, replication: Replication) -> None:

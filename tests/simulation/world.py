@@ -189,7 +189,7 @@ class World:
         make = lambda now: job.BatchCommitted(  # noqa: E731
             now_ms=now, manifest=manifest, stateful=stateful, holders=holders, recovered=recovered
         )
-        self.tell(node, make, delay_ms=self.random.randint(0, 3))
+        self.tell(node, make, delay_ms=1)  # in the order of the commits
 
     def tell(self, node: Node, make: Callable[[int], Stimulus], delay_ms: int = 0) -> None:
         """Put a stimulus into a node's inbox; it is lost when the node goes down before."""
