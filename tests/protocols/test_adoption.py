@@ -1,0 +1,390 @@
+"""Holding and adopting: who may have a batch kept, who may finish it, from what, and when."""
+
+import hashlib
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from protocols import envelope, job
+from protocols.coordination import advance, choose_holders
+from protocols.coordination.adoption import rank
+from protocols.job import Batch, Effect, Entity, EntityId, Replica, ReplicaStage, Rules, Stage, Stimulus
+from protocols.messages import (
+    Award,
+    BatchHeld,
+    BatchQuery,
+    BatchSealed,
+    BatchStatus,
+    Claim,
+    HoldBatch,
+    IdentityKey,
+    Manifest,
+    Message,
+    Progress,
+    Signed,
+    WorkOrder,
+    WorkRefused,
+)
+from tests.network_of_keys import AGENTS, NETWORK, KeySigner, certified
+
+COORDINATOR, *OTHERS = AGENTS
+HOLDERS = tuple(sorted(agent.identity for agent in OTHERS[:3]))
+STRANGER = OTHERS[3]
+NOW = 1_000_000
+RULES = Rules(network=NETWORK, self_key=HOLDERS[0])
+BEFORE = certified()
+CONTEXT = BEFORE.output.context_out
+EVERYBODY = {agent.identity: agent for agent in AGENTS}
+
+
+def manifest(sequence: int = 2) -> Signed[Manifest]:
+    said = attrs.evolve(BEFORE.manifest.message, source_sequence=sequence, durability="replicated")
+    return envelope.sign(COORDINATOR, said)
+
+
+BATCH = manifest()
+BATCH_ID = BATCH.message.batch_id
+
+
+def hold(*, after: str = "", context: bytes = b"{}", signer: KeySigner = COORDINATOR) -> Signed[HoldBatch]:
+    said = HoldBatch(network=NETWORK, manifest=BATCH, holders=HOLDERS, stateful=True, after=after, context=context)
+    return envelope.sign(signer, said)
+
+
+class World:
+    """One node's entities, stepped by hand."""
+
+    def __init__(self, key: IdentityKey = HOLDERS[0]) -> None:
+        self.entities: dict[EntityId, Entity] = {}
+        self.rules = attrs.evolve(RULES, self_key=key)
+        self.now_ms = NOW
+
+    def step(self, stimulus: Stimulus) -> tuple[Effect, ...]:
+        transition = advance(self.entities, [stimulus], self.rules)
+        self.entities.update({entity.entity_id: entity for entity in transition.changed})
+        for entity_id in transition.removed:
+            del self.entities[entity_id]
+        return transition.effects
+
+    def later(self, entity_id: EntityId, ms: int) -> tuple[Effect, ...]:
+        self.now_ms += ms
+        return self.step(job.AlarmRang(now_ms=self.now_ms, entity_id=entity_id))
+
+    @property
+    def replica(self) -> Replica | None:
+        found = self.entities.get(job.replica_entity_id(BATCH_ID))
+        assert found is None or isinstance(found, Replica)
+        return found
+
+    def kept(self, order: Signed[HoldBatch]) -> tuple[Effect, ...]:
+        self.step(job.HoldReceived(now_ms=self.now_ms, hold=order))
+        return self.step(job.ReplicaKept(now_ms=self.now_ms, hold=order))
+
+    def until_asking(self) -> tuple[Effect, ...]:
+        return self.later(job.replica_entity_id(BATCH_ID), 3 * self.rules.adopt_ms)
+
+    def until_adopting(self) -> tuple[Effect, ...]:
+        self.until_asking()
+        return self.later(job.replica_entity_id(BATCH_ID), self.rules.ask_ms)
+
+
+def sent(effects: tuple[Effect, ...], kind: type[Message]) -> list[job.Send]:
+    return [effect for effect in effects if isinstance(effect, job.Send) and isinstance(effect.message, kind)]
+
+
+def status(signer: IdentityKey, progress: Progress) -> job.StatusReceived:
+    said = BatchStatus(network=NETWORK, batch_id=BATCH_ID, progress=progress)
+    return job.StatusReceived(now_ms=NOW, status=envelope.sign(EVERYBODY[signer], said))
+
+
+def seal(sequence_of: str = BATCH_ID, context: bytes = CONTEXT) -> job.SealReceived:
+    statement = attrs.evolve(BEFORE.certificate.statement, batch_id=sequence_of)
+    certificate = attrs.evolve(BEFORE.certificate, statement=statement)
+    said = BatchSealed(network=NETWORK, certificate=certificate, context=context)
+    return job.SealReceived(now_ms=NOW, sealed=envelope.sign(OTHERS[2], said))
+
+
+def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:
+    world = World()
+    effects = world.step(job.HoldReceived(now_ms=NOW, hold=hold()))
+    assert [type(effect) for effect in effects if not isinstance(effect, job.SetAlarm)] == [job.KeepReplica]
+    assert sent(world.step(job.HoldReceived(now_ms=NOW, hold=hold())), BatchHeld) == [], "it is still being written"
+    (confirmed,) = sent(world.step(job.ReplicaKept(now_ms=NOW, hold=hold())), BatchHeld)
+    assert confirmed.to == COORDINATOR.identity
+    assert len(sent(world.step(job.HoldReceived(now_ms=NOW, hold=hold())), BatchHeld)) == 1, "asked again, told again"
+
+
+@pytest.mark.parametrize(
+    ("order", "key"),
+    [
+        (hold(signer=STRANGER), HOLDERS[0]),
+        (hold(), STRANGER.identity),
+        (hold(), COORDINATOR.identity),
+    ],
+    ids=["not the coordinator's word", "not named as a holder", "its own batch"],
+)
+def test_nobody_keeps_what_it_was_not_asked_to(order: Signed[HoldBatch], key: IdentityKey) -> None:
+    world = World(key)
+    assert world.step(job.HoldReceived(now_ms=NOW, hold=order)) == ()
+    assert world.entities == {}
+
+
+def test_the_holders_turns_follow_one_order() -> None:
+    turns = [rank(hold().message, key) for key in HOLDERS]
+    assert sorted(turns) == [0, 1, 2]
+    alarms = []
+    for key in HOLDERS:
+        world = World(key)
+        world.kept(hold())
+        assert world.replica is not None
+        alarms.append(world.replica.alarm_ms - NOW)
+    assert alarms == [RULES.adopt_ms * (1 + turn) for turn in turns]
+
+
+def test_coordinator_and_holders_are_asked_before_a_batch_is_taken_over() -> None:
+    world = World()
+    world.kept(hold())
+    asked = sent(world.until_asking(), BatchQuery)
+    assert {effect.to for effect in asked} == {COORDINATOR.identity, *HOLDERS} - {HOLDERS[0]}
+    effects = world.later(job.replica_entity_id(BATCH_ID), RULES.ask_ms)
+    assert [effect for effect in effects if isinstance(effect, job.AdoptReplica)] == [job.AdoptReplica(hold=hold())]
+
+
+@pytest.mark.parametrize("signer", [COORDINATOR.identity, HOLDERS[1]])
+def test_a_batch_somebody_is_at_is_left_to_them(signer: IdentityKey) -> None:
+    world = World()
+    world.kept(hold())
+    world.until_asking()
+    world.step(status(signer, Progress.WORKING))
+    assert world.replica is not None
+    assert world.replica.stage is ReplicaStage.HELD
+
+
+@pytest.mark.parametrize(
+    ("signer", "progress"),
+    [
+        (STRANGER.identity, Progress.WORKING),
+        (HOLDERS[1], Progress.HELD),
+        (HOLDERS[1], Progress.DEAD),
+        (COORDINATOR.identity, Progress.UNKNOWN),
+    ],
+    ids=["a stranger's word", "held by another too", "a holder cannot bury it", "the coordinator forgot it"],
+)
+def test_other_answers_hinder_nobody(signer: IdentityKey, progress: Progress) -> None:
+    world = World()
+    world.kept(hold())
+    world.until_asking()
+    world.step(status(signer, progress))
+    effects = world.later(job.replica_entity_id(BATCH_ID), RULES.ask_ms)
+    assert any(isinstance(effect, job.AdoptReplica) for effect in effects)
+
+
+def test_a_batch_the_coordinator_buried_is_let_go() -> None:
+    world = World()
+    world.kept(hold())
+    world.until_asking()
+    assert job.DropReplica(batch_id=BATCH_ID) in world.step(status(COORDINATOR.identity, Progress.DEAD))
+    assert world.replica is None
+
+
+def test_the_certificate_ends_the_holding() -> None:
+    world = World()
+    world.kept(hold())
+    assert job.DropReplica(batch_id=BATCH_ID) in world.step(seal())
+    assert world.replica is not None
+    assert world.replica.stage is ReplicaStage.FINISHED, "the next of its source may start from it"
+    world.later(world.replica.entity_id, 60_001)
+    assert world.replica is None
+
+
+def adopted(order: Signed[HoldBatch], end: job.EndFound | None = None) -> Batch | None:
+    """A holder's batch after its adoption; None if it did not come to that."""
+    world = World()
+    world.kept(order)
+    world.until_adopting()
+    if end is not None:
+        world.step(end)
+    world.step(job.BatchAdopted(now_ms=world.now_ms, batch_id=BATCH_ID))
+    found = world.entities.get(job.batch_entity_id(BATCH_ID))
+    assert found is None or isinstance(found, Batch)
+    return found
+
+
+def test_it_starts_from_the_context_that_the_coordinator_named() -> None:
+    batch = adopted(hold(context=b'{"a":1}'))
+    assert batch is not None
+    assert (batch.stage, batch.context) == (Stage.LEASING, b'{"a":1}')
+    assert batch.claim == Claim(hold=hold(context=b'{"a":1}'), before=None)
+
+
+AFTER = BEFORE.certificate.statement.batch_id
+
+
+def found_end(context: bytes = CONTEXT, after: str = AFTER) -> job.EndFound:
+    statement = attrs.evolve(BEFORE.certificate.statement, batch_id=after)
+    certificate = attrs.evolve(BEFORE.certificate, statement=statement)
+    sealed = BatchSealed(network=NETWORK, certificate=certificate, context=context)
+    return job.EndFound(now_ms=NOW, batch_id=AFTER, sealed=sealed, asker=None, successor=BATCH_ID)
+
+
+def test_it_waits_for_the_batch_before_it_and_starts_from_what_that_left() -> None:
+    assert adopted(hold(after=AFTER)) is None
+    batch = adopted(hold(after=AFTER), found_end())
+    assert batch is not None
+    assert batch.context == CONTEXT
+    assert batch.claim == Claim(hold=hold(after=AFTER), before=BEFORE.certificate)
+
+
+@pytest.mark.parametrize(
+    "end", [found_end(context=b'{"forged":1}'), found_end(after="batch_other")], ids=["context", "another batch"]
+)
+def test_what_was_not_left_behind_is_not_started_from(end: job.EndFound) -> None:
+    assert adopted(hold(after=AFTER), end) is None
+
+
+# --- the agent's side: whose orders are followed ------------------------------------------------------------
+
+AGENT = STRANGER.identity
+LEASE = Award(
+    network=NETWORK,
+    lease_id="lease_x",
+    announcement_id="job_x",
+    agent=AGENT,
+    roles=(job.WORK_ROLES[0],),
+    batches=1,
+    expires_ms=NOW + 10_000,
+)
+
+
+def order(claim: Claim | None, context: bytes = b"{}", signer: KeySigner | None = None) -> job.WorkReceived:
+    said = WorkOrder(network=NETWORK, award=LEASE, manifest=BATCH, context=context, attempt=0, claim=claim)
+    holder = EVERYBODY[HOLDERS[1]] if signer is None else signer
+    return job.WorkReceived(now_ms=NOW, order=envelope.sign(holder, said))
+
+
+FOR_OTHERS = envelope.sign(COORDINATOR, attrs.evolve(hold().message, holders=(HOLDERS[0],)))
+OTHER_BATCH = envelope.sign(COORDINATOR, attrs.evolve(hold().message, manifest=manifest(3)))
+SHORT = attrs.evolve(BEFORE.certificate, certifications=BEFORE.certificate.certifications[:1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: order(Claim(hold=hold(), before=None)),
+        lambda: order(Claim(hold=hold(after=AFTER), before=BEFORE.certificate), CONTEXT),
+        lambda: order(None, b'{"any":1}', COORDINATOR),
+    ],
+    ids=["first of its source", "after a proven one", "the coordinator itself"],
+)
+def test_orders_that_are_followed(make: Callable[[], job.WorkReceived]) -> None:
+    assert any(isinstance(effect, job.RunRole) for effect in World(AGENT).step(make()))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: order(None),
+        lambda: order(Claim(hold=hold(), before=None), signer=STRANGER),
+        lambda: order(Claim(hold=FOR_OTHERS, before=None)),
+        lambda: order(Claim(hold=OTHER_BATCH, before=None)),
+        lambda: order(Claim(hold=hold(signer=STRANGER), before=None)),
+        lambda: order(Claim(hold=hold(), before=None), b'{"forged":1}'),
+        lambda: order(Claim(hold=hold(after=AFTER), before=None)),
+        lambda: order(Claim(hold=hold(after=AFTER), before=BEFORE.certificate), b'{"forged":1}'),
+        lambda: order(Claim(hold=hold(after="batch_other"), before=BEFORE.certificate), CONTEXT),
+        lambda: order(Claim(hold=hold(after=AFTER), before=SHORT), CONTEXT),
+    ],
+    ids=[
+        "without a claim",
+        "by somebody who does not hold it",
+        "held by others",
+        "a hold of another batch",
+        "a hold that the coordinator did not sign",
+        "another context than the one named",
+        "nothing proves the context",
+        "another context than the one proven",
+        "the certificate of another batch",
+        "a certificate without its quorum",
+    ],
+)
+def test_orders_in_another_s_name_are_not_followed(make: Callable[[], job.WorkReceived]) -> None:
+    world = World(AGENT)
+    assert world.step(make()) == ()
+    assert world.entities == {}
+
+
+def test_whoever_asked_last_is_answered() -> None:
+    world = World(AGENT)
+    world.step(order(None, b"{}", COORDINATOR))
+    world.step(order(Claim(hold=hold(), before=None)))
+    (refused,) = sent(world.step(job.RoleFailed(now_ms=NOW, batch_id=BATCH_ID, reason="no payload")), WorkRefused)
+    assert refused.to == HOLDERS[1]
+
+
+# --- the coordinator's side ---------------------------------------------------------------------------------
+
+
+def committed(world: World, *, recovered: bool = False) -> tuple[Effect, ...]:
+    told = job.BatchCommitted(now_ms=NOW, manifest=BATCH, stateful=True, holders=HOLDERS, recovered=recovered)
+    return world.step(told)
+
+
+def held(signer: IdentityKey) -> job.HeldReceived:
+    said = BatchHeld(network=NETWORK, batch_id=BATCH_ID)
+    return job.HeldReceived(now_ms=NOW, held=envelope.sign(EVERYBODY[signer], said))
+
+
+def test_it_is_replicated_once_enough_distinct_holders_say_so() -> None:
+    world = World(COORDINATOR.identity)
+    orders = sent(committed(world), HoldBatch)
+    assert [effect.to for effect in orders] == list(HOLDERS)
+    assert all(effect.payload_of == BATCH_ID for effect in orders)
+    assert world.step(held(HOLDERS[0])) == ()
+    assert world.step(held(HOLDERS[0])) == (), "one holder counts once"
+    assert world.step(held(STRANGER.identity)) == (), "a stranger not at all"
+    assert world.step(held(HOLDERS[1])) == (job.Replicated(batch_id=BATCH_ID, holders=HOLDERS[:2]),)
+
+
+def test_silent_holders_are_asked_again() -> None:
+    world = World(COORDINATOR.identity)
+    committed(world)
+    world.step(held(HOLDERS[0]))
+    again = sent(world.later(job.replication_entity_id(BATCH_ID), RULES.ask_ms), HoldBatch)
+    assert [effect.to for effect in again] == list(HOLDERS[1:])
+
+
+def test_who_comes_back_asks_before_it_does_anything_again() -> None:
+    world = World(COORDINATOR.identity)
+    effects = committed(world, recovered=True)
+    assert {effect.to for effect in sent(effects, BatchQuery)} == set(HOLDERS)
+    assert not any(isinstance(effect, job.Publish) for effect in effects), "no auction yet"
+    for holder in HOLDERS[:2]:
+        assert world.step(status(holder, Progress.HELD)) == ()
+    assert any(isinstance(effect, job.Publish) for effect in world.step(status(HOLDERS[2], Progress.UNKNOWN)))
+
+
+def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> None:
+    world = World(COORDINATOR.identity)
+    committed(world, recovered=True)
+    (sealing,) = (effect for effect in world.step(seal()) if isinstance(effect, job.Seal))
+    assert sealing.certificate.statement.batch_id == BATCH_ID
+    chain = world.entities[job.chain_entity_id(BATCH.message.source_id)]
+    assert isinstance(chain, job.Chain)
+    assert (chain.context, chain.running) == (CONTEXT, ""), "the source goes on from what it left behind"
+
+
+@pytest.mark.parametrize("context", [b"{}", b'{"forged":1}'])
+def test_a_context_that_the_quorum_did_not_sign_is_not_gone_on_from(context: bytes) -> None:
+    world = World(COORDINATOR.identity)
+    committed(world, recovered=True)
+    assert not any(isinstance(effect, job.Seal) for effect in world.step(seal(context=context)))
+
+
+def test_holders_are_the_same_every_time() -> None:
+    keys = [hashlib.sha256(b"%d" % n).digest() for n in range(20)]
+    chosen = choose_holders(keys[0], keys, 3)
+    assert chosen == choose_holders(keys[0], reversed(keys), 3)
+    assert keys[0] not in chosen
+    assert len(chosen) == 3
+    assert choose_holders(keys[0], keys[:2], 3) == (keys[1],)
