@@ -7,7 +7,7 @@ way is brought to its end within the grace period, then the node takes its leave
 
 import itertools
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from ipaddress import ip_network
@@ -24,6 +24,7 @@ from node.api.services import ApiSettings, Check, Services
 from node.build import build_id
 from node.caches import BytesCache
 from node.callers import Access, CallerRole, TrustedCertifier
+from node.certificate_log import CertificateLog
 from node.config import RestartPolicy, Settings
 from node.delivery.feed import Feed
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
@@ -34,6 +35,7 @@ from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
+from node.log_pages import ENTRIES, IDS
 from node.market import Market
 from node.network_view import DirectoryView
 from node.nonces import NonceLedger
@@ -49,17 +51,19 @@ from node.replication import Replications
 from node.standings import Standings
 from node.stored import read_manifest
 from node.supervisor import supervise
+from node.sync import Freshness, Synchronizer
 from node.telemetry import Metrics, configure_logging
 from node.transport import Transport
 from node.workers import Workers
 from protocols import job
 from protocols.advertisement import is_local, topic_manager_name
+from protocols.certificate import rfc3339
 from protocols.coordination import choose_holders
-from protocols.envelope import to_frame
+from protocols.envelope import sign, to_frame
 from protocols.errors import WorldFault
 from protocols.job import WORK_ROLES, Batch, Effect, Lease, Rules, Stage, Strategy
 from protocols.keys import PrivateKey
-from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
+from protocols.messages import Advertisement, BatchSealed, IdentityKey, Level, Role, Signed
 from storage import meta, outputs
 from storage import peers as stored_peers
 from storage.batches import PendingBatch
@@ -160,18 +164,29 @@ class Node:
         self.records = NodeRecords(database, self.standings)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
         self.replications = Replications()
-        self._able: Callable[[], Iterable[IdentityKey]] = tuple
+        self._discovery: Discovery | None = None
+        self._known = frozenset({keyring.identity})
         self.journal = EntityJournal(database)
         self.driver = Driver(self._rules(), self.journal, self._act)
         self.objects = Objects(
             database=database, transport=transport, key=keyring.key, public_url=settings.overlay_public_url
+        )
+        self.certificates = CertificateLog(
+            network=self._network,
+            database=database,
+            kept_max=settings.overlay_certificates_max,
+            is_known=self._is_known,
+            post=self.driver.post,
         )
         self.library = PeerLibrary(
             transport=transport,
             find_policy=self.records.policy,
             keep_policy=self.records.keep_policy,
             find_outputs=lambda batch_id: self.executor.outputs(batch_id),
-            others=dict.fromkeys(LETTERS, self.objects.answer),
+            others={
+                **dict.fromkeys(LETTERS, self.objects.answer),
+                **dict.fromkeys((IDS, ENTRIES), self.certificates.answer),
+            },
         )
         self.executor = Executor(
             network=self._network,
@@ -180,6 +195,8 @@ class Node:
             workers=workers,
             records=self.records,
             library=self.library,
+            certificates=self.certificates,
+            subscribers=self._subscribers,
             payloads=self._payloads,
             post=self.driver.post,
             on_sealed=self._on_sealed,
@@ -282,8 +299,15 @@ class Node:
     def _holders(self) -> tuple[IdentityKey, ...]:
         """Whom to have keep a batch: one more than must, of those connected that could finish it."""
         connected = {peer.identity for peer in self._transport.peers() if peer.connected}
-        able = connected.intersection(self._able())
+        able = connected.intersection(self._discovery.able(WORK_ROLES) if self._discovery is not None else ())
         return choose_holders(self._keyring.identity, able, self._settings.overlay_replicas + 1)
+
+    def _subscribers(self, topics: tuple[str, ...]) -> tuple[IdentityKey, ...]:
+        return () if self._discovery is None else self._discovery.subscribers(topics)
+
+    def _is_known(self, identity: IdentityKey) -> bool:
+        """Whether a key is a node's of this network: it advertises now, or did in an earlier run."""
+        return identity in self._known or (self._discovery is not None and self._discovery.knows(identity))
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -300,7 +324,16 @@ class Node:
             remember=self._remember,
             on_sent=self.metrics.sent,
         )
-        self._able = lambda: discovery.able(WORK_ROLES)
+        self._discovery = discovery
+        self.sync = Synchronizer(
+            network=self._network,
+            database=self._database,
+            transport=self._transport,
+            checker=self._workers,
+            certificates=self.certificates,
+            expects_peers=bool(self._settings.overlay_bootstrap) or len(self._known) > 1,
+            on_learned=self._on_learned,
+        )
         exchange = Exchange(
             network=self._network,
             driver=self.driver,
@@ -317,6 +350,7 @@ class Node:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
             core.start_soon(supervise, "records", self.records.run, RESTARTS)
+            core.start_soon(supervise, "certificates", self.certificates.run, RESTARTS)
             core.start_soon(supervise, "jobs", self.journal.run, RESTARTS)
             core.start_soon(supervise, "pending", self.records.run_materialise, RESTARTS)
             await core.start(self._run_driver)
@@ -325,6 +359,7 @@ class Node:
                 edges.start_soon(supervise, "streams", exchange.run_streams, RESTARTS)
                 edges.start_soon(supervise, "gossip", exchange.run_gossip, RESTARTS)
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
+                edges.start_soon(supervise, "sync", self.sync.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(self._watch_gauges)
@@ -383,6 +418,7 @@ class Node:
             network_view=view,
             market=market,
             readiness=self._readiness,
+            freshness=self.sync.freshness,
             metrics=self.metrics.text,
         )
         async with trio.open_nursery() as doors:
@@ -478,7 +514,15 @@ class Node:
 
     async def _learn_peers(self) -> None:
         for identity, addresses in await self._database.run(stored_peers.remembered):
+            self._known |= {identity}
             self._transport.learn(identity, addresses)
+
+    async def _on_learned(self, sealed: BatchSealed) -> None:
+        """A certificate that others brought about: news for the driver where the batch is under way here."""
+        batch_id = sealed.certificate.statement.batch_id
+        ids = (job.batch_entity_id(batch_id), job.replica_entity_id(batch_id), job.task_entity_id(batch_id))
+        if any(self.driver.find(entity_id) is not None for entity_id in ids):
+            await self.driver.tell(job.SealReceived(now_ms=clock_ms(), sealed=sign(self._keyring, sealed)))
 
     async def _remember(self, signed: Signed[Advertisement], now_ms: int) -> None:
         said = signed.message
@@ -562,8 +606,17 @@ class Node:
         return (
             database,
             Check(name="accepting", ok=self._ready, detail="" if self._ready else "starting or stopping"),
+            _sync_check(self.sync.freshness()),
             Check(name="p2p", ok=bool(self._transport.addresses), detail=f"{connected} peers connected"),
         )
+
+
+def _sync_check(fresh: Freshness) -> Check:
+    if fresh.alone:
+        return Check(name="sync", ok=True, detail="no peer was reached: what others certified is not known")
+    as_of = f"as of {rfc3339(fresh.as_of_ms)}" if fresh.as_of_ms else "never"
+    detail = f"level with {fresh.peers} of {fresh.connected} connected peers, {as_of}"
+    return Check(name="sync", ok=fresh.as_of_ms > 0, detail=detail)
 
 
 def _remember(

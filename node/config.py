@@ -161,6 +161,9 @@ class Settings(BaseModel):
         600_000,
         "How long a batch held for another node is left to it before it is asked and taken over, ms",
     )
+    overlay_certificates_max: int = _number(
+        1_000_000, 1_000, 1_000_000_000, "Certificates of other nodes' batches kept, the latest"
+    )
     overlay_unsettled_events_max: int = _number(
         100_000, 1, 10_000_000, "Events acknowledged and not yet ended, past which requests are answered 429"
     )

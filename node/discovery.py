@@ -13,6 +13,7 @@ from protocols.advertisement import Token, build_token, topic_manager_name
 from protocols.directory import Directory, role_topic
 from protocols.envelope import Signer, sign, to_frame
 from protocols.keys import PrivateKey
+from protocols.limits import SUBSCRIBERS_MAX
 from protocols.messages import Advertisement, IdentityKey, Role, Signed
 
 log = structlog.get_logger(__name__)
@@ -80,6 +81,12 @@ class Discovery:
     def able(self, roles: Sequence[Role]) -> tuple[IdentityKey, ...]:
         """Who advertises all of these roles now."""
         return tuple(key for key, entry in self.directory.entries.items() if set(roles) <= set(entry.roles))
+
+    def subscribers(self, topics: Sequence[str]) -> tuple[IdentityKey, ...]:
+        """Who else advertises one of these topics now, the same order every time; at most ``SUBSCRIBERS_MAX``."""
+        wanted = set(topics)
+        found = (key for key, entry in self.directory.entries.items() if wanted & set(entry.topics))
+        return tuple(sorted(key for key in found if key != self._signer.identity)[:SUBSCRIBERS_MAX])
 
     async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
         """Take in what a peer advertises, and learn where it listens."""

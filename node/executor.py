@@ -76,9 +76,6 @@ class Records(Protocol):
     async def adopt(self, hold: Signed[HoldBatch], index: compute.BatchIndex) -> bool:
         """Enter a batch that is held among this node's own; False where it was, or is not held."""
 
-    async def find_end(self, batch_id: str, network: str) -> BatchSealed | None:
-        """Certificate of a batch and what it left behind, if this node has them."""
-
     async def record(self, effect: Effect) -> None:
         """RecordDistribution, RecordLate, KeepProof, ReportPeer."""
 
@@ -89,6 +86,16 @@ class Library(Protocol):
     async def policy(self, policy_hash: bytes, holder: IdentityKey) -> bytes | None: ...
 
     async def outputs(self, batch_id: str, holder: IdentityKey) -> tuple[bytes, bytes] | None: ...
+
+
+class Log(Protocol):
+    """The node's certificates, its own and those of others."""
+
+    async def keep(self, effect: job.KeepCertificate) -> None:
+        """Write a certificate down, then report CertificateKept."""
+
+    async def find(self, batch_id: str) -> BatchSealed | None:
+        """The end of a batch, if it is known here."""
 
 
 class Executor:
@@ -103,6 +110,8 @@ class Executor:
         workers: Workers,
         records: Records,
         library: Library,
+        certificates: Log,
+        subscribers: Callable[[tuple[str, ...]], tuple[IdentityKey, ...]],
         payloads: BytesCache[str, bytes],
         post: Callable[[job.Stimulus], None],
         on_sealed: Callable[[Sealed], None],
@@ -116,6 +125,8 @@ class Executor:
         self._workers = workers
         self._records = records
         self._library = library
+        self._certificates = certificates
+        self._subscribers = subscribers
         self._payloads = payloads
         self._runs: BytesCache[str, tuple[bytes, ...]] = BytesCache(RUNS_CACHE_BYTES)
         self._orders: OrderedDict[str, WorkOrder] = OrderedDict()
@@ -182,6 +193,8 @@ class Executor:
             case job.Bury(batch_id=batch_id, reasons=reasons):
                 log.warning("batch.dead", batch=batch_id, reasons=reasons)
                 self._on_dead(await self._records.bury(batch_id, reasons))
+            case job.KeepCertificate():
+                await self._certificates.keep(effect)
             case job.KeepReplica(hold=hold):
                 await self._keep(hold)
             case job.DropReplica(batch_id=batch_id):
@@ -191,7 +204,7 @@ class Executor:
             case job.Replicated(batch_id=batch_id, holders=holders):
                 self._on_replicated(batch_id, holders)
             case job.FindEnd(batch_id=batch_id, asker=asker, successor=successor):
-                sealed = await self._records.find_end(batch_id, self._network)
+                sealed = await self._certificates.find(batch_id)
                 found = job.EndFound(
                     now_ms=clock_ms(), batch_id=batch_id, sealed=sealed, asker=asker, successor=successor
                 )
@@ -352,7 +365,8 @@ class Executor:
             return
         certified_ms = clock_ms()
         sequence = await self._records.seal(effect, run, certified_ms)
-        self._post(job.BatchWritten(now_ms=clock_ms(), batch_id=statement.batch_id))
+        subscribers = self._subscribers(effect.manifest.topics)
+        self._post(job.BatchWritten(now_ms=clock_ms(), batch_id=statement.batch_id, subscribers=subscribers))
         if sequence is not None:
             self._on_sealed(
                 Sealed(

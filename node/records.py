@@ -11,13 +11,13 @@ from node import compute
 from node.auctions import auction_document
 from node.driver import clock_ms
 from node.standings import Standings
-from node.stored import certificate_bytes, evidence_bytes, hold_bytes, manifest_bytes, read_certificate, read_hold
+from node.stored import certificate_bytes, evidence_bytes, hold_bytes, manifest_bytes, read_hold
 from protocols import codec, job
 from protocols.certificate import agent_id
 from protocols.coordination import recover
 from protocols.errors import MalformedError
 from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
-from protocols.messages import BatchSealed, Evidence, HoldBatch, Role, Signed
+from protocols.messages import Evidence, HoldBatch, Role, Signed
 from storage import auctions, batches, entities, jobs, peers, policies, replicas
 from storage.batches import EvidenceRow, PendingBatch, SealedBatch
 from storage.database import Database
@@ -160,13 +160,6 @@ class NodeRecords:
         """Enter a batch that is held among this node's own; False where it was, or is not held."""
         adoption = _adoption(hold, index)
         return await self._database.run(lambda connection: replicas.adopt(connection, adoption))
-
-    async def find_end(self, batch_id: str, network: str) -> BatchSealed | None:
-        """Certificate of a batch and what it left behind, if this node has them."""
-        found = await self._database.run(lambda connection: batches.end_of(connection, batch_id))
-        if found is None:
-            return None
-        return BatchSealed(network=network, certificate=read_certificate(found[0]), context=found[1])
 
     async def seal(self, effect: job.Seal, run: compute.Run, certified_ms: int) -> int | None:
         sealed = _sealed_batch(effect, run, certified_ms)

@@ -233,6 +233,7 @@ class Batch:
 
     Attributes:
         holders: Who keeps it too, and is told of its end.
+        subscribers: Who is told of its end for a topic that it goes to.
         claim: Of a holder: what lets it order the work.
         learned: The certificate that others brought about, in place of one of this node's making.
         recovered: It was left behind by an earlier run, so the holders are to be asked about it.
@@ -244,6 +245,7 @@ class Batch:
     stage: Stage
     stateful: bool
     holders: tuple[IdentityKey, ...] = ()
+    subscribers: tuple[IdentityKey, ...] = ()
     claim: Claim | None = None
     learned: QuorumCertificate | None = None
     recovered: bool = False
@@ -583,14 +585,28 @@ class CertificationReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class BatchWritten(Stimulus):
-    """The sealed batch is durable: events, certificate, evidence."""
+    """The sealed batch is durable: events, certificate, evidence.
+
+    Attributes:
+        subscribers: Who advertises a topic of the batch, this node left out.
+    """
 
     batch_id: str
+    subscribers: tuple[IdentityKey, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class SealReceived(Stimulus):
     sealed: Signed[BatchSealed]
+
+
+@attrs.frozen(kw_only=True)
+class CertificateKept(Stimulus):
+    """A certificate is on disk, and whoever sent it can be told so."""
+
+    batch_id: str
+    statement_digest: Digest
+    sender: IdentityKey
 
 
 @attrs.frozen(kw_only=True)
@@ -668,8 +684,16 @@ class RecordLate(Effect):
 
 
 @attrs.frozen(kw_only=True)
+class KeepCertificate(Effect):
+    """Write a certificate that was checked to the log, then report CertificateKept."""
+
+    sealed: BatchSealed
+    sender: IdentityKey
+
+
+@attrs.frozen(kw_only=True)
 class RecordDistribution(Effect):
-    """How many award-holders got the certificate, how many confirmed, after how long in the mean."""
+    """How many nodes got the certificate, how many confirmed that they keep it, after how long in the mean."""
 
     batch_id: str
     published: int

@@ -7,10 +7,10 @@ import attrs
 import psycopg
 from psycopg.rows import dict_row
 
-from storage import objects, replicas
+from storage import certificate_log, objects, replicas
 from storage.event_rows import write_events
 
-SEAL_LOCK = 0x7365616C  # any number, unlike the other advisory locks
+SEAL_LOCK = certificate_log.LOCK
 
 
 @attrs.frozen(kw_only=True)
@@ -167,7 +167,7 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
         """UPDATE batches SET state = 'certified', certificate = %b, outputs = %b, valid = %s, invalid = %s,
                   attempts = %s, certified_ms = %s, context_out = %b, materialised = true, has_objects = true,
                   seal_sequence = (SELECT coalesce(max(seal_sequence), 0) + 1 FROM batches)
-           WHERE batch_id = %s AND state = 'pending' RETURNING seal_sequence, number""",
+           WHERE batch_id = %s AND state = 'pending' RETURNING seal_sequence, number, source_id""",
         (
             sealed.certificate,
             sealed.outputs,
@@ -183,6 +183,7 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
         return None
     records = write_events(connection, sealed.batch_id, sealed)
     with connection.pipeline():
+        certificate_log.append_own(connection, sealed.batch_id, row[2], sealed.certified_ms)
         objects.enter_batch(connection, int(row[1]), records, sealed.certificate)
         insert_evidence(connection, sealed.batch_id, sealed.evidence)
         _complete_jobs(connection, sealed)
@@ -338,14 +339,6 @@ def pending(connection: psycopg.Connection) -> list[PendingBatch]:
         )
         for row in rows
     ]
-
-
-def end_of(connection: psycopg.Connection, batch_id: str) -> tuple[bytes, bytes] | None:
-    """Certificate and context left behind of a batch that is sealed here; None for all others."""
-    row = connection.execute(
-        "SELECT certificate, context_out FROM batches WHERE batch_id = %s AND state = 'certified'", (batch_id,)
-    ).fetchone()
-    return None if row is None or row[1] is None else (bytes(row[0]), bytes(row[1]))
 
 
 def evidence(connection: psycopg.Connection, batch_id: str) -> list[EvidenceRow]:

@@ -19,11 +19,13 @@ from node.api.wire import (
     read_body,
     require_json,
 )
+from node.overlay.certificate_lookup import CertificateLookup
 from node.overlay.lookup import LookupOutput, LookupService
 from node.overlay.services import OverlayServices
 from node.overlay.submit import TOPICS_MAX, Accepted
 from protocols.canonical import parse_json
-from protocols.errors import ClientFault, MalformedError, OverlayError
+from protocols.certificate import rfc3339
+from protocols.errors import ClientFault, MalformedError, OverlayError, WorldFault
 from protocols.overlay_bodies import read_submission, write_lookup_answer
 from protocols.topics import TopicManager
 
@@ -36,6 +38,12 @@ INLINE_OUTPUTS_MAX: Final = 8
 
 class InvalidSubmissionError(ClientFault):
     code = "invalid-submission"
+
+
+class NotSyncedError(WorldFault):
+    """An empty answer would look like a true one."""
+
+    code = "not-synced"
 
 
 def routes(services: Services) -> Blueprint:
@@ -76,9 +84,18 @@ def routes(services: Services) -> Blueprint:
                     field="/service",
                     remedy='send {"service": "ls_ship", "query": {"topics": ["tm_ship"]}}',
                 )
+        fresh = services.freshness()
+        if not found and service == CertificateLookup.name and not fresh.settles:
+            raise NotSyncedError(
+                "nothing is known here, but this node has not caught up with its peers", retryAfter=2
+            )
         aggregated = request.headers.get("X-Aggregation", "").lower() == "yes"
         binary = aggregated or request.accept_mimetypes.best == BINARY_TYPE
-        return await _lookup_answer(found, binary=binary)
+        response = await _lookup_answer(found, binary=binary)
+        response.headers["X-Overlay-Synced"] = str(fresh.settles).lower()
+        if fresh.as_of_ms:
+            response.headers["X-Overlay-Fresh-As-Of"] = rfc3339(fresh.as_of_ms)
+        return response
 
     _describe(blueprint, overlay)
     return blueprint

@@ -12,6 +12,7 @@ from node.market import Market
 from node.nonces import NonceLedger
 from node.objects import Objects
 from node.overlay.services import OverlayServices
+from node.sync import Freshness
 from protocols.keys import PrivateKey
 from storage.database import Database
 
@@ -53,6 +54,7 @@ class ApiSettings:
 class Services:
     """Attributes:
     key: The node's identity key, which sessions and answers are signed with.
+    freshness: How far the node has caught up with its peers.
     readiness: Database, workers, p2p, caught up: each condition with its state now.
     metrics: The Prometheus text of everything the node counts.
     """
@@ -69,4 +71,5 @@ class Services:
     network_view: NetworkView
     market: Market
     readiness: Callable[[], Awaitable[Sequence[Check]]]
+    freshness: Callable[[], Freshness]
     metrics: Callable[[], str]

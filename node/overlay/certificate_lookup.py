@@ -1,8 +1,8 @@
 """``ls_event_certificates``: certificates by event, batch, source and time, or content hash.
 
-What this node sealed is answered from its batches, with a token minted when asked for; what others submitted to
-``tm_event_certificates`` follows. ``context`` is JSON: the certificate document of an event, which verifies as it
-stands, or what there is to know of a batch.
+What this node sealed is answered from its batches, with a token minted when asked for; what it learned of its peers
+and what others submitted to ``tm_event_certificates`` follows. ``context`` is JSON: the certificate document of an
+event, which verifies as it stands, or what there is to know of a batch.
 """
 
 import datetime
@@ -26,7 +26,7 @@ from protocols.limits import SOURCE_ID_CHARS_MAX
 from protocols.messages import Statement
 from protocols.topics import build_certificate_token
 from protocols.uhrp import content_url
-from storage import batches, events, outputs
+from storage import batches, certificate_log, events, outputs
 from storage.batches import BatchRow
 from storage.database import Database
 
@@ -103,7 +103,28 @@ class CertificateLookup:
                 limit=wanted.limit,
             )
         found = [self._output(row, _batch_context(row)) for row in rows if row.certificate is not None]
-        return [*found, *_submitted(connection, wanted, {row.batch_id for row in rows})][: wanted.limit]
+        told = {row.batch_id for row in rows if row.certificate is not None}
+        found += self._learned(connection, wanted, told)
+        return [*found, *_submitted(connection, wanted, told)][: wanted.limit]
+
+    def _learned(self, connection: "Connection", wanted: CertificateQuery, told: set[str]) -> list[LookupOutput]:
+        """Certificates of other nodes' batches; adds their ids to ``told``."""
+        rows = certificate_log.foreign(
+            connection,
+            batch_id=wanted.batch_id,
+            source_id=wanted.source_id,
+            from_ms=wanted.from_ms,
+            to_ms=wanted.to_ms,
+            limit=wanted.limit,
+        )
+        found = []
+        for certificate, learned_ms in rows:
+            statement = read_certificate(certificate).statement
+            if statement.batch_id not in told:
+                told.add(statement.batch_id)
+                context = _context(statement, certificate, learned_ms)
+                found.append(self._minted(statement.batch_id, certificate, context))
+        return found
 
     def _of_events(self, connection: "Connection", event_ids: Sequence[str]) -> list[LookupOutput]:
         found = []
@@ -119,8 +140,11 @@ class CertificateLookup:
 
     def _output(self, row: BatchRow, context: bytes) -> LookupOutput:
         assert row.certificate is not None, "only certified batches are answered"
-        digest = hashlib.sha256(row.certificate).digest()
-        token = build_certificate_token(self._key, batch_id=row.batch_id, digest=digest)
+        return self._minted(row.batch_id, row.certificate, context)
+
+    def _minted(self, batch_id: str, certificate: bytes, context: bytes) -> LookupOutput:
+        digest = hashlib.sha256(certificate).digest()
+        token = build_certificate_token(self._key, batch_id=batch_id, digest=digest)
         return LookupOutput(beef=carry(token), output_index=0, context=context)
 
 

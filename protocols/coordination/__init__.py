@@ -142,6 +142,7 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     job.CertificationReceived: batches.on_certification,
     job.BatchWritten: batches.on_written,
     job.SealReceived: adoption.on_sealed,
+    job.CertificateKept: tasks.on_certificate_kept,
     job.ConfirmationReceived: batches.on_confirmation,
     job.HoldReceived: adoption.on_hold,
     job.ReplicaKept: adoption.on_kept,

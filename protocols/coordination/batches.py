@@ -30,6 +30,7 @@ from protocols.job import (
     chain_entity_id,
     replica_entity_id,
 )
+from protocols.limits import SUBSCRIBERS_MAX
 from protocols.messages import (
     BatchQuery,
     BatchSealed,
@@ -394,6 +395,7 @@ def on_written(work: Workspace, stimulus: BatchWritten) -> None:
         return
     alarm_ms = work.now_ms + work.rules.confirm_ms
     batch = attrs.evolve(batch, stage=Stage.SEALED, sealed_ms=work.now_ms, alarm_ms=alarm_ms)
+    batch = attrs.evolve(batch, subscribers=stimulus.subscribers[:SUBSCRIBERS_MAX])
     work.put(batch)
     work.alarm(batch.entity_id, alarm_ms)
     sealed = sealed_message(work, batch)
@@ -409,9 +411,8 @@ def sealed_message(work: Workspace, batch: Batch) -> BatchSealed:
 
 
 def _recipients(batch: Batch) -> tuple[IdentityKey, ...]:
-    """Who is told of the end: those who worked, and those who hold the batch."""
-    agents = asking.agents_of(batch)
-    return (*agents, *(key for key in batch.holders if key not in agents))
+    """Who is told of the end: those who worked, those who hold the batch, those who follow its topics."""
+    return tuple(dict.fromkeys((*asking.agents_of(batch), *batch.holders, *batch.subscribers)))
 
 
 def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
@@ -446,7 +447,7 @@ def _finish(work: Workspace, batch: Batch) -> None:
     work.utter(
         RecordDistribution(
             batch_id=batch.batch_id,
-            published=len(asking.agents_of(batch)),
+            published=len(_recipients(batch)),
             confirmed=len(latencies),
             latency_ms=sum(latencies) // len(latencies) if latencies else 0,
         ),

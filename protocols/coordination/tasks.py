@@ -8,9 +8,11 @@ from protocols.certificate import quorum_problem
 from protocols.coordination import leases
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
+    CertificateKept,
     CertifyReceived,
     Findings,
     ForgetPayload,
+    KeepCertificate,
     RoleFailed,
     RoleFinished,
     RunRole,
@@ -138,7 +140,7 @@ def on_signed(work: Workspace, stimulus: StatementSigned) -> None:
 
 
 def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
-    """The certificate was checked by the caller; confirm it and let the task go."""
+    """The certificate was checked by the caller: keep it, and let the task go."""
     statement = stimulus.sealed.message.certificate.statement
     batch_id = statement.batch_id
     task = work.find(Task, task_entity_id(batch_id))
@@ -146,8 +148,14 @@ def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
         work.put(attrs.evolve(task, sealed=True))  # its evidence is still owed: it may be dissent
     elif task is not None:
         _let_go(work, task)
-    confirmation = SealConfirmed(network=work.rules.network, batch_id=batch_id, statement_digest=statement.digest)
-    work.utter(Send(to=stimulus.sealed.signer, message=confirmation))
+    work.utter(KeepCertificate(sealed=stimulus.sealed.message, sender=stimulus.sealed.signer))
+
+
+def on_certificate_kept(work: Workspace, stimulus: CertificateKept) -> None:
+    confirmation = SealConfirmed(
+        network=work.rules.network, batch_id=stimulus.batch_id, statement_digest=stimulus.statement_digest
+    )
+    work.utter(Send(to=stimulus.sender, message=confirmation))
 
 
 def on_alarm(work: Workspace, task: Task) -> None:

@@ -32,6 +32,7 @@ from node.overlay.services import OverlayServices
 from node.replication import Replications
 from node.standings import Standings
 from node.stored import certificate_bytes, evidence_bytes
+from node.sync import Freshness
 from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id
@@ -330,6 +331,7 @@ async def running(
             network_view=View(),
             market=market,
             readiness=ready,
+            freshness=lambda: Freshness(synced=True, as_of_ms=clock_ms(), peers=1, connected=1, alone=False),
             metrics=lambda: "# HELP x y\n",
         )
         app = create_app(services)

@@ -78,7 +78,8 @@ async def test_an_accepted_event_is_answered_as_the_specification_says(node: Run
     assert answer["overlayMetadata"]["identityScore"] == 85
     assert 0 <= answer["overlayMetadata"]["processingLatency"] < 10_000
     assert answer["counts"] == {"accepted": 1, "duplicates": 0, "rejected": 0, "versions": 0}
-    assert answer["batches"] == [{"batchId": manifest.batch_id, "count": 1}]
+    share = {"batchId": manifest.batch_id, "count": 1, "durability": "local", "holders": []}
+    assert answer["batches"] == [share]
     assert len(answer["receipts"]) == 1
     assert (manifest.level, manifest.quorum, manifest.topics) == (Level.CRITICAL, 3, ("a", "b"))
 

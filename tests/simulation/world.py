@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from protocols import job
-from protocols.coordination import advance, durable_mark, recover
+from protocols.coordination import advance, choose_holders, durable_mark, recover
 from protocols.job import Effect, Entity, EntityId, Findings, Rules, Stimulus
 from protocols.levels import LEVELS
 from protocols.messages import (
@@ -176,8 +176,7 @@ class World:
         )
         batch_id = manifest.batch_id
         node.taken_in[batch_id] = (sign(node.key, manifest), stateful)
-        others = sorted(key for key in self.nodes if key != node.key)
-        node.holders[batch_id] = tuple(self.random.sample(others, min(3, len(others)))) if replicated else ()
+        node.holders[batch_id] = choose_holders(node.key, self.nodes, 3) if replicated else ()
         if not replicated:
             node.acknowledged.add(batch_id)
         self._commit_news(node, batch_id)
@@ -281,6 +280,13 @@ class World:
                 node.proofs.append((first, second))
             case job.RecordLate(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
+            case job.KeepCertificate(sealed=sealed, sender=sender):
+                node.ends.setdefault(sealed.certificate.statement.batch_id, sealed)
+                statement = sealed.certificate.statement
+                make = lambda now: job.CertificateKept(  # noqa: E731
+                    now_ms=now, batch_id=statement.batch_id, statement_digest=statement.digest, sender=sender
+                )
+                self.tell(node, make, self.random.randint(1, 5))
             case job.KeepReplica(hold=hold):
                 self._keep(node, hold)
             case job.DropReplica(batch_id=batch_id):
@@ -344,8 +350,6 @@ class World:
                 self.at(delay, epochless)
 
     def _drive_signed(self, node: Node, signed: Signed[Any]) -> None:
-        if isinstance(signed.message, BatchSealed):
-            node.ends.setdefault(signed.message.certificate.statement.batch_id, signed.message)
         self._drive(node, self._stimulus(self.now_ms + node.skew_ms, signed))
 
     @staticmethod

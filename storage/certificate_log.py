@@ -1,0 +1,128 @@
+"""The certificates that this node has, its own and those of others, in the order in which it came to have them."""
+
+from collections.abc import Sequence
+
+import attrs
+import psycopg
+
+LOCK = 0x7365616C  # that of the seals: numbers are taken one after the other, so no reader skips one
+PRUNED_AT_ONCE = 1_000
+
+
+@attrs.frozen(kw_only=True)
+class Logged:
+    """A certificate of another node's batch; ``context`` is what the batch left behind."""
+
+    batch_id: str
+    source_id: str
+    certificate: bytes
+    context: bytes
+    learned_ms: int
+
+
+def append_own(connection: psycopg.Connection, batch_id: str, source_id: str, now_ms: int) -> None:
+    """Enter a batch that is being sealed here. The caller holds the lock."""
+    connection.execute(
+        """INSERT INTO certificate_log (number, batch_id, source_id, learned_ms)
+           SELECT coalesce(max(number), 0) + 1, %s, %s, %s FROM certificate_log ON CONFLICT DO NOTHING""",
+        (batch_id, source_id, now_ms),
+    )
+
+
+def put_many(connection: psycopg.Connection, entries: Sequence[Logged], kept_max: int) -> int:
+    """Enter certificates that are not in the log yet, and let the oldest of others go past ``kept_max``.
+
+    Returns how many were entered.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+    entered = connection.execute(
+        """INSERT INTO certificate_log (number, batch_id, source_id, certificate, context, learned_ms)
+           SELECT (SELECT coalesce(max(number), 0) FROM certificate_log) + t.place, t.batch_id, t.source_id,
+                  t.certificate, t.context, t.learned_ms
+           FROM unnest(%s::text[], %s::text[], %b::bytea[], %b::bytea[], %s::bigint[]) WITH ORDINALITY
+                AS t(batch_id, source_id, certificate, context, learned_ms, place)
+           ON CONFLICT (batch_id) DO NOTHING""",
+        (
+            [each.batch_id for each in entries],
+            [each.source_id for each in entries],
+            [each.certificate for each in entries],
+            [each.context for each in entries],
+            [each.learned_ms for each in entries],
+        ),
+    ).rowcount
+    connection.execute(
+        """DELETE FROM certificate_log WHERE number IN (
+               SELECT number FROM certificate_log WHERE certificate IS NOT NULL
+               AND number <= (SELECT max(number) FROM certificate_log) - %s ORDER BY number LIMIT %s)""",
+        (kept_max, PRUNED_AT_ONCE),
+    )
+    return entered
+
+
+def last_number(connection: psycopg.Connection) -> int:
+    """The number of the latest entry; 0 if there is none."""
+    row = connection.execute("SELECT coalesce(max(number), 0) FROM certificate_log").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def ids_since(connection: psycopg.Connection, number: int, limit: int) -> list[tuple[int, str]]:
+    """(number, batch id) of the entries after a number, in their order."""
+    rows = connection.execute(
+        "SELECT number, batch_id FROM certificate_log WHERE number > %s ORDER BY number LIMIT %s", (number, limit)
+    )
+    return [(int(row[0]), str(row[1])) for row in rows]
+
+
+def unknown(connection: psycopg.Connection, batch_ids: Sequence[str]) -> list[str]:
+    """Those of the batches whose certificates are not in the log, in their order."""
+    rows = connection.execute(
+        """SELECT t.batch_id FROM unnest(%s::text[]) WITH ORDINALITY AS t(batch_id, place)
+           WHERE NOT EXISTS (SELECT 1 FROM certificate_log l WHERE l.batch_id = t.batch_id) ORDER BY t.place""",
+        (list(batch_ids),),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def find(connection: psycopg.Connection, batch_ids: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    """(certificate, context) of those of the batches that are in the log."""
+    rows = connection.execute(
+        """SELECT coalesce(l.certificate, b.certificate), coalesce(l.context, b.context_out, '')
+           FROM certificate_log l LEFT JOIN batches b ON b.batch_id = l.batch_id
+           WHERE l.batch_id = ANY(%s) AND coalesce(l.certificate, b.certificate) IS NOT NULL ORDER BY l.number""",
+        (list(batch_ids),),
+    )
+    return [(bytes(row[0]), bytes(row[1])) for row in rows]
+
+
+def foreign(
+    connection: psycopg.Connection,
+    *,
+    batch_id: str | None,
+    source_id: str | None,
+    from_ms: int,
+    to_ms: int,
+    limit: int,
+) -> list[tuple[bytes, int]]:
+    """(certificate, when it was learned) of other nodes' batches: one by its id, or a source's, the latest first."""
+    rows = connection.execute(
+        """SELECT certificate, learned_ms FROM certificate_log
+           WHERE certificate IS NOT NULL AND (%(batch)s::text IS NULL OR batch_id = %(batch)s)
+             AND (%(source)s::text IS NULL
+                  OR (source_id = %(source)s AND learned_ms >= %(from)s AND learned_ms < %(to)s))
+           ORDER BY learned_ms DESC LIMIT %(limit)s""",
+        {"batch": batch_id, "source": source_id, "from": from_ms, "to": to_ms, "limit": limit},
+    )
+    return [(bytes(row[0]), int(row[1])) for row in rows]
+
+
+def cursors(connection: psycopg.Connection) -> dict[bytes, int]:
+    """How far each peer's log has been read."""
+    return {bytes(row[0]): int(row[1]) for row in connection.execute("SELECT peer, number FROM sync_cursors")}
+
+
+def set_cursor(connection: psycopg.Connection, peer: bytes, number: int) -> None:
+    connection.execute(
+        """INSERT INTO sync_cursors (peer, number) VALUES (%s, %s)
+           ON CONFLICT (peer) DO UPDATE SET number = EXCLUDED.number""",
+        (peer, number),
+    )
