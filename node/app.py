@@ -35,7 +35,7 @@ from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
-from node.log_pages import ENTRIES, IDS
+from node.log_pages import ENTRIES, IDS, PROOFS
 from node.market import Market
 from node.network_view import DirectoryView
 from node.nonces import NonceLedger
@@ -185,7 +185,7 @@ class Node:
             find_outputs=lambda batch_id: self.executor.outputs(batch_id),
             others={
                 **dict.fromkeys(LETTERS, self.objects.answer),
-                **dict.fromkeys((IDS, ENTRIES), self.certificates.answer),
+                **dict.fromkeys((IDS, ENTRIES, PROOFS), self.certificates.answer),
             },
         )
         self.executor = Executor(
@@ -325,15 +325,6 @@ class Node:
             on_sent=self.metrics.sent,
         )
         self._discovery = discovery
-        self.sync = Synchronizer(
-            network=self._network,
-            database=self._database,
-            transport=self._transport,
-            checker=self._workers,
-            certificates=self.certificates,
-            expects_peers=bool(self._settings.overlay_bootstrap) or len(self._known) > 1,
-            on_learned=self._on_learned,
-        )
         exchange = Exchange(
             network=self._network,
             driver=self.driver,
@@ -344,6 +335,16 @@ class Node:
             on_advertisement=discovery.on_advertisement,
             on_fault=self.metrics.peer_fault,
             on_received=self.metrics.received,
+        )
+        self.sync = Synchronizer(
+            network=self._network,
+            database=self._database,
+            transport=self._transport,
+            checker=self._workers,
+            certificates=self.certificates,
+            expects_peers=bool(self._settings.overlay_bootstrap) or len(self._known) > 1,
+            on_learned=self._on_learned,
+            on_proof=exchange.take_proof,
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
         async with trio.open_nursery() as core:

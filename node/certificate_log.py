@@ -15,15 +15,18 @@ from node.log_pages import (
     IDS,
     NUMBER_BYTES,
     PREFIX,
+    PROOFS,
+    PROOFS_MAX,
     EntryPage,
     IdPage,
+    ProofPage,
 )
 from node.stored import certificate_bytes, read_certificate
 from protocols import codec
 from protocols.job import CertificateKept, KeepCertificate, Stimulus
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
-from storage import certificate_log
+from storage import certificate_log, peers
 from storage.certificate_log import Logged
 from storage.database import Database
 
@@ -114,6 +117,9 @@ class CertificateLog:
             wanted = [PREFIX + key[at : at + 32].hex() for at in range(0, len(key), 32)]
             found = await self._database.run(partial(certificate_log.find, batch_ids=wanted))
             return codec.encode(EntryPage(entries=tuple(_within(found))))
+        if kind == PROOFS and not key:
+            proofs = await self._database.run(partial(peers.equivocations, signer=None, limit=PROOFS_MAX))
+            return codec.encode(ProofPage(entries=tuple((each.first, each.second) for each in proofs)))
         return b""
 
 

@@ -4,6 +4,7 @@ Every frame is checked whole by ``open_frame`` before anything else sees it. A p
 frame dropped; nobody else notices.
 """
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -25,6 +26,7 @@ from protocols.messages import (
     Bid,
     Certification,
     CertifyOrder,
+    FraudProof,
     HoldBatch,
     IdentityKey,
     Manifest,
@@ -36,10 +38,12 @@ from protocols.messages import (
     WorkRefused,
     WorkResult,
 )
+from protocols.proofs import proof_problem
 
 log = structlog.get_logger(__name__)
 
-GOSSIPED = (Announcement, Advertisement)
+GOSSIPED = (Announcement, Advertisement, FraudProof)
+PROOFS_REMEMBERED = 4_096
 
 
 class Exchange:
@@ -67,6 +71,7 @@ class Exchange:
         self._on_advertisement = on_advertisement
         self._on_fault = on_fault
         self._on_received = on_received
+        self._proofs: OrderedDict[tuple[IdentityKey, str, Role], None] = OrderedDict()
 
     async def run_streams(self) -> None:
         """Serve frames that came over streams."""
@@ -125,8 +130,30 @@ class Exchange:
             return
         if isinstance(signed.message, Advertisement):
             await self._on_advertisement(_as(signed))
+        elif isinstance(signed.message, FraudProof):
+            await self.take_proof(_as(signed).message, signed.signer)
         else:
             await self._driver.tell(self._stimulus(signed))
+
+    async def take_proof(self, proof: FraudProof, heard_from: IdentityKey) -> None:
+        """Check a proof whose signatures hold, and tell the driver if it is news.
+
+        Raises:
+            MalformedError: it proves nothing: whoever sent it is at fault.
+        """
+        problem = proof_problem(proof)
+        if problem:
+            raise MalformedError(f"a proof that proves nothing: {problem}")
+        culprit = proof.first
+        key = (culprit.signer, culprit.message.batch_id, culprit.message.role)
+        if key in self._proofs:
+            return
+        self._proofs[key] = None
+        if len(self._proofs) > PROOFS_REMEMBERED:
+            self._proofs.popitem(last=False)
+        if culprit.signer == self._driver.rules.self_key:
+            log.error("node.accused", batch=culprit.message.batch_id, role=culprit.message.role.word)
+        await self._driver.tell(job.ProofHeard(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
 
     def _stimulus(self, signed: Signed[Message]) -> job.Stimulus:
         now_ms = clock_ms()
@@ -155,6 +182,7 @@ _STIMULI: dict[type[Message], Callable[[int, Signed[Message]], job.Stimulus]] = 
     CertifyOrder: lambda now, s: job.CertifyReceived(now_ms=now, order=_as(s)),
     Certification: lambda now, s: job.CertificationReceived(now_ms=now, certification=_as(s)),
     BatchSealed: lambda now, s: job.SealReceived(now_ms=now, sealed=_as(s)),
+    FraudProof: lambda now, s: job.ProofHeard(now_ms=now, proof=_as(s).message, heard_from=s.signer),
     SealConfirmed: lambda now, s: job.ConfirmationReceived(now_ms=now, confirmation=_as(s)),
     HoldBatch: lambda now, s: job.HoldReceived(now_ms=now, hold=_as(s)),
     BatchHeld: lambda now, s: job.HeldReceived(now_ms=now, held=_as(s)),

@@ -194,6 +194,8 @@ def _proofs(connection: Any, identity: IdentityKey | None) -> list[Document]:
             "role": row.role,
             "first": row.first.hex(),
             "second": row.second.hex(),
+            "foundHere": row.heard_from is None,
+            "heardFrom": None if row.heard_from is None else agent_id(row.heard_from),
         }
         for row in peers.equivocations(connection, identity, LISTED_MAX)
     ]

@@ -17,7 +17,7 @@ from protocols.certificate import agent_id
 from protocols.coordination import recover
 from protocols.errors import MalformedError
 from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
-from protocols.messages import Evidence, HoldBatch, Role, Signed
+from protocols.messages import Evidence, FraudProof, HoldBatch, IdentityKey, Role, Signed
 from storage import auctions, batches, entities, jobs, peers, policies, replicas
 from storage.batches import EvidenceRow, PendingBatch, SealedBatch
 from storage.database import Database
@@ -172,8 +172,10 @@ class NodeRecords:
         match effect:
             case job.RecordLate(evidence=evidence, agrees=agrees):
                 self._late.append((evidence.message.batch_id, _evidence_row(evidence, agrees=agrees)))
-            case job.KeepProof(first=first, second=second):
-                await self._database.run(partial(_keep_proof, first, second))
+            case job.KeepProof(proof=proof, heard_from=heard_from):
+                culprit = proof.first.signer.hex()
+                log.warning("agent.equivocated", agent=culprit, batch=proof.first.message.batch_id)
+                await self._database.run(partial(_keep_proof, proof, heard_from))
             case job.RecordDistribution():
                 self._distributions.append(effect)
             case job.ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch_id):
@@ -226,10 +228,17 @@ def _record_auction(effect: job.RecordAuction, connection: "Connection") -> None
     )
 
 
-def _keep_proof(first: Signed[Evidence], second: Signed[Evidence], connection: "Connection") -> None:
-    said = first.message
-    frames = evidence_bytes(first), evidence_bytes(second)
-    peers.keep_equivocation(connection, first.signer, said.batch_id, said.role.word, *frames)
+def _keep_proof(proof: FraudProof, heard_from: IdentityKey | None, connection: "Connection") -> None:
+    said = proof.first.message
+    kept = peers.Equivocation(
+        signer=proof.first.signer,
+        batch_id=said.batch_id,
+        role=said.role.word,
+        first=evidence_bytes(proof.first),
+        second=evidence_bytes(proof.second),
+        heard_from=heard_from,
+    )
+    peers.keep_equivocation(connection, kept)
 
 
 def _evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:

@@ -10,7 +10,7 @@ from node.driver import clock_ms
 from protocols.errors import WorldFault
 from protocols.messages import IdentityKey, Role
 from protocols.reputation import NEWCOMER, Estimate, Outcome
-from storage import reputations
+from storage import peers, reputations
 from storage.database import Database
 from storage.reputations import Blemish, Reputation
 
@@ -29,6 +29,9 @@ class Standings:
     async def load(self) -> None:
         for row in await self._database.run(reputations.load):
             self._known[row.agent, ROLES[row.role]] = row
+        for agent, word in await self._database.run(peers.equivocators):
+            known = self._known.get((agent, ROLES[word])) or Reputation(agent=agent, role=word)
+            self._known[agent, ROLES[word]] = attrs.evolve(known, equivocated=max(1, known.equivocated))
 
     def count(self, agent: IdentityKey, role: Role, outcome: Outcome, batch_id: str) -> None:
         """Take note of how an agent did in a role."""

@@ -23,15 +23,18 @@ from node.log_pages import (
     IDS,
     NUMBER_BYTES,
     PREFIX,
+    PROOFS,
     EntryPage,
     IdPage,
+    ProofPage,
     check_entries,
+    read_proofs,
 )
 from node.transport import PeerUnreachableError, Transport
 from protocols import codec
 from protocols.errors import MalformedError, PeerFault
 from protocols.limits import LOG_PAGE_MAX
-from protocols.messages import BatchSealed, IdentityKey
+from protocols.messages import BatchSealed, FraudProof, IdentityKey
 from storage import certificate_log
 from storage.database import Database
 
@@ -89,10 +92,12 @@ class Synchronizer:
         certificates: CertificateLog,
         expects_peers: bool,
         on_learned: Callable[[BatchSealed], Awaitable[None]],
+        on_proof: Callable[[FraudProof, IdentityKey], Awaitable[None]],
     ) -> None:
         """Args:
         expects_peers: Whether this node has somebody to join; one that has not is level from the start.
         on_learned: Hears of every certificate that was news.
+        on_proof: Hears of the proofs that a peer has.
         """
         self._network = network
         self._database = database
@@ -100,6 +105,7 @@ class Synchronizer:
         self._checker = checker
         self._certificates = certificates
         self._on_learned = on_learned
+        self._on_proof = on_proof
         self._level_ms: dict[IdentityKey, int] = {}  # when a peer's log was last read to its end
         self._cursors: dict[IdentityKey, int] = {}
         self._alone_from_ms = clock_ms() + (int(1_000 * ALONE_S) if expects_peers else 0)
@@ -137,6 +143,10 @@ class Synchronizer:
     async def _catch_up(self, peer: IdentityKey) -> None:
         try:
             learned = await self._read(peer)
+            if peer not in self._level_ms:
+                page = await self._ask(ProofPage, peer, PROOFS)
+                for proof in await self._checker.admit(partial(read_proofs, page, self._network)):
+                    await self._on_proof(proof, peer)
         except PeerUnreachableError as error:
             log.info("sync.unreachable", peer=peer.hex(), why=str(error))
         except PeerFault as fault:

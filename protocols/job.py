@@ -23,6 +23,7 @@ from protocols.messages import (
     Claim,
     Digest,
     Evidence,
+    FraudProof,
     HoldBatch,
     IdentityKey,
     Level,
@@ -472,6 +473,14 @@ class BatchCommitted(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
+class ProofHeard(Stimulus):
+    """A proof against an agent that was checked and is news."""
+
+    proof: FraudProof
+    heard_from: IdentityKey
+
+
+@attrs.frozen(kw_only=True)
 class HoldReceived(Stimulus):
     hold: Signed[HoldBatch]
 
@@ -785,10 +794,14 @@ class RecordAuction(Effect):
 
 @attrs.frozen(kw_only=True)
 class KeepProof(Effect):
-    """Two signed statements that contradict each other: proof against their signer."""
+    """Two signed statements that contradict each other: proof against their signer.
 
-    first: Signed[Evidence]
-    second: Signed[Evidence]
+    Attributes:
+        heard_from: Who told of it; None where this node found it.
+    """
+
+    proof: FraudProof
+    heard_from: IdentityKey | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -546,6 +546,21 @@ class BatchStatus(Message):
         return self.batch_id
 
 
+@attrs.frozen(kw_only=True)
+class FraudProof(Message):
+    """Two answers of one agent to one question; ``proofs`` says when they prove something."""
+
+    TAG = 18
+    PROTOCOL = (2, "overlay fraud proof")
+
+    first: Signed[Evidence]
+    second: Signed[Evidence]
+
+    @property
+    def key_id(self) -> str:
+        return self.first.message.key_id
+
+
 MESSAGES: tuple[type[Message], ...] = (
     Manifest,
     Announcement,
@@ -564,4 +579,5 @@ MESSAGES: tuple[type[Message], ...] = (
     BatchHeld,
     BatchQuery,
     BatchStatus,
+    FraudProof,
 )

@@ -28,32 +28,41 @@ def remembered(connection: psycopg.Connection, limit: int = 256) -> list[tuple[b
 
 @attrs.frozen(kw_only=True)
 class Equivocation:
-    """Two signed statements of one signer that contradict each other."""
+    """Two signed statements of one signer that contradict each other.
+
+    Attributes:
+        heard_from: Who told of them; None where this node found them.
+    """
 
     signer: bytes
     batch_id: str
     role: str
     first: bytes
     second: bytes
+    heard_from: bytes | None = None
 
 
 def equivocations(connection: psycopg.Connection, signer: bytes | None, limit: int) -> list[Equivocation]:
     """The latest first; of one signer, or of all."""
     rows = connection.execute(
-        """SELECT signer, batch_id, role, first, second FROM equivocations
+        """SELECT signer, batch_id, role, first, second, heard_from FROM equivocations
            WHERE %(signer)s::bytea IS NULL OR signer = %(signer)s ORDER BY found_at DESC LIMIT %(limit)s""",
         {"signer": signer, "limit": limit},
     )
-    names = ("signer", "batch_id", "role", "first", "second")
+    names = ("signer", "batch_id", "role", "first", "second", "heard_from")
     return [Equivocation(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-def keep_equivocation(
-    connection: psycopg.Connection, signer: bytes, batch_id: str, role: str, first: bytes, second: bytes
-) -> None:
-    """Keep the two signed statements that contradict each other."""
+def equivocators(connection: psycopg.Connection) -> list[tuple[bytes, str]]:
+    """(signer, role) of every proof."""
+    rows = connection.execute("SELECT DISTINCT signer, role FROM equivocations")
+    return [(bytes(row[0]), str(row[1])) for row in rows]
+
+
+def keep_equivocation(connection: psycopg.Connection, found: Equivocation) -> None:
+    """Keep the two signed statements that contradict each other, once per signer, batch and role."""
     connection.execute(
-        """INSERT INTO equivocations (signer, batch_id, role, first, second) VALUES (%s, %s, %s, %s, %s)
-           ON CONFLICT DO NOTHING""",
-        (signer, batch_id, role, first, second),
+        """INSERT INTO equivocations (signer, batch_id, role, first, second, heard_from)
+           VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
+        (found.signer, found.batch_id, found.role, found.first, found.second, found.heard_from),
     )

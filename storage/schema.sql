@@ -400,3 +400,6 @@ CREATE TABLE sync_cursors (
 
 INSERT INTO certificate_log (number, batch_id, source_id, learned_ms)
 SELECT seal_sequence, batch_id, source_id, certified_ms FROM batches WHERE seal_sequence IS NOT NULL;
+
+-- who told this node of a proof; NULL where it found it itself
+ALTER TABLE equivocations ADD COLUMN heard_from BYTEA;

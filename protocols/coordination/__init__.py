@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from protocols import job
-from protocols.coordination import adoption, batches, holding, leases, tasks
+from protocols.coordination import adoption, batches, holding, leases, proving, tasks
 from protocols.coordination.holding import choose_holders
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
@@ -144,6 +144,7 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     job.SealReceived: adoption.on_sealed,
     job.CertificateKept: tasks.on_certificate_kept,
     job.ConfirmationReceived: batches.on_confirmation,
+    job.ProofHeard: proving.on_proof,
     job.HoldReceived: adoption.on_hold,
     job.ReplicaKept: adoption.on_kept,
     job.HeldReceived: holding.on_held,

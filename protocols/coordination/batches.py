@@ -4,7 +4,7 @@ import hashlib
 
 import attrs
 
-from protocols.coordination import asking, holding, leases
+from protocols.coordination import asking, holding, leases, proving
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Ballot,
@@ -17,7 +17,6 @@ from protocols.job import (
     ConfirmationReceived,
     ForgetPayload,
     Grant,
-    KeepProof,
     RecordDistribution,
     RecordLate,
     RefusalReceived,
@@ -43,6 +42,7 @@ from protocols.messages import (
     Statement,
     WorkResult,
 )
+from protocols.proofs import proof_of, proof_problem
 from protocols.quorum import dissenters, is_hopeless, supporters, tally
 from protocols.reputation import Outcome
 
@@ -224,7 +224,11 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
 
 def _hear_shadow(work: Workspace, batch: Batch, result: Signed[WorkResult]) -> None:
     """A newcomer's evidence is kept until there is an agreement to judge it by."""
-    known = {(vote.signer, vote.message.role) for vote in batch.shadow_votes}
+    known = {(vote.signer, vote.message.role): vote for vote in batch.shadow_votes}
+    for evidence in result.message.evidence:
+        earlier = known.get((evidence.signer, evidence.message.role))
+        if earlier is not None and not proof_problem(proof_of(earlier, evidence)):
+            proving.found(work, earlier, evidence)
     fresh = tuple(
         evidence
         for evidence in result.message.evidence
@@ -275,8 +279,7 @@ def _count(work: Workspace, batch: Batch, evidence: Signed[Evidence]) -> Batch:
         if ballot.role is evidence.message.role:
             ballot, equivocation = tally(ballot, evidence)
             if equivocation is not None:
-                work.utter(KeepProof(first=equivocation.first, second=equivocation.second))
-                asking.report(work, batch, evidence.signer, ballot.role, "equivocated")
+                proving.found(work, equivocation.first, equivocation.second)
         ballots.append(ballot)
     return attrs.evolve(batch, ballots=tuple(ballots))
 

@@ -24,6 +24,12 @@ class Workspace:
         assert entity is None or isinstance(entity, cls), f"{entity_id} is a {type(entity).__name__}"
         return entity
 
+    def every(self, cls: type[E]) -> tuple[E, ...]:
+        """All entities of a class; for what happens rarely."""
+        ids = dict.fromkeys((*self._view, *self._changes))
+        found = (self._changes.get(key, self._view.get(key)) for key in ids)
+        return tuple(entity for entity in found if isinstance(entity, cls))
+
     def put(self, entity: Entity) -> None:
         self._changes[entity.entity_id] = entity
 

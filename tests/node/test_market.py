@@ -50,7 +50,12 @@ async def test_an_agent_is_explained(postgres_url: str) -> None:
         )
         await node.database.run(partial(reputations.save, changed=[], blemishes=[blemish]))
         await node.database.run(
-            lambda connection: peers.keep_equivocation(connection, AGENT.identity, "batch_1", "validate", b"1", b"2")
+            lambda connection: peers.keep_equivocation(
+                connection,
+                peers.Equivocation(
+                    signer=AGENT.identity, batch_id="batch_1", role="validate", first=b"1", second=b"2"
+                ),
+            )
         )
         found = (await node.client.get(f"/overlay/agents/{agent_id(AGENT.identity)}")).json()
         assert found["roles"] == ["normalize"]

@@ -33,6 +33,7 @@ from protocols.messages import (
     Certification,
     CertifyOrder,
     Evidence,
+    FraudProof,
     HoldBatch,
     IdentityKey,
     Level,
@@ -276,8 +277,8 @@ class World:
                 self.tell(node, lambda now: job.AlarmRang(now_ms=now, entity_id=entity_id), delay)
             case job.Bury(batch_id=batch_id, reasons=reasons):
                 node.buried[batch_id] = reasons
-            case job.KeepProof(first=first, second=second):
-                node.proofs.append((first, second))
+            case job.KeepProof(proof=proof):
+                node.proofs.append((proof.first, proof.second))
             case job.RecordLate(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
             case job.KeepCertificate(sealed=sealed, sender=sender):
@@ -375,6 +376,8 @@ class World:
                 return job.SealReceived(now_ms=now, sealed=signed)
             case SealConfirmed():
                 return job.ConfirmationReceived(now_ms=now, confirmation=signed)
+            case FraudProof():
+                return job.ProofHeard(now_ms=now, proof=signed.message, heard_from=signed.signer)
             case HoldBatch():
                 return job.HoldReceived(now_ms=now, hold=signed)
             case BatchHeld():

@@ -1,0 +1,37 @@
+"""Proofs against agents, found or heard: kept, told to the network, and the agent is given no more work."""
+
+import attrs
+
+from protocols.coordination.workspace import Workspace
+from protocols.job import KeepProof, Lease, ProofHeard, Publish, ReportPeer
+from protocols.messages import Evidence, FraudProof, IdentityKey, Signed
+from protocols.proofs import proof_of
+
+
+def found(work: Workspace, first: Signed[Evidence], second: Signed[Evidence]) -> None:
+    """Keep a contradiction that this node met with, and tell everybody."""
+    proof = proof_of(first, second)
+    _keep(work, proof, None)
+    work.utter(Publish(message=proof))
+
+
+def on_proof(work: Workspace, stimulus: ProofHeard) -> None:
+    """A proof from another node is as good as one found here: it stands for itself."""
+    if stimulus.heard_from != work.rules.self_key:
+        _keep(work, stimulus.proof, stimulus.heard_from)
+    _dismiss(work, stimulus.proof.first.signer)
+
+
+def _keep(work: Workspace, proof: FraudProof, heard_from: IdentityKey | None) -> None:
+    said = proof.first.message
+    work.utter(
+        KeepProof(proof=proof, heard_from=heard_from),
+        ReportPeer(peer=proof.first.signer, role=said.role, outcome="equivocated", batch_id=said.batch_id),
+    )
+
+
+def _dismiss(work: Workspace, culprit: IdentityKey) -> None:
+    """No further batch goes out under a lease that it has a part in: the next auction leaves it out."""
+    for lease in work.every(Lease):
+        if lease.grant is not None and any(award.agent == culprit for award in lease.grant.awards):
+            work.put(attrs.evolve(lease, grant=None))

@@ -1,0 +1,3 @@
+
+-- who told this node of a proof; NULL where it found it itself
+ALTER TABLE equivocations ADD COLUMN heard_from BYTEA;
