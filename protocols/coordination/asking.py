@@ -106,7 +106,7 @@ def ask_further(work: Workspace, batch: Batch) -> bool:
     refused = frozenset(key for key, _ in batch.refusals)
     if any(is_hopeless(ballot, refused) for ballot in ballots):
         return False
-    batch = attrs.evolve(batch, awards=awards, ballots=ballots)
+    batch = _out_of_the_shadow(attrs.evolve(batch, awards=awards, ballots=ballots), called)
     await_answers(work, batch)
     send_orders(work, batch, tuple(award.agent for award in called))
     return True
@@ -166,4 +166,14 @@ def _with_substitute(batch: Batch, silent: IdentityKey, award: Award) -> Batch:
         for ballot in batch.ballots
     )
     awards = tuple(award if kept.agent == silent else kept for kept in batch.awards)
-    return attrs.evolve(batch, awards=awards, ballots=ballots)
+    return _out_of_the_shadow(attrs.evolve(batch, awards=awards, ballots=ballots), (award,))
+
+
+def _out_of_the_shadow(batch: Batch, called: tuple[Award, ...]) -> Batch:
+    """Who is called up counts from here on, what it said before too when it says it again."""
+    agents = {award.agent for award in called}
+    return attrs.evolve(
+        batch,
+        shadows=tuple(award for award in batch.shadows if award.agent not in agents),
+        shadow_votes=tuple(vote for vote in batch.shadow_votes if vote.signer not in agents),
+    )

@@ -6,10 +6,11 @@ role, the batches wait and the auction is held again.
 """
 
 import hashlib
+import itertools
 
 import attrs
 
-from protocols.award import chosen, judge
+from protocols.award import SHADOWS_MAX, chosen, judge
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     WORK_ROLES,
@@ -36,6 +37,7 @@ from protocols.job import (
 from protocols.levels import LevelRule, is_enough, rule_for
 from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import Announcement, Award, Bid, IdentityKey, Level, Role
+from protocols.reputation import NEWCOMER
 
 LEASE_MS_MAX = 3_600_000
 GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for again later
@@ -121,6 +123,7 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
         awards=tuple(kept for kept, _ in kept_awards),
         operators=tuple(operator for _, operator in kept_awards),
         reserves=tuple(each for each in grant.reserves if each is not reserve),
+        shadows=tuple(each for each in grant.shadows if each.agent != reserve.agent),
     )
     work.put(attrs.evolve(lease, grant=grant))
     work.utter(Send(to=called.agent, message=called))
@@ -309,7 +312,7 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
     shadows = _awards(
         work,
         auction.announcement_id,
-        {role: _newcomers(judged[role], holders) for role in (Role.NORMALIZE, Role.VALIDATE)},
+        {role: _newcomers(auction, judged[role], holders) for role in (Role.NORMALIZE, Role.VALIDATE)},
     )
     work.utter(*(Send(to=award.agent, message=award) for award in (*awards, *shadows)))
     operators = {seen.bid.signer: seen.bid.message.operator for seen in auction.bids}
@@ -336,9 +339,22 @@ def _judge(work: Workspace, lease: Lease, auction: Auction, rule: LevelRule, rol
     )
 
 
-def _newcomers(judged: tuple[Judged, ...], holders: dict[Role, tuple[IdentityKey, ...]]) -> tuple[IdentityKey, ...]:
+def _newcomers(
+    auction: Auction, judged: tuple[Judged, ...], holders: dict[Role, tuple[IdentityKey, ...]]
+) -> tuple[IdentityKey, ...]:
+    """Who does the work to be judged by it: those on probation; else a reserve of whom nothing is known yet.
+
+    Without that an agent that is never chosen stays a stranger for good, and may be called up as one.
+    """
     busy = {agent for agents in holders.values() for agent in agents}
-    return tuple(agent for agent in chosen(judged, Choice.SHADOW) if agent not in busy)
+    known = {seen.bid.signer: seen for seen in auction.bids}
+    unknown = (
+        each.bidder
+        for each in judged
+        if each.choice is Choice.RESERVE and known[each.bidder].reputation_in(each.role) == NEWCOMER
+    )
+    on_probation = chosen(judged, Choice.SHADOW) or tuple(itertools.islice(unknown, SHADOWS_MAX))
+    return tuple(agent for agent in on_probation if agent not in busy)
 
 
 def _reserves(

@@ -293,7 +293,7 @@ class Suite:
         report, moments = self.report, set()
         for client in clients:
             seen: Counter[tuple[str, str]] = Counter()
-            wrong = 0
+            wrong, dead = 0, set[str]()
             for number, event in enumerate(events_of(client.node)):
                 key = event["sourceId"], event["externalId"]
                 seen[key] += 1
@@ -301,6 +301,8 @@ class Suite:
                 wrong += (event["status"], event["normalizedData"]) != (known.status, known.data)
                 report.certified += event["status"] == "certified"
                 report.invalid += event["status"] == "invalid"
+                if event["status"] == "dead":
+                    dead.add(event["batchId"])
                 if event["certifiedAt"]:
                     certified = datetime.fromisoformat(event["certifiedAt"]).timestamp()
                     moments.add(certified)
@@ -309,6 +311,9 @@ class Suite:
                 if number % (1 + len(client.acknowledged) // SAMPLED) == 0:
                     self.check_certificate(client.node, event["eventId"])
             name = f"node {client.node.index + 1}"
+            for batch_id in sorted(dead):
+                reasons = get(client.node, f"/overlay/batches/{batch_id}")["reasons"]
+                report.problems.append(f"{name}: {batch_id} is dead: {'; '.join(reasons)}")
             missing, twice = len(client.acknowledged - set(seen)), sum(count > 1 for count in seen.values())
             for count, what in ((missing, "missing"), (twice, "twice"), (wrong, "with other content or verdict")):
                 report.problems += [f"{name}: {count} acknowledged events {what}"] if count else []
@@ -381,9 +386,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180, help="of load and faults (default 180)")
     parser.add_argument("--rate", type=float, default=2_000, help="events a second in all (default 2000)")
     parser.add_argument("--seed", type=int, default=1, help="what happens when (default 1)")
+    parser.add_argument("--dir", type=Path, help="where keys, databases and logs go, and stay")
     chosen = parser.parse_args()
     with TemporaryDirectory(prefix="overlay-faults-") as name:
-        directory = Path(name)
+        directory = chosen.dir or Path(name)
+        directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o755)
         report = run(directory, seconds=chosen.seconds, rate=chosen.rate, seed=chosen.seed)
     print(report.text())
