@@ -26,6 +26,7 @@ from node.caches import BytesCache
 from node.callers import Access, CallerRole, TrustedCertifier
 from node.certificate_log import CertificateLog
 from node.config import RestartPolicy, Settings
+from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver, clock_ms
@@ -278,6 +279,7 @@ class Node:
             lease_ms=settings.overlay_lease_ms,
             lease_batches=settings.overlay_lease_batches,
             resend_ms=settings.overlay_resend_ms,
+            attempts_max=settings.overlay_attempts_max,
             replicas=settings.overlay_replicas,
             adopt_ms=settings.overlay_adopt_ms,
             attempt_ms=settings.event_processing_timeout_ms,
@@ -418,6 +420,12 @@ class Node:
             database=self._database,
             network_view=view,
             market=market,
+            dead_letters=DeadLetters(
+                network=self._network,
+                database=self._database,
+                tell=self.driver.tell,
+                unsettle=self.ingest.unsettle,
+            ),
             readiness=self._readiness,
             freshness=self.sync.freshness,
             metrics=self.metrics.text,

@@ -161,6 +161,9 @@ class Settings(BaseModel):
         600_000,
         "How long a batch held for another node is left to it before it is asked and taken over, ms",
     )
+    overlay_attempts_max: int = _number(
+        5, 1, 16, "Attempts at a batch before it is dead; waiting for enough agents is none"
+    )
     overlay_certificates_max: int = _number(
         1_000_000, 1_000, 1_000_000_000, "Certificates of other nodes' batches kept, the latest"
     )

@@ -73,9 +73,9 @@ class Rules:
     lease_batches: int = 1_000
     resend_ms: int = 2_000
     attempt_ms: int = 30_000
-    attempts_max: int = 3
+    attempts_max: int = 5
     backoff_ms: int = 500
-    backoff_max_ms: int = 15_000
+    backoff_max_ms: int = 30_000
     confirm_ms: int = 2_000
     patience_ms_min: int = 250
     task_ttl_ms: int = 120_000
@@ -470,6 +470,15 @@ class BatchCommitted(Stimulus):
     stateful: bool
     holders: tuple[IdentityKey, ...] = ()
     recovered: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class BatchReplayed(Stimulus):
+    """An operator put a dead batch back among those that wait."""
+
+    manifest: Signed[Manifest]
+    stateful: bool
+    holders: tuple[IdentityKey, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -226,7 +226,8 @@ def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) 
     Returns its number of events; 0 if it had an end, or is another node's.
     """
     row = connection.execute(
-        """UPDATE batches SET state = 'dead', reasons = %s, attempts = %s, materialised = true
+        """UPDATE batches SET state = 'dead', reasons = %s, attempts = %s, materialised = true,
+                  dead_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
            WHERE batch_id = %s AND state = 'pending'
            RETURNING events, coordinator IS NULL""",
         (list(reasons), len(reasons), batch_id),

@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 
 from node.api import (
     authentication,
+    dead_letters,
     docs,
     events,
     health,
@@ -47,7 +48,7 @@ def create_app(services: Services) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False
-    for module in (ingest, events, stream, sources, objects, overlay, network, market, health, docs):
+    for module in (ingest, events, stream, sources, objects, overlay, network, market, dead_letters, health, docs):
         app.register_blueprint(module.routes(services))
     problems.register(app)
 

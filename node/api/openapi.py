@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
-from node.api.openapi_overlay import SECURITY_SCHEMES, identity_paths, market_paths, overlay_paths
+from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
 from node.api.schemas import EVENT, LEVEL, SCHEMAS, Schema, array, integer, record, ref, text
 
 VERSION: Final = "3.1.0"
@@ -367,6 +367,7 @@ def document() -> dict[str, Any]:
             **overlay_paths(),
             **identity_paths(),
             **market_paths(),
+            **dead_letter_paths(),
             **_node_paths(),
         },
         "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],

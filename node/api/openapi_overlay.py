@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
-from node.api.schemas import Schema, array, integer, record, text
+from node.api.schemas import Schema, array, integer, nullable, record, text
 
 LIMIT: Final = in_query("limit", integer(minimum=1, maximum=1000), "Page size; default 100.")
 EXAMPLE_TEMPLATE: Final = {
@@ -146,6 +146,57 @@ def overlay_paths() -> dict[str, Any]:
             )
         },
         **_documentation_paths(),
+    }
+
+
+def dead_letter_paths() -> dict[str, Any]:
+    anything: Schema = {"type": "object"}
+    one = [in_path("batchId")]
+    replayed = record({"replayed": array(text("A batch id."))})
+    return {
+        "/overlay/dead-letters": {
+            "get": operation(
+                "listDeadLetters",
+                "batches",
+                "Batches that ran out of attempts, the latest first",
+                {
+                    "200": json_answer(
+                        "A page.", record({"deadLetters": array(anything), "nextBefore": nullable(text())})
+                    ),
+                    **problem_answers("invalid-parameter"),
+                },
+                parameters=[LIMIT, in_query("before", text(), "What the page before named as nextBefore.")],
+            )
+        },
+        "/overlay/dead-letters/{batchId}": {
+            "get": operation(
+                "getDeadLetter",
+                "batches",
+                "Why a batch is dead, attempt by attempt, and its earlier lives",
+                {"200": json_answer("The batch.", anything), **problem_answers("unknown-dead-letter")},
+                parameters=one,
+            )
+        },
+        "/overlay/dead-letters/{batchId}/replay": {
+            "post": operation(
+                "replayDeadLetter",
+                "batches",
+                "Have a dead batch tried again, with all its attempts",
+                {
+                    "202": json_answer("It waits again.", replayed),
+                    **problem_answers("unknown-dead-letter", "not-dead"),
+                },
+                parameters=one,
+            )
+        },
+        "/overlay/dead-letters/replay": {
+            "post": operation(
+                "replayDeadLetters",
+                "batches",
+                "Have the latest 1,000 dead batches tried again",
+                {"202": json_answer("They wait again.", replayed)},
+            )
+        },
     }
 
 

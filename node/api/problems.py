@@ -46,6 +46,8 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "unknown-agent": (404, "No such agent", "GET /overlay/agents lists those there are."),
     "unknown-job": (404, "No such job", "GET /overlay/jobs lists the latest."),
     "unknown-template": (404, "No such template", "GET /overlay/job-templates lists those in use."),
+    "unknown-dead-letter": (404, "No such dead batch", "GET /overlay/dead-letters lists those there are."),
+    "not-dead": (409, "The batch is not dead", "GET /overlay/batches/{batchId} says where it stands."),
     "not-found": (404, "Nothing is at this address", "See /docs for what there is."),
     "method-not-allowed": (405, "The method does not apply here", "See the Allow header."),
     "request-timeout": (408, "The body did not arrive in time", "Send it again, in smaller requests."),

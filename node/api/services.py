@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import attrs
 
 from node.callers import Access
+from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.ingest import Ingest
 from node.market import Market
@@ -70,6 +71,7 @@ class Services:
     database: Database
     network_view: NetworkView
     market: Market
+    dead_letters: DeadLetters
     readiness: Callable[[], Awaitable[Sequence[Check]]]
     freshness: Callable[[], Freshness]
     metrics: Callable[[], str]

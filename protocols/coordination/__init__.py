@@ -95,8 +95,8 @@ def recover(stored: Iterable[Entity], pending: Collection[str]) -> tuple[Entity,
     """
     kept: list[Entity] = []
     for entity in stored:
-        if isinstance(entity, Batch) and entity.batch_id not in pending and entity.stage is not Stage.DEAD:
-            continue
+        if isinstance(entity, Batch) and (entity.batch_id in pending) == (entity.stage is Stage.DEAD):
+            continue  # it ended; or it was dead, and is to be tried again
         if isinstance(entity, Chain):
             running = entity.running if entity.running in pending else ""
             queue = tuple(batch_id for batch_id in entity.queue if batch_id in pending)
@@ -144,6 +144,7 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     job.SealReceived: adoption.on_sealed,
     job.CertificateKept: tasks.on_certificate_kept,
     job.ConfirmationReceived: batches.on_confirmation,
+    job.BatchReplayed: batches.on_replayed,
     job.ProofHeard: proving.on_proof,
     job.HoldReceived: adoption.on_hold,
     job.ReplicaKept: adoption.on_kept,

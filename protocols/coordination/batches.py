@@ -4,12 +4,14 @@ import hashlib
 
 import attrs
 
+from protocols.certificate import rfc3339
 from protocols.coordination import asking, holding, leases, proving
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     Ballot,
     Batch,
     BatchCommitted,
+    BatchReplayed,
     BatchWritten,
     Bury,
     CertificationReceived,
@@ -64,11 +66,33 @@ def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
     if known is not None:
         holding.offer(work, known)  # told again: whoever waits for holders still has none
         return
-    if stimulus.stateful:
+    _enter(work, batch)
+
+
+def _enter(work: Workspace, batch: Batch) -> None:
+    if batch.stateful:
         _enchain(work, batch)
     else:
         lease_or_wait(work, batch)
     holding.offer(work, batch)
+
+
+def on_replayed(work: Workspace, stimulus: BatchReplayed) -> None:
+    """Start a dead batch afresh.
+
+    One that was agreed upon goes on from the context it had: the batches after it started from what it leaves behind.
+    Any other takes its place at the end of its source, where the context is now.
+    """
+    batch = Batch(
+        manifest=stimulus.manifest, stage=Stage.CHAINED, stateful=stimulus.stateful, holders=stimulus.holders
+    )
+    dead = work.find(Batch, batch.entity_id)
+    if dead is None:
+        _enter(work, batch)
+    elif dead.stage is Stage.DEAD and dead.statement is not None:
+        lease_or_wait(work, attrs.evolve(batch, context=dead.context))
+    elif dead.stage is Stage.DEAD:
+        _enter(work, batch)
 
 
 def _enchain(work: Workspace, batch: Batch) -> None:
@@ -509,7 +533,7 @@ def _fail_attempt(work: Workspace, batch: Batch, reason: str) -> None:
     said = batch.manifest.message
     leases.revoke(work, said.level, said.quorum, batch.lease_id)
     attempt = batch.attempt + 1
-    reasons = (*batch.reasons, f"attempt {attempt}: {reason}")[-REASONS_MAX:]
+    reasons = (*batch.reasons, f"attempt {attempt}, {rfc3339(work.now_ms)}: {reason}")[-REASONS_MAX:]
     was_agreed = batch.stage is Stage.CERTIFYING
     batch = attrs.evolve(batch, attempt=attempt, reasons=reasons, stage=Stage.BACKOFF)
     if attempt >= work.rules.attempts_at(said.level):

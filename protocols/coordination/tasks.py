@@ -47,11 +47,7 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
         return  # nobody orders work under another's name without its word
     task = work.find(Task, task_entity_id(manifest.batch_id))
     if task is not None and task.order.message.context == said.context:
-        if task.order.signer != order.signer:  # whoever asked last is answered
-            task = attrs.evolve(task, order=order)
-            work.put(task)
-        if task.stage is not TaskStage.RUNNING:
-            _report(work, task)
+        _again(work, task, order)
         return
     if task is not None and task.stage in (TaskStage.SIGNING, TaskStage.CERTIFIED):
         return  # what was signed under one context is not done again under another
@@ -68,6 +64,25 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
     work.put(task)
     work.alarm(task.entity_id, task.expires_ms)
     work.utter(RunRole(order=order, roles=task.roles))
+
+
+def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
+    """The same work is asked for once more: by another node, or for roles that were not awarded before."""
+    award = order.message.award
+    wider = set(award.roles) - set(task.roles)
+    if wider and leases.hold(work, order.signer, award) is not None:
+        task = attrs.evolve(task, roles=tuple(sorted({*task.roles, *award.roles})))
+    if task.order.signer != order.signer or wider:
+        task = attrs.evolve(task, order=order)  # whoever asked last is answered
+        work.put(task)
+    if task.stage is TaskStage.RUNNING:
+        return
+    given = {each.message.role for each in task.evidence}
+    if task.stage is TaskStage.REPORTED and not {Role.NORMALIZE, Role.VALIDATE} & set(task.roles) <= given:
+        work.put(attrs.evolve(task, stage=TaskStage.RUNNING))
+        work.utter(RunRole(order=order, roles=task.roles))
+        return
+    _report(work, task)
 
 
 def _may_order(order: Signed[WorkOrder]) -> bool:

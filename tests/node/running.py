@@ -19,6 +19,7 @@ from node.caches import BytesCache
 from node.callers import Access
 from node.compute import pack_outputs
 from node.config import ReadGroup
+from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.driver import Driver, clock_ms
 from node.executor import Sealed
@@ -37,7 +38,7 @@ from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id
 from protocols.envelope import sign
-from protocols.job import BatchCommitted, Effect, Entity, EntityId, Rules, Stimulus, Transition
+from protocols.job import BatchCommitted, BatchReplayed, Effect, Entity, EntityId, Rules, Stimulus, Transition
 from protocols.messages import (
     Certification,
     Evidence,
@@ -88,11 +89,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.told: list[BatchCommitted] = []
+        self.replayed: list[BatchReplayed] = []
         self.open = trio.Event()
         self.open.set()
 
     async def tell(self, stimulus: Stimulus) -> None:
         await self.open.wait()
+        if isinstance(stimulus, BatchReplayed):
+            self.replayed.append(stimulus)
+            return
         assert isinstance(stimulus, BatchCommitted)
         self.told.append(stimulus)
 
@@ -330,6 +335,9 @@ async def running(
             database=database,
             network_view=View(),
             market=market,
+            dead_letters=DeadLetters(
+                network=NETWORK, database=database, tell=recorder.tell, unsettle=ingest.unsettle
+            ),
             readiness=ready,
             freshness=lambda: Freshness(synced=True, as_of_ms=clock_ms(), peers=1, connected=1, alone=False),
             metrics=lambda: "# HELP x y\n",

@@ -430,3 +430,70 @@ def test_contradictions_are_settled_by_further_agents_and_a_greater_majority() -
     assert world.batch.stage is Stage.CERTIFYING
     votes = {vote.signer for ballot in world.batch.ballots for vote in ballot.votes}
     assert {second, third} <= votes, "what the dissenters said is kept"
+
+
+# --- dead batches, and roles awarded later ------------------------------------------------------------------
+
+
+def dead_world(*, stateful: bool = False) -> World:
+    world = World()
+    leased(world, stateful=stateful)
+    while world.batch.stage is not Stage.DEAD:
+        batch = world.batch
+        if batch.stage is Stage.LEASING:
+            leased(world, stateful=stateful)
+        late_ms = max(batch.alarm_ms, batch.attempt_ends_ms)
+        world.step(job.AlarmRang(now_ms=late_ms, entity_id=batch.entity_id))
+        if world.batch.stage is Stage.LEASING:
+            lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+            assert isinstance(lease, Lease)
+            assert lease.auction is not None
+            for agent in range(3):
+                offer = attrs.evolve(bid(agent).message, announcement_id=lease.auction.announcement_id)
+                told = attrs.evolve(bid(agent), message=offer)
+                world.step(job.BidReceived(now_ms=late_ms + 1, bid=told))
+            world.step(job.AlarmRang(now_ms=lease.auction.closes_ms, entity_id=lease.entity_id))
+    return world
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_dead_batch_that_is_replayed_starts_afresh(stateful: bool) -> None:
+    world = dead_world(stateful=stateful)
+    assert len(world.batch.reasons) == RULES.attempts_max
+    told = job.BatchReplayed(now_ms=NOW + 10**7, manifest=BATCH.manifest, stateful=stateful)
+    world.step(told)
+    assert world.batch.stage is Stage.LEASING
+    assert (world.batch.attempt, world.batch.reasons) == (0, ())
+    assert world.step(told) == (), "twice is once"
+
+
+def test_a_replay_survives_a_crash_before_it_was_heard() -> None:
+    world = dead_world()
+    (kept,) = [each for each in recover([world.batch], frozenset()) if isinstance(each, Batch)]
+    assert kept.stage is Stage.DEAD
+    assert recover([world.batch], frozenset({SAID.batch_id})) == (), "told again as a batch that waits"
+
+
+def test_a_role_awarded_later_is_held_by_the_same_task() -> None:
+    """An agent that shadowed a batch and is then called up for it certifies it too."""
+    coordinator = AGENTS[0].identity
+    agent = World(attrs.evolve(RULES, self_key=AGENTS[1].identity))
+    award = Award(
+        network=NETWORK,
+        lease_id="lease_shadow",
+        announcement_id="job_x",
+        agent=AGENTS[1].identity,
+        roles=(Role.NORMALIZE, Role.VALIDATE),
+        batches=1,
+        expires_ms=NOW + 60_000,
+    )
+
+    def order(given: Award) -> job.WorkReceived:
+        said = WorkOrder(network=NETWORK, award=given, manifest=BATCH.manifest, context=b"{}", attempt=0)
+        return job.WorkReceived(now_ms=NOW, order=Signed(message=said, signer=coordinator, signature=b""))
+
+    agent.step(order(award))
+    agent.step(order(attrs.evolve(award, lease_id="lease_called", roles=WORK)))
+    task = agent.entities[job.task_entity_id(SAID.batch_id)]
+    assert isinstance(task, Task)
+    assert task.roles == WORK
