@@ -125,8 +125,12 @@ class Node:
 class World:
     """A network of nodes as a function of its seed."""
 
-    def __init__(self, seed: int, *, nodes: int, faults: Faults, level: Level = Level.ENHANCED) -> None:
+    def __init__(
+        self, seed: int, *, nodes: int, faults: Faults, level: Level = Level.ENHANCED, subscribed: bool = False
+    ) -> None:
+        """``subscribed``: every node follows the topics of every batch."""
         self.random = Random(seed)
+        self.subscribed = subscribed
         self.faults = faults
         self.level = level
         self.now_ms = 1_000_000
@@ -464,7 +468,8 @@ class World:
                 node.dissent += effect.dissent
                 sealed = BatchSealed(network=NETWORK, certificate=effect.certificate, context=effect.context_out)
                 node.ends.setdefault(batch_id, sealed)
-                self.tell(node, lambda now: job.BatchWritten(now_ms=now, batch_id=batch_id))
+                others = tuple(key for key in self.nodes if key != node.key) if self.subscribed else ()
+                self.tell(node, lambda now: job.BatchWritten(now_ms=now, batch_id=batch_id, subscribers=others))
 
         self.at(self.random.randint(1, 10), write)
 
@@ -476,6 +481,12 @@ class World:
             action()
             if not self.stormy and self._is_over():
                 return
+
+    def run_for(self, duration_ms: int) -> None:
+        """Run to a time, whatever is still to come."""
+        while self._heap and self._heap[0][0] < self.started_ms + duration_ms:
+            self.now_ms, _, action = heapq.heappop(self._heap)
+            action()
 
     def _is_over(self) -> bool:
         return all(
