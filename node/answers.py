@@ -27,6 +27,7 @@ class IngestAnswer:
         source_verified: Whether the caller proved to be the source's registered identity.
         identity_score: The trust the operator put in the source, 0 to 100.
         latency_ms: From the first byte read to the commit.
+        shortfall: What keeps the level from being reached now; empty if nothing does.
         holders: By batch id, the peers that hold it too, where the request had it replicated.
     """
 
@@ -41,6 +42,7 @@ class IngestAnswer:
     source_verified: bool
     identity_score: int
     latency_ms: int
+    shortfall: str = ""
     holders: Mapping[str, tuple[IdentityKey, ...]] = attrs.field(factory=dict)
 
     @property
@@ -89,6 +91,8 @@ def render(answer: IngestAnswer, *, minimal: bool) -> bytes:
             "sourceVerified": answer.source_verified,
             "identityScore": answer.identity_score,
             "processingLatency": answer.latency_ms,
+            "levelReachable": not answer.shortfall,
+            "levelShortfall": answer.shortfall or None,
         }
     document["counts"] = answer.counts
     document["rejected"] = [rejection.index for rejection in answer.rejections]

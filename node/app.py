@@ -64,6 +64,7 @@ from protocols.envelope import sign, to_frame
 from protocols.errors import WorldFault
 from protocols.job import WORK_ROLES, Batch, Effect, Lease, Rules, Stage, Strategy
 from protocols.keys import PrivateKey
+from protocols.levels import shortfall
 from protocols.messages import Advertisement, BatchSealed, IdentityKey, Level, Role, Signed
 from storage import meta, outputs
 from storage import peers as stored_peers
@@ -219,6 +220,7 @@ class Node:
             tell=self.driver.tell,
             replications=self.replications,
             holders=self._holders,
+            shortfall=self._shortfall,
             on_answer=self._on_answer,
         )
 
@@ -303,6 +305,27 @@ class Node:
         connected = {peer.identity for peer in self._transport.peers() if peer.connected}
         able = connected.intersection(self._discovery.able(WORK_ROLES) if self._discovery is not None else ())
         return choose_holders(self._keyring.identity, able, self._settings.overlay_replicas + 1)
+
+    def _shortfall(self, level: Level, quorum: int) -> str:
+        if self._discovery is None:
+            return ""
+        least = {role: self.driver.rules.template(role, level) for role in WORK_ROLES}
+        entries = self._discovery.directory.entries
+        return shortfall(
+            level,
+            quorum,
+            [
+                said.operator
+                for identity in self._discovery.able(WORK_ROLES)
+                for said in [entries[identity].advertisement.message]
+                for known in [self.standings.by_role(identity)]
+                if all(
+                    known[role] >= template.reputation_min
+                    and (not template.regions or said.region in template.regions)
+                    for role, template in least.items()
+                )
+            ],
+        )
 
     def _subscribers(self, topics: tuple[str, ...]) -> tuple[IdentityKey, ...]:
         return () if self._discovery is None else self._discovery.subscribers(topics)

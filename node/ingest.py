@@ -24,7 +24,7 @@ from node.replication import Replications
 from protocols.errors import ClientFault, WorldFault
 from protocols.job import BatchCommitted, Stimulus
 from protocols.limits import EVENT_BYTES_MAX
-from protocols.messages import IdentityKey
+from protocols.messages import IdentityKey, Level
 from storage.database import Database
 
 log = structlog.get_logger(__name__)
@@ -89,10 +89,12 @@ class Ingest:
         tell: Callable[[Stimulus], Awaitable[None]],
         replications: Replications,
         holders: Callable[[], tuple[IdentityKey, ...]],
+        shortfall: Callable[[Level, int], str],
         on_answer: Callable[[IngestAnswer, float], None] = lambda answer, seconds: None,
     ) -> None:
         """Args:
         holders: Peers that could hold a batch now.
+        shortfall: What keeps the network from a level and quorum now; empty if nothing does.
         on_answer: Hears of every request that is committed, with the seconds since its first byte.
         """
         self._network = network
@@ -104,6 +106,7 @@ class Ingest:
         self._tell = tell
         self._replications = replications
         self._holders = holders
+        self._shortfall = shortfall
         self._on_answer = on_answer
         self._bytes = 0
         self._unsettled = 0
@@ -217,7 +220,8 @@ class Ingest:
         await self._hand_over(committed)
         for pending, decision in zip(group, committed.decisions, strict=True):
             if isinstance(decision, Decision):
-                answer = _answer(pending, decision, committed)
+                shortfall = self._shortfall(decision.terms.level, decision.terms.quorum)
+                answer = _answer(pending, decision, committed, shortfall)
                 pending.finish(answer)
                 self._on_answer(answer, trio.current_time() - pending.started_s)
             else:
@@ -235,7 +239,7 @@ class Ingest:
             await self._tell(stimulus)
 
 
-def _answer(pending: Pending, decision: Decision, committed: Committed) -> IngestAnswer:
+def _answer(pending: Pending, decision: Decision, committed: Committed, shortfall: str) -> IngestAnswer:
     return IngestAnswer(
         ingestion_id=pending.ingestion_id,
         admitted=pending.admitted,
@@ -248,6 +252,7 @@ def _answer(pending: Pending, decision: Decision, committed: Committed) -> Inges
         source_verified=decision.source_verified,
         identity_score=decision.identity_score,
         latency_ms=round((trio.current_time() - pending.started_s) * 1000),
+        shortfall=shortfall,
     )
 
 

@@ -1,5 +1,7 @@
 """Certification levels: how many agents each wants, how many must agree, and whose."""
 
+from collections.abc import Sequence
+
 import attrs
 
 from protocols.messages import Level
@@ -47,3 +49,18 @@ def quorum_of(level: Level, least: int, executors: int) -> int:
     """The smallest quorum, ``least`` or more, of which two among so many executors must share one."""
     needed = 2 * executors // 3 + 1 if level is Level.CRITICAL else executors // 2 + 1
     return max(least, needed)
+
+
+def shortfall(level: Level, quorum: int, operators: Sequence[str]) -> str:
+    """What keeps these agents from reaching a level; empty if nothing does.
+
+    Args:
+        operators: Of the agents that could do the whole work, one entry for each agent.
+    """
+    base = LEVELS[level]
+    least = next(count for count in range(quorum, 2 * quorum + base.executors) if is_enough(level, quorum, count))
+    known = len({operator for operator in operators if operator}) if base.distinct_operators else len(operators)
+    if known >= least:
+        return ""
+    whose = " of distinct operators" if base.distinct_operators else ""
+    return f"level {level.word} wants {least} agents{whose} where {quorum} must agree, {known} are known"

@@ -164,6 +164,8 @@ INGEST_ANSWER: Final = record(
                 },
                 "identityScore": integer("The operator's trust in the source.", minimum=0, maximum=100),
                 "processingLatency": integer("Milliseconds from the first byte to the commit."),
+                "levelReachable": {"type": "boolean", "description": "False: the events wait for agents to come."},
+                "levelShortfall": nullable(text("What keeps the network from the level now.")),
             }
         ),
         "counts": record(

@@ -39,6 +39,7 @@ from protocols.advertisement import check_token
 from protocols.certificate import agent_id
 from protocols.envelope import sign
 from protocols.job import BatchCommitted, BatchReplayed, Effect, Entity, EntityId, Rules, Stimulus, Transition
+from protocols.levels import shortfall
 from protocols.messages import (
     Certification,
     Evidence,
@@ -297,6 +298,7 @@ async def running(
             payloads=BytesCache[str, bytes](1024 * 1024),
             replications=Replications(),
             holders=tuple,
+            shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
             tell=recorder.tell,
         )
 

@@ -77,6 +77,10 @@ async def test_an_accepted_event_is_answered_as_the_specification_says(node: Run
     assert answer["overlayMetadata"]["sourceVerified"] is False
     assert answer["overlayMetadata"]["identityScore"] == 85
     assert 0 <= answer["overlayMetadata"]["processingLatency"] < 10_000
+    assert answer["overlayMetadata"]["levelReachable"] is False
+    assert answer["overlayMetadata"]["levelShortfall"] == (
+        "level critical wants 4 agents of distinct operators where 3 must agree, 2 are known"
+    )
     assert answer["counts"] == {"accepted": 1, "duplicates": 0, "rejected": 0, "versions": 0}
     share = {"batchId": manifest.batch_id, "count": 1, "durability": "local", "holders": []}
     assert answer["batches"] == [share]
@@ -449,3 +453,8 @@ async def test_a_slow_body_times_out(postgres_url: str) -> None:
         )
         is_problem(response, 408, "request-timeout")
         assert node.ingest.bytes_in_flight == 0
+
+
+async def test_a_level_within_reach_is_said_to_be(node: Running) -> None:
+    said = (await node.post(reading())).json()["overlayMetadata"]
+    assert (said["levelReachable"], said["levelShortfall"]) == (True, None)
