@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 BUDGET_PER_S: Final = 100.0  # messages a neighbour may pass on, over time
 BUDGET_BURST: Final = 400.0
 NEIGHBOURS_MAX: Final = 1_024  # remembered; past it the quietest is forgotten
+OUTBOX_MAX: Final = 256
+PUBLISH_S: Final = 20.0  # beyond the library's own patience with a neighbour
 INBOX_MAX: Final = 1_024
 DEGREE: Final = 6
 DEGREE_LOW: Final = 4
@@ -133,6 +135,7 @@ class GossipPort:
         self._self = host.get_id().to_bytes()
         self._network = network
         self._send, self.inbox = trio.open_memory_channel[Gossip](INBOX_MAX)
+        self._out, self._waiting = trio.open_memory_channel[tuple[str, bytes]](OUTBOX_MAX)
         self._dropped = 0
 
     def topic(self, name: str) -> str:
@@ -156,12 +159,24 @@ class GossipPort:
                 self._count_dropped()
 
     async def publish(self, name: str, data: bytes) -> None:
-        """Sign and gossip."""
+        """Have a task of its own sign and gossip it: a neighbour that takes nothing holds up gossip alone."""
         if len(data) > GOSSIP_BYTES_MAX:
             raise FrameTooLargeError(
                 f"a message of {len(data)} bytes to gossip", bytes=len(data), bytes_max=GOSSIP_BYTES_MAX
             )
-        await self.pubsub.publish(self.topic(name), data)
+        try:
+            self._out.send_nowait((self.topic(name), data))
+        except trio.WouldBlock:
+            self._count_dropped()
+        await trio.lowlevel.checkpoint()
+
+    async def run_publisher(self) -> None:
+        """Gossip what was handed in, one after the other, until cancelled."""
+        async for topic, data in self._waiting:
+            with trio.move_on_after(PUBLISH_S) as waited:
+                await self.pubsub.publish(topic, data)
+            if waited.cancelled_caught:
+                log.warning("gossip.held_up", topic=topic, seconds=PUBLISH_S)
 
     def _count_dropped(self) -> None:
         self._dropped += 1

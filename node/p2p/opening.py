@@ -104,6 +104,7 @@ def _addresses(host: Host) -> tuple[str, ...]:
 async def _join(config: TransportConfig, network: PeerNetwork, gossip: GossipPort, nursery: trio.Nursery) -> None:
     for topic in config.topics:
         nursery.start_soon(gossip.run, topic, await gossip.join(topic))
+    nursery.start_soon(gossip.run_publisher)
     nursery.start_soon(network.sweep)
     for address in config.bootstrap:
         nursery.start_soon(network.keep_bootstrap, address)
