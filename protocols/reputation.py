@@ -1,8 +1,9 @@
 """Reputation: what a node thinks of an agent in a role, from what it saw itself. Never told to others as truth.
 
 A Beta estimate: successes and failures, weighted, fading with a half-life, over a prior of one each. Lateness
-weighs as much as a success, dissent as several, since an honest agent cannot dissent. An equivocation is proof,
-and fades never.
+weighs as much as a success, but alone brings nobody below ``LATE_SCORE_MIN``: a partition makes all others late at
+once, and a node that then thought too little of everybody to ask anybody would never think better of them. Dissent
+weighs as much as several successes, since an honest agent cannot dissent. An equivocation is proof, and fades never.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ Outcome = Literal["agreed", "dissented", "late", "equivocated"]
 HALF_LIFE_MS: Final = 24 * 3_600_000
 PRIOR: Final = 1.0
 WEIGHTS: Final[Mapping[Outcome, float]] = MappingProxyType({"agreed": 1.0, "late": 1.0, "dissented": 8.0})
+LATE_SCORE_MIN: Final = 45  # above what the built-in templates want, below a newcomer's
 EVIDENCE_MAX: Final = 200.0  # a long good record must not hide a bad hour
 NEWCOMER: Final = 50
 
@@ -42,10 +44,18 @@ class Estimate:
             return attrs.evolve(self.faded(now_ms), equivocated=True)
         now = self.faded(now_ms)
         weight = WEIGHTS[outcome] * count
+        if outcome == "late":
+            weight = min(weight, now.lateness_left)
         good, bad = (weight, 0.0) if outcome == "agreed" else (0.0, weight)
         successes, failures = now.successes + good, now.failures + bad
         surplus = max(1.0, (successes + failures) / EVIDENCE_MAX)
         return attrs.evolve(now, successes=successes / surplus, failures=failures / surplus)
+
+    @property
+    def lateness_left(self) -> float:
+        """How much more failure brings the score to ``LATE_SCORE_MIN``; 0 where it is below that."""
+        successes = self.successes + PRIOR
+        return max(0.0, 100 * successes / LATE_SCORE_MIN - successes - (self.failures + PRIOR))
 
     def score(self, now_ms: int) -> int:
         """0 to 100: the mean of the Beta estimate; 0 for good after an equivocation."""

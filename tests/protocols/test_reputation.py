@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.reputation import EVIDENCE_MAX, HALF_LIFE_MS, NEWCOMER, Estimate, Outcome
+from protocols.reputation import EVIDENCE_MAX, HALF_LIFE_MS, LATE_SCORE_MIN, NEWCOMER, Estimate, Outcome
+from protocols.templates import BUILT_IN
 
 NOW = 1_700_000_000_000
 OUTCOMES: tuple[Outcome, ...] = ("agreed", "dissented", "late")
@@ -32,6 +33,21 @@ def test_agreement_raises_and_the_rest_lowers_dissent_most() -> None:
 def test_a_liar_falls_soon_whatever_it_was_before() -> None:
     estimate = Estimate().after("agreed", NOW, 1_000_000)
     assert estimate.after("dissented", NOW, 30).score(NOW) < NEWCOMER
+
+
+@given(st.integers(0, 1_000), st.integers(1, 1_000))
+def test_lateness_alone_shuts_nobody_out(agreed: int, late: int) -> None:
+    """Whoever is cut off finds everybody late: it must still find everybody good enough to be asked again."""
+    estimate = Estimate().after("agreed", NOW, agreed)
+    for _ in range(late):
+        estimate = estimate.after("late", NOW)
+    assert estimate.score(NOW) >= LATE_SCORE_MIN > max(template.reputation_min for template in BUILT_IN.values())
+    assert estimate.score(NOW) <= max(NEWCOMER, Estimate().after("agreed", NOW, agreed).score(NOW))
+
+
+def test_lateness_redeems_no_liar() -> None:
+    liar = Estimate().after("dissented", NOW, 3)
+    assert liar.after("late", NOW, 100).score(NOW) == liar.score(NOW) < LATE_SCORE_MIN
 
 
 def test_a_record_fades_to_the_middle() -> None:
