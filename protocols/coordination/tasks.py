@@ -51,13 +51,12 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
         return
     if task is not None and task.stage in (TaskStage.SIGNING, TaskStage.CERTIFIED):
         return  # what was signed under one context is not done again under another
-    held = leases.hold(work, order.signer, said.award)
-    if held is None:
+    if leases.hold(work, order.signer, said.award) is None:
         _refuse(work, order.signer, manifest.batch_id, "the award is over, or not one for this node")
         return
     task = Task(
         order=order,
-        roles=held.award.roles,
+        roles=said.award.roles,  # one called up from the shadow holds more than its lease began with
         stage=TaskStage.RUNNING,
         expires_ms=work.now_ms + work.rules.task_ttl_ms,
     )
