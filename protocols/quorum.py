@@ -53,10 +53,12 @@ def dissenters(ballot: Ballot) -> tuple[Signed[Evidence], ...]:
 
 
 def is_hopeless(ballot: Ballot, silent: frozenset[IdentityKey]) -> bool:
-    """Whether no outcome can reach the quorum any more, even if all of ``silent`` stay silent."""
-    if ballot.agreed is not None:
-        return False
+    """Whether no outcome can reach the quorum any more, even if all of ``silent`` stay silent.
+
+    What is agreed can lose its quorum, too: a vote for it was struck, or more votes are wanted than were.
+    """
     voted = {vote.signer for vote in ballot.votes}
     open_votes = len([key for key in ballot.executors if key not in voted and key not in silent])
-    best = max((len(supporters(ballot, vote.message.outcome)) for vote in ballot.votes), default=0)
+    outcomes = {vote.message.outcome for vote in ballot.votes} if ballot.agreed is None else {ballot.agreed}
+    best = max((len(supporters(ballot, outcome)) for outcome in outcomes), default=0)
     return best + open_votes < ballot.quorum

@@ -373,6 +373,11 @@ def _seal_if_ready(work: Workspace, batch: Batch) -> None:
     even after it made the agreement, and then another agent's must take its place.
     """
     quorum = batch.manifest.message.quorum
+    refused = frozenset(key for key, _ in batch.refusals)
+    if any(is_hopeless(ballot, refused) for ballot in batch.ballots):
+        if not asking.ask_further(work, batch):
+            _fail_attempt(work, batch, "the agreement lost its quorum: one of it contradicted itself")
+        return
     backed = all(len(supporters(ballot, ballot.agreed or b"")) >= ballot.quorum for ballot in batch.ballots)
     if len(batch.certifications) < quorum or not backed:
         work.put(batch)
@@ -414,6 +419,8 @@ def _report_votes(work: Workspace, batch: Batch) -> None:
         for vote in ballot.votes:
             outcome: Outcome = "agreed" if vote.message.outcome == ballot.agreed else "dissented"
             asking.report(work, batch, vote.signer, ballot.role, outcome)
+    for signed in batch.certifications:
+        asking.report(work, batch, signed.signer, Role.CERTIFY, "agreed")
 
 
 def on_written(work: Workspace, stimulus: BatchWritten) -> None:

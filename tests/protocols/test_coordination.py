@@ -497,3 +497,52 @@ def test_a_role_awarded_later_is_held_by_the_same_task() -> None:
     task = agent.entities[job.task_entity_id(SAID.batch_id)]
     assert isinstance(task, Task)
     assert task.roles == WORK
+
+
+def struck_after_the_agreement(world: World, agents: int) -> tuple[Effect, ...]:
+    """One of three lies, two agree, and then one of the two says something else as well."""
+    leased(world, agents=agents)
+    first, second, third = sorted(executors(world))
+    world.step(lying(index_of(first), 1))
+    world.step(result(index_of(second)))
+    world.step(result(index_of(third)))
+    assert world.batch.stage is Stage.CERTIFYING
+    return world.step(lying(index_of(third), 2))
+
+
+def test_an_agreement_that_loses_its_quorum_is_made_good_by_further_agents() -> None:
+    world = World()
+    effects = struck_after_the_agreement(world, agents=5)
+    called = {order.to for order in sent(effects, WorkOrder)}
+    assert len(called) == 2
+    second = sorted(executors(world) - called)[1]
+    for agent in (*sorted(called), second):
+        world.step(certification(index_of(agent)))
+    assert world.batch.stage is Stage.CERTIFYING, "three signatures, and no quorum of evidence"
+    for agent in sorted(called):
+        effects = world.step(result(index_of(agent)))
+    seal = next(effect for effect in effects if isinstance(effect, job.Seal))
+    backing = {each.signer for each in seal.certificate.evidence if each.message.role is Role.VALIDATE}
+    assert backing == {*called, second}
+
+
+def test_an_agreement_that_loses_its_quorum_for_good_ends_the_attempt_at_once() -> None:
+    world = World()
+    struck_after_the_agreement(world, agents=3)
+    assert world.batch.stage is Stage.BACKOFF
+    assert "contradicted itself" in world.batch.reasons[0]
+
+
+def test_who_signed_a_certificate_is_given_credit_for_it() -> None:
+    """Else an agent could only ever be late as a certifier, and lose its standing by it."""
+    world = World()
+    leased(world)
+    for stimulus in (result(0), result(1), certification(0)):
+        world.step(stimulus)
+    effects = world.step(certification(2))
+    credited = {
+        effect.peer
+        for effect in effects
+        if isinstance(effect, job.ReportPeer) and (effect.role, effect.outcome) == (Role.CERTIFY, "agreed")
+    }
+    assert credited == {AGENTS[0].identity, AGENTS[2].identity}

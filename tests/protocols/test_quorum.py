@@ -93,6 +93,9 @@ def test_time_and_duration_are_no_difference() -> None:
         ([says(KEYS[0], TRUE)], [KEYS[1], KEYS[2]], True),
         ([], [KEYS[0], KEYS[1]], True),
         ([says(KEYS[0], TRUE), says(KEYS[1], TRUE)], [KEYS[2]], False),
+        ([says(KEYS[0], TRUE), says(KEYS[1], TRUE), says(KEYS[0], LIE)], [], False),
+        ([says(KEYS[0], TRUE), says(KEYS[1], TRUE), says(KEYS[0], LIE)], [KEYS[2]], True),
+        ([says(KEYS[0], TRUE), says(KEYS[1], TRUE), says(KEYS[2], LIE), says(KEYS[0], LIE)], [], True),
     ],
 )
 def test_when_no_quorum_is_possible_any_more(
