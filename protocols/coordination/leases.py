@@ -174,6 +174,8 @@ def on_alarm(work: Workspace, lease: Lease) -> tuple[EntityId, ...]:
     if lease.auction is None:
         if lease.waiting:
             _hold_auction(work, lease, due=True)
+        else:  # a renewal came to nothing: the next batch that wants one has an auction held
+            work.put(attrs.evolve(lease, failures=0))
         return ()
     if work.now_ms < lease.auction.closes_ms:
         work.alarm(lease.entity_id, lease.auction.closes_ms)
@@ -192,7 +194,7 @@ def on_restart(work: Workspace, lease: Lease) -> None:
     """An auction does not outlive the process: bids for it may have gone to a dead ear."""
     lease = attrs.evolve(lease, auction=None)
     if not lease.waiting:
-        work.put(lease)
+        work.put(attrs.evolve(lease, failures=0))  # no alarm of an earlier failure outlives the process either
     if lease.waiting:
         _hold_auction(work, lease, due=True)
 

@@ -170,6 +170,22 @@ def test_a_lease_is_renewed_before_it_runs_out() -> None:
     assert any(isinstance(effect, job.Publish) for effect in effects)
 
 
+def test_a_renewal_that_came_to_nothing_does_not_stop_the_next_auction() -> None:
+    """Nobody bids while the node is cut off; its lease runs out later, and must be had again."""
+    world = World()
+    leased(world)
+    entity_id = job.lease_entity_id(Level.ENHANCED, 2)
+    manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
+    now_ms = NOW + RULES.lease_ms - RULES.lease_ms // 4
+    world.step(job.BatchCommitted(now_ms=now_ms, manifest=manifest, stateful=False))
+    effects = world.step(job.AlarmRang(now_ms=now_ms + RULES.bid_window_ms, entity_id=entity_id))
+    alarm = next(effect for effect in effects if isinstance(effect, job.SetAlarm))
+    world.step(job.AlarmRang(now_ms=alarm.at_ms, entity_id=entity_id))
+    manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=3))
+    effects = world.step(job.BatchCommitted(now_ms=NOW + 2 * RULES.lease_ms, manifest=manifest, stateful=False))
+    assert any(isinstance(effect, job.Publish) for effect in effects)
+
+
 def test_silence_is_asked_again_then_replaced_then_buried() -> None:
     world = World()
     leased(world)
