@@ -9,7 +9,7 @@ import attrs
 from node.driver import clock_ms
 from protocols.errors import WorldFault
 from protocols.messages import IdentityKey, Role
-from protocols.reputation import NEWCOMER, Estimate, Outcome
+from protocols.reputation import NEWCOMER, Estimate, Outcome, over_roles
 from storage import peers, reputations
 from storage.database import Database
 from storage.reputations import Blemish, Reputation
@@ -59,7 +59,7 @@ class Standings:
             for role in Role
             for known in [self._known.get((agent, role))]
         }
-        return dict.fromkeys(found, 0) if 0 in found.values() else found
+        return over_roles(found)
 
     def overall(self, agent: IdentityKey) -> int:
         """The worst of its roles."""

@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 import attrs
 
+from protocols.messages import Role
+
 Outcome = Literal["agreed", "dissented", "late", "equivocated"]
 
 HALF_LIFE_MS: Final = 24 * 3_600_000
@@ -63,3 +65,14 @@ class Estimate:
             return 0
         now = self.faded(now_ms)
         return round(100 * (now.successes + PRIOR) / (now.successes + now.failures + 2 * PRIOR))
+
+
+def over_roles(scores: Mapping[Role, int]) -> dict[Role, int]:
+    """What an agent's scores by role come to together.
+
+    Only untruth brings a score below ``LATE_SCORE_MIN``, and who lies in one role is trusted in none: the lowest
+    score then stands for all. Else one that reports its validation falsely would still be paid to normalize, and
+    each batch would count on it.
+    """
+    worst = min(scores.values())
+    return dict.fromkeys(scores, worst) if worst < LATE_SCORE_MIN else dict(scores)

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.reputation import EVIDENCE_MAX, HALF_LIFE_MS, LATE_SCORE_MIN, NEWCOMER, Estimate, Outcome
+from protocols.messages import Role
+from protocols.reputation import EVIDENCE_MAX, HALF_LIFE_MS, LATE_SCORE_MIN, NEWCOMER, Estimate, Outcome, over_roles
 from protocols.templates import BUILT_IN
 
 NOW = 1_700_000_000_000
@@ -48,6 +49,14 @@ def test_lateness_alone_shuts_nobody_out(agreed: int, late: int) -> None:
 def test_lateness_redeems_no_liar() -> None:
     liar = Estimate().after("dissented", NOW, 3)
     assert liar.after("late", NOW, 100).score(NOW) == liar.score(NOW) < LATE_SCORE_MIN
+
+
+def test_who_lies_in_one_role_is_trusted_in_none() -> None:
+    liar = {Role.NORMALIZE: 97, Role.VALIDATE: Estimate().after("dissented", NOW).score(NOW), Role.CERTIFY: 50}
+    assert set(over_roles(liar).values()) == {liar[Role.VALIDATE]}
+    slow = {Role.NORMALIZE: 97, Role.VALIDATE: Estimate().after("late", NOW, 99).score(NOW), Role.CERTIFY: 50}
+    assert over_roles(slow) == slow
+    assert set(over_roles({Role.NORMALIZE: 97, Role.VALIDATE: 0}).values()) == {0}
 
 
 def test_a_record_fades_to_the_middle() -> None:
