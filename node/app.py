@@ -127,6 +127,7 @@ async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> 
         listen=settings.overlay_p2p_listen,
         announce=settings.overlay_p2p_announce,
         bootstrap=settings.overlay_bootstrap,
+        members=_identities(settings.overlay_members) if settings.overlay_membership == "allowlist" else None,
         eclipse_protection=settings.overlay_eclipse_protection,
     )
     timeout_s = settings.event_processing_timeout_ms / 1000

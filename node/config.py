@@ -63,6 +63,7 @@ ITEMS: Final[dict[str, str]] = {
     "overlay_operator_keys": "identity keys, 66 hex digits each",
     "overlay_owner_keys": "identity keys, 66 hex digits each",
     "overlay_reader_keys": "identity keys, 66 hex digits each",
+    "overlay_members": "identity keys, 66 hex digits each",
     "overlay_certifiers": "certifier:type:role or certifier:type:role:field+field",
     "overlay_revoked_certificates": "serial numbers, 32 bytes in base64 each",
     "overlay_outbound_allow": "networks like 10.0.0.0/8",
@@ -144,6 +145,12 @@ class Settings(BaseModel):
     )
     overlay_bootstrap: tuple[str, ...] = Field(
         (), description="Multiaddrs of nodes to join the network through, list"
+    )
+    overlay_membership: Literal["open", "allowlist"] = Field(
+        "open", description="Who may take part: every identity, or OVERLAY_MEMBERS alone"
+    )
+    overlay_members: tuple[str, ...] = Field(
+        (), description="Identity keys that may take part where the membership is an allowlist, list"
     )
     overlay_eclipse_protection: bool = _flag(True, "Wants peers from 3 addresses or more; off for a single machine")
     overlay_bid_window_ms: int = _number(300, 10, 60_000, "How long bids for announced work are taken, ms")
@@ -298,7 +305,7 @@ class Settings(BaseModel):
                 raise ValueError(f"{address!r:.100} is no TCP multiaddr like /ip4/192.0.2.1/tcp/4001")
         return value
 
-    @field_validator("overlay_operator_keys", "overlay_owner_keys", "overlay_reader_keys")
+    @field_validator("overlay_operator_keys", "overlay_owner_keys", "overlay_reader_keys", "overlay_members")
     @classmethod
     def _are_identities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for key in value:

@@ -39,6 +39,7 @@ class DirectoryView:
                 "connected": peer.connected,
                 "connectedSince": None if peer.connected_since_ms is None else rfc3339(peer.connected_since_ms),
                 "queuedFrames": peer.queued,
+                "refusal": peer.refusal or None,
             }
             for peer in self._transport.peers()
         ]

@@ -47,6 +47,7 @@ class PeerView:
     connected: bool
     connected_since_ms: int | None
     queued: int  # frames waiting to be written to it
+    refusal: str = ""  # why it can be reached and not be talked to
 
 
 Answer: TypeAlias = Callable[[IdentityKey, bytes], Awaitable[bytes]]

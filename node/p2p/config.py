@@ -13,6 +13,11 @@ class TransportConfig:
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)  # multiaddrs; port 0 picks one
     announce: tuple[str, ...] = ()  # told to peers in place of ``listen``: behind NAT, or listening on a wildcard
     bootstrap: tuple[str, ...] = ()  # multiaddrs, with or without ``/p2p/...``; any may be dead
+    members: frozenset[bytes] | None = None  # identities that are let in; None: everybody
     eclipse_protection: bool = False  # wants neighbours from 3 addresses or more: off where peers share one
     silence_s: float = 45.0  # a peer that says nothing for so long is taken for dead
     redial_s_max: float = 5.0  # the longest pause between two attempts to reach a peer
+
+    def admits(self, identity: bytes) -> bool:
+        """Whether an identity may take part."""
+        return self.members is None or identity in self.members

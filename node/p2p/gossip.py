@@ -110,7 +110,9 @@ class GuardedPubsub(Pubsub):
 class GossipPort:
     """The node's part in its network's topics."""
 
-    def __init__(self, host: IHost, network: str, *, eclipse_protection: bool) -> None:
+    def __init__(
+        self, host: IHost, network: str, *, admits: Callable[[IdentityKey], bool], eclipse_protection: bool
+    ) -> None:
         self.router = GossipSub(
             protocols=[PROTOCOL_ID_V11],
             degree=DEGREE,
@@ -132,6 +134,7 @@ class GossipPort:
         # the library counts from the second it started in: after a restart its numbers would be ones that
         # peers have seen, and they would take its messages for repeats
         self.pubsub.counter = time.time_ns()
+        self._admits = admits
         self._self = host.get_id().to_bytes()
         self._network = network
         self._send, self.inbox = trio.open_memory_channel[Gossip](INBOX_MAX)
@@ -151,7 +154,7 @@ class GossipPort:
         while True:
             message = await subscription.get()
             sender = identity_of(message.from_id)
-            if sender is None or message.from_id == self._self:
+            if sender is None or message.from_id == self._self or not self._admits(sender):
                 continue
             try:
                 self._send.send_nowait(Gossip(topic=name, sender=sender, data=message.data))

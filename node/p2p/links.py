@@ -163,6 +163,7 @@ class Link:
         self.bootstrap = False
         self.stuck = False  # somebody waited for room in vain, and it has not drained since
         self.failures = 0  # attempts to reach it that failed in a row
+        self.refusal = ""  # why it takes no stream of ours though it can be reached
         self.connected_since_ms: int | None = None
         self.heard_s = trio.current_time()  # when it last said anything, on the loop's clock
         self.scope = trio.CancelScope()  # of the task that serves it

@@ -112,7 +112,7 @@ class PeerNetwork:
         return answer
 
     def learn(self, identity: IdentityKey, addresses: Iterable[str]) -> None:
-        if identity == self.identity or self.faults.ignored(identity):
+        if identity == self.identity or self.faults.ignored(identity) or not self._config.admits(identity):
             return
         usable = [address for text in addresses if (address := usable_address(text, identity)) is not None]
         link = self._link(identity) if usable else None
@@ -135,6 +135,7 @@ class PeerNetwork:
                 connected=link.connected,
                 connected_since_ms=link.connected_since_ms,
                 queued=len(link.outbox),
+                refusal=link.refusal,
             )
             for identity, link in sorted(self._links.items())
         )
@@ -234,9 +235,11 @@ class PeerNetwork:
             wire = await self._connector.open(link)
         except (*LINK_ERRORS, PeerUnreachableError) as error:
             link.failures += 1
+            self._note_refusal(link)
             log.debug("peer.unreached", peer=link.identity.hex(), failures=link.failures, why=str(error))
             self._drop_waiting(link, "unreachable")
             return
+        link.refusal = ""
         began_s = link.heard_s = trio.current_time()
         failures, link.failures = link.failures, 0
         link.outbox.renew()
@@ -252,6 +255,15 @@ class PeerNetwork:
         for pending in self._pending.values():
             if pending.peer == link.identity:
                 pending.done.set()
+
+    def _note_refusal(self, link: Link) -> None:
+        """A peer that can be reached and takes no stream of ours is of another network, or speaks another version."""
+        if link.refusal or not self._connector.live(link.identity):
+            return
+        link.refusal = f"it does not speak {self._connector.protocol}: another network, or another protocol version"
+        log.warning(
+            "peer.refused", peer=link.identity.hex(), why=link.refusal, remedy="compare OVERLAY_NETWORK and versions"
+        )
 
     async def _converse(self, link: Link, wire: Wire) -> None:
         try:

@@ -51,10 +51,10 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
     for address in config.bootstrap:
         identity_in(address)
     listen = [_free(address) for address in config.listen]
-    host = build_host(config.secret, [_parsed(address) for address in config.announce])
+    host = build_host(config.secret, [_parsed(address) for address in config.announce], config.admits)
     identity = identity_of(host.get_id().to_bytes())
     assert identity is not None, "made from an identity key"
-    gossip = GossipPort(host, config.network, eclipse_protection=config.eclipse_protection)
+    gossip = GossipPort(host, config.network, admits=config.admits, eclipse_protection=config.eclipse_protection)
     arrivals, arrived = trio.open_memory_channel[IdentityKey](ARRIVALS_MAX)
     connector = Connector(host, identity, f"/{config.network}/jobs/1")
     host.get_network().register_notifee(Arrivals(arrivals))

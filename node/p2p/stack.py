@@ -7,7 +7,7 @@ the process ends. The classes here override those methods, through the places th
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -95,7 +95,9 @@ class BufferedConnection(IRawConnection):
 
 
 class BufferedNoise(NoiseTransport):
-    """Noise over a buffered connection. Only secp256k1 identities are let in: they are what signs here."""
+    """Noise over a buffered connection. Lets in members with secp256k1 identities: they are what signs here."""
+
+    admits: Callable[[IdentityKey], bool]
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         return await self._checked(await super().secure_inbound(BufferedConnection(conn)))
@@ -104,9 +106,12 @@ class BufferedNoise(NoiseTransport):
         return await self._checked(await super().secure_outbound(BufferedConnection(conn), peer_id))
 
     async def _checked(self, secure: ISecureConn) -> ISecureConn:
-        if identity_of(secure.get_remote_peer().to_bytes()) is None:
+        identity = identity_of(secure.get_remote_peer().to_bytes())
+        if identity is None or not self.admits(identity):
             await secure.close()
-            raise HandshakeFailure("the peer's key is no identity key")
+            raise HandshakeFailure(
+                "the peer's key is no identity key" if identity is None else "the peer is no member"
+            )
         return secure
 
 
@@ -210,13 +215,19 @@ class Host(BasicHost):
         return peer_id
 
 
-def build_host(secret: bytes, announce: Sequence[Multiaddr]) -> Host:
-    """A host that listens nowhere yet. Nothing in it dials on its own: who is dialled is this package's business."""
+def build_host(
+    secret: bytes, announce: Sequence[Multiaddr], admits: Callable[[IdentityKey], bool] = lambda identity: True
+) -> Host:
+    """A host that listens nowhere yet and lets in whom ``admits`` names.
+
+    Nothing in it dials on its own: who is dialled is this package's business.
+    """
     keys: KeyPair = create_new_key_pair(secret)
     peer_id = ID.from_pubkey(keys.public_key)
     peers = PeerStore()
     peers.add_key_pair(peer_id, keys)
     noise = BufferedNoise(keys, noise_privkey=create_noise_key_pair().private_key)
+    noise.admits = admits
     upgrader = Upgrader({NOISE: noise}, {TProtocol(YAMUX): BoundedYamux}, negotiate_timeout=math.ceil(UPGRADE_S))
     config = ConnectionConfig(
         max_connections=CONNECTIONS_MAX,

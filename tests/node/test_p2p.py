@@ -484,3 +484,38 @@ async def test_an_ended_connection_gives_its_place_back() -> None:
 
 def test_the_window_holds_the_largest_frame() -> None:
     assert len(encode_frame(Kind.ONEWAY, os.urandom(8 * 1024 * 1024 - 1))) + FRAME_COST < WINDOW
+
+
+async def test_only_members_are_let_in() -> None:
+    keys = [secret() for _ in range(3)]
+    first, second, stranger = (PrivateKey.from_bytes(key).identity for key in keys)
+    members = frozenset({first, second})
+    async with (
+        node(key=keys[0], members=members) as host,
+        node(host.addresses[0], key=keys[1], members=members) as member,
+        node(host.addresses[0], key=keys[2]) as outsider,
+    ):
+        assert await asked(member, first) == second + b"hello"
+        outsider.learn(first, host.addresses)
+        outsider.learn(second, member.addresses)
+        await trio.sleep(1.0)
+        await outsider.publish("jobs", b"let me in")
+        with pytest.raises(PeerUnreachableError):
+            await outsider.request(first, b"hello", 1.0)
+        assert not any(view.connected for view in (*outsider.peers(),)), "nobody talks to it"
+        assert stranger not in {view.identity for view in (*host.peers(), *member.peers())}
+        with pytest.raises(trio.WouldBlock):
+            host.gossip().receive_nowait()
+
+
+async def test_another_network_is_refused_and_the_reason_said() -> None:
+    async with node() as ours, node() as target:
+        config = TransportConfig(
+            secret=secret(), network="elsewhere", topics=("jobs",), bootstrap=target.addresses, redial_s_max=1.0
+        )
+        async with open_transport(config, answer) as theirs:
+            await until(lambda: any("another network" in view.refusal for view in theirs.peers()))
+            await until(lambda: any("another network" in view.refusal for view in target.peers()))
+            assert not any(view.connected for view in theirs.peers())
+            target.learn(ours.identity, ours.addresses)
+            assert await asked(target, ours.identity), "its own network is not disturbed"
