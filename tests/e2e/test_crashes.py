@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ EVENTS = 6_000
 INVALID = {"EWR-2013-02-12T08:00:00Z"}  # of the first 2,000 readings of each station
 
 
-def settled(network: LocalNetwork, timeout_s: float = 90.0) -> list[dict[str, Any]]:
-    """The nodes' counts once nothing is pending any more."""
+def settled(network: LocalNetwork, nodes: Sequence[Node] = (), timeout_s: float = 90.0) -> list[dict[str, Any]]:
+    """The counts of these nodes, or of all, once nothing is pending any more."""
     deadline = time.monotonic() + timeout_s
     stats: list[dict[str, Any]] = []
     while time.monotonic() < deadline:
-        stats = [get(node, "/overlay/stats") for node in network.nodes]
+        stats = [get(node, "/overlay/stats") for node in nodes or network.nodes]
         if all(each["pending"] == 0 for each in stats):
             return stats
         time.sleep(0.3)

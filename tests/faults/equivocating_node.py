@@ -1,41 +1,54 @@
-"""A node whose agent says two things: what it found, and for some batches something else, both signed.
+"""A node whose agent equivocates: of some batches it signs two different results, and sends both.
 
 ``python -m tests.faults.equivocating_node run --config FILE`` is the node's own command with one method exchanged.
+The first answer is the honest one, so that it counts until the second is there.
 """
 
+import contextlib
 import hashlib
 import sys
+from typing import Final
 
 import attrs
 
 from node.cli import main
 from node.relay import Relay
-from protocols.envelope import sign
+from node.transport import PeerUnreachableError
+from protocols.envelope import Signer, sign, to_frame
 from protocols.job import Send
-from protocols.messages import Role, WorkResult
+from protocols.messages import Evidence, Role, Signed, WorkResult
 
-SHARE = 4  # one batch of so many
-
-
-async def deliver_twice(relay: Relay, effect: Send) -> None:
-    """The honest result first, then one that contradicts it."""
-    await deliver(relay, effect)
-    said = effect.message
-    signer = relay._signer
-    if not isinstance(said, WorkResult) or effect.to == signer.identity:
-        return
-    if hashlib.sha256(said.batch_id.encode()).digest()[0] % SHARE:
-        return
-    other = tuple(
-        sign(signer, attrs.evolve(each.message, output_digest=hashlib.sha256(each.message.output_digest).digest()))
-        for each in said.evidence
-        if each.message.role is Role.VALIDATE
-    )
-    await deliver(relay, attrs.evolve(effect, message=attrs.evolve(said, evidence=other)))
+SHARE: Final = 4  # one batch in so many, by its id
 
 
-deliver = Relay._deliver
+def twisted(signer: Signer, honest: WorkResult) -> WorkResult | None:
+    """Another answer to the same question, for the batches that it is given for."""
+    if hashlib.sha256(honest.batch_id.encode()).digest()[0] % SHARE:
+        return None
+    evidence = tuple(_other(signer, each.message) for each in honest.evidence if each.message.role is Role.VALIDATE)
+    return attrs.evolve(honest, evidence=evidence) if evidence else None
+
+
+def _other(signer: Signer, said: Evidence) -> Signed[Evidence]:
+    output = hashlib.sha256(b"another story than " + said.output_digest).digest()
+    return sign(signer, attrs.evolve(said, output_digest=output))
+
+
+class EquivocatingRelay(Relay):
+    """The way out of the node, on which a second result follows the first."""
+
+    async def _deliver(self, effect: Send) -> None:
+        await super()._deliver(effect)
+        if not isinstance(effect.message, WorkResult) or effect.to == self._signer.identity:
+            return
+        second = twisted(self._signer, effect.message)
+        if second is not None:
+            with contextlib.suppress(PeerUnreachableError):
+                await self._transport.send(effect.to, to_frame(sign(self._signer, second)))
+
 
 if __name__ == "__main__":
-    Relay._deliver = deliver_twice  # type: ignore[method-assign]
+    from node import app
+
+    app.Relay = EquivocatingRelay  # type: ignore[misc]
     sys.exit(main())

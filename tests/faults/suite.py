@@ -1,400 +1,378 @@
-"""Five real nodes under load, faults by a seed, a liar and an equivocator: what was promised is then checked whole.
+"""A network of real processes under load, while nodes are killed, stopped, partitioned and restarted by a seed.
 
-``scripts/faults --seconds 180 --rate 2000 --seed 1`` prints what happened and exits 1 if a promise broke.
+Five nodes with a database each: three honest, one whose agent lies, one whose agent equivocates. The faulty ones
+ask the lowest price and price decides the auctions, so every honest node tries them and has to find them out.
+Afterwards every acknowledged event must be certified once, with the right content, and the faulty must be known.
+
+    scripts/faults --seconds 180 --rate 2000 --seed 1
 """
 
 import argparse
-import itertools
 import json
+import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import httpx
+import psutil
 
-from agents.policy import policy_document
-from agents.roles import execute
-from node.keyring import load_key
-from protocols.canonical import parse_json
-from protocols.certificate import agent_id
-from protocols.identifiers import record_line
-from protocols.limits import EVENTS_PER_BATCH_MAX
-from protocols.messages import Level, Role
-from protocols.templates import BUILT_IN
-from protocols.verification import verify_document
-from scripts.demo import POLICY, STATIONS, readings
-from scripts.network import LocalNetwork, Node, free_ports, get
-from tests.faults.partition import Relays
-from tests.faults.schedule import Fault, timetable
+from scripts.demo import POLICY, STATIONS
+from scripts.network import LocalNetwork, Node, get
+from tests.faults import checking
+from tests.faults.checking import Findings, Standing
+from tests.faults.feed import Feed, station
+from tests.faults.injection import Injector, family
+from tests.faults.load import Client, Share
+from tests.faults.partition import Relay
+from tests.faults.schedule import Fault, Kind, timetable
 
-HONEST = 3
-LIAR, EQUIVOCATOR = 3, 4
-NODES = 5
-BATCH = 250
-SETTLE_S = 90.0
-GAP_S = 10.0  # the longest time without a certificate that is promised
-MPH = 0.44704
-SAMPLED = 40
-SETTINGS = {
-    "event_batch_size": BATCH,
+NETWORK: Final = "overlay-faults"
+SETTINGS: Final = {
+    "event_batch_size": 500,
     "event_parallel_workers": 1,
+    "event_agent_selection_strategy": "cost",
+    "event_processing_timeout_ms": 8_000,
     "overlay_resend_ms": 1_000,
-    "event_processing_timeout_ms": 6_000,
-    "overlay_lease_ms": 15_000,
+    "overlay_lease_ms": 20_000,
+    "overlay_shutdown_grace_s": 3.0,
 }
+PRICES: Final = {True: 10, False: 1}  # honest or not
+SOURCES: Final = 4  # of each honest node
+GAP_S_MAX: Final = 10.0
+KNOWN_S: Final = 20.0
+METER_S: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
-class Expected:
-    """What honest agents find about a station's year, by external id."""
+class Plan:
+    """What to run: ``rate`` in events per second, ``batch`` in events per request."""
 
-    status: str
-    data: Any
-
-
-@attrs.define
-class Report:
-    """What happened, and what of the promises did not hold."""
-
-    faults: Counter[str] = attrs.Factory(Counter)
-    acknowledged: int = 0
-    repeats: int = 0
-    certified: int = 0
-    invalid: int = 0
-    load_s: float = 0.0
-    gap_s: float = 0.0
-    acks_ms: list[float] = attrs.Factory(list)
-    latencies_ms: list[float] = attrs.Factory(list)
-    liar: list[int] = attrs.Factory(list)
-    equivocator: list[int] = attrs.Factory(list)
-    proofs: list[int] = attrs.Factory(list)
-    problems: list[str] = attrs.Factory(list)
-
-    def text(self) -> str:
-        acks, latencies = sorted(self.acks_ms), sorted(self.latencies_ms)
-        lines = [
-            f"faults            {', '.join(f'{count} {kind}' for kind, count in sorted(self.faults.items()))}",
-            f"acknowledged      {self.acknowledged} in {self.load_s:.0f} s, {self.acknowledged / self.load_s:.0f}/s, "
-            f"{self.repeats} requests repeated",
-            f"ended             {self.certified} certified + {self.invalid} invalid",
-            f"longest gap       {self.gap_s:.1f} s without a certificate",
-            f"acknowledgement   P50 {quantile(acks, 0.5):.0f}, P95 {quantile(acks, 0.95):.0f} ms",
-            f"to certificate    P50 {quantile(latencies, 0.5):.0f}, P95 {quantile(latencies, 0.95):.0f} ms",
-            f"liar              reputation {self.liar} on the honest nodes",
-            f"equivocator       reputation {self.equivocator}, proofs {self.proofs}",
-            *(f"BROKEN            {problem}" for problem in self.problems),
-        ]
-        return "\n".join(lines)
-
-
-def quantile(ordered: Sequence[float], part: float) -> float:
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
-
-
-@cache
-def stations() -> Mapping[str, Sequence[dict[str, Any]]]:
-    """The year of each station, in order."""
-    found: dict[str, list[dict[str, Any]]] = {station: [] for station in STATIONS}
-    for station, event in readings():
-        found[station].append(event)
-    return found
-
-
-@cache
-def expected() -> Mapping[str, Expected]:
-    """What the roles make of every reading, computed here and not by any node."""
-    policy = policy_document(parse_json(POLICY.read_bytes()))
-    found: dict[str, Expected] = {}
-    for events in stations().values():
-        context = b"{}"
-        for at in range(0, len(events), EVENTS_PER_BATCH_MAX):
-            chunk = events[at : at + EVENTS_PER_BATCH_MAX]
-            lines = [
-                record_line(
-                    data=event["data"],
-                    event_type=event["eventType"],
-                    external_id=event["externalId"],
-                    previous=None,
-                    timestamp=event["timestamp"],
-                )
-                for event in chunk
-            ]
-            out = execute(network="x", source_id="x", payload=b"\n".join(lines), policy=policy, context=context)
-            context = out.context_out
-            for event, leaf, data in zip(chunk, out.leaves.split(b"\n"), out.normalized.split(b"\n"), strict=True):
-                status = {"valid": "certified", "invalid": "invalid"}[json.loads(leaf)["status"]]
-                found[event["externalId"]] = Expected(status=status, data=json.loads(data))
-                wind, metres = event["data"]["wind_speed"], json.loads(data)["windSpeedMps"]
-                assert wind is None or abs(wind * MPH - metres) < 1e-3, "mph and m/s, by hand"
-    return found
-
-
-def bodies_of(node: Node) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(source, events) without end for a node's client: each repetition of the year is a source of its own."""
-    for repetition in itertools.count():
-        years = [(station, events) for station, events in stations().items()]
-        for at in range(0, max(len(events) for _, events in years), BATCH):
-            for station, events in years:
-                if events[at : at + BATCH]:
-                    yield source_id(node, station, repetition), list(events[at : at + BATCH])
-
-
-def source_id(node: Node, station: str, repetition: int) -> str:
-    return f"faults-{node.index}-{station.lower()}-{repetition}"
-
-
-class Client(threading.Thread):
-    """Posts to one node at a rate; no answer or a 5xx: the same body to the same node again."""
-
-    def __init__(self, node: Node, rate: float, until_s: float) -> None:
-        super().__init__(daemon=True)
-        self.node = node
-        self.pause_s = BATCH / rate
-        self.until_s = until_s
-        self.acknowledged: set[tuple[str, str]] = set()  # source, external id
-        self.acks_ms: list[float] = []
-        self.repeats = 0
-        self.problem = ""
-        self._registered: set[str] = set()
-
-    def run(self) -> None:
-        due_s = time.monotonic()
-        with httpx.Client(base_url=self.node.url, timeout=12) as http:
-            for source, events in bodies_of(self.node):
-                if time.monotonic() >= self.until_s or self.problem:
-                    return
-                time.sleep(max(0.0, due_s - time.monotonic()))
-                due_s = max(due_s, time.monotonic() - 5) + self.pause_s
-                if source not in self._registered and self._insist(http, "/overlay/sources", registration(source)):
-                    self._registered.add(source)
-                body = {"sourceId": source, "events": events, "processingOptions": {"consensusLevel": "enhanced"}}
-                started = time.monotonic()
-                if self._insist(http, "/overlay/events/ingest", json.dumps(body).encode()):
-                    self.acks_ms.append(1_000 * (time.monotonic() - started))
-                    self.acknowledged |= {(source, event["externalId"]) for event in events}
-
-    def _insist(self, http: httpx.Client, path: str, body: bytes) -> bool:
-        deadline = time.monotonic() + 120
-        headers = {"Content-Type": "application/json", "Prefer": "return=minimal"}
-        auth = self.node.operator if path == "/overlay/sources" else None
-        while time.monotonic() < deadline:
-            try:
-                answer = http.post(path, content=body, headers=headers, auth=auth)
-            except httpx.HTTPError:
-                self.repeats += 1
-                time.sleep(0.3)
-                continue
-            if answer.status_code in (201, 202, 409):
-                return True
-            if answer.status_code not in (429, 500, 503):
-                self.problem = f"{path}: {answer.status_code} {answer.text[:300]}"
-                return False
-            time.sleep(0.3)
-        self.problem = f"{path}: not answered within two minutes"
-        return False
-
-
-@cache
-def registration(source: str) -> bytes:
-    policy = json.loads(POLICY.read_text())
-    mapping = ("mapping", "coercion", "required")
-    return json.dumps(
-        {
-            "sourceId": source,
-            "name": source,
-            "sourceType": "webhook",
-            "mappingPolicy": {key: policy[key] for key in mapping},
-            "validationRules": {key: value for key, value in policy.items() if key not in mapping},
-            "overlayTopics": ["gitdata.events.weather"],
-        }
-    ).encode()
-
-
-class Suite:
-    """One run."""
-
-    def __init__(self, network: LocalNetwork, relays: Relays) -> None:
-        self.network = network
-        self.relays = relays
-        self.report = Report()
+    seconds: float
+    rate: int
+    seed: int
+    nodes: int = 5
+    batch: int = 250
 
     @property
-    def honest(self) -> list[Node]:
-        return self.network.nodes[:HONEST]
+    def honest(self) -> range:
+        return range(self.nodes - 2)
 
-    def run(self, seconds: float, rate: float, seed: int) -> Report:
-        report = self.report
-        started = time.monotonic()
-        clients = [Client(node, rate / HONEST, started + seconds) for node in self.honest]
-        for client in clients:
-            client.start()
-        for fault in timetable(seed, seconds, NODES):
-            time.sleep(max(0.0, started + fault.at_s - time.monotonic()))
-            print(f"{time.monotonic() - started:6.1f} s  {fault.kind} node {fault.node + 1} for {fault.lasts_s} s")
-            self.inflict(fault)
-            report.faults[fault.kind] += 1
-        for client in clients:
-            client.join(seconds + 180)
-            report.problems += [f"node {client.node.index + 1}: {client.problem}"] if client.problem else []
-        report.load_s = time.monotonic() - started
-        report.acknowledged = sum(len(client.acknowledged) for client in clients)
-        report.repeats = sum(client.repeats for client in clients)
-        report.acks_ms = [ms for client in clients for ms in client.acks_ms]
-        self.settle()
-        self.check_events(clients)
-        self.check_agents()
-        return report
+    @property
+    def liar(self) -> int:
+        return self.nodes - 2
 
-    def inflict(self, fault: Fault) -> None:
-        node = self.network.nodes[fault.node]
-        match fault.kind:
-            case "kill":
-                node.kill()
-                time.sleep(fault.lasts_s)
-                node.start()
-            case "stop":
-                node.signal(signal.SIGSTOP)
-                time.sleep(fault.lasts_s)
-                node.signal(signal.SIGCONT)
-            case "partition":
-                self.relays.isolate({fault.node}, set(range(NODES)))
-                time.sleep(fault.lasts_s)
-                self.relays.heal()
-            case "restart":
-                node.signal(signal.SIGTERM)
-                if node.wait(40) is None:
-                    self.report.problems.append(f"node {fault.node + 1} did not end within 40 s of SIGTERM")
-                    node.kill()
-                time.sleep(fault.lasts_s)
-                node.start()
+    @property
+    def equivocator(self) -> int:
+        return self.nodes - 1
 
-    def settle(self) -> None:
-        for node in self.network.nodes:
-            self.network.wait_ready(node)
-        deadline = time.monotonic() + SETTLE_S
-        pending = [1]
-        while any(pending) and time.monotonic() < deadline:
-            pending = [get(node, "/overlay/stats")["pending"] for node in self.honest]
-            time.sleep(0.5)
-        if any(pending):
-            self.report.problems.append(f"still pending after {SETTLE_S:.0f} s: {pending}")
-
-    def check_events(self, clients: Sequence[Client]) -> None:
-        """Every acknowledged event stands once, with the verdict and the content that honest agents find."""
-        report, moments = self.report, set()
-        for client in clients:
-            seen: Counter[tuple[str, str]] = Counter()
-            wrong, dead = 0, set[str]()
-            for number, event in enumerate(events_of(client.node)):
-                key = event["sourceId"], event["externalId"]
-                seen[key] += 1
-                known = expected()[event["externalId"]]
-                wrong += (event["status"], event["normalizedData"]) != (known.status, known.data)
-                report.certified += event["status"] == "certified"
-                report.invalid += event["status"] == "invalid"
-                if event["status"] == "dead":
-                    dead.add(event["batchId"])
-                if event["certifiedAt"]:
-                    certified = datetime.fromisoformat(event["certifiedAt"]).timestamp()
-                    moments.add(certified)
-                    taken_in = datetime.fromisoformat(event["ingestedAt"]).timestamp()
-                    report.latencies_ms.append(1_000 * (certified - taken_in))
-                if number % (1 + len(client.acknowledged) // SAMPLED) == 0:
-                    self.check_certificate(client.node, event["eventId"])
-            name = f"node {client.node.index + 1}"
-            for batch_id in sorted(dead):
-                reasons = get(client.node, f"/overlay/batches/{batch_id}")["reasons"]
-                report.problems.append(f"{name}: {batch_id} is dead: {'; '.join(reasons)}")
-            missing, twice = len(client.acknowledged - set(seen)), sum(count > 1 for count in seen.values())
-            for count, what in ((missing, "missing"), (twice, "twice"), (wrong, "with other content or verdict")):
-                report.problems += [f"{name}: {count} acknowledged events {what}"] if count else []
-        ordered = sorted(moments)
-        report.gap_s = max((later - earlier for earlier, later in itertools.pairwise(ordered)), default=0.0)
-        if report.gap_s >= GAP_S:
-            report.problems.append(f"{report.gap_s:.1f} s without a certificate")
-
-    def check_certificate(self, node: Node, event_id: str) -> None:
-        document = httpx.get(f"{node.url}/overlay/events/{event_id}/certificate", timeout=20)
-        found = verify_document(document.content, network="overlay-faults")
-        self.report.problems += [] if found.ok else [f"certificate of {event_id}: {found.failed}"]
-
-    def check_agents(self) -> None:
-        report = self.report
-        least = BUILT_IN[Role.VALIDATE, Level.ENHANCED].reputation_min
-        for node in self.honest:
-            report.liar.append(self.reputation(node, LIAR))
-            report.equivocator.append(self.reputation(node, EQUIVOCATOR))
-            report.proofs.append(len(get(node, "/overlay/proofs")["proofs"]))
-        if max(report.liar) >= least:
-            report.problems.append(f"the liar's reputation {report.liar} is not below {least} everywhere")
-        if max(report.equivocator) > 0:
-            report.problems.append(f"the equivocator's reputation {report.equivocator} is not 0 everywhere")
-
-    def reputation(self, node: Node, cheat: int) -> int:
-        key = load_key(self.network.nodes[cheat].directory / "identity.key")
-        known = get(node, f"/overlay/agents/{agent_id(key.identity)}")["byRole"]
-        return int(known["validate"]["reputation"]) if "validate" in known else 100
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        return timetable(self.seed, self.seconds, honest=self.honest, faulty=(self.liar, self.equivocator))
 
 
-def events_of(node: Node) -> Iterator[dict[str, Any]]:
-    after = ""
-    while True:
-        page = get(node, f"/overlay/events?limit=1000&after={after}")
-        yield from page["events"]
-        if page["nextAfter"] is None:
-            return
-        after = page["nextAfter"]
+@attrs.define(kw_only=True)
+class Outcome:
+    """What came of a run. It held if there are no problems."""
+
+    plan: Plan
+    problems: list[str]
+    offered: int = 0
+    acknowledged: int = 0
+    load_s: float = 0.0
+    repeats: int = 0
+    refused: int = 0
+    acks_ms: list[float] = attrs.field(factory=list)
+    latencies_ms: list[float] = attrs.field(factory=list)
+    events: Counter[str] = attrs.field(factory=Counter)
+    struck: Counter[Kind] = attrs.field(factory=Counter)
+    skipped: int = 0
+    gap_s: float = float("inf")
+    gap_at_s: float = 0.0
+    settle_s: float = 0.0
+    liar: list[Standing] = attrs.field(factory=list)
+    equivocator: list[Standing] = attrs.field(factory=list)
+    reputation_min: int = 0
+    cpu_s: dict[str, float] = attrs.field(factory=dict)
+    relayed_mb: float = 0.0
 
 
-def run(directory: Path, *, seconds: float, rate: float, seed: int) -> Report:
-    """Start the network, let it suffer, check it. Raises RuntimeError if it does not come up."""
-    relay_ports = free_ports(NODES)
-    addresses = [f"/ip4/127.0.0.1/tcp/{port}" for port in relay_ports]
-    per_node = [
-        {"overlay_p2p_announce": [addresses[index]], "overlay_bootstrap": addresses[:index] + addresses[index + 1 :]}
-        for index in range(NODES)
-    ]
-    network = LocalNetwork(directory, NODES, name="overlay-faults", settings=SETTINGS, per_node=per_node)
-    network.nodes[LIAR].module = "tests.e2e.lying_node"
-    network.nodes[EQUIVOCATOR].module = "tests.faults.equivocating_node"
+class Meter(threading.Thread):
+    """CPU seconds of the nodes' processes, of those that were killed too; sampled, so a killed one's last second is
+    not in it.
+    """
 
-    def owner(pid: int) -> int | None:
-        running = (node for node in network.nodes if node.process is not None and node.process.pid == pid)
-        return next((node.index for node in running), None)
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        super().__init__(daemon=True)
+        self._nodes = nodes
+        self._seen: dict[tuple[int, float], tuple[str, float]] = {}
+        self._over = threading.Event()
 
-    targets = {node.index: node.p2p_port for node in network.nodes}
-    relays = Relays(dict(enumerate(relay_ports)), targets, owner)
-    try:
+    def run(self) -> None:
+        while not self._over.wait(METER_S):
+            for node in self._nodes:
+                for place, process in enumerate(family(node)):
+                    self._look(process, place)
+
+    def _look(self, process: psutil.Process, place: int) -> None:
+        try:
+            times = process.cpu_times()
+            part = "postgres" if "postgres" in process.name() else "nodes" if place == 0 else "workers"
+            self._seen[process.pid, process.create_time()] = (part, times.user + times.system)
+        except psutil.NoSuchProcess:
+            pass
+
+    def stop(self) -> dict[str, float]:
+        self._over.set()
+        self.join()
+        spent: Counter[str] = Counter()
+        for part, seconds in self._seen.values():
+            spent[part] += seconds  # type: ignore[assignment]
+        return dict(spent)
+
+
+def run(plan: Plan, directory: Path, say: Callable[[str], None] = print) -> Outcome:
+    """Run the whole of it. ``directory`` holds keys, databases and logs, and must let the database's user in.
+
+    Raises:
+        RuntimeError: The network did not come up, or a node did not end.
+    """
+    for name in STATIONS:
+        station(name)
+    pids: list[Node] = []
+    with Relay(plan.nodes, lambda index: _pid(pids[index])) as relay:
+        network = LocalNetwork(
+            directory, plan.nodes, name=NETWORK, settings=SETTINGS, per_node=_settings(plan, relay.ports)
+        )
+        pids += network.nodes
+        relay.targets[:] = [node.p2p_port for node in network.nodes]
+        network.nodes[plan.liar].module = "tests.e2e.lying_node"
+        network.nodes[plan.equivocator].module = "tests.faults.equivocating_node"
         with network:
             network.wait_agents()
-            return Suite(network, relays).run(seconds, rate, seed)
-    finally:
-        relays.close()
+            return _Run(plan, network, relay, say).run()
+
+
+def _pid(node: Node) -> int | None:
+    return node.process.pid if node.process is not None else None
+
+
+def _settings(plan: Plan, doors: Sequence[int]) -> list[dict[str, Any]]:
+    addresses = [f"/ip4/127.0.0.1/tcp/{port}" for port in doors]
+    return [
+        {
+            "overlay_p2p_announce": [addresses[index]],
+            "overlay_bootstrap": [each for each in addresses[:2] if each != addresses[index]],
+            "overlay_price": PRICES[index in plan.honest],
+        }
+        for index in range(plan.nodes)
+    ]
+
+
+class _Run:
+    def __init__(self, plan: Plan, network: LocalNetwork, relay: Relay, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._network = network
+        self._relay = relay
+        self._say = say
+        self._honest = [network.nodes[index] for index in plan.honest]
+        self._outcome = Outcome(plan=plan, problems=[])
+
+    def run(self) -> Outcome:
+        plan, outcome = self._plan, self._outcome
+        feeds = [
+            (node, Feed(f"weather-{node.index + 1}-{number}", list(STATIONS)[number % len(STATIONS)]))
+            for node in self._honest
+            for number in range(SOURCES)
+        ]
+        for node, feed in feeds:
+            _register(node, feed)
+        injector = Injector(self._network, self._relay, plan.honest, self._say)
+        meter = Meter(self._network.nodes)
+        meter.start()
+        own_cpu_s = time.process_time()
+        began_s, started_s = time.time(), time.monotonic()
+        clients = [Client(share, started_s) for share in _shares(plan, feeds)]
+        for client in clients:
+            client.start()
+        try:
+            injector.run(plan.faults, started_s, plan.seconds)
+        finally:
+            injector.make_good()
+        for client in clients:
+            client.join()
+        outcome.load_s = time.monotonic() - started_s
+        outcome.struck = Counter(each.fault.kind for each in injector.struck)
+        outcome.skipped = len(injector.skipped)
+        self._count(clients)
+        self._settle()
+        outcome.cpu_s = {**meter.stop(), "load, relay": time.process_time() - own_cpu_s}
+        outcome.relayed_mb = self._relay.forwarded / 1e6
+        self._judge(clients, began_s, began_s + outcome.load_s)
+        return outcome
+
+    def _count(self, clients: Sequence[Client]) -> None:
+        outcome = self._outcome
+        for client in clients:
+            if client.error:
+                outcome.problems.append(f"{client.share.feed.source_id}: {client.error}")
+            outcome.offered += client.offered
+            outcome.acknowledged += len(client.acknowledged)
+            outcome.repeats += client.repeats
+            outcome.refused += client.refused
+            outcome.acks_ms += client.acks_ms
+
+    def _settle(self) -> None:
+        outcome = self._outcome
+        started_s = time.monotonic()
+        for index in self._plan.honest:
+            self._network.wait_ready(self._network.nodes[index])
+        stats = checking.settled(self._honest)
+        outcome.settle_s = time.monotonic() - started_s
+        for node, each in zip(self._honest, stats, strict=True):
+            counts = {key: each[key] for key in ("acknowledged", "certified", "invalid", "pending", "dead")}
+            if each["pending"] or each["dead"] or each["acknowledged"] != each["certified"] + each["invalid"]:
+                outcome.problems.append(f"node-{node.index + 1}: the sums do not hold: {counts}")
+
+    def _judge(self, clients: Sequence[Client], began_s: float, ended_s: float) -> None:
+        outcome = self._outcome
+        found = checking.check_nodes(self._honest, clients, NETWORK)
+        for each in found:
+            outcome.problems += each.problems
+            outcome.events += each.events
+            outcome.latencies_ms += each.latencies_ms
+        self._judge_gap(found, began_s, ended_s)
+        self._judge_agents()
+
+    def _judge_gap(self, found: Sequence[Findings], began_s: float, ended_s: float) -> None:
+        outcome = self._outcome
+        moments = [moment for each in found for moment in each.certified_s]
+        outcome.gap_s, outcome.gap_at_s = checking.longest_gap(moments, began_s, ended_s)
+        if outcome.gap_s >= GAP_S_MAX:
+            outcome.problems.append(f"no certificate for {outcome.gap_s:.1f} s, from {outcome.gap_at_s:.1f} s on")
+
+    def _judge_agents(self) -> None:
+        """The faulty known for what they are on every honest node, and nobody else held for faulty."""
+        plan, outcome = self._plan, self._outcome
+        keys = [get(node, "/overlay/node")["identityKey"] for node in self._network.nodes]
+        outcome.reputation_min = checking.minimum_reputation(self._honest[0])
+
+        def known() -> bool:
+            outcome.liar = [checking.standing(node, keys[plan.liar]) for node in self._honest]
+            outcome.equivocator = [checking.standing(node, keys[plan.equivocator]) for node in self._honest]
+            return all(each.validate < outcome.reputation_min for each in outcome.liar) and all(
+                each.overall == 0 and each.proofs for each in outcome.equivocator
+            )
+
+        if not checking.wait_until(known, KNOWN_S):
+            outcome.problems.append("not every honest node knows the faulty agents for what they are")
+        for observer in self._honest:
+            for index in plan.honest:
+                seen = checking.standing(observer, keys[index])
+                if seen.dissented or seen.proofs:
+                    outcome.problems.append(
+                        f"node-{observer.index + 1} holds node-{index + 1} for faulty: {seen.dissented} times of "
+                        f"dissent, {seen.proofs} proofs"
+                    )
+
+
+def _shares(plan: Plan, feeds: Sequence[tuple[Node, Feed]]) -> list[Share]:
+    """The load dealt evenly to the sources, each at its own moment."""
+    pause_s = plan.batch * len(feeds) / plan.rate
+    return [
+        Share(
+            node=node,
+            feed=feed,
+            batch=plan.batch,
+            batches=int(plan.seconds / pause_s),
+            pause_s=pause_s,
+            offset_s=pause_s * number / len(feeds),
+        )
+        for number, (node, feed) in enumerate(feeds)
+    ]
+
+
+def _register(node: Node, feed: Feed) -> None:
+    policy = json.loads(POLICY.read_text())
+    split = ("mapping", "coercion", "required")
+    document = {
+        "sourceId": feed.source_id,
+        "name": f"Hourly weather, {feed.station}",
+        "sourceType": "webhook",
+        "mappingPolicy": {key: policy[key] for key in split},
+        "validationRules": {key: value for key, value in policy.items() if key not in split},
+    }
+    httpx.post(f"{node.url}/overlay/sources", json=document, auth=node.operator, timeout=30).raise_for_status()
+
+
+def show(outcome: Outcome, say: Callable[[str], None] = print) -> None:
+    """The summary, a line for each figure."""
+    plan = outcome.plan
+    struck = ", ".join(f"{outcome.struck[kind]} {kind.value}" for kind in Kind)
+    rows = {
+        "plan": f"{plan.nodes} nodes, {plan.seconds:.0f} s at {plan.rate:,} events/s, seed {plan.seed}",
+        "offered": f"{outcome.offered:,} events, {outcome.offered / plan.seconds:,.0f}/s",
+        "acknowledged": f"{outcome.acknowledged:,}, {outcome.acknowledged / max(1e-9, outcome.load_s):,.0f}/s over "
+        f"{outcome.load_s:.1f} s, after {outcome.repeats:,} repeats ({outcome.refused:,} for 429)",
+        "faults": f"{struck}; {outcome.skipped} left out for want of time",
+        "certified": f"{outcome.events['certified']:,}, invalid {outcome.events['invalid']:,}; all settled "
+        f"{outcome.settle_s:.1f} s after the load",
+        "longest gap": f"{outcome.gap_s:.2f} s without a certificate, from {outcome.gap_at_s:.1f} s on",
+        "liar": f"validate {[each.validate for each in outcome.liar]} on the honest nodes, least wanted "
+        f"{outcome.reputation_min}",
+        "equivocator": f"{[each.overall for each in outcome.equivocator]}, proofs "
+        f"{[each.proofs for each in outcome.equivocator]}",
+        "to acknowledgement": _quantiles(outcome.acks_ms) + " (from the first attempt)",
+        "to certificate": _quantiles(outcome.latencies_ms) + " (from the commit, by batch)",
+        "CPU": ", ".join(f"{part} {seconds:.0f} s" for part, seconds in sorted(outcome.cpu_s.items()))
+        + f"; {outcome.relayed_mb:,.0f} MB relayed",
+    }
+    for name, text in rows.items():
+        say(f"{name:<20}{text}")
+    for problem in outcome.problems:
+        say(f"PROBLEM             {problem}")
+    say("all held" if not outcome.problems else f"{len(outcome.problems)} problems")
+
+
+def _quantiles(values: Sequence[float]) -> str:
+    ordered = sorted(values) or [float("nan")]
+    p50, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
+    return f"P50 {p50:,.0f} ms, P95 {p95:,.0f} ms, longest {ordered[-1]:,.0f} ms"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Five nodes, faults by a seed, two cheats; every promise checked.")
-    parser.add_argument("--seconds", type=float, default=180, help="of load and faults (default 180)")
-    parser.add_argument("--rate", type=float, default=2_000, help="events a second in all (default 2000)")
-    parser.add_argument("--seed", type=int, default=1, help="what happens when (default 1)")
-    parser.add_argument("--dir", type=Path, help="where keys, databases and logs go, and stay")
+    parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=180.0, help="length of the load (default 180, at least 30)")
+    parser.add_argument("--rate", type=int, default=2_000, help="events a second in all (default 2000)")
+    parser.add_argument("--seed", type=int, default=1, help="of the timetable of faults (default 1)")
+    parser.add_argument("--nodes", type=int, default=5, help="how many, two of them faulty (default 5, at least 5)")
+    parser.add_argument("--keep", action="store_true", help="leave keys, databases and logs where they are")
     chosen = parser.parse_args()
-    with TemporaryDirectory(prefix="overlay-faults-") as name:
-        directory = chosen.dir or Path(name)
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o755)
-        report = run(directory, seconds=chosen.seconds, rate=chosen.rate, seed=chosen.seed)
-    print(report.text())
-    return 1 if report.problems else 0
+    if chosen.nodes < 5 or chosen.seconds < 30 or chosen.rate < 100:
+        parser.error("at least 5 nodes, 30 s and 100 events a second")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    plan = Plan(seconds=chosen.seconds, rate=chosen.rate, seed=chosen.seed, nodes=chosen.nodes)
+    directory = Path(tempfile.mkdtemp(prefix="overlay-faults-"))
+    os.chmod(directory, 0o755)  # the database's own user must get in
+    held = False
+    try:
+        outcome = run(plan, directory)
+        show(outcome)
+        held = not outcome.problems
+    finally:
+        if chosen.keep or not held:
+            print(f"logs and databases: {directory}")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
