@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from protocols import job
-from protocols.coordination import adoption, batches, holding, leases, proving, tasks
+from protocols.coordination import adoption, batches, bidding, holding, leases, proving, tasks
 from protocols.coordination.holding import choose_holders
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
@@ -129,7 +129,7 @@ class _Overlay(Mapping[EntityId, Entity]):
 
 _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     job.BatchCommitted: batches.on_committed,
-    job.AnnouncementReceived: leases.on_announcement,
+    job.AnnouncementReceived: bidding.on_announcement,
     job.BidReceived: leases.on_bid,
     job.AwardReceived: leases.on_award,
     job.WorkReceived: tasks.on_work,

@@ -14,7 +14,6 @@ from protocols.award import SHADOWS_MAX, chosen, judge
 from protocols.coordination.workspace import Workspace
 from protocols.job import (
     WORK_ROLES,
-    AnnouncementReceived,
     Auction,
     AwardReceived,
     Batch,
@@ -36,7 +35,7 @@ from protocols.job import (
 )
 from protocols.levels import LevelRule, is_enough, rule_for
 from protocols.limits import BIDS_PER_AUCTION_MAX
-from protocols.messages import Announcement, Award, Bid, IdentityKey, Level, Role
+from protocols.messages import Announcement, Award, IdentityKey, Level, Role
 from protocols.reputation import NEWCOMER
 
 LEASE_MS_MAX = 3_600_000
@@ -197,27 +196,6 @@ def on_restart(work: Workspace, lease: Lease) -> None:
         work.put(attrs.evolve(lease, failures=0))  # no alarm of an earlier failure outlives the process either
     if lease.waiting:
         _hold_auction(work, lease, due=True)
-
-
-def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
-    """Weigh an announcement as an agent: offer the roles it asks for that this node holds."""
-    said = stimulus.announcement.message
-    rules = work.rules
-    roles = tuple(role for role in said.roles if role in rules.roles)
-    if not roles or said.closes_ms + GRACE_MS < work.now_ms:
-        return
-    reason = "price" if rules.price > said.price_max else ""
-    bid = Bid(
-        network=rules.network,
-        announcement_id=said.announcement_id,
-        roles=() if reason else roles,
-        capacity=rules.capacity,
-        price=rules.price,
-        operator=rules.operator,
-        region=rules.region,
-        reason=reason,
-    )
-    work.utter(Send(to=stimulus.announcement.signer, message=bid))
 
 
 def on_award(work: Workspace, stimulus: AwardReceived) -> None:

@@ -9,6 +9,7 @@ from protocols import job
 from protocols.coordination import advance, durable_mark, recover
 from protocols.job import Batch, Chain, Effect, Entity, EntityId, Lease, Rules, Stage, Stimulus, Task, TaskStage
 from protocols.messages import (
+    Announcement,
     Award,
     Bid,
     CertifyOrder,
@@ -562,3 +563,76 @@ def test_who_signed_a_certificate_is_given_credit_for_it() -> None:
         if isinstance(effect, job.ReportPeer) and (effect.role, effect.outcome) == (Role.CERTIFY, "agreed")
     }
     assert credited == {AGENTS[0].identity, AGENTS[2].identity}
+
+
+# --- weighing an announcement -------------------------------------------------------------------------------
+
+
+def announced(**changes: object) -> job.AnnouncementReceived:
+    said = Announcement(
+        network=NETWORK,
+        announcement_id="job_x",
+        roles=WORK,
+        level=Level.ENHANCED,
+        quorum=2,
+        lease_ms=60_000,
+        batches=10,
+        price_max=100,
+        closes_ms=NOW + 300,
+    )
+    message = attrs.evolve(said, **changes)  # type: ignore[arg-type]
+    signed = Signed(message=message, signer=AGENTS[4].identity, signature=b"")
+    return job.AnnouncementReceived(now_ms=NOW, announcement=signed)
+
+
+def busy(batches: int) -> dict[EntityId, Entity]:
+    """Tasks of another coordinator under way."""
+    award = Award(
+        network=NETWORK,
+        lease_id="lease_x",
+        announcement_id="job_x",
+        agent=SELF,
+        roles=WORK,
+        batches=10,
+        expires_ms=NOW + 60_000,
+    )
+    found: dict[EntityId, Entity] = {}
+    for number in range(batches):
+        taken_in = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=number + 10))
+        said = WorkOrder(network=NETWORK, award=award, manifest=taken_in, context=b"{}", attempt=0)
+        order = Signed(message=said, signer=AGENTS[4].identity, signature=b"")
+        task = Task(order=order, roles=WORK, stage=TaskStage.RUNNING, expires_ms=NOW + 1)
+        found[task.entity_id] = task
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rules", "tasks", "changes", "offered", "reason", "free"),
+    [
+        ({}, 0, {}, WORK, "", 2),
+        ({}, 1, {}, WORK, "", 1),
+        ({}, 2, {}, (), "capacity", 0),
+        ({"price": 101}, 0, {}, (), "price", 2),
+        ({"roles": (Role.CERTIFY,)}, 0, {}, (Role.CERTIFY,), "", 2),
+        ({"roles": ()}, 0, {}, None, "", 0),
+        ({}, 0, {"closes_ms": NOW - 60_001}, None, "", 0),
+    ],
+    ids=["free", "some room left", "full", "too cheap", "one role of three", "no role", "long over"],
+)
+def test_an_agent_weighs_an_announcement(
+    rules: dict[str, object],
+    tasks: int,
+    changes: dict[str, object],
+    offered: tuple[Role, ...] | None,
+    reason: str,
+    free: int,
+) -> None:
+    agent = World(attrs.evolve(RULES, capacity=2, **rules))  # type: ignore[arg-type]
+    agent.entities = busy(tasks)
+    bids = [effect.message for effect in agent.step(announced(**changes)) if isinstance(effect, job.Send)]
+    if offered is None:
+        assert bids == []
+        return
+    (said,) = bids
+    assert isinstance(said, Bid)
+    assert (said.roles, said.reason, said.capacity) == (offered, reason, free)
