@@ -193,6 +193,7 @@ class Executor:
             case job.Bury(batch_id=batch_id, reasons=reasons):
                 log.warning("batch.dead", batch=batch_id, reasons=reasons)
                 self._on_dead(await self._records.bury(batch_id, reasons))
+                self._on_replicated(batch_id, ())  # whoever waits for holders is told of the end instead
             case job.KeepCertificate():
                 await self._certificates.keep(effect)
             case job.KeepReplica(hold=hold):

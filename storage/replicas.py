@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import attrs
 import psycopg
 
-KEPT_MAX = 50_000  # past it nothing more is held: the coordinator finds others
+KEPT_MAX = 50_000  # past these nothing more is held: the coordinator finds others
+KEPT_BYTES_MAX = 4 * 1024**3
 
 
 @attrs.frozen(kw_only=True)
@@ -31,9 +32,10 @@ def keep(connection: psycopg.Connection, batch_id: str, hold: bytes, payload: by
     """Hold a batch. False where as many are held as may be."""
     row = connection.execute(
         """INSERT INTO replicas (batch_id, hold, payload, kept_ms) SELECT %s, %b, %b, %s
-           WHERE (SELECT count(*) FROM replicas) < %s ON CONFLICT (batch_id) DO UPDATE SET hold = EXCLUDED.hold
+           WHERE (SELECT count(*) < %s AND coalesce(sum(length(payload)), 0) < %s FROM replicas)
+           ON CONFLICT (batch_id) DO UPDATE SET hold = EXCLUDED.hold
            RETURNING batch_id""",
-        (batch_id, hold, payload, now_ms, KEPT_MAX),
+        (batch_id, hold, payload, now_ms, KEPT_MAX, KEPT_BYTES_MAX),
     ).fetchone()
     return row is not None
 
