@@ -39,6 +39,7 @@ from protocols.messages import Announcement, Award, IdentityKey, Level, Role
 from protocols.reputation import NEWCOMER
 
 LEASE_MS_MAX = 3_600_000
+THIN_PARTS = 8  # a lease with too few agents is auctioned again after such a part of its time
 GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for again later
 
 
@@ -52,7 +53,7 @@ def take(work: Workspace, level: Level, quorum: int, wanting: EntityId) -> Grant
         return None
     spent = attrs.evolve(grant, batches_left=grant.batches_left - 1)
     lease = attrs.evolve(lease, grant=spent)
-    if _is_running_out(work, spent):
+    if _is_running_out(work, spent) or _is_thin(work, lease, spent):
         _hold_auction(work, lease)
     else:
         work.put(lease)
@@ -261,6 +262,16 @@ def _hold_auction(work: Workspace, lease: Lease, *, due: bool = False) -> None:
         closes_ms=closes_ms,
     )
     work.utter(Publish(message=announcement))
+
+
+def _is_thin(work: Workspace, lease: Lease, grant: Grant) -> bool:
+    """Whether too few agents were there for a role, some time ago: those who were away may be back.
+
+    At just the quorum, the next one to go away would hold everything up.
+    """
+    wanted = rule_for(lease.level, lease.quorum).executors
+    thin = any(sum(role in award.roles for award in grant.awards) < wanted for role in WORK_ROLES)
+    return thin and grant.expires_ms - work.now_ms < work.rules.lease_ms - work.rules.lease_ms // THIN_PARTS
 
 
 def _lease_of(announcement_id: str) -> EntityId:

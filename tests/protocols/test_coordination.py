@@ -171,6 +171,20 @@ def test_a_lease_is_renewed_before_it_runs_out() -> None:
     assert any(isinstance(effect, job.Publish) for effect in effects)
 
 
+@pytest.mark.parametrize(("agents", "early"), [(2, True), (3, False)])
+def test_a_lease_with_too_few_agents_is_renewed_early(agents: int, early: bool) -> None:
+    """Two of two are the quorum of enhanced: whoever was away and is back must not wait for the lease's end."""
+    world = World()
+    leased(world, agents=agents)
+    heard = []
+    for sequence, later_ms in ((2, RULES.lease_ms // 16), (3, RULES.lease_ms // 4)):
+        manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=sequence))
+        effects = world.step(job.BatchCommitted(now_ms=NOW + later_ms, manifest=manifest, stateful=False))
+        assert len(sent(effects, WorkOrder)) == agents, "under the lease that stands"
+        heard.append(any(isinstance(effect, job.Publish) for effect in effects))
+    assert heard == [False, early]
+
+
 def test_a_renewal_that_came_to_nothing_does_not_stop_the_next_auction() -> None:
     """Nobody bids while the node is cut off; its lease runs out later, and must be had again."""
     world = World()
