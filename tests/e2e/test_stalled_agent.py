@@ -108,9 +108,7 @@ def test_a_stopped_agent_is_replaced_long_before_the_deadline(tmp_path: Path) ->
                 assert 1_000 * (certified_s - received_s) < DEADLINE_MS / 3, batch
                 if batch["level"] == "basic" and certified_s < stopped_s:
                     of_victim.append(batch)
-                elif (
-                    batch["level"] == "basic" and received_s > stopped_s
-                ):  # it may have signed those before it stopped
+                elif batch["level"] == "basic" and received_s > stopped_s:  # those before it may have signed
                     of_others.append(batch)
         assert resumed_s - stopped_s >= STOPPED_S
         assert any(agent["agentIdentity"] == key for batch in of_victim for agent in batch["agents"]), (
