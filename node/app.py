@@ -60,12 +60,12 @@ from protocols import job
 from protocols.advertisement import is_local, topic_manager_name
 from protocols.certificate import rfc3339
 from protocols.coordination import choose_holders
-from protocols.envelope import sign, to_frame
+from protocols.envelope import to_frame
 from protocols.errors import WorldFault
 from protocols.job import WORK_ROLES, Batch, Effect, Lease, Rules, Stage, Strategy
 from protocols.keys import PrivateKey
 from protocols.levels import shortfall
-from protocols.messages import Advertisement, BatchSealed, IdentityKey, Level, Role, Signed
+from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
 from storage import meta, outputs
 from storage import peers as stored_peers
 from storage.batches import PendingBatch
@@ -358,6 +358,7 @@ class Node:
             payloads=self._payloads,
             reputations=self.standings.by_role,
             topics=discovery.topics_of,
+            is_known=self._is_known,
             on_advertisement=discovery.on_advertisement,
             on_fault=self.metrics.peer_fault,
             on_received=self.metrics.received,
@@ -369,7 +370,6 @@ class Node:
             checker=self._workers,
             certificates=self.certificates,
             expects_peers=bool(self._settings.overlay_bootstrap) or len(self._known) > 1,
-            on_learned=self._on_learned,
             on_proof=exchange.take_proof,
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
@@ -549,13 +549,6 @@ class Node:
         for identity, addresses in await self._database.run(stored_peers.remembered):
             self._known |= {identity}
             self._transport.learn(identity, addresses)
-
-    async def _on_learned(self, sealed: BatchSealed) -> None:
-        """A certificate that others brought about: news for the driver where the batch is under way here."""
-        batch_id = sealed.certificate.statement.batch_id
-        ids = (job.batch_entity_id(batch_id), job.replica_entity_id(batch_id), job.task_entity_id(batch_id))
-        if any(self.driver.find(entity_id) is not None for entity_id in ids):
-            await self.driver.tell(job.SealReceived(now_ms=clock_ms(), sealed=sign(self._keyring, sealed)))
 
     async def _remember(self, signed: Signed[Advertisement], now_ms: int) -> None:
         said = signed.message

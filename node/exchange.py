@@ -26,11 +26,13 @@ from protocols.messages import (
     Bid,
     Certification,
     CertifyOrder,
+    Claim,
     FraudProof,
     HoldBatch,
     IdentityKey,
     Manifest,
     Message,
+    QuorumCertificate,
     Role,
     SealConfirmed,
     Signed,
@@ -58,6 +60,7 @@ class Exchange:
         payloads: BytesCache[str, bytes],
         reputations: Callable[[IdentityKey], Mapping[Role, int]],
         topics: Callable[[IdentityKey], tuple[str, ...]],
+        is_known: Callable[[IdentityKey], bool],
         on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
         on_fault: Callable[[str], None],
         on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
@@ -68,6 +71,7 @@ class Exchange:
         self._payloads = payloads
         self._reputations = reputations
         self._topics = topics
+        self._is_known = is_known
         self._on_advertisement = on_advertisement
         self._on_fault = on_fault
         self._on_received = on_received
@@ -112,7 +116,18 @@ class Exchange:
             raise MalformedError(f"{type(signed.message).__name__} has no attachment")
         if isinstance(signed.message, BatchSealed):
             certificate.verify_quorum(signed.message.certificate, network=self._network)
+        if not self._is_by_members(signed.message):
+            log.info("certificate.unknown_signer", peer=delivery.sender.hex(), message=type(signed.message).__name__)
+            return
         await self._driver.tell(self._stimulus(signed))
+
+    def _is_by_members(self, message: Message) -> bool:
+        """Whether the quorum a message rests on is one of this network's nodes: keys are made in a moment."""
+        match message:
+            case BatchSealed(certificate=quorum) | WorkOrder(claim=Claim(before=QuorumCertificate() as quorum)):
+                return all(self._is_known(signed.signer) for signed in quorum.certifications)
+            case _:
+                return True
 
     def _keep_payload(self, manifest: Manifest, attachment: bytes) -> None:
         """The worker that unpacks it compares it with the manifest's input root."""
@@ -146,7 +161,7 @@ class Exchange:
             raise MalformedError(f"a proof that proves nothing: {problem}")
         culprit = proof.first
         key = (culprit.signer, culprit.message.batch_id, culprit.message.role)
-        if key in self._proofs:
+        if key in self._proofs or not self._is_known(culprit.signer):
             return
         self._proofs[key] = None
         if len(self._proofs) > PROOFS_REMEMBERED:

@@ -194,6 +194,8 @@ class Executor:
                 log.warning("batch.dead", batch=batch_id, reasons=reasons)
                 self._on_dead(await self._records.bury(batch_id, reasons))
                 self._on_replicated(batch_id, ())  # whoever waits for holders is told of the end instead
+            case job.CheckSeal():
+                await self._check_seal(effect)
             case job.KeepCertificate():
                 await self._certificates.keep(effect)
             case job.KeepReplica(hold=hold):
@@ -380,6 +382,21 @@ class Executor:
                     sequence=sequence,
                 )
             )
+
+    async def _check_seal(self, effect: job.CheckSeal) -> None:
+        """Believe a certificate of this node's own batch when its own run gives the same: the data are here."""
+        statement = effect.sealed.certificate.statement
+        manifest = effect.manifest
+        try:
+            run = await self._compute(manifest, effect.context, holder=manifest.coordinator, keep_outputs=True)
+        except OverlayError as error:
+            log.warning("seal.unchecked", batch=statement.batch_id, why=str(error))
+            return
+        if (run.findings.output_root, run.findings.context_out) != (statement.output_root, effect.sealed.context):
+            log.error("seal.wrong", batch=statement.batch_id)
+            return
+        self._runs.put(statement.batch_id, (run.leaves, run.normalized, run.outputs, run.findings.output_root))
+        self._post(job.SealChecked(now_ms=clock_ms(), sealed=effect.sealed))
 
     async def _certified_run(self, effect: job.Seal) -> compute.Run | None:
         """The outputs that the quorum certified: this node's own, run again if need be, or an agent's."""

@@ -34,7 +34,7 @@ from node.transport import PeerUnreachableError, Transport
 from protocols import codec
 from protocols.errors import MalformedError, PeerFault
 from protocols.limits import LOG_PAGE_MAX
-from protocols.messages import BatchSealed, FraudProof, IdentityKey
+from protocols.messages import FraudProof, IdentityKey
 from storage import certificate_log
 from storage.database import Database
 
@@ -91,12 +91,10 @@ class Synchronizer:
         checker: Checker,
         certificates: CertificateLog,
         expects_peers: bool,
-        on_learned: Callable[[BatchSealed], Awaitable[None]],
         on_proof: Callable[[FraudProof, IdentityKey], Awaitable[None]],
     ) -> None:
         """Args:
         expects_peers: Whether this node has somebody to join; one that has not is level from the start.
-        on_learned: Hears of every certificate that was news.
         on_proof: Hears of the proofs that a peer has.
         """
         self._network = network
@@ -104,7 +102,6 @@ class Synchronizer:
         self._transport = transport
         self._checker = checker
         self._certificates = certificates
-        self._on_learned = on_learned
         self._on_proof = on_proof
         self._level_ms: dict[IdentityKey, int] = {}  # when a peer's log was last read to its end
         self._cursors: dict[IdentityKey, int] = {}
@@ -199,8 +196,6 @@ class Synchronizer:
                 missing = [*(batch_id for batch_id in wanted if batch_id not in told), *missing]  # they did not fit
             admitted = [each for each in good if self._certificates.admits(each.certificate)]
             learned += await self._certificates.put(admitted) if admitted else 0
-            for each in admitted:
-                await self._on_learned(each)
             if why:
                 raise MalformedError(why)
         return learned

@@ -239,6 +239,7 @@ class Batch:
         learned: The certificate that others brought about, in place of one of this node's making.
         recovered: It was left behind by an earlier run, so the holders are to be asked about it.
         without_news: Holders that said they are not at it.
+        agreed: A quorum agreed upon it once: the batches after it in its source rest on its context.
     """
 
     TAG: ClassVar[int] = 102
@@ -251,6 +252,7 @@ class Batch:
     learned: QuorumCertificate | None = None
     recovered: bool = False
     without_news: tuple[IdentityKey, ...] = ()
+    agreed: bool = False
     context: bytes = b"{}"
     context_out: bytes = b""
     attempt: int = 0
@@ -531,6 +533,13 @@ class EndFound(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
+class SealChecked(Stimulus):
+    """This node's own run of a batch gives what a certificate of others says."""
+
+    sealed: BatchSealed
+
+
+@attrs.frozen(kw_only=True)
 class BatchAdopted(Stimulus):
     """A replica was entered among this node's own batches."""
 
@@ -691,6 +700,15 @@ class Seal(Effect):
     context: bytes
     context_out: bytes
     attempts: int
+
+
+@attrs.frozen(kw_only=True)
+class CheckSeal(Effect):
+    """Run a batch whose certificate others brought about; report SealChecked if that gives the same."""
+
+    sealed: BatchSealed
+    manifest: Manifest
+    context: bytes
 
 
 @attrs.frozen(kw_only=True)

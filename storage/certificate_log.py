@@ -21,10 +21,11 @@ class Logged:
 
 
 def append_own(connection: psycopg.Connection, batch_id: str, source_id: str, now_ms: int) -> None:
-    """Enter a batch that is being sealed here. The caller holds the lock."""
+    """Enter a batch that is being sealed here, in place of what others said of it. The caller holds the lock."""
     connection.execute(
         """INSERT INTO certificate_log (number, batch_id, source_id, learned_ms)
-           SELECT coalesce(max(number), 0) + 1, %s, %s, %s FROM certificate_log ON CONFLICT DO NOTHING""",
+           SELECT coalesce(max(number), 0) + 1, %s, %s, %s FROM certificate_log
+           ON CONFLICT (batch_id) DO UPDATE SET certificate = NULL, context = NULL""",
         (batch_id, source_id, now_ms),
     )
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import attrs
 import psycopg
 
+PROOFS_PER_SIGNER_MAX = 32
+
 
 def remember(
     connection: psycopg.Connection, identity: bytes, addresses: Sequence[str], advertisement: bytes, expires_ms: int
@@ -60,9 +62,22 @@ def equivocators(connection: psycopg.Connection) -> list[tuple[bytes, str]]:
 
 
 def keep_equivocation(connection: psycopg.Connection, found: Equivocation) -> None:
-    """Keep the two signed statements that contradict each other, once per signer, batch and role."""
+    """Keep the two signed statements that contradict each other, once per signer, batch and role.
+
+    A signer's first ``PROOFS_PER_SIGNER_MAX`` are enough: one would be.
+    """
     connection.execute(
         """INSERT INTO equivocations (signer, batch_id, role, first, second, heard_from)
-           VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
-        (found.signer, found.batch_id, found.role, found.first, found.second, found.heard_from),
+           SELECT %s, %s, %s, %s, %s, %s WHERE (SELECT count(*) FROM equivocations WHERE signer = %s) < %s
+           ON CONFLICT DO NOTHING""",
+        (
+            found.signer,
+            found.batch_id,
+            found.role,
+            found.first,
+            found.second,
+            found.heard_from,
+            found.signer,
+            PROOFS_PER_SIGNER_MAX,
+        ),
     )

@@ -177,7 +177,10 @@ class GossipPort:
         """Gossip what was handed in, one after the other, until cancelled."""
         async for topic, data in self._waiting:
             with trio.move_on_after(PUBLISH_S) as waited:
-                await self.pubsub.publish(topic, data)
+                try:
+                    await self.pubsub.publish(topic, data)
+                except (BaseLibp2pError, OSError) as error:
+                    log.info("gossip.unsent", topic=topic, why=str(error))
             if waited.cancelled_caught:
                 log.warning("gossip.held_up", topic=topic, seconds=PUBLISH_S)
 

@@ -95,8 +95,12 @@ def recover(stored: Iterable[Entity], pending: Collection[str]) -> tuple[Entity,
     """
     kept: list[Entity] = []
     for entity in stored:
-        if isinstance(entity, Batch) and (entity.batch_id in pending) == (entity.stage is Stage.DEAD):
-            continue  # it ended; or it was dead, and is to be tried again
+        if isinstance(entity, Batch) and entity.stage is Stage.DEAD and entity.batch_id in pending:
+            if entity.agreed:  # to be tried again, from the context that others rest on; any other is told anew
+                kept.append(attrs.evolve(entity, stage=Stage.BACKOFF, attempt=0, reasons=(), alarm_ms=0))
+            continue
+        if isinstance(entity, Batch) and entity.batch_id not in pending and entity.stage is not Stage.DEAD:
+            continue
         if isinstance(entity, Chain):
             running = entity.running if entity.running in pending else ""
             queue = tuple(batch_id for batch_id in entity.queue if batch_id in pending)
@@ -153,6 +157,7 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     job.StatusReceived: adoption.on_status,
     job.EndFound: adoption.on_end_found,
     job.BatchAdopted: adoption.on_adopted,
+    job.SealChecked: batches.on_checked,
 }
 
 

@@ -166,10 +166,10 @@ def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
     statement = stimulus.sealed.message.certificate.statement
     batch = work.find(Batch, batch_entity_id(statement.batch_id))
     if batch is not None:
-        batches.learn(work, batch, stimulus.sealed.message)
+        batches.on_others_sealed(work, batch, stimulus)
         return
     replica = work.find(Replica, replica_entity_id(statement.batch_id))
-    if replica is not None and replica.hold.message.manifest.message.input_root == statement.input_root:
+    if replica is not None and stimulus.sealed.signer in _others(work, replica):  # nobody else lets a batch go
         finish(work, replica, stimulus.sealed.message)
 
 

@@ -16,6 +16,7 @@ from protocols.job import (
     Bury,
     CertificationReceived,
     Chain,
+    CheckSeal,
     ConfirmationReceived,
     ForgetPayload,
     Grant,
@@ -25,6 +26,8 @@ from protocols.job import (
     Replica,
     ResultReceived,
     Seal,
+    SealChecked,
+    SealReceived,
     Send,
     Stage,
     batch_entity_id,
@@ -50,7 +53,8 @@ from protocols.reputation import Outcome
 
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
 COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
-REASONS_MAX = 16
+REASONS_MAX = 128  # above what the retries of any template come to
+RETRY_STEP = 2  # attempts back off four times as long each: about 1, 4, 16 and 30 s
 ASKS_MAX = 8  # how often holders are asked about a batch left behind: links take a moment after a start
 
 
@@ -89,8 +93,8 @@ def on_replayed(work: Workspace, stimulus: BatchReplayed) -> None:
     dead = work.find(Batch, batch.entity_id)
     if dead is None:
         _enter(work, batch)
-    elif dead.stage is Stage.DEAD and dead.statement is not None:
-        lease_or_wait(work, attrs.evolve(batch, context=dead.context))
+    elif dead.stage is Stage.DEAD and dead.agreed:
+        lease_or_wait(work, attrs.evolve(batch, context=dead.context, agreed=True))
     elif dead.stage is Stage.DEAD:
         _enter(work, batch)
 
@@ -175,18 +179,26 @@ def _ask_holders(work: Workspace, batch: Batch) -> None:
     work.utter(*(Send(to=key, message=query) for key in batch.holders))
 
 
-def learn(work: Workspace, batch: Batch, sealed: BatchSealed) -> None:
+def on_others_sealed(work: Workspace, batch: Batch, stimulus: SealReceived) -> None:
+    """A holder finished the batch. What it did is believed when this node's own run gives the same."""
+    sealed = stimulus.sealed.message
+    if stimulus.sealed.signer in batch.holders and _can_learn(batch, sealed):
+        work.utter(CheckSeal(sealed=sealed, manifest=batch.manifest.message, context=batch.context))
+
+
+def on_checked(work: Workspace, stimulus: SealChecked) -> None:
     """Take the certificate that others brought about, and what the batch leaves behind with it."""
+    sealed = stimulus.sealed
     statement = sealed.certificate.statement
-    if batch.stage in (Stage.CHAINED, Stage.SEALING, Stage.SEALED, Stage.DEAD) or not _is_of(batch, statement):
-        return  # of a batch in the chain it is asked for when its turn comes
-    if batch.stateful and hashlib.sha256(sealed.context).digest() != statement.context_out:
+    batch = work.find(Batch, batch_entity_id(statement.batch_id))
+    if batch is None or not _can_learn(batch, sealed):
         return
     batch = attrs.evolve(
         batch,
         stage=Stage.SEALING,
         statement=statement,
         learned=sealed.certificate,
+        agreed=True,
         context_out=sealed.context,
         holders=_recipients(batch),
         awards=(),
@@ -196,6 +208,14 @@ def learn(work: Workspace, batch: Batch, sealed: BatchSealed) -> None:
     )
     _seal(work, batch)
     _advance_chain(work, batch, sealed.context)
+
+
+def _can_learn(batch: Batch, sealed: BatchSealed) -> bool:
+    """Whether a certificate is the end this batch waits for. One in its chain is asked for when its turn comes."""
+    statement = sealed.certificate.statement
+    if batch.stage in (Stage.CHAINED, Stage.SEALING, Stage.SEALED, Stage.DEAD) or not _is_of(batch, statement):
+        return False
+    return hashlib.sha256(sealed.context).digest() == statement.context_out
 
 
 def _is_of(batch: Batch, statement: Statement) -> bool:
@@ -341,7 +361,9 @@ def _try_to_agree(work: Workspace, batch: Batch) -> None:
         valid=last.valid,
         invalid=last.invalid,
     )
-    batch = attrs.evolve(batch, stage=Stage.CERTIFYING, statement=statement, contexts=(), context_out=context)
+    batch = attrs.evolve(
+        batch, stage=Stage.CERTIFYING, statement=statement, contexts=(), context_out=context, agreed=True
+    )
     asking.await_answers(work, batch)
     asking.send_certify(work, batch, asking.holders_of(batch.awards, Role.CERTIFY))
     _advance_chain(work, batch, context)
@@ -541,15 +563,14 @@ def _fail_attempt(work: Workspace, batch: Batch, reason: str) -> None:
     leases.revoke(work, said.level, said.quorum, batch.lease_id)
     attempt = batch.attempt + 1
     reasons = (*batch.reasons, f"attempt {attempt}, {rfc3339(work.now_ms)}: {reason}")[-REASONS_MAX:]
-    was_agreed = batch.stage is Stage.CERTIFYING
     batch = attrs.evolve(batch, attempt=attempt, reasons=reasons, stage=Stage.BACKOFF)
     if attempt >= work.rules.attempts_at(said.level):
         work.put(attrs.evolve(batch, stage=Stage.DEAD))
         work.utter(Bury(batch_id=batch.batch_id, reasons=reasons))
-        if not was_agreed:
+        if not batch.agreed:
             _advance_chain(work, batch, None)
         return
-    batch = attrs.evolve(batch, alarm_ms=work.now_ms + leases.backoff_ms(work, attempt))
+    batch = attrs.evolve(batch, alarm_ms=work.now_ms + leases.backoff_ms(work, RETRY_STEP * attempt - 1))
     work.put(batch)
     work.alarm(batch.entity_id, batch.alarm_ms)
 

@@ -156,12 +156,12 @@ def on_signed(work: Workspace, stimulus: StatementSigned) -> None:
 def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
     """The certificate was checked by the caller: keep it, and let the task go."""
     statement = stimulus.sealed.message.certificate.statement
-    batch_id = statement.batch_id
-    task = work.find(Task, task_entity_id(batch_id))
-    if task is not None and task.stage is TaskStage.RUNNING:
-        work.put(attrs.evolve(task, sealed=True))  # its evidence is still owed: it may be dissent
-    elif task is not None:
-        _let_go(work, task)
+    task = work.find(Task, task_entity_id(statement.batch_id))
+    if task is not None and stimulus.sealed.signer in (task.order.signer, statement.coordinator):
+        if task.stage is TaskStage.RUNNING:
+            work.put(attrs.evolve(task, sealed=True))  # its evidence is still owed: it may be dissent
+        else:
+            _let_go(work, task)
     work.utter(KeepCertificate(sealed=stimulus.sealed.message, sender=stimulus.sealed.signer))
 
 

@@ -98,11 +98,11 @@ def status(signer: IdentityKey, progress: Progress) -> job.StatusReceived:
     return job.StatusReceived(now_ms=NOW, status=envelope.sign(EVERYBODY[signer], said))
 
 
-def seal(sequence_of: str = BATCH_ID, context: bytes = CONTEXT) -> job.SealReceived:
-    statement = attrs.evolve(BEFORE.certificate.statement, batch_id=sequence_of)
+def seal(context: bytes = CONTEXT, sender: KeySigner | None = None) -> job.SealReceived:
+    statement = attrs.evolve(BEFORE.certificate.statement, batch_id=BATCH_ID)
     certificate = attrs.evolve(BEFORE.certificate, statement=statement)
     said = BatchSealed(network=NETWORK, certificate=certificate, context=context)
-    return job.SealReceived(now_ms=NOW, sealed=envelope.sign(OTHERS[2], said))
+    return job.SealReceived(now_ms=NOW, sealed=envelope.sign(sender or EVERYBODY[HOLDERS[1]], said))
 
 
 def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:
@@ -367,18 +367,39 @@ def test_who_comes_back_asks_before_it_does_anything_again() -> None:
 def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> None:
     world = World(COORDINATOR.identity)
     committed(world, recovered=True)
-    (sealing,) = (effect for effect in world.step(seal()) if isinstance(effect, job.Seal))
+    (check,) = (effect for effect in world.step(seal()) if isinstance(effect, job.CheckSeal))
+    assert check.context == b"{}", "its own run decides whether that is the truth"
+    effects = world.step(job.SealChecked(now_ms=NOW, sealed=check.sealed))
+    (sealing,) = (effect for effect in effects if isinstance(effect, job.Seal))
     assert sealing.certificate.statement.batch_id == BATCH_ID
     chain = world.entities[job.chain_entity_id(BATCH.message.source_id)]
     assert isinstance(chain, job.Chain)
     assert (chain.context, chain.running) == (CONTEXT, ""), "the source goes on from what it left behind"
 
 
-@pytest.mark.parametrize("context", [b"{}", b'{"forged":1}'])
-def test_a_context_that_the_quorum_did_not_sign_is_not_gone_on_from(context: bytes) -> None:
+@pytest.mark.parametrize(
+    "stimulus",
+    [seal(context=b"{}"), seal(context=b'{"forged":1}'), seal(sender=STRANGER)],
+    ids=["no context", "a context that the quorum did not sign", "not from a holder"],
+)
+def test_what_is_not_a_holder_s_certificate_of_the_batch_is_not_even_checked(stimulus: job.SealReceived) -> None:
     world = World(COORDINATOR.identity)
     committed(world, recovered=True)
-    assert not any(isinstance(effect, job.Seal) for effect in world.step(seal(context=context)))
+    effects = world.step(stimulus)
+    assert not any(isinstance(effect, job.CheckSeal | job.Seal) for effect in effects)
+
+
+def test_a_stranger_lets_no_replica_and_no_task_go() -> None:
+    world = World()
+    world.kept(hold())
+    assert not any(isinstance(effect, job.DropReplica) for effect in world.step(seal(sender=STRANGER)))
+    agent = World(AGENT)
+    agent.step(order(None, b"{}", COORDINATOR))
+    before = agent.entities[job.task_entity_id(BATCH_ID)]
+    agent.step(seal(sender=OTHERS[1]))
+    assert agent.entities[job.task_entity_id(BATCH_ID)] == before
+    agent.step(seal(sender=COORDINATOR))
+    assert agent.entities[job.task_entity_id(BATCH_ID)] != before
 
 
 def test_holders_are_the_same_every_time() -> None:

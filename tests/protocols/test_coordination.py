@@ -505,6 +505,34 @@ def test_a_replay_survives_a_crash_before_it_was_heard() -> None:
     assert recover([world.batch], frozenset({SAID.batch_id})) == (), "told again as a batch that waits"
 
 
+def agreed_and_dead() -> World:
+    """A stateful batch that a quorum agreed upon, that nobody certified, and that died in later attempts."""
+    world = World(attrs.evolve(RULES, attempts_max=1))
+    leased(world, stateful=True)
+    world.step(result(0))
+    world.step(result(1))
+    assert world.batch.stage is Stage.CERTIFYING
+    world.step(job.AlarmRang(now_ms=world.batch.attempt_ends_ms, entity_id=world.batch.entity_id))
+    assert world.batch.stage is Stage.DEAD
+    chain = world.entities[job.chain_entity_id(SAID.source_id)]
+    assert isinstance(chain, Chain)
+    assert chain.context == CONTEXT_OUT, "the source went on from it"
+    return world
+
+
+def test_what_was_agreed_upon_is_replayed_from_its_own_context() -> None:
+    world = agreed_and_dead()
+    world.step(job.BatchReplayed(now_ms=NOW + 10**7, manifest=BATCH.manifest, stateful=True))
+    assert (world.batch.stage, world.batch.context) == (Stage.LEASING, b"{}")
+
+
+def test_a_crash_before_the_replay_was_heard_keeps_that_context_too() -> None:
+    dead = attrs.evolve(agreed_and_dead().batch, statement=None)  # as a later attempt leaves it
+    (kept,) = recover([dead], frozenset({SAID.batch_id}))
+    assert isinstance(kept, Batch)
+    assert (kept.stage, kept.context, kept.attempt) == (Stage.BACKOFF, b"{}", 0)
+
+
 def test_a_role_awarded_later_is_held_by_the_same_task() -> None:
     """An agent that shadowed a batch and is then called up for it certifies it too."""
     coordinator = AGENTS[0].identity

@@ -285,6 +285,10 @@ class World:
                 node.proofs.append((proof.first, proof.second))
             case job.RecordLate(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
+            case job.CheckSeal(sealed=sealed, manifest=manifest, context=context):
+                statement = sealed.certificate.statement
+                if truth(manifest.batch_id, context).output_root == statement.output_root:
+                    self.tell(node, lambda now: job.SealChecked(now_ms=now, sealed=sealed), 3)
             case job.KeepCertificate(sealed=sealed, sender=sender):
                 node.ends.setdefault(sealed.certificate.statement.batch_id, sealed)
                 statement = sealed.certificate.statement
