@@ -169,7 +169,7 @@ class Node:
         self.replications = Replications()
         self._discovery: Discovery | None = None
         self._known = frozenset({keyring.identity})
-        self.journal = EntityJournal(database)
+        self.journal = EntityJournal(database, lambda level: self.driver.rules.attempts_at(level))
         self.driver = Driver(self._rules(), self.journal, self._act)
         self.objects = Objects(
             database=database, transport=transport, key=keyring.key, public_url=settings.overlay_public_url
@@ -216,7 +216,12 @@ class Node:
             ),
             database=database,
             front_door=workers,
-            writer=GroupWriter(network=self._network, policy=self._ingest_policy(), signer=keyring),
+            writer=GroupWriter(
+                network=self._network,
+                policy=self._ingest_policy(),
+                signer=keyring,
+                quorum_floor=lambda level: self.driver.rules.quorum_floor(level),
+            ),
             payloads=self._payloads,
             tell=self.driver.tell,
             replications=self.replications,
@@ -320,8 +325,10 @@ class Node:
                 for identity in self._discovery.able(WORK_ROLES)
                 for said in [entries[identity].advertisement.message]
                 for known in [self.standings.by_role(identity)]
+                for offered in [{*(role.word for role in entries[identity].roles), *entries[identity].topics}]
                 if all(
                     known[role] >= template.reputation_min
+                    and set(template.capabilities) <= offered
                     and (not template.regions or said.region in template.regions)
                     for role, template in least.items()
                 )
@@ -449,6 +456,7 @@ class Node:
                 database=self._database,
                 tell=self.driver.tell,
                 unsettle=self.ingest.unsettle,
+                refuse_if_full=self.ingest.refuse_if_full,
             ),
             readiness=self._readiness,
             freshness=self.sync.freshness,
@@ -531,19 +539,31 @@ class Node:
         """Tell the driver of batches that have neither an end nor an entity: their news was lost with a restart of
         the driver, or with a commit whose fate was unknown.
         """
+        dead: set[str] = set()
         while True:
             await trio.sleep(RETELL_S)
+            unburied: set[str] = set()
             before_ms = clock_ms() - int(1000 * RETELL_S)
             for each in await self.records.pending():
                 if each.coordinator is not None:
                     continue
                 signed = read_manifest(each.manifest, self._network)
-                forgotten = self.driver.find(job.batch_entity_id(each.batch_id)) is None
-                if forgotten and signed.message.received_ms < before_ms:
+                known = self.driver.find(job.batch_entity_id(each.batch_id))
+                if isinstance(known, Batch) and known.stage is Stage.DEAD:
+                    unburied.add(each.batch_id)
+                    if each.batch_id in dead:  # for two rounds: its burial, or the news of its replay, was lost
+                        log.warning("batch.revived", batch=each.batch_id)
+                        await self.driver.tell(
+                            job.BatchReplayed(
+                                now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
+                            )
+                        )
+                elif known is None and signed.message.received_ms < before_ms:
                     log.warning("batch.retold", batch=each.batch_id)
                     await self._retell(each)
                 elif self.replications.waits(each.batch_id):
                     await self._retell(each, recovered=False)  # asks holders again where nobody is being asked
+            dead = unburied
 
     async def _learn_peers(self) -> None:
         for identity, addresses in await self._database.run(stored_peers.remembered):

@@ -1,12 +1,15 @@
 """Batches that ran out of attempts, for operators: why, and once more."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+import trio
+
 from node.driver import clock_ms
 from node.stored import read_manifest
-from protocols.certificate import agent_id, rfc3339
+from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
 from protocols.job import BatchReplayed, Stimulus
 from protocols.messages import IdentityKey, Level
@@ -16,7 +19,8 @@ from storage.dead_letters import DeadLetter
 
 Document = dict[str, Any]
 
-REPLAYED_AT_ONCE: Final = 1_000
+REPLAYED_AT_ONCE: Final = 100
+BEFORE: Final = re.compile(r"(\d{1,15})_(batch_[0-9a-f]{64})")
 
 
 class UnknownDeadLetterError(ClientFault):
@@ -29,6 +33,10 @@ class NotDeadError(ClientFault):
     code = "not-dead"
 
 
+class UnknownPageError(ClientFault):
+    code = "invalid-parameter"
+
+
 class DeadLetters:
     """Lists, inspects, replays."""
 
@@ -39,17 +47,30 @@ class DeadLetters:
         database: Database,
         tell: Callable[[Stimulus], Awaitable[None]],
         unsettle: Callable[[int], None],
+        refuse_if_full: Callable[[], None],
     ) -> None:
-        """``unsettle`` counts events in that wait for their end again."""
+        """Args:
+        unsettle: Counts events in that wait for their end again.
+        refuse_if_full: Raises OverloadedError while as many wait as may.
+        """
         self._network = network
         self._database = database
         self._tell = tell
         self._unsettle = unsettle
+        self._refuse_if_full = refuse_if_full
 
     async def page(self, before: str, limit: int) -> Document:
-        """The latest first. ``before`` is what an earlier page named as ``nextBefore``; empty for the first."""
-        at, _, batch_id = before.partition("_")
-        before_ms = int(at) if at.isdecimal() else 2**62
+        """The latest first. ``before`` is what an earlier page named as ``nextBefore``; empty for the first.
+
+        Raises:
+            UnknownPageError: no page named it.
+        """
+        named = BEFORE.fullmatch(before)
+        if before and named is None:
+            raise UnknownPageError(
+                "'before' is no end of a page", field="before", remedy="send nextBefore as it came"
+            )
+        before_ms, batch_id = (2**62, "") if named is None else (int(named[1]), named[2])
         found = await self._database.run(
             partial(dead_letters.page, before_ms=before_ms, before_id=batch_id, limit=limit)
         )
@@ -57,16 +78,17 @@ class DeadLetters:
         return {"deadLetters": [_summary(each) for each in found], "nextBefore": last}
 
     async def get(self, batch_id: str) -> Document:
-        """Everything there is to know about a dead batch.
+        """Everything there is to know about a batch that is dead, or was until it was replayed.
 
         Raises:
-            UnknownDeadLetterError: it is not dead, or not known.
+            UnknownDeadLetterError: it never was, or is not known.
         """
         letter = await self._database.run(partial(dead_letters.get, batch_id=batch_id))
         if letter is None:
-            raise UnknownDeadLetterError(f"no batch {batch_id[:100]!r} is dead on this node", batchId=batch_id[:100])
+            raise UnknownDeadLetterError(
+                f"no batch {batch_id[:100]!r} is or was dead on this node", batchId=batch_id[:100]
+            )
         lives = await self._database.run(partial(dead_letters.replays, batch_id=batch_id))
-        evidence = await self._database.run(lambda connection: batches.evidence(connection, batch_id))
         return {
             **_summary(letter),
             "replays": [
@@ -76,9 +98,6 @@ class DeadLetters:
                     "reasons": each.reasons,
                 }
                 for each in lives
-            ],
-            "evidence": [
-                {"agentId": agent_id(row.signer), "role": row.role, "agrees": row.agrees} for row in evidence
             ],
         }
 
@@ -101,7 +120,11 @@ class DeadLetters:
         return {"replayed": replayed}
 
     async def replay_all(self, asked_by: IdentityKey | None) -> Document:
-        """Have the latest ``REPLAYED_AT_ONCE`` tried again; ask again for the rest."""
+        """Have the latest ``REPLAYED_AT_ONCE`` tried again; ask again for the rest.
+
+        Raises:
+            OverloadedError: as many events wait as may.
+        """
         latest = partial(dead_letters.page, before_ms=2**62, before_id="", limit=REPLAYED_AT_ONCE)
         found = await self._database.run(latest)
         own = [each.batch_id for each in found if each.coordinator is None]
@@ -109,13 +132,15 @@ class DeadLetters:
 
     async def _replay(self, batch_ids: Sequence[str], asked_by: IdentityKey | None) -> list[str]:
         """The rows first: what a crash keeps from the driver is told to it at the next start."""
+        self._refuse_if_full()
         work = partial(dead_letters.replay, batch_ids=batch_ids, asked_by=asked_by, now_ms=clock_ms())
-        replayed = await self._database.run(work)
-        for each in replayed:
-            self._unsettle(each.events)
-            signed = read_manifest(each.manifest, self._network)
-            told = BatchReplayed(now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders)
-            await self._tell(told)
+        with trio.CancelScope(shield=True):  # a client that leaves must not keep the news from the driver
+            replayed = await self._database.run(work)
+            for each in replayed:
+                self._unsettle(each.events)
+                signed = read_manifest(each.manifest, self._network)
+                told = BatchReplayed(now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders)
+                await self._tell(told)
         return [each.batch_id for each in replayed]
 
 
@@ -129,6 +154,7 @@ def _summary(letter: DeadLetter) -> Document:
         "attempts": letter.attempts,
         "reasons": letter.reasons,
         "receivedAt": rfc3339(letter.received_ms),
-        "deadAt": rfc3339(letter.dead_ms),
+        "state": letter.state,
+        "deadAt": None if letter.dead_ms is None else rfc3339(letter.dead_ms),
         "coordinator": None if letter.coordinator is None else letter.coordinator.hex(),
     }

@@ -5,7 +5,7 @@ signatures, and the rows. If the connection breaks while the commit is under way
 without anybody knowing whether the first one counted: ``Group.written`` and a look at the database tell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -135,10 +135,19 @@ class IngestPolicy:
 class GroupWriter:
     """Turns groups into rows. Its ``write`` runs on a database thread, one group at a time."""
 
-    def __init__(self, *, network: str, policy: IngestPolicy, signer: Signer) -> None:
+    def __init__(
+        self,
+        *,
+        network: str,
+        policy: IngestPolicy,
+        signer: Signer,
+        quorum_floor: Callable[[Level], int] = lambda level: 0,
+    ) -> None:
+        """``quorum_floor``: how many must agree at least at a level, as the operator's job templates say now."""
         self._network = network
         self._policy = policy
         self._signer = signer
+        self._quorum_floor = quorum_floor
 
     def write(self, connection: "Connection", *, group: Group, now_ms: int) -> Committed:
         """Decide on a group's requests and write the batches they make. May run again after a failure."""
@@ -228,7 +237,7 @@ class GroupWriter:
             source_id=source.source_id,
             policy_hash=source.policy_hash,
             level=level,
-            quorum=quorum_for(level, self._policy.threshold),
+            quorum=max(quorum_for(level, self._policy.threshold), self._quorum_floor(level)),
             topics=topics,
             stateful=compiled.stateful,
             on_conflict=compiled.on_conflict,

@@ -133,7 +133,7 @@ class Ingest:
         """Space for one body, taken as its bytes come and given back when the request ends."""
         if not self._limits.enabled:
             raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
-        self._refuse_if_full()
+        self.refuse_if_full()
         return Room(self)
 
     async def submit(
@@ -153,7 +153,7 @@ class Ingest:
         call = partial(admit, body, network=self._network, event_bytes_max=self._limits.event_bytes_max)
         admitted: Admitted = await self._front_door.admit(call)
         del body, call  # from here on the columns stand for it
-        self._refuse_if_full()
+        self.refuse_if_full()
         pending = Pending(
             admitted=admitted, caller=caller, ingestion_id=f"ingest_{secrets.token_hex(16)}", started_s=started_s
         )
@@ -195,7 +195,8 @@ class Ingest:
                 events += len(group[-1].admitted.lines)
             await self._commit(group)
 
-    def _refuse_if_full(self) -> None:
+    def refuse_if_full(self) -> None:
+        """Raise OverloadedError while as many events wait for their end as may."""
         if self._unsettled >= self._limits.unsettled_max:
             raise OverloadedError(
                 f"{self._unsettled} events wait for their certificates, at most {self._limits.unsettled_max} may",

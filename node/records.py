@@ -1,6 +1,6 @@
 """The node's durable records for driver and executor: entities, seals, evidence, standings. SQL is in ``storage``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from protocols.certificate import agent_id
 from protocols.coordination import recover
 from protocols.errors import MalformedError
 from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
-from protocols.messages import Evidence, FraudProof, HoldBatch, IdentityKey, Role, Signed
+from protocols.messages import Evidence, FraudProof, HoldBatch, IdentityKey, Level, Role, Signed
 from storage import auctions, batches, entities, jobs, peers, policies, replicas
 from storage.batches import EvidenceRow, PendingBatch, SealedBatch
 from storage.database import Database
@@ -32,14 +32,21 @@ log = structlog.get_logger(__name__)
 FLUSH_S = 1.0
 MATERIALISE_S = 10.0
 COMING_BACK = ("batch:", "lease:", "held:")  # told again from its row, awarded again, named by every order
-RUNNING = {Stage.PROCESSING: (Role.NORMALIZE, Role.VALIDATE), Stage.CERTIFYING: (Role.CERTIFY,)}
+RUNNING = {
+    Stage.PROCESSING: (Role.NORMALIZE, Role.VALIDATE),
+    Stage.CERTIFYING: (Role.CERTIFY,),
+    Stage.BACKOFF: (Role.NORMALIZE,),
+}
+"""The jobs that a batch's stage is about."""
 
 
 class EntityJournal:
     """The driver's journal: entities as rows, and the specification's job rows beside them."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, attempts_at: Callable[[Level], int]) -> None:
+        """``attempts_at``: how many attempts a batch of a level gets now."""
         self._database = database
+        self._attempts_at = attempts_at
         self._stages: dict[str, tuple[Stage, int]] = {}
         self._changes: list[JobChange] = []
 
@@ -60,7 +67,7 @@ class EntityJournal:
         for entity in transition.changed:
             if isinstance(entity, Batch) and self._stages.get(entity.entity_id) != (entity.stage, entity.attempt):
                 self._stages[entity.entity_id] = (entity.stage, entity.attempt)
-                self._changes += _job_changes(entity)
+                self._changes += _job_changes(entity, self._attempts_at(entity.manifest.message.level))
         for entity_id in transition.removed:
             self._stages.pop(entity_id, None)
 
@@ -75,14 +82,17 @@ class EntityJournal:
                 await self._database.run(partial(_apply_jobs, changes))
 
 
-def _job_changes(batch: Batch) -> list[JobChange]:
+def _job_changes(batch: Batch, max_attempts: int) -> list[JobChange]:
+    waits = batch.stage is Stage.BACKOFF
     return [
         JobChange(
             batch_id=batch.batch_id,
             role=role.word,
-            status="running",
+            status="queued" if waits else "running",
             agent=next((agent_id(award.agent) for award in batch.awards if role in award.roles), None),
-            attempts=batch.attempt + 1,
+            attempts=batch.attempt + (not waits),
+            max_attempts=max_attempts,
+            next_run_ms=batch.alarm_ms if waits else 0,
         )
         for role in RUNNING.get(batch.stage, ())
     ]

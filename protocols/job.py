@@ -88,6 +88,10 @@ class Rules:
         own = (each for each in self.templates if (each.role, each.level) == (role, level))
         return next(own, BUILT_IN[role, level])
 
+    def quorum_floor(self, level: Level) -> int:
+        """How many must agree at least, as an operator's templates of the level say; 0 where they do not."""
+        return max((each.quorum for each in self.templates if each.level is level), default=0)
+
     def attempt_ms_at(self, level: Level) -> int:
         """How long an attempt may take: as an operator's templates of the level say, within the node's own bound."""
         own = [each.time_ms_max for each in self.templates if each.level is level]

@@ -10,7 +10,7 @@ from storage.batches import PendingBatch
 
 @attrs.frozen(kw_only=True)
 class DeadLetter:
-    """A dead batch. ``coordinator`` is None for this node's own."""
+    """A batch that is dead, or was until it was replayed. ``coordinator`` is None for this node's own."""
 
     batch_id: str
     source_id: str
@@ -20,7 +20,8 @@ class DeadLetter:
     attempts: int
     reasons: list[str]
     received_ms: int
-    dead_ms: int
+    dead_ms: int | None
+    state: str
     coordinator: bytes | None
 
 
@@ -44,7 +45,8 @@ def page(connection: psycopg.Connection, *, before_ms: int, before_id: str, limi
 
 
 def get(connection: psycopg.Connection, batch_id: str) -> DeadLetter | None:
-    query = f"SELECT {COLUMNS} FROM batches WHERE state = 'dead' AND batch_id = %s".encode()  # noqa: S608
+    query = f"""SELECT {COLUMNS} FROM batches WHERE batch_id = %s AND (state = 'dead'
+                OR EXISTS (SELECT 1 FROM replays r WHERE r.batch_id = batches.batch_id))""".encode()  # noqa: S608
     row = connection.execute(query, (batch_id,)).fetchone()
     return None if row is None else _letter(row)
 
@@ -77,11 +79,14 @@ def replay(
         {"ids": list(batch_ids), "by": asked_by, "now": now_ms},
     ).fetchall()
     ids = [row[0] for row in rows]
-    for table in ("overlay_events", "event_versions"):
-        connection.execute(
-            f"UPDATE {table} SET validation_status = 'pending' WHERE batch_id = ANY(%s)".encode(),  # noqa: S608
-            (ids,),
-        )
+    connection.execute(
+        """UPDATE overlay_events e SET validation_status = 'pending'
+           FROM event_index i JOIN batches b ON b.number = i.batch
+           WHERE b.batch_id = ANY(%s) AND e.event_id = 'event_' || encode(i.event_digest, 'hex')
+             AND e.batch_id = b.batch_id""",
+        (ids,),
+    )
+    connection.execute("UPDATE event_versions SET validation_status = 'pending' WHERE batch_id = ANY(%s)", (ids,))
     connection.execute(
         """UPDATE overlay_event_jobs SET job_status = 'queued', attempts = 0, completed_at = NULL,
                error_details = NULL, next_run_at = NOW() WHERE batch_id = ANY(%s)""",

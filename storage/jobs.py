@@ -8,13 +8,19 @@ import psycopg
 
 @attrs.frozen(kw_only=True)
 class JobChange:
-    """The status of a batch's job in a role, and the first of the agents it is awarded to."""
+    """The status of a batch's job in a role, and the first of the agents it is awarded to.
+
+    Attributes:
+        next_run_ms: When it is tried again; 0 where it runs.
+    """
 
     batch_id: str
     role: str
     status: str
     agent: str | None
     attempts: int
+    max_attempts: int = 3
+    next_run_ms: int = 0
 
 
 def apply(connection: psycopg.Connection, changes: Sequence[JobChange]) -> None:
@@ -22,12 +28,14 @@ def apply(connection: psycopg.Connection, changes: Sequence[JobChange]) -> None:
     for change in changes:
         connection.execute(
             """INSERT INTO overlay_event_jobs AS j (job_id, event_id, job_type, batch_id, job_status,
-                   assigned_agent, overlay_job_template_id, attempts, started_at)
+                   assigned_agent, overlay_job_template_id, attempts, max_attempts, next_run_at, started_at)
                SELECT 'job_' || %(role)s || '_' || substr(batch_id, 7), event_id, %(role)s, batch_id, %(status)s,
-                      %(agent)s, %(role)s, %(attempts)s, NOW()
+                      %(agent)s, %(role)s, %(attempts)s, %(max_attempts)s,
+                      coalesce(to_timestamp(nullif(%(next_run_ms)s::bigint, 0) / 1000.0) AT TIME ZONE 'UTC', NOW()), NOW()
                FROM overlay_event_jobs WHERE batch_id = %(batch_id)s AND job_type = 'normalize'
                ON CONFLICT (job_id) DO UPDATE SET job_status = EXCLUDED.job_status, attempts = EXCLUDED.attempts,
-                   assigned_agent = EXCLUDED.assigned_agent,
+                   assigned_agent = EXCLUDED.assigned_agent, max_attempts = EXCLUDED.max_attempts,
+                   next_run_at = EXCLUDED.next_run_at,
                    started_at = coalesce(j.started_at, EXCLUDED.started_at)
                WHERE j.job_status NOT IN ('completed', 'dead')""",
             attrs.asdict(change),

@@ -338,7 +338,11 @@ async def running(
             network_view=View(),
             market=market,
             dead_letters=DeadLetters(
-                network=NETWORK, database=database, tell=recorder.tell, unsettle=ingest.unsettle
+                network=NETWORK,
+                database=database,
+                tell=recorder.tell,
+                unsettle=ingest.unsettle,
+                refuse_if_full=ingest.refuse_if_full,
             ),
             readiness=ready,
             freshness=lambda: Freshness(synced=True, as_of_ms=clock_ms(), peers=1, connected=1, alone=False),

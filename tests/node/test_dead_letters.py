@@ -5,6 +5,7 @@ from functools import partial
 import httpx
 import pytest
 
+from node.ingest import IngestLimits
 from storage import batches
 from tests.node.running import Running, running
 
@@ -38,8 +39,9 @@ async def test_a_dead_batch_is_listed_inspected_and_replayed(postgres_url: str) 
         again = await http.post(f"/overlay/dead-letters/{batch_id}/replay")
         assert (again.status_code, again.json()["state"]) == (409, "pending")
         assert len(node.recorder.replayed) == 1
-        await node.database.run(partial(batches.bury, batch_id=batch_id, reasons=REASONS[:1]))
-        (life,) = (await http.get(f"/overlay/dead-letters/{batch_id}")).json()["replays"]
+        seen = (await http.get(f"/overlay/dead-letters/{batch_id}")).json()
+        (life,) = seen["replays"]
+        assert seen["state"] == "pending"
         assert life["reasons"] == list(REASONS), "what was known before is kept"
 
 
@@ -59,3 +61,19 @@ async def test_an_unknown_batch_is_said_to_be_one(postgres_url: str, method: str
         answer = await http.request(method, f"/overlay/dead-letters/batch_{'0' * 64}{path}")
         assert answer.status_code == 404
         assert answer.json()["type"].endswith("unknown-dead-letter")
+
+
+@pytest.mark.parametrize("before", ["x", "1_batch_x", f"{10**18}_batch_{'0' * 64}", "5"])
+async def test_a_page_that_was_never_named_is_refused(postgres_url: str, before: str) -> None:
+    async with running(postgres_url) as node:
+        answer = await node.client.get("/overlay/dead-letters", params={"before": before})
+        assert (answer.status_code, answer.json()["field"]) == (400, "before")
+
+
+async def test_nothing_is_replayed_while_the_node_is_full(postgres_url: str) -> None:
+    async with running(postgres_url, limits=IngestLimits(unsettled_max=1)) as node:
+        batch_id = await dead_batch(node, node.client)
+        answer = await node.client.post(f"/overlay/dead-letters/{batch_id}/replay")
+        assert answer.status_code == 429
+        assert answer.headers["Retry-After"]
+        assert node.recorder.replayed == []
