@@ -1,11 +1,15 @@
 """How signed things and outputs are kept as bytes in the database, and read back. One form each."""
 
+from typing import TypeVar
+
 from node.compute import unpack
 from protocols import codec
 from protocols.envelope import open_frame, to_frame
 from protocols.errors import MalformedError
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
-from protocols.messages import Evidence, HoldBatch, Manifest, QuorumCertificate, Signed
+from protocols.messages import Evidence, HoldBatch, Manifest, Message, QuorumCertificate, Signed
+
+M = TypeVar("M", bound=Message)
 
 OUTPUTS_BYTES_MAX = 4 * PAYLOAD_BYTES_MAX
 
@@ -16,10 +20,7 @@ def manifest_bytes(signed: Signed[Manifest]) -> bytes:
 
 def read_manifest(data: bytes, network: str) -> Signed[Manifest]:
     """Raises PeerFault subclasses where the bytes are not a manifest of this network with its signature."""
-    signed = open_frame(data, network)[0]
-    if not isinstance(signed.message, Manifest):
-        raise MalformedError("not a manifest")
-    return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
+    return _read(Manifest, data, network)
 
 
 def evidence_bytes(signed: Signed[Evidence]) -> bytes:
@@ -28,10 +29,7 @@ def evidence_bytes(signed: Signed[Evidence]) -> bytes:
 
 def read_evidence(data: bytes, network: str) -> Signed[Evidence]:
     """Raises PeerFault subclasses where the bytes are not evidence of this network with its signature."""
-    signed = open_frame(data, network)[0]
-    if not isinstance(signed.message, Evidence):
-        raise MalformedError("not evidence")
-    return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
+    return _read(Evidence, data, network)
 
 
 def hold_bytes(signed: Signed[HoldBatch]) -> bytes:
@@ -40,9 +38,13 @@ def hold_bytes(signed: Signed[HoldBatch]) -> bytes:
 
 def read_hold(data: bytes, network: str) -> Signed[HoldBatch]:
     """Raises PeerFault subclasses where the bytes are not a hold of this network with its signature."""
+    return _read(HoldBatch, data, network)
+
+
+def _read(cls: type[M], data: bytes, network: str) -> Signed[M]:
     signed = open_frame(data, network)[0]
-    if not isinstance(signed.message, HoldBatch):
-        raise MalformedError("not a hold")
+    if not isinstance(signed.message, cls):
+        raise MalformedError(f"not a frame of {cls.__name__}")
     return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
 
 

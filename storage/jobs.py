@@ -31,7 +31,8 @@ def apply(connection: psycopg.Connection, changes: Sequence[JobChange]) -> None:
                    assigned_agent, overlay_job_template_id, attempts, max_attempts, next_run_at, started_at)
                SELECT 'job_' || %(role)s || '_' || substr(batch_id, 7), event_id, %(role)s, batch_id, %(status)s,
                       %(agent)s, %(role)s, %(attempts)s, %(max_attempts)s,
-                      coalesce(to_timestamp(nullif(%(next_run_ms)s::bigint, 0) / 1000.0) AT TIME ZONE 'UTC', NOW()), NOW()
+                      coalesce(to_timestamp(nullif(%(next_run_ms)s::bigint, 0) / 1000.0) AT TIME ZONE 'UTC', NOW()),
+                      NOW()
                FROM overlay_event_jobs WHERE batch_id = %(batch_id)s AND job_type = 'normalize'
                ON CONFLICT (job_id) DO UPDATE SET job_status = EXCLUDED.job_status, attempts = EXCLUDED.attempts,
                    assigned_agent = EXCLUDED.assigned_agent, max_attempts = EXCLUDED.max_attempts,

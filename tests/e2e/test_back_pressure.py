@@ -1,0 +1,73 @@
+"""Nobody is there to certify: a node takes in what it may hold, then says 429, and its memory stays where it was."""
+
+import json
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from scripts.network import LocalNetwork, Node, get
+from tests.e2e.weather import batches_of, register_all
+
+pytestmark = pytest.mark.slow
+
+HELD = 2_000
+FLOOD_S = 10.0
+GROWN_BYTES_MAX = 64 * 1024 * 1024
+SETTINGS = {"event_batch_size": 100, "event_parallel_workers": 1, "overlay_unsettled_events_max": HELD}
+
+
+def resident_bytes(node: Node) -> int:
+    assert node.process is not None
+    return int(psutil.Process(node.process.pid).memory_info().rss)
+
+
+def test_a_full_node_says_so_holds_its_memory_and_recovers(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with LocalNetwork(tmp_path, 3, settings=SETTINGS) as network:
+        network.wait_agents()
+        register_all(network)
+        first, *others = network.nodes
+        for other in others:
+            other.kill()
+        batches = iter(batches_of(("EWR", "JFK", "LGA"), 24_000))
+        taken = refused = 0
+        before = 0
+        until = time.monotonic() + FLOOD_S
+        with httpx.Client(base_url=first.url, timeout=20) as http:
+            while time.monotonic() < until:
+                source, events = next(batches)
+                body = json.dumps({"sourceId": source, "events": events}).encode()
+                answer = http.post(
+                    "/overlay/events/ingest", content=body, headers={"Content-Type": "application/json"}
+                )
+                if answer.status_code == 202:
+                    taken += len(events)
+                    continue
+                assert answer.status_code == 429, answer.text
+                assert 1 <= int(answer.headers["Retry-After"]) <= 30
+                assert answer.json()["remedy"]
+                before = before or resident_bytes(first)  # as full as it gets, by its own count
+                refused += 1
+                batches = iter([(source, events), *batches][:200])
+        grown = resident_bytes(first) - before
+        print(f"{taken} events taken, then {refused} requests refused; grown by {grown / 2**20:.1f} MiB meanwhile")
+        assert HELD <= taken <= HELD + 100
+        assert refused > 50
+        assert grown < GROWN_BYTES_MAX
+        for other in others:
+            other.start()
+        for other in others:
+            network.wait_ready(other)
+        deadline = time.monotonic() + 60
+        while get(first, "/overlay/stats")["pending"] and time.monotonic() < deadline:
+            time.sleep(0.2)
+        stats = get(first, "/overlay/stats")
+        assert stats["certified"] + stats["invalid"] == taken, "what was acknowledged ends once agents are back"
+        source, events = next(batches)
+        answer = httpx.post(
+            f"{first.url}/overlay/events/ingest", json={"sourceId": source, "events": events}, timeout=20
+        )
+        assert answer.status_code == 202
