@@ -214,6 +214,13 @@ def test_jobs_follow_the_batch_until_it_ends(connection: psycopg.Connection) -> 
     jobs.apply(connection, [change, attrs.evolve(change, role="normalize")])
     running = {role: (agent, status) for _, role, agent, status, _ in jobs.of_batch(connection, "batch_a")}
     assert running == {"normalize": ("agent_1", "running"), "validate": ("agent_1", "running")}
+    waits = attrs.evolve(change, role="normalize", status="queued", max_attempts=5, next_run_ms=1_700_000_009_000)
+    jobs.apply(connection, [waits])
+    row = connection.execute(
+        """SELECT job_status, max_attempts, extract(epoch FROM next_run_at)::bigint FROM overlay_event_jobs
+           WHERE job_type = 'normalize'"""
+    ).fetchone()
+    assert row == ("queued", 5, 1_700_000_009)
     batches.seal(connection, sealed_batch(batch))
     jobs.apply(connection, [change])
     assert {status for _, _, _, status, _ in jobs.of_batch(connection, "batch_a")} == {"completed"}
