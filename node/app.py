@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -25,11 +25,12 @@ from node.build import build_id
 from node.caches import BytesCache
 from node.callers import Access, CallerRole, TrustedCertifier
 from node.certificate_log import CertificateLog
+from node.clock import clock_ms
 from node.config import RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
-from node.driver import Driver, clock_ms
+from node.driver import Driver
 from node.exchange import Exchange
 from node.executor import Executor, Sealed
 from node.group import GroupWriter, IngestPolicy
@@ -142,8 +143,45 @@ async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> 
     ):
         node = Node(settings, database, Keyring(key), workers, transport)
         libraries.append(node.library)
-        offer = node.offer()
-        await node.run(offer, make_tokens(key, offer))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, node)
+            await node.run(partial(_serve_http, settings))
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(node: "Node") -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("node.stopping", signal=signal.Signals(number).name)
+            node.stop()
+            return
+
+
+async def _serve_http(
+    settings: Settings,
+    services: Services,
+    stop: trio.Event,
+    task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
+) -> None:
+    await serve(
+        create_app(services),
+        settings.overlay_http_bind,
+        limits=ServerLimits(graceful_s=2.0),
+        shutdown_trigger=stop.wait,
+        task_status=task_status,
+    )
+
+
+class Doors(Protocol):
+    """What clients come in by."""
+
+    async def __call__(
+        self,
+        services: Services,
+        stop: trio.Event,
+        task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
+    ) -> None:
+        """Serve until ``stop``; tells the URL once requests are taken."""
 
 
 class Node:
@@ -344,8 +382,14 @@ class Node:
 
     # --- life ------------------------------------------------------------------------------------------------
 
-    async def run(self, offer: Offer, tokens: tuple[bytes, ...]) -> None:
-        """Serve until a signal comes, then drain."""
+    def stop(self) -> None:
+        """Have ``run`` come to its end: drain, then take leave."""
+        self._stop.set()
+
+    async def run(self, doors: Doors) -> None:
+        """Serve until ``stop``, then drain."""
+        offer = self.offer()
+        tokens = make_tokens(self._keyring.key, offer)
         await self.standings.load()
         await self._learn_peers()
         discovery = Discovery(
@@ -400,7 +444,8 @@ class Node:
                 edges.start_soon(supervise, "recovery", self._retell_forgotten, RESTARTS)
                 overlay = self._overlay(discovery, offer)
                 edges.start_soon(supervise, "propagation", overlay.propagation.run, RESTARTS)
-                await self._serve_doors(DirectoryView(discovery, self._transport, self.standings, offer), overlay)
+                view = DirectoryView(discovery, self._transport, self.standings, offer)
+                await self._serve_doors(doors, await self._services(view, overlay))
                 await self._drain()
                 await discovery.withdraw()
                 await trio.sleep(0.2)  # the last gossip leaves with the next heartbeat or is lost
@@ -428,10 +473,10 @@ class Node:
         url, token = self._settings.overlay_chain_tracker_url, self._settings.overlay_chain_tracker_token
         return ChainTracker(url, token.get_secret_value() if token else "") if url else Unchecked()
 
-    async def _serve_doors(self, view: DirectoryView, overlay: OverlayServices) -> None:
+    async def _services(self, view: DirectoryView, overlay: OverlayServices) -> Services:
         market = Market(database=self._database, driver=self.driver, standings=self.standings, agent=view.agent)
         await market.load()
-        services = Services(
+        return Services(
             settings=ApiSettings(
                 network=self._network,
                 body_bytes_max=self._settings.overlay_request_bytes_max,
@@ -462,24 +507,18 @@ class Node:
             freshness=self.sync.freshness,
             metrics=self.metrics.text,
         )
-        async with trio.open_nursery() as doors:
-            doors.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
-            doors.start_soon(supervise, "nonces", self.nonces.run, RESTARTS)
-            doors.start_soon(self._wait_for_signal)
-            await self._serve_http(services)
-            doors.cancel_scope.cancel()
 
-    async def _serve_http(self, services: Services) -> None:
+    async def _serve_doors(self, doors: Doors, services: Services) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
+            nursery.start_soon(supervise, "nonces", self.nonces.run, RESTARTS)
+            await self._serve_clients(doors, services)
+            nursery.cancel_scope.cancel()
+
+    async def _serve_clients(self, doors: Doors, services: Services) -> None:
         """Serve until the stop; then requests under way are answered, and streams end."""
         async with trio.open_nursery() as web:
-            http = partial(
-                serve,
-                create_app(services),
-                self._settings.overlay_http_bind,
-                limits=ServerLimits(graceful_s=2.0),
-                shutdown_trigger=self._stop.wait,
-            )
-            url = await web.start(http)
+            url = await web.start(doors, services, self._stop)
             self._ready = True
             log.info(
                 "node.ready", url=url, identity=self._keyring.identity.hex(), addresses=self._transport.addresses
@@ -487,13 +526,6 @@ class Node:
             await self._stop.wait()
             self._ready = False
             web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
-
-    async def _wait_for_signal(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                log.info("node.stopping", signal=signal.Signals(number).name)
-                self._stop.set()
-                return
 
     async def _drain(self) -> None:
         """Let what was acknowledged come to its end; what does not is finished after the next start."""
@@ -504,9 +536,11 @@ class Node:
 
     async def _recover(self) -> None:
         """Count what an earlier run left unfinished, and tell the driver of batches it never heard of."""
+        adopted = []
         for each in await self.records.pending():
             if each.coordinator is not None:
-                continue  # adopted: told of as a replica
+                adopted.append(each.batch_id)
+                continue
             self.ingest.unsettle(each.events)
             if each.holders:
                 self.replications.expect(each.batch_id)
@@ -514,6 +548,8 @@ class Node:
                 await self._retell(each)
         for hold in await self.records.holds(self._network):
             await self.driver.tell(job.ReplicaKept(now_ms=clock_ms(), hold=hold))
+        for batch_id in adopted:
+            await self.driver.tell(job.BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
 
     async def _retell(self, batch: PendingBatch, *, recovered: bool = True) -> None:
         signed = read_manifest(batch.manifest, self._network)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from protocols import job
 from protocols.certificate import agent_id, rfc3339
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.log_pages import (
     ENTRIES,
     ENTRIES_BYTES_MAX,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.stored import read_manifest
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault

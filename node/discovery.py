@@ -6,7 +6,7 @@ import attrs
 import structlog
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.transport import PeerUnreachableError, Transport
 from protocols import directory
 from protocols.advertisement import Token, build_token, topic_manager_name

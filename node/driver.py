@@ -7,13 +7,13 @@ commit that fails ends the process with nothing sent, and a restart goes on from
 
 import heapq
 import math
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
 import trio
 
+from node.clock import clock_ms
 from protocols.coordination import advance, durable_mark
 from protocols.job import AlarmRang, Effect, Entity, EntityId, Restarted, Rules, SetAlarm, Stimulus, Transition
 
@@ -35,11 +35,6 @@ class Journal(Protocol):
 
     def note(self, transition: Transition) -> None:
         """See what changed, for views that may lag behind; never waits."""
-
-
-def clock_ms() -> int:
-    """UTC in milliseconds: the one clock that stamps stimuli."""
-    return time.time_ns() // 1_000_000
 
 
 class Driver:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from node.caches import BytesCache
-from node.driver import Driver, clock_ms
+from node.clock import clock_ms
+from node.driver import Driver
 from node.transport import Delivery, Gossip, Transport
 from protocols import certificate, envelope, job
 from protocols.errors import MalformedError, PeerFault

@@ -15,7 +15,7 @@ import trio
 
 from node import compute
 from node.caches import BytesCache
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.workers import Workers
 from protocols import envelope, job
 from protocols.envelope import Signer

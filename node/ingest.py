@@ -18,7 +18,7 @@ import trio
 from node.admission import Admitted, admit
 from node.answers import IngestAnswer
 from node.caches import BytesCache
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.group import Committed, Decision, Group, GroupWriter, Pending
 from node.replication import Replications
 from protocols.errors import ClientFault, WorldFault

@@ -6,7 +6,7 @@ import attrs
 import structlog
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from protocols.errors import ClientFault, WorldFault
 from storage import nonces
 from storage.database import Database

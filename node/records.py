@@ -9,7 +9,7 @@ import trio
 
 from node import compute
 from node.auctions import auction_document
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.standings import Standings
 from node.stored import certificate_bytes, evidence_bytes, hold_bytes, manifest_bytes, read_hold
 from protocols import codec, job

@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from protocols.errors import WorldFault
 from protocols.messages import IdentityKey, Role
 from protocols.reputation import NEWCOMER, Estimate, Outcome, over_roles

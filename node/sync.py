@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from node.certificate_log import CertificateLog
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.library import PRESENT
 from node.log_pages import (
     ENTRIES,

@@ -20,7 +20,7 @@ from node.api.access import OPEN, Rule, rule_of
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, read_body
 from node.callers import Access, Caller, CallerRole
-from node.driver import clock_ms
+from node.clock import clock_ms
 from protocols.authentication import (
     HANDSHAKE_BYTES_MAX,
     AuthenticationForm,

@@ -22,9 +22,9 @@ from node.api.wire import (
     list_parameter,
     only_parameters,
 )
+from node.clock import clock_ms
 from node.delivery.chunks import STATUSES, Chunk, Filter, Options, Place, read_place
 from node.delivery.feed import Feed, Subscription, rendered
-from node.driver import clock_ms
 from node.history import sealed_since
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.objects.adverts import Minter
 from node.objects.search import Likely, PeerSearch
 from node.objects.shelf import OBJECT_BYTES_MAX, Content, ObjectsBusyError, Shelf

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
 from protocols.advertisement import Kind, Token

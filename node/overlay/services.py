@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.objects import Objects
 from node.outbound import Network
 from node.overlay.advert_lookup import AdvertLookup, Adverts

@@ -12,7 +12,7 @@ import attrs
 import structlog
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.overlay.checking import TransactionChecker
 from protocols.beef import Beef, ancestry, check_amounts, read_beef, write_beef
 from protocols.errors import ClientFault, InvalidTransactionError, MalformedError

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.objects import DIGESTS_MAX, Objects
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput

@@ -17,6 +17,7 @@ from protocols.job import (
     AdoptReplica,
     Batch,
     BatchAdopted,
+    CheckSeal,
     DropReplica,
     EndFound,
     FindEnd,
@@ -144,6 +145,9 @@ def on_end_found(work: Workspace, stimulus: EndFound) -> None:
 def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
     """From here on this node is the batch's coordinator in all but its name."""
     replica = work.find(Replica, replica_entity_id(stimulus.batch_id))
+    if replica is not None and replica.stage in (ReplicaStage.HELD, ReplicaStage.ASKING):
+        _adopt(work, replica)  # entered in an earlier run of this node: what it starts from is to be known again
+        return
     if replica is None or replica.stage is not ReplicaStage.ADOPTING:
         return
     work.put(attrs.evolve(replica, stage=ReplicaStage.ADOPTED))
@@ -158,6 +162,8 @@ def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
         context=replica.context if replica.hold.message.after else replica.hold.message.context,
     )
     batches.lease_or_wait(work, batch)
+    if replica.sealed is not None:
+        work.utter(CheckSeal(sealed=replica.sealed, manifest=batch.manifest.message, context=batch.context))
 
 
 def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
@@ -169,7 +175,11 @@ def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
         batches.on_others_sealed(work, batch, stimulus)
         return
     replica = work.find(Replica, replica_entity_id(statement.batch_id))
-    if replica is not None and stimulus.sealed.signer in _others(work, replica):  # nobody else lets a batch go
+    if replica is None or stimulus.sealed.signer not in _others(work, replica):  # nobody else lets a batch go
+        return
+    if replica.stage in (ReplicaStage.WAITING, ReplicaStage.ADOPTING):  # it is being entered, and takes its end then
+        work.put(attrs.evolve(replica, sealed=stimulus.sealed.message))
+    else:
         finish(work, replica, stimulus.sealed.message)
 
 

@@ -40,6 +40,7 @@ from protocols.reputation import NEWCOMER
 
 LEASE_MS_MAX = 3_600_000
 THIN_PARTS = 8  # a lease with too few agents is auctioned again after such a part of its time
+WINDOW_DOUBLINGS_MAX = 4  # up to 16 times as long: 4.8 s by default
 GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for again later
 
 
@@ -164,7 +165,7 @@ def on_bid(work: Workspace, stimulus: BidReceived) -> None:
     known = any(seen.bid.signer == stimulus.bid.signer for seen in auction.bids)
     if known or len(auction.bids) >= BIDS_PER_AUCTION_MAX:
         return
-    latency_ms = max(0, work.now_ms - (auction.closes_ms - work.rules.bid_window_ms))
+    latency_ms = max(0, work.now_ms - (auction.closes_ms - _window_ms(work, lease)))
     seen = BidSeen(bid=stimulus.bid, latency_ms=latency_ms, reputations=stimulus.reputations, topics=stimulus.topics)
     work.put(attrs.evolve(lease, auction=attrs.evolve(auction, bids=(*auction.bids, seen))))
 
@@ -238,13 +239,18 @@ def _is_running_out(work: Workspace, grant: Grant) -> bool:
     return grant.expires_ms - work.now_ms < rules.lease_ms // 3 or 4 * grant.batches_left < rules.lease_batches
 
 
+def _window_ms(work: Workspace, lease: Lease) -> int:
+    """How long bids are taken: longer after each failure, since those that would bid may be far away."""
+    return work.rules.bid_window_ms << min(lease.failures, WINDOW_DOUBLINGS_MAX)
+
+
 def _hold_auction(work: Workspace, lease: Lease, *, due: bool = False) -> None:
     if lease.auction is not None or (lease.failures and not due):
         work.put(lease)  # one is being held, or its alarm will hold it
         return
     rules = work.rules
     seed = f"{rules.network} {rules.self_key.hex()} {lease.entity_id} {lease.round} {work.now_ms}"
-    closes_ms = work.now_ms + rules.bid_window_ms
+    closes_ms = work.now_ms + _window_ms(work, lease)
     announcement_id = f"job_{lease.level.word}_{lease.quorum}_{hashlib.sha256(seed.encode()).hexdigest()}"
     auction = Auction(announcement_id=announcement_id, closes_ms=closes_ms)
     lease = attrs.evolve(lease, round=lease.round + 1, auction=auction)

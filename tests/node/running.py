@@ -17,11 +17,12 @@ from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
 from node.caches import BytesCache
 from node.callers import Access
+from node.clock import clock_ms
 from node.compute import pack_outputs
 from node.config import ReadGroup
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
-from node.driver import Driver, clock_ms
+from node.driver import Driver
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
 from node.ingest import Ingest, IngestLimits

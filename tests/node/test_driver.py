@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from node.driver import Driver, clock_ms
+from node.clock import clock_ms
+from node.driver import Driver
 from protocols import job
 from protocols.job import Effect, Entity, EntityId, Rules, Send, Transition
 from protocols.levels import LEVELS

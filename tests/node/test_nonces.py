@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import trio
 
-from node.driver import clock_ms
+from node.clock import clock_ms
 from node.nonces import NonceLedger, ReplayedError
 from storage import nonces
 from storage.database import Database

@@ -201,6 +201,20 @@ def test_a_renewal_that_came_to_nothing_does_not_stop_the_next_auction() -> None
     assert any(isinstance(effect, job.Publish) for effect in effects)
 
 
+def test_bidders_that_are_far_away_are_waited_for_longer_each_time() -> None:
+    world = World()
+    entity_id = job.lease_entity_id(Level.ENHANCED, 2)
+    effects = world.step(job.BatchCommitted(now_ms=NOW, manifest=BATCH.manifest, stateful=False))
+    windows, now_ms = [], NOW
+    for _ in range(6):
+        closes_ms = next(effect.at_ms for effect in effects if isinstance(effect, job.SetAlarm))
+        windows.append((closes_ms - now_ms) // RULES.bid_window_ms)
+        effects = world.step(job.AlarmRang(now_ms=closes_ms, entity_id=entity_id))
+        now_ms = next(effect.at_ms for effect in effects if isinstance(effect, job.SetAlarm))
+        effects = world.step(job.AlarmRang(now_ms=now_ms, entity_id=entity_id))
+    assert windows == [1, 2, 4, 8, 16, 16]
+
+
 def test_silence_is_asked_again_then_replaced_then_buried() -> None:
     world = World()
     leased(world)
