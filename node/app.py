@@ -8,7 +8,7 @@ way is brought to its end within the grace period, then the node takes its leave
 import itertools
 import signal
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -26,7 +26,7 @@ from node.caches import BytesCache
 from node.callers import Access, CallerRole, TrustedCertifier
 from node.certificate_log import CertificateLog
 from node.clock import clock_ms
-from node.config import RestartPolicy, Settings
+from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
@@ -39,6 +39,7 @@ from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
 from node.log_pages import ENTRIES, IDS, PROOFS
 from node.market import Market
+from node.membership import Membership, StrangerError
 from node.network_view import DirectoryView
 from node.nonces import NonceLedger
 from node.objects import LETTERS, Objects
@@ -51,7 +52,7 @@ from node.records import EntityJournal, NodeRecords
 from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
 from node.standings import Standings
-from node.stored import read_manifest
+from node.stored import read_advertisement, read_manifest
 from node.supervisor import supervise
 from node.sync import Freshness, Synchronizer
 from node.telemetry import Metrics, configure_logging
@@ -62,10 +63,11 @@ from protocols.advertisement import is_local, topic_manager_name
 from protocols.certificate import rfc3339
 from protocols.coordination import choose_holders
 from protocols.envelope import to_frame
-from protocols.errors import WorldFault
+from protocols.errors import PeerFault, WorldFault
 from protocols.job import WORK_ROLES, Batch, Effect, Lease, Rules, Stage, Strategy
 from protocols.keys import PrivateKey
 from protocols.levels import shortfall
+from protocols.membership import NotAMemberError, check_membership
 from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
 from storage import meta, outputs
 from storage import peers as stored_peers
@@ -132,17 +134,17 @@ async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> 
         eclipse_protection=settings.overlay_eclipse_protection,
     )
     timeout_s = settings.event_processing_timeout_ms / 1000
-    libraries: list[PeerLibrary] = []  # there is one as soon as the node is put together
+    nodes: list[Node] = []  # there is one as soon as it is put together
 
     async def answer(sender: IdentityKey, body: bytes) -> bytes:
-        return await libraries[0].answer(sender, body) if libraries else ABSENT
+        return await nodes[0].answer(sender, body) if nodes else ABSENT
 
     async with (
         Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
         open_transport(transport_config, answer) as transport,
     ):
         node = Node(settings, database, Keyring(key), workers, transport)
-        libraries.append(node.library)
+        nodes.append(node)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, node)
             await node.run(partial(_serve_http, settings))
@@ -207,6 +209,10 @@ class Node:
         self.replications = Replications()
         self._discovery: Discovery | None = None
         self._known = frozenset({keyring.identity})
+        self._certificate = self._own_certificate()
+        self.membership = Membership(
+            own=keyring.identity, trusted=self._trusted_certifiers(), is_revoked=self._access().is_revoked
+        )
         self.journal = EntityJournal(database, lambda level: self.driver.rules.attempts_at(level))
         self.driver = Driver(self._rules(), self.journal, self._act)
         self.objects = Objects(
@@ -289,6 +295,31 @@ class Node:
             managers=TOPICS,
             services=SERVICES,
         )
+
+    def _trusted_certifiers(self) -> frozenset[tuple[IdentityKey, str]] | None:
+        if self._settings.overlay_membership != "certified":
+            return None
+        named = (entry.partition(":") for entry in self._settings.overlay_member_certifiers)
+        return frozenset((bytes.fromhex(certifier), kind) for certifier, _, kind in named)
+
+    def _own_certificate(self) -> bytes:
+        """This node's membership certificate.
+
+        Raises:
+            ConfigError: it cannot be read, or would convince nobody who trusts whom this node trusts.
+        """
+        file = self._settings.overlay_member_certificate
+        if file is None:
+            return b""
+        try:
+            document = file.read_bytes()
+            trusted = self._trusted_certifiers()
+            if trusted is not None:
+                check_membership(document, self._keyring.identity, trusted)
+        except (OSError, NotAMemberError) as error:
+            problem = f"OVERLAY_MEMBER_CERTIFICATE={file}: {error}; have a certifier of the network issue one"
+            raise ConfigError(problem, problems=[problem]) from error
+        return document
 
     def _access(self) -> Access:
         settings = self._settings
@@ -378,7 +409,18 @@ class Node:
 
     def _is_known(self, identity: IdentityKey) -> bool:
         """Whether a key is a node's of this network: it advertises now, or did in an earlier run."""
-        return identity in self._known or (self._discovery is not None and self._discovery.knows(identity))
+        known = identity in self._known or (self._discovery is not None and self._discovery.knows(identity))
+        return known and self.membership.admits(identity)
+
+    async def answer(self, sender: IdentityKey, body: bytes) -> bytes:
+        """Answer a peer's request.
+
+        Raises:
+            StrangerError: It has not shown that it is a member.
+        """
+        if not self.membership.admits(sender):
+            raise StrangerError("show a membership certificate first")
+        return await self.library.answer(sender, body)
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -398,6 +440,8 @@ class Node:
             tokens=tokens,
             transport=self._transport,
             offer=offer,
+            membership=self.membership,
+            certificate=self._certificate,
             remember=self._remember,
             on_sent=self.metrics.sent,
         )
@@ -410,6 +454,7 @@ class Node:
             reputations=self.standings.by_role,
             topics=discovery.topics_of,
             is_known=self._is_known,
+            admits=self.membership.admits,
             on_advertisement=discovery.on_advertisement,
             on_fault=self.metrics.peer_fault,
             on_received=self.metrics.received,
@@ -602,6 +647,9 @@ class Node:
             dead = unburied
 
     async def _learn_peers(self) -> None:
+        for frame in await self._database.run(stored_peers.advertisements):
+            with suppress(PeerFault):
+                await self.membership.hear(read_advertisement(frame, self._network))
         for identity, addresses in await self._database.run(stored_peers.remembered):
             self._known |= {identity}
             self._transport.learn(identity, addresses)

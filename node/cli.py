@@ -41,6 +41,17 @@ def _parser() -> argparse.ArgumentParser:
     keygen.add_argument("--out", type=Path, default=Path("identity.key"), metavar="FILE", help="default: %(default)s")
     keygen.set_defaults(command=_keygen)
 
+    certify = commands.add_parser("certify-member", help="issue a membership certificate (BRC-52); prints it, JSON")
+    certify.add_argument("member", metavar="KEY", type=_identity, help="the node's identity key, hex")
+    certify.add_argument("--key", type=Path, required=True, metavar="FILE", help="the certifier's key")
+    certify.add_argument(
+        "--type", required=True, metavar="BASE64", help="of the certificate: 32 bytes of your choice"
+    )
+    certify.add_argument(
+        "--outpoint", metavar="TXID.INDEX", help="spend it to revoke; unset: listed serials alone do"
+    )
+    certify.set_defaults(command=_certify_member)
+
     verify = commands.add_parser("verify", help="check a certificate or a receipt, offline; exits 0 if it holds")
     verify.add_argument("file", metavar="FILE", help="the document; - for standard input")
     verify.add_argument(
@@ -101,6 +112,20 @@ def _keygen(chosen: argparse.Namespace) -> int:
     from node.keyring import create_key
 
     print(create_key(chosen.out).identity.hex())
+    return 0
+
+
+def _certify_member(chosen: argparse.Namespace) -> int:
+    import base64
+    import secrets
+
+    from node.keyring import load_key
+    from protocols.membership import NEVER_REVOKED, issue
+
+    serial = base64.b64encode(secrets.token_bytes(32)).decode()
+    outpoint = chosen.outpoint or NEVER_REVOKED
+    key = load_key(chosen.key)
+    print(issue(key, chosen.member, type=chosen.type, serial_number=serial, outpoint=outpoint).decode())
     return 0
 
 

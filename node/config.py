@@ -41,6 +41,7 @@ CERTIFIER: Final = re.compile(
     rf"0[23][0-9a-f]{{64}}:[A-Za-z0-9+/]{{43}}=:({'|'.join(get_args(CallerRoleName))})"
     r"(:[A-Za-z0-9 _.-]{1,50}(\+[A-Za-z0-9 _.-]{1,50})*)?"
 )
+MEMBER_CERTIFIER: Final = re.compile("0[23][0-9a-f]{64}:[A-Za-z0-9+/]{43}=")
 SERIAL: Final = re.compile("[A-Za-z0-9+/]{43}=")
 ONLY: Final[dict[str, tuple[bool | int, str]]] = {
     "event_normalization_required": (True, "validators and certifiers work on normalized data alone"),
@@ -64,6 +65,7 @@ ITEMS: Final[dict[str, str]] = {
     "overlay_owner_keys": "identity keys, 66 hex digits each",
     "overlay_reader_keys": "identity keys, 66 hex digits each",
     "overlay_members": "identity keys, 66 hex digits each",
+    "overlay_member_certifiers": "certifier:type",
     "overlay_certifiers": "certifier:type:role or certifier:type:role:field+field",
     "overlay_revoked_certificates": "serial numbers, 32 bytes in base64 each",
     "overlay_outbound_allow": "networks like 10.0.0.0/8",
@@ -146,8 +148,18 @@ class Settings(BaseModel):
     overlay_bootstrap: tuple[str, ...] = Field(
         (), description="Multiaddrs of nodes to join the network through, list"
     )
-    overlay_membership: Literal["open", "allowlist"] = Field(
-        "open", description="Who may take part: every identity, or OVERLAY_MEMBERS alone"
+    overlay_membership: Literal["open", "allowlist", "certified"] = Field(
+        "open",
+        description="Who may take part: every identity, OVERLAY_MEMBERS alone, or those certified by "
+        "OVERLAY_MEMBER_CERTIFIERS",
+    )
+    overlay_member_certifiers: tuple[str, ...] = Field(
+        (),
+        description="Certificates (BRC-52) that make a node a member where the membership is certified: "
+        "certifier:type, list",
+    )
+    overlay_member_certificate: Path | None = Field(
+        None, description="File with this node's own membership certificate, JSON"
     )
     overlay_members: tuple[str, ...] = Field(
         (), description="Identity keys that may take part where the membership is an allowlist, list"
@@ -311,6 +323,14 @@ class Settings(BaseModel):
         for key in value:
             if not IDENTITY.fullmatch(key):
                 raise ValueError(f"{key!r:.100} is no identity key: 66 hex digits that begin with 02 or 03")
+        return value
+
+    @field_validator("overlay_member_certifiers")
+    @classmethod
+    def _are_member_certifiers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not MEMBER_CERTIFIER.fullmatch(entry):
+                raise ValueError(f"{entry!r:.200} is not certifier:type, an identity key and 32 bytes in base64")
         return value
 
     @field_validator("overlay_certifiers")

@@ -7,6 +7,7 @@ import structlog
 import trio
 
 from node.clock import clock_ms
+from node.membership import Membership
 from node.transport import PeerUnreachableError, Transport
 from protocols import directory
 from protocols.advertisement import Token, build_token, topic_manager_name
@@ -51,6 +52,8 @@ class Discovery:
         tokens: tuple[bytes, ...],
         transport: Transport,
         offer: Offer,
+        membership: Membership,
+        certificate: bytes = b"",
         remember: Callable[[Signed[Advertisement], int], Awaitable[None]],
         on_sent: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
@@ -60,6 +63,8 @@ class Discovery:
         self._tokens = tokens
         self._transport = transport
         self._offer = offer
+        self._membership = membership
+        self._certificate = certificate
         self._remember = remember
         self._on_sent = on_sent
         self._seen: frozenset[bytes] = frozenset()
@@ -89,7 +94,12 @@ class Discovery:
         return tuple(sorted(key for key in found if key != self._signer.identity)[:SUBSCRIBERS_MAX])
 
     async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
-        """Take in what a peer advertises, and learn where it listens."""
+        """Take in what a peer advertises, and learn where it listens.
+
+        Raises:
+            PeerFault: It is malformed, or not a member's.
+        """
+        await self._membership.hear(signed)
         now_ms = clock_ms()
         local = self._offer.allow_local_urls
         self.directory, entry = directory.hear(self.directory, signed, now_ms, allow_local_urls=local)
@@ -135,6 +145,7 @@ class Discovery:
             operator=offer.operator,
             region=offer.region,
             build=offer.build,
+            membership=self._certificate,
         )
         signed = sign(self._signer, message)
         if tokens:

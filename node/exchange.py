@@ -62,6 +62,7 @@ class Exchange:
         reputations: Callable[[IdentityKey], Mapping[Role, int]],
         topics: Callable[[IdentityKey], tuple[str, ...]],
         is_known: Callable[[IdentityKey], bool],
+        admits: Callable[[IdentityKey], bool],
         on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
         on_fault: Callable[[str], None],
         on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
@@ -73,6 +74,7 @@ class Exchange:
         self._reputations = reputations
         self._topics = topics
         self._is_known = is_known
+        self._admits = admits
         self._on_advertisement = on_advertisement
         self._on_fault = on_fault
         self._on_received = on_received
@@ -111,6 +113,8 @@ class Exchange:
             raise MalformedError("a frame signed by another than its sender")
         if isinstance(signed.message, GOSSIPED):
             raise MalformedError(f"{type(signed.message).__name__} belongs on gossip")
+        if not self._admits(signed.signer):
+            return  # its advertisement may be on its way: what is still wanted then is sent again
         if isinstance(signed.message, WorkOrder | HoldBatch):
             self._keep_payload(signed.message.manifest.message, attachment)
         elif attachment:
@@ -146,6 +150,8 @@ class Exchange:
             return
         if isinstance(signed.message, Advertisement):
             await self._on_advertisement(_as(signed))
+        elif not self._admits(signed.signer):
+            return
         elif isinstance(signed.message, FraudProof):
             await self.take_proof(_as(signed).message, signed.signer)
         else:

@@ -7,7 +7,7 @@ from protocols import codec
 from protocols.envelope import open_frame, to_frame
 from protocols.errors import MalformedError
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
-from protocols.messages import Evidence, HoldBatch, Manifest, Message, QuorumCertificate, Signed
+from protocols.messages import Advertisement, Evidence, HoldBatch, Manifest, Message, QuorumCertificate, Signed
 
 M = TypeVar("M", bound=Message)
 
@@ -30,6 +30,11 @@ def evidence_bytes(signed: Signed[Evidence]) -> bytes:
 def read_evidence(data: bytes, network: str) -> Signed[Evidence]:
     """Raises PeerFault subclasses where the bytes are not evidence of this network with its signature."""
     return _read(Evidence, data, network)
+
+
+def read_advertisement(data: bytes, network: str) -> Signed[Advertisement]:
+    """Raises PeerFault subclasses where the bytes are not an advertisement of this network with its signature."""
+    return _read(Advertisement, data, network)
 
 
 def hold_bytes(signed: Signed[HoldBatch]) -> bytes:

@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 ROUND_S: Final = 30.0
+RETRY_S: Final = 4.0  # after a failure: it may not know this node for a member yet
 LOOK_S: Final = 0.5
 ALONE_S: Final = 10.0  # a node that reaches nobody for so long goes on without having caught up
 REQUEST_S: Final = 10.0
@@ -128,8 +129,8 @@ class Synchronizer:
             connected = self._connected()
             for peer in connected:
                 if trio.current_time() >= due_s.get(peer, 0.0):
-                    await self._catch_up(peer)
-                    due_s[peer] = trio.current_time() + ROUND_S * self._rng.uniform(0.7, 1.3)
+                    pause_s = ROUND_S if await self._catch_up(peer) else RETRY_S
+                    due_s[peer] = trio.current_time() + pause_s * self._rng.uniform(0.7, 1.3)
             due_s = {peer: at_s for peer, at_s in due_s.items() if peer in connected}
             self._level_ms = {peer: at for peer, at in self._level_ms.items() if peer in connected or not connected}
             await trio.sleep(LOOK_S)
@@ -137,7 +138,8 @@ class Synchronizer:
     def _connected(self) -> tuple[IdentityKey, ...]:
         return tuple(peer.identity for peer in self._transport.peers() if peer.connected)
 
-    async def _catch_up(self, peer: IdentityKey) -> None:
+    async def _catch_up(self, peer: IdentityKey) -> bool:
+        """Read what a peer has; False where that did not work for now."""
         try:
             learned = await self._read(peer)
             if peer not in self._level_ms:
@@ -146,6 +148,7 @@ class Synchronizer:
                     await self._on_proof(proof, peer)
         except PeerUnreachableError as error:
             log.info("sync.unreachable", peer=peer.hex(), why=str(error))
+            return False
         except PeerFault as fault:
             self._transport.strike(peer, fault.code)
             self._level_ms.pop(peer, None)
@@ -153,6 +156,7 @@ class Synchronizer:
             self._level_ms[peer] = clock_ms()
             if learned:
                 log.info("sync.caught_up", peer=peer.hex(), certificates=learned, number=self._cursors.get(peer, 0))
+        return True
 
     async def _read(self, peer: IdentityKey) -> int:
         """Read a peer's log from the cursor to its end. Returns how many certificates were news."""

@@ -20,6 +20,7 @@ from protocols.limits import (
     CONTEXT_BYTES_MAX,
     EVENTS_PER_BATCH_MAX,
     HOLDERS_MAX,
+    MEMBERSHIP_BYTES_MAX,
     ROLES_MAX,
     SIGNERS_MAX,
     TOKENS_PER_ADVERTISEMENT_MAX,
@@ -436,6 +437,9 @@ class Advertisement(Message):
     """What a node offers, until when: SHIP and SLAP tokens with the terms of its work.
 
     A later ``sequence`` replaces an earlier one; no tokens and an expiry in the past withdraw it.
+
+    Attributes:
+        membership: The signer's membership certificate (``protocols.membership``), where the network wants one.
     """
 
     TAG = 13
@@ -452,6 +456,7 @@ class Advertisement(Message):
     operator: str = text()
     region: str = text()
     build: str = text()
+    membership: bytes = attrs.field(default=b"", validator=at_most(MEMBERSHIP_BYTES_MAX))
 
     @property
     def key_id(self) -> str:

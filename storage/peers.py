@@ -28,6 +28,12 @@ def remembered(connection: psycopg.Connection, limit: int = 256) -> list[tuple[b
     return [(bytes(row[0]), list(row[1])) for row in rows]
 
 
+def advertisements(connection: psycopg.Connection, limit: int = 4_096) -> list[bytes]:
+    """The latest advertisement of each peer, those seen last first."""
+    rows = connection.execute("SELECT advertisement FROM peers ORDER BY last_seen_at DESC LIMIT %s", (limit,))
+    return [bytes(row[0]) for row in rows.fetchall()]
+
+
 @attrs.frozen(kw_only=True)
 class Equivocation:
     """Two signed statements of one signer that contradict each other.

@@ -18,6 +18,7 @@ from node.transport import PeerUnreachableError
 from protocols.messages import IdentityKey
 
 DIAL_S: Final = 8.0
+DIALS_AT_ONCE: Final = 8  # a network that comes back all at once is called a few at a time
 OPEN_S: Final = 8.0
 CUT_S: Final = 1.0
 TIE_S: Final = 0.6
@@ -71,6 +72,7 @@ class Connector:
         self._identity = identity
         self.protocol = TProtocol(protocol)
         self._swarm = host.swarm
+        self._dialling = trio.CapacityLimiter(DIALS_AT_ONCE)
 
     def live(self, identity: IdentityKey) -> list[INetConn]:
         """The connections to a peer."""
@@ -103,8 +105,9 @@ class Connector:
         self._swarm.peerstore.clear_addrs(peer_id)
         bare = Multiaddr(address).decapsulate(Multiaddr(f"/p2p/{peer_id}"))
         self._swarm.peerstore.add_addrs(peer_id, [bare], ADDRESS_TTL_S)
-        with trio.fail_after(DIAL_S):
-            await self._host.connect(PeerInfo(peer_id, [bare]))
+        async with self._dialling:
+            with trio.fail_after(DIAL_S):
+                await self._host.connect(PeerInfo(peer_id, [bare]))
 
     async def who_is_at(self, address: str) -> IdentityKey:
         """Connect to whoever listens at an address. Raises ``LINK_ERRORS``."""

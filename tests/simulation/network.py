@@ -41,6 +41,7 @@ from node.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerV
 from protocols.canonical import sha256
 from protocols.certificate import verify_quorum
 from protocols.errors import OverlayError
+from protocols.job import Batch, Lease
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey, QuorumCertificate
 from storage.database import Database, connect
@@ -316,7 +317,7 @@ class Member:
         workers: Any = InlineWorkers(self.world, lies=self.lies)
         node = self.node = Node(self.settings(), database, Keyring(self.key), workers, transport)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(transport.serve, node.library.answer)
+            nursery.start_soon(transport.serve, node.answer)
             await node.run(self._serve)
 
     def _fall(self) -> None:
@@ -387,7 +388,8 @@ class NetworkOfNodes:
     ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.faults = faults or Faults.drawn(self.rng)
+        drawn = Faults.drawn(self.rng)
+        self.faults = faults or drawn
         self.connections = connections
         size = self.rng.randint(4, len(databases))
         self.members = [Member(self, index, url) for index, url in enumerate(databases[:size])]
@@ -541,7 +543,7 @@ class NetworkOfNodes:
 
     def _options(self, rng: random.Random) -> dict[str, Any]:
         honest = len(self.members) - self.faults.liars - self.faults.gone
-        levels = ("basic", "enhanced", "critical")[: honest if honest < 3 else 3]
+        levels = ("basic", "enhanced", "critical") if honest >= 4 else ("basic", "enhanced")
         durability = "replicated" if self.faults.gone or rng.random() < 0.3 else "local"
         return {"consensusLevel": rng.choice(levels), "durability": durability}
 
@@ -691,11 +693,24 @@ class NetworkOfNodes:
                 context = output.context_out
 
     def _state(self) -> str:
+        """What stands in the way: the batches without an end, what their coordinators know of the agents."""
         lines = [str(self.faults)]
         for member in self.members:
-            pending = self._rows(member, "SELECT batch_id, state FROM batches WHERE state <> 'certified'")
-            entities = [] if member.node is None else [e for e in member.node.driver.entities()]
-            lines.append(f"{member.index} gone={member.gone} lives={member.lives} {pending} {entities}"[:3_000])
+            lines.append(f"{member.index} {member.identity.hex()[:8]} gone={member.gone} lives={member.lives}")
+            pending = self._rows(member, "SELECT batch_id FROM batches WHERE state <> 'certified'")
+            for entity in () if member.node is None else member.node.driver.entities():
+                if isinstance(entity, Batch) and (entity.batch_id,) in pending:
+                    agents = [award.agent.hex()[:8] for award in entity.awards]
+                    lines.append(f"  {entity.batch_id[:14]} {entity.stage.name} {agents} {entity.reasons}")
+                elif isinstance(entity, Lease):
+                    lines.append(f"  {entity.level.name} waiting={len(entity.waiting)} failures={entity.failures}")
+            if pending:
+                known = """SELECT encode(agent, 'hex'), role, agreed, dissented, late, equivocated
+                           FROM reputations ORDER BY 1, 2"""
+                lines += [f"  {batch_id[:14]} pending" for (batch_id,) in pending]
+                lines += [f"  {row[0][:8]} {row[1:]}" for row in self._rows(member, known)]
+                auctions = "SELECT record FROM auctions ORDER BY at_ms DESC LIMIT 2"
+                lines += [f"  {record}" for (record,) in self._rows(member, auctions)]
         return "\n".join(lines)
 
 
@@ -742,10 +757,12 @@ def reset(connection: psycopg.Connection) -> None:
         connection.execute(sequences.encode())
 
 
-def run(seed: int, databases: list[str], connections: dict[str, psycopg.Connection]) -> Outcome:
-    """One seed, from empty databases."""
+def run(
+    seed: int, databases: list[str], connections: dict[str, psycopg.Connection], faults: Faults | None = None
+) -> Outcome:
+    """One seed, from empty databases; ``faults`` in place of those that it draws."""
     with deterministic(seed):
-        network = NetworkOfNodes(seed, databases, connections)
+        network = NetworkOfNodes(seed, databases, connections, faults)
         for member in network.members:
             reset(connections[member.url])
         return trio.run(network.run, clock=trio.testing.MockClock(autojump_threshold=0))

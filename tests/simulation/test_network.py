@@ -1,0 +1,71 @@
+"""Whole nodes in simulation. A seed that failed once stays in ``REGRESSIONS``."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from storage.embedded import EmbeddedPostgres
+from tests.simulation.network import Faults, grounds, run
+
+SEEDS = int(os.environ.get("NETWORK_SEEDS", "200"))
+REGRESSIONS = {
+    5: "a certificate came while the batch was being adopted, and the adopted rows never ended",
+    1: "an auction closed before the bids of nodes 200 ms away could arrive, every time",
+}
+
+
+def start(server: str, prefix: str, hash_seed: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.simulation.network", "--server", server, "--prefix", prefix]
+    return subprocess.Popen(
+        [*command, "--seeds", f"0:{SEEDS}"],
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": "."},
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_networks_of_whole_nodes_end_well_and_twice_the_same(
+    postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes with different hash seeds: the same frames at the same times, the same certificates."""
+    assert set(range(SEEDS)) >= set(REGRESSIONS)
+    started_s = time.monotonic()
+    processes = [start(postgres.url, f"simulated{number}", number) for number in (1, 2)]
+    first, second = (process.communicate()[0] for process in processes)
+    seconds = time.monotonic() - started_s
+    outcomes = [json.loads(line) for line in first.splitlines()]
+    failed = [outcome for outcome in outcomes if "failed" in outcome]
+    assert not failed, f"seed {failed[0]['seed']}\n{failed[0]['failed']}"
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(outcomes) == SEEDS
+    assert first == second
+    totals = {
+        name: sum(each[name] for each in outcomes) for name in ("acknowledged", "certified", "crashes", "frames")
+    }
+    with capsys.disabled():
+        print(
+            f"\n{SEEDS} seeds of 4 to 6 whole nodes, each twice, in {seconds:.0f} s, "
+            f"{120 * SEEDS / seconds:.0f} runs a minute: {totals['acknowledged']} events acknowledged "
+            f"and certified in {totals['certified']} batches, "
+            f"{totals['frames']} frames, {totals['crashes']} crashes"
+        )
+
+
+def test_the_checks_see_what_a_quorum_of_liars_certifies(postgres: EmbeddedPostgres) -> None:
+    """Past the threshold nothing protects, and the truth that the simulation finds for itself differs."""
+    with (
+        grounds(postgres.url, "liars", 4) as (urls, connections),
+        pytest.RaisesGroup(
+            pytest.RaisesExc(AssertionError, match="is wrong|not within"),
+            flatten_subgroups=True,
+            allow_unwrapped=True,
+        ),
+    ):
+        run(0, urls, connections, Faults(liars=3))
