@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import orjson
 
-from agents.issues import Issue
+from agents.issues import Issue, is_error
 from protocols.canonical import canonical_json
 from protocols.identifiers import EventIds, content_hash, version_id
 
@@ -44,7 +44,7 @@ def leaf(ids: EventIds, record: dict[str, Any], record_hash: str, data: bytes, i
         orjson.dumps(external),
         canonical_json(list(issues)) if issues else b"[]",
         record_hash.encode(),
-        INVALID if issues else VALID,
+        INVALID if any(map(is_error, issues)) else VALID,
         orjson.dumps(timestamp),
         version_id(event, content, record["previous"]).encode(),
     )

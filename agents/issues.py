@@ -4,9 +4,12 @@ from typing import Any, Final, TypeAlias
 
 from agents.paths import ABSENT
 from protocols.canonical import canonical_json
+from protocols.limits import ISSUES_PER_EVENT_MAX
 
 Issue: TypeAlias = dict[str, Any]
 
+ERROR: Final = "error"
+SEVERITIES: Final = (ERROR, "warning", "info")
 FOUND_CHARS_MAX: Final = 128
 EXPECTED_BYTES_MAX: Final = 512
 
@@ -31,12 +34,24 @@ def expectation(value: Any, policy_pointer: str) -> Any:
     return value if len(canonical_json(value)) <= EXPECTED_BYTES_MAX else {"policy": policy_pointer}
 
 
-def issue(rule: str, path: str, expected: Any, found: Any) -> Issue:
+def issue(rule: str, path: str, expected: Any, found: Any, severity: str = ERROR) -> Issue:
     """One issue, keys in canonical order. ``path`` is a JSON pointer into the normalized data."""
     return {
         "expected": expected,
         "found": bounded(found),
         "path": path,
         "rule": rule,
-        "severity": "error",
+        "severity": severity,
     }
+
+
+def is_error(issue: Issue) -> bool:
+    """Whether an issue makes its event invalid; warnings and infos only say something about it."""
+    return bool(issue["severity"] == ERROR)
+
+
+def cut(issues: list[Issue]) -> None:
+    """Keep as many issues as an event may have, errors before all others, else in their order."""
+    if len(issues) > ISSUES_PER_EVENT_MAX:
+        kept = sorted(range(len(issues)), key=lambda index: not is_error(issues[index]))[:ISSUES_PER_EVENT_MAX]
+        issues[:] = [issues[index] for index in sorted(kept)]

@@ -7,16 +7,18 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from agents.coercion import Coercer, Coercion, remember
-from agents.issues import Issue, issue, json_type
-from agents.paths import ABSENT, Segments, pointer, read, replaced
+from agents.expressions import EvaluationError, Expression, NothingToSay, Scope
+from agents.issues import Issue, cut, issue, json_type
+from agents.paths import ABSENT, pointer, read, replaced
 from agents.policy import CompiledPolicy, FieldMapping
 from protocols.canonical import canonical_json
 from protocols.errors import NotCanonicalizableError
-from protocols.limits import ISSUES_PER_EVENT_MAX, JSON_DEPTH_MAX
+from protocols.limits import JSON_DEPTH_MAX
 
 Record: TypeAlias = dict[str, Any]
 Step: TypeAlias = Callable[[Any, list[Issue]], Any]
 
+ELEMENTS_MAX: Final = 10_000
 OBJECT: Final = {"type": "object"}
 REQUIRED: Final = {"required": True}
 
@@ -28,18 +30,18 @@ def normalizer(policy: CompiledPolicy) -> Callable[[Record], tuple[Any, bytes, l
     """
     map_fields = mapper(policy)
     coerce = coercer(policy.coercions)
-    require = requirer(policy.required)
+    require = requirer(policy)
     encode = encoder(policy)
 
     def normalize(record: Record) -> tuple[Any, bytes, list[Issue]]:
         issues: list[Issue] = []
-        data = require(coerce(map_fields(record, issues), issues), issues)
+        data = require(record, coerce(map_fields(record, issues), issues), issues)
         try:
             encoded = encode(data)
         except NotCanonicalizableError:  # a deep value was moved to a deeper place
             issues.insert(0, issue("mapping", "", {"maxDepth": JSON_DEPTH_MAX}, data))
             data, encoded = None, b"null"
-        del issues[ISSUES_PER_EVENT_MAX:]
+        cut(issues)
         return data, encoded, issues
 
     return normalize
@@ -93,7 +95,7 @@ def mapper(policy: CompiledPolicy) -> Step:
         return lambda record, _: dict(data) if isinstance(data := record["data"], dict) else data
     fields, keeps = policy.mapping, policy.keeps_unmapped
     used = {field.source[1] for field in fields if len(field.source) > 1}
-    flat = all(len(field.source) == 2 and len(field.target) == 1 for field in fields)
+    flat = all(len(field.source) == 2 and len(field.target) == 1 and field.each is None for field in fields)
     fill = fill_flat(fields) if flat else fill_nested(fields)
 
     def map_fields(record: Record, issues: list[Issue]) -> Any:
@@ -103,7 +105,7 @@ def mapper(policy: CompiledPolicy) -> Step:
             issues.append(issue("mapping", "", OBJECT, None) | {"found": found})
             return data
         kept = {name: value for name, value in data.items() if name not in used} if keeps else {}
-        mapped = fill(record)
+        mapped = fill(record, issues)
         clashes = [name for name in mapped if name in kept]
         for name in sorted(clashes):
             issues.append(issue("mapping", pointer((name,)), {"unmapped": "another name"}, kept[name]))
@@ -112,12 +114,12 @@ def mapper(policy: CompiledPolicy) -> Step:
     return map_fields
 
 
-def fill_flat(fields: tuple[FieldMapping, ...]) -> Callable[[Record], dict[str, Any]]:
+def fill_flat(fields: tuple[FieldMapping, ...]) -> Callable[[Record, list[Issue]], dict[str, Any]]:
     """The usual case, one name to one name, without walking paths."""
     plan = tuple((field.source[1], field.target[0], field.default) for field in fields)
     optional = tuple(field.target[0] for field in fields if field.default is ABSENT)
 
-    def fill(record: Record) -> dict[str, Any]:
+    def fill(record: Record, _: list[Issue]) -> dict[str, Any]:
         data = record["data"]
         mapped = {target: data.get(source, default) for source, target, default in plan}
         for name in optional:
@@ -128,18 +130,45 @@ def fill_flat(fields: tuple[FieldMapping, ...]) -> Callable[[Record], dict[str, 
     return fill
 
 
-def fill_nested(fields: tuple[FieldMapping, ...]) -> Callable[[Record], dict[str, Any]]:
-    def fill(record: Record) -> dict[str, Any]:
+def fill_nested(fields: tuple[FieldMapping, ...]) -> Callable[[Record, list[Issue]], dict[str, Any]]:
+    def fill(record: Record, issues: list[Issue]) -> dict[str, Any]:
         mapped: dict[str, Any] = {}
         for field in fields:
-            value = read(record, field.source)
+            value = read(record, field.source) if field.source else ABSENT
             if value is ABSENT:
                 value = field.default
             if value is not ABSENT:
+                if field.each is not None:
+                    value = map_each(field, value, issues)
                 mapped = replaced(mapped, field.target, value)
         return mapped
 
     return fill
+
+
+def map_each(field: FieldMapping, value: Any, issues: list[Issue]) -> Any:
+    """An array's elements as records. What is no array of such elements stays as it is, and is an issue."""
+    assert field.each is not None
+    place = pointer(field.target)
+    if not isinstance(value, list) or len(value) > ELEMENTS_MAX:
+        expected = {"type": "array", "maxItems": ELEMENTS_MAX}
+        issues.append(issue("mapping", place, expected, value))
+        return value
+    records = []
+    for index, element in enumerate(value):
+        if field.columns and isinstance(element, list) and len(element) <= len(field.columns):
+            element = dict(zip(field.columns, element, strict=False))
+        if not isinstance(element, dict):
+            issues.append(issue("mapping", f"{place}/{index}", OBJECT, element))
+            return value
+        mapped: dict[str, Any] = {}
+        for part in field.each:
+            found = read(element, part.source) if part.source else ABSENT
+            found = part.default if found is ABSENT else found
+            if found is not ABSENT:
+                mapped = replaced(mapped, part.target, found)
+        records.append(mapped)
+    return records
 
 
 def coercer(coercions: tuple[Coercion, ...]) -> Step:
@@ -185,20 +214,34 @@ def coercer(coercions: tuple[Coercion, ...]) -> Step:
     return coerce
 
 
-def requirer(required: tuple[Segments, ...]) -> Step:
-    """Note the fields that are missing or null."""
-    flat = tuple((fields[0], pointer(fields)) for fields in required if len(fields) == 1)
-    nested = tuple(fields for fields in required if len(fields) > 1)
+def requirer(policy: CompiledPolicy) -> Callable[[Record, Any, list[Issue]], Any]:
+    """Note the fields that are missing or null, where they must be there."""
+    plan = [(rule, rule.field[0] if len(rule.field) == 1 else None, pointer(rule.field)) for rule in policy.required]
+    conditional = any(rule.when is not None for rule in policy.required)
 
-    def require(data: Any, issues: list[Issue]) -> Any:
+    def require(record: Record, data: Any, issues: list[Issue]) -> Any:
         present = data if isinstance(data, dict) else {}
-        for name, place in flat:
-            if present.get(name) is None:
-                issues.append(issue("required", place, REQUIRED, None))
-        for fields in nested:
-            value = read(data, fields)
-            if value is None or value is ABSENT:
-                issues.append(issue("required", pointer(fields), REQUIRED, None))
+        scope = scope_of(record, data, policy) if conditional else {}
+        for rule, name, place in plan:
+            value = present.get(name) if name is not None else read(data, rule.field)
+            if (value is None or value is ABSENT) and (rule.when is None or applies(rule.when, scope)):
+                issues.append(issue("required", place, REQUIRED, None, rule.severity))
         return data
 
     return require
+
+
+def scope_of(record: Record, data: Any, policy: CompiledPolicy) -> Scope:
+    """What expressions read, but for the past."""
+    event = {"type": record["eventType"], "externalId": record["externalId"], "timestamp": record["timestamp"]}
+    return {"data": data, "event": event, "tables": policy.tables, "last": ABSENT}
+
+
+def applies(when: Expression, scope: Scope) -> bool:
+    """Whether a condition holds. One that cannot be evaluated does: what it guards is the stricter choice."""
+    try:
+        return when.holds(scope)
+    except NothingToSay:
+        return False
+    except EvaluationError:
+        return True

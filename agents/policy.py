@@ -8,28 +8,71 @@ ever silently left out. ``{}`` keeps events as they are and finds them all valid
       "mapping": {"fields": [{"from": "temp", "to": "temperature", "default": null}], "unmapped": "drop"},
       "coercion": [{"field": "temperature", "type": "number", "unit": {"from": "degF", "to": "degC"},
                     "nullValues": ["NA", ""]}],
-      "required": ["station"],
+      "required": ["station", {"field": "gust", "when": "data.wind > 10"}],
       "schema": {JSON Schema 2020-12 over the normalized data},
       "bounds": [{"field": "temperature", "min": -89.2, "max": 56.7}],
+      "tables": {"stations": {"EWR": {"elevation": 3}}},
+      "allowed": [{"field": "station", "table": "stations"}],
+      "rules": [{"name": "dew point", "check": "data.dewPoint <= data.temperature", "severity": "warning"}],
       "monotonic": [{"key": ["station"], "field": "observedAt", "strict": true}],
-      "certification": {"level": "enhanced"},
-      "onConflict": "version"
+      "steps": [{"key": ["station"], "field": "temperature", "max": 15, "time": "observedAt", "seconds": 3600}],
+      "rates": [{"key": ["station"], "time": "observedAt", "count": 4, "seconds": 3600}],
+      "duplicates": [{"fields": ["station", "observedAt"], "events": 1000}],
+      "memory": {"key": ["station"], "keep": ["temperature"]},
+      "functions": [{"name": "acme.heat_index", "version": "1.0", "hash": "..."}],
+      "certification": {"level": "enhanced", "levels": [{"when": "data.temperature > 45", "level": "critical"}],
+                        "rules": [{"name": "calibrated", "check": "data.calibrated"}], "retention": {"days": 400}},
+      "onConflict": "version",
+      "volatility": "high"
     }
 
 ``from`` is a path into the event's data, or ``@timestamp``, ``@eventType``, ``@externalId``; all other paths
-are into the normalized data. Rules run in the order in which they stand here.
+are into the normalized data. A mapped field may be a constant (``"value"`` in place of ``"from"``) or an array whose
+elements are mapped (``"each"``, with ``"columns"`` where they are arrays themselves). Rules run in the order in which
+they stand here; those of ``severity`` ``warning`` or ``info`` leave the event valid. Expressions
+(``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the event before.
 """
 
 import functools
 import hashlib
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
 
 from agents.coercion import Coercion, read_coercion
 from agents.document import Node
-from agents.issues import expectation
+from agents.functions import Functions, read_functions
 from agents.paths import ABSENT, Segments, pointer
+from agents.rules import (
+    RETENTION_DAYS_MAX,
+    RULES_MAX,
+    WATCHES_MAX,
+    Allowed,
+    Bound,
+    Check,
+    Duplicate,
+    LevelRule,
+    Memory,
+    Monotonic,
+    Rate,
+    Required,
+    Step,
+    Watch,
+    read_allowed,
+    read_bound,
+    read_checks,
+    read_duplicates,
+    read_expression,
+    read_key,
+    read_memory,
+    read_rates,
+    read_required,
+    read_severity,
+    read_steps,
+    read_tables,
+    whole,
+)
 from agents.schema import SchemaRule
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import InvalidJsonError, InvalidPolicyError, NotCanonicalizableError
@@ -37,10 +80,9 @@ from protocols.limits import POLICY_BYTES_MAX
 
 VERSION: Final = 1
 FIELDS_MAX: Final = 256
-RULES_MAX: Final = 256
-MONOTONIC_MAX: Final = 8
-KEY_FIELDS_MAX: Final = 8
 DEFAULT_CHARS_MAX: Final = 512
+COLUMNS_MAX: Final = 64
+LEVEL_RULES_MAX: Final = 16
 COMPILED_MAX: Final = 64
 ENVELOPE: Final = {"@timestamp": "timestamp", "@eventType": "eventType", "@externalId": "externalId"}
 SECTIONS: Final = (
@@ -50,41 +92,39 @@ SECTIONS: Final = (
     "required",
     "schema",
     "bounds",
+    "tables",
+    "allowed",
+    "rules",
     "monotonic",
+    "steps",
+    "rates",
+    "duplicates",
+    "memory",
+    "functions",
     "certification",
     "onConflict",
+    "volatility",
 )
+LEVELS: Final = ("basic", "enhanced", "critical")
+VOLATILITIES: Final = ("low", "high")
 
 
 @attrs.frozen(kw_only=True)
 class FieldMapping:
-    """One mapped field. ``source`` is a path into the record; without a default, it is ``ABSENT``."""
+    """One mapped field. ``source`` is a path into the record; without a default, it is ``ABSENT``.
+
+    Attributes:
+        source: Empty for a constant, which stands as the default.
+        each: How the elements of an array are mapped; None: the value is taken as it is.
+        columns: Names of the members of elements that are arrays.
+    """
 
     source: Segments
     target: Segments
     default: Any
     expected: Any
-
-
-@attrs.frozen(kw_only=True)
-class Bound:
-    """Inclusive limits of a number."""
-
-    field: Segments
-    minimum: int | float | None
-    maximum: int | float | None
-    expected: dict[str, Any]
-
-
-@attrs.frozen(kw_only=True)
-class Monotonic:
-    """A field that grows from event to event of one key; ``name`` identifies the rule in the context."""
-
-    name: str
-    key: tuple[Segments, ...]
-    field: Segments
-    strict: bool
-    is_timestamp: bool
+    each: "tuple[FieldMapping, ...] | None" = None
+    columns: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +136,9 @@ class CompiledPolicy:
         mapping: None where the policy maps nothing: the data is then kept as it is.
         keeps_unmapped: Top-level fields that no mapping reads are kept.
         level: Certification level the policy asks for, or None to leave it to the source.
+        levels: Higher ones for some of the events.
+        retention_days: How long what events say is kept after their certificate; None for ever.
+        is_volatile: The source says something new all the time: results are not worth keeping long.
         on_conflict: ``version`` or ``reject``: what a different body under a known external id becomes.
     """
 
@@ -103,20 +146,37 @@ class CompiledPolicy:
     mapping: tuple[FieldMapping, ...] | None
     keeps_unmapped: bool
     coercions: tuple[Coercion, ...]
-    required: tuple[Segments, ...]
+    required: tuple[Required, ...]
     schema: SchemaRule | None
     bounds: tuple[Bound, ...]
+    tables: dict[str, dict[str, Any]]
+    allowed: tuple[Allowed, ...]
+    checks: tuple[Check, ...]
     monotonic: tuple[Monotonic, ...]
+    steps: tuple[Step, ...]
+    rates: tuple[Rate, ...]
+    duplicates: tuple[Duplicate, ...]
+    memory: Memory | None
     level: str | None
+    levels: tuple[LevelRule, ...]
+    certification_checks: tuple[Check, ...]
+    retention_days: int | None
     on_conflict: str
+    is_volatile: bool
 
     @property
     def stateful(self) -> bool:
         """Whether a verdict depends on earlier batches, so that batches of the source form a chain."""
-        return bool(self.monotonic)
+        return bool(self.watches)
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """The rules that look back."""
+        memory = () if self.memory is None else (self.memory,)
+        return (*self.monotonic, *self.steps, *self.rates, *self.duplicates, *memory)
 
 
-def policy_document(value: Any) -> bytes:
+def policy_document(value: Any, functions: Functions = ()) -> bytes:
     """Check a policy given as a JSON value and return its canonical bytes.
 
     Raises:
@@ -126,7 +186,7 @@ def policy_document(value: Any) -> bytes:
         document = canonical_json(value)
     except NotCanonicalizableError as error:
         raise InvalidPolicyError(f"the policy has no canonical form: {error}", path="") from error
-    compile_policy(document)
+    compile_policy(document, functions)
     return document
 
 
@@ -136,11 +196,15 @@ def policy_hash(document: bytes) -> str:
 
 
 @functools.lru_cache(maxsize=COMPILED_MAX)
-def compile_policy(canonical_bytes: bytes) -> CompiledPolicy:
+def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> CompiledPolicy:
     """Check and compile a canonical policy document; the last ``COMPILED_MAX`` are kept.
+
+    Args:
+        functions: Those that are installed here.
 
     Raises:
         InvalidPolicyError: Not canonical JSON, too large, or wrong at ``path``.
+        MissingFunctionError: It names a function that is not among ``functions``.
     """
     if len(canonical_bytes) > POLICY_BYTES_MAX:
         raise InvalidPolicyError(f"a policy has at most {POLICY_BYTES_MAX} bytes", path="")
@@ -159,19 +223,32 @@ def compile_policy(canonical_bytes: bytes) -> CompiledPolicy:
     mapping, keeps_unmapped = read_mapping(root)
     coercions = tuple(read_coercion(node) for node in root.items("coercion", FIELDS_MAX))
     refuse_repeats(root, "coercion", [entry.field for entry in coercions])
-    schema = root.maybe("schema")
-    on_conflict = root.maybe("onConflict")
+    schema, on_conflict, volatility = root.maybe("schema"), root.maybe("onConflict"), root.maybe("volatility")
+    named = read_functions(root, functions)
+    tables, memory = read_tables(root), read_memory(root)
+    certification = read_certification(root)
     return CompiledPolicy(
         hash=policy_hash(canonical_bytes),
         mapping=mapping,
         keeps_unmapped=keeps_unmapped,
         coercions=coercions,
-        required=tuple(node.path() for node in root.items("required", FIELDS_MAX)),
+        required=read_required(root, named),
         schema=None if schema is None else SchemaRule(schema),
         bounds=tuple(read_bound(node) for node in root.items("bounds", RULES_MAX)),
+        tables=tables,
+        allowed=tuple(read_allowed(node, tables) for node in root.items("allowed", RULES_MAX)),
+        checks=read_checks(root, "rules", named, looks_back=memory is not None),
         monotonic=read_monotonic(root, coercions),
-        level=read_level(root),
+        steps=read_steps(root),
+        rates=read_rates(root),
+        duplicates=read_duplicates(root),
+        memory=memory,
+        level=read_level(certification),
+        levels=read_levels(certification, named),
+        certification_checks=read_checks(certification, "rules", named, looks_back=memory is not None),
+        retention_days=read_retention(certification),
         on_conflict="version" if on_conflict is None else on_conflict.choice("version", "reject"),
+        is_volatile=volatility is not None and volatility.choice(*VOLATILITIES) == "high",
     )
 
 
@@ -199,49 +276,59 @@ def read_mapping(root: Node) -> tuple[tuple[FieldMapping, ...] | None, bool]:
     return (fields if fields or not keeps else None), keeps
 
 
-def read_field(node: Node) -> FieldMapping:
-    node.object("from", "to", "default")
+def read_field(node: Node, *, within_each: bool = False) -> FieldMapping:
+    node.object("from", "to", "default", "value", *(() if within_each else ("each", "columns")))
+    target = node.required("to").path()
+    if (constant := node.maybe("value")) is not None:
+        if len(node.value) > 2:
+            node.refuse("a constant has 'to' and 'value' alone")
+        return FieldMapping(source=(), target=target, default=read_default(constant), expected={})
     source = node.required("from")
     source.text()
-    if source.value.startswith("@") and source.value not in ENVELOPE:
+    if within_each:
+        place: Segments = source.path()
+    elif source.value in ENVELOPE:
+        place = (ENVELOPE[source.value],)
+    elif source.value.startswith("@"):
         source.refuse(f"of the envelope there are {', '.join(ENVELOPE)}; write '/@name' for a field of the data")
-    default = node.maybe("default")
-    if default is not None:
-        if isinstance(default.value, (list, dict)):
-            default.refuse("must be a string, a number, true, false or null")
-        if isinstance(default.value, str) and len(default.value) > DEFAULT_CHARS_MAX:
-            default.refuse(f"has more than {DEFAULT_CHARS_MAX} characters")
-    envelope = ENVELOPE.get(source.value)
+    else:
+        place = ("data", *source.path())
+    default, each = node.maybe("default"), node.maybe("each")
+    if each is None and node.maybe("columns") is not None:
+        node.child("columns").refuse("goes with 'each'")
     return FieldMapping(
-        source=("data", *source.path()) if envelope is None else (envelope,),
-        target=node.required("to").path(),
-        default=ABSENT if default is None else default.value,
+        source=place,
+        target=target,
+        default=ABSENT if default is None else read_default(default),
         expected={"from": source.value},
+        each=None if each is None else read_each(node),
+        columns=tuple(name.text() for name in node.items("columns", COLUMNS_MAX)),
     )
 
 
-def read_bound(node: Node) -> Bound:
-    node.object("field", "min", "max")
-    limits = {key: limit.number() for key in ("max", "min") if (limit := node.maybe(key)) is not None}
-    if not limits:
-        node.refuse("a bound needs 'min' or 'max'")
-    if len(limits) == 2 and limits["min"] > limits["max"]:
-        node.refuse("'min' is above 'max': no value passes")
-    return Bound(
-        field=node.required("field").path(),
-        minimum=limits.get("min"),
-        maximum=limits.get("max"),
-        expected=expectation(limits, node.pointer),
-    )
+def read_each(node: Node) -> tuple[FieldMapping, ...]:
+    fields = tuple(read_field(part, within_each=True) for part in node.items("each", FIELDS_MAX))
+    if not fields:
+        node.child("each").refuse("names no field")
+    refuse_repeats(node, "each", [field.target for field in fields])
+    return fields
+
+
+def read_default(node: Node) -> Any:
+    if isinstance(node.value, (list, dict)):
+        node.refuse("must be a string, a number, true, false or null")
+    if isinstance(node.value, str) and len(node.value) > DEFAULT_CHARS_MAX:
+        node.refuse(f"has more than {DEFAULT_CHARS_MAX} characters")
+    return node.value
 
 
 def read_monotonic(root: Node, coercions: tuple[Coercion, ...]) -> tuple[Monotonic, ...]:
     timestamps = [coercion.field for coercion in coercions if coercion.is_timestamp]
     rules: dict[str, Monotonic] = {}
-    for node in root.items("monotonic", MONOTONIC_MAX):
-        node.object("key", "field", "strict")
+    for node in root.items("monotonic", WATCHES_MAX):
+        node.object("key", "field", "strict", "severity")
         field = node.required("field").path()
-        key = tuple(part.path() for part in node.items("key", KEY_FIELDS_MAX))
+        key = read_key(node)
         strict = node.maybe("strict")
         name = canonical_json([list(field), [list(part) for part in key]]).decode()
         if name in rules:
@@ -252,14 +339,37 @@ def read_monotonic(root: Node, coercions: tuple[Coercion, ...]) -> tuple[Monoton
             field=field,
             strict=strict is None or strict.flag(),
             is_timestamp=field in timestamps,
+            severity=read_severity(node),
         )
     return tuple(rules.values())
 
 
-def read_level(root: Node) -> str | None:
+def read_certification(root: Node) -> Node:
     certification = root.maybe("certification")
     if certification is None:
-        return None
-    certification.object("level")
+        return Node({})
+    certification.object("level", "levels", "rules", "retention")
+    return certification
+
+
+def read_level(certification: Node) -> str | None:
     level = certification.maybe("level")
-    return None if level is None else level.choice("basic", "enhanced", "critical")
+    return None if level is None else level.choice(*LEVELS)
+
+
+def read_levels(certification: Node, functions: Mapping[str, Callable[..., Any]]) -> tuple[LevelRule, ...]:
+    """Levels hang on an event alone: what was before is known only while a batch is validated."""
+    found = []
+    for node in certification.items("levels", LEVEL_RULES_MAX):
+        node.object("when", "level")
+        when = read_expression(node.required("when"), functions, ("data", "event", "tables"))
+        found.append(LevelRule(when=when, level=node.required("level").choice(*LEVELS)))
+    return tuple(found)
+
+
+def read_retention(certification: Node) -> int | None:
+    retention = certification.maybe("retention")
+    if retention is None:
+        return None
+    retention.object("days")
+    return whole(retention.required("days"), RETENTION_DAYS_MAX)

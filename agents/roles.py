@@ -12,10 +12,12 @@ import attrs
 import orjson
 
 from agents.certify import leaf
-from agents.issues import Issue
-from agents.normalize import Record, normalized_line, normalizer
-from agents.policy import COMPILED_MAX, CompiledPolicy, compile_policy
-from agents.validate import History, validator
+from agents.functions import Functions
+from agents.issues import Issue, is_error
+from agents.memory import History
+from agents.normalize import Record, normalized_line, normalizer, scope_of
+from agents.policy import COMPILED_MAX, LEVELS, CompiledPolicy, compile_policy
+from agents.validate import highest_level, validator
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import InvalidJsonError, MalformedError, NotCanonicalizableError
 from protocols.identifiers import EventIds
@@ -45,6 +47,7 @@ class BatchOutput:
         normalized: Canonical normalized data of each event, joined by newlines.
         leaves: Canonical verdict of each event, joined by newlines.
         issues_by_rule: Number of issues by rule, sorted by rule; an event may have several.
+        level: The highest level that the policy wants for one of the events, as a number from 1; 0 for none.
     """
 
     input_root: bytes
@@ -57,6 +60,7 @@ class BatchOutput:
     valid: int
     invalid: int
     issues_by_rule: tuple[tuple[str, int], ...]
+    level: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -65,12 +69,12 @@ class Program:
 
     policy: CompiledPolicy
     normalize: Callable[[Record], tuple[Any, bytes, list[Issue]]]
-    validate: Callable[[Any, list[Issue], History], list[Issue]]
+    validate: Callable[[Record, Any, list[Issue], History], list[Issue]]
 
 
 @functools.lru_cache(maxsize=COMPILED_MAX)
-def program(policy: bytes) -> Program:
-    compiled = compile_policy(policy)
+def program(policy: bytes, functions: Functions = ()) -> Program:
+    compiled = compile_policy(policy, functions)
     return Program(
         policy=compiled,
         normalize=normalizer(compiled),
@@ -78,31 +82,38 @@ def program(policy: bytes) -> Program:
     )
 
 
-def execute(*, network: str, source_id: str, payload: bytes, policy: bytes, context: bytes) -> BatchOutput:
+def execute(
+    *, network: str, source_id: str, payload: bytes, policy: bytes, context: bytes, functions: Functions = ()
+) -> BatchOutput:
     """Run a policy over a batch.
 
     Args:
         payload: 1 to ``EVENTS_PER_BATCH_MAX`` records, joined by newlines.
         policy: Canonical policy document.
         context: What the batch before left behind, ``{}`` for the first.
+        functions: Those that are installed here.
 
     Raises:
-        InvalidPolicyError: The policy is wrong. MalformedError: payload or context are not in their form;
+        InvalidPolicyError: The policy is wrong. MissingFunctionError: it names a function that is not here.
+            MalformedError: payload or context are not in their form;
             their sender is at fault. Whatever a record *says* is no error but a verdict on that event.
     """
-    rules = program(policy)
-    history = History(rules.policy.monotonic, context)
+    rules = program(policy, functions)
+    history = History(rules.policy, context)
     lines, records = read_payload(payload)
     hashes = [leaf_hash(line) for line in lines]
     ids = EventIds(network, source_id)
     normalized, normalized_hashes, leaves = [], [], []
-    invalid, found = 0, Counter[str]()
+    invalid, level, found = 0, 0, Counter[str]()
     for record, hashed in zip(records, hashes, strict=True):
         data, encoded, early = rules.normalize(record)
-        issues = rules.validate(data, early, history)
+        issues = rules.validate(record, data, early, history)
         if issues:
-            invalid += 1
+            invalid += any(map(is_error, issues))
             found.update(entry["rule"] for entry in issues)
+        if rules.policy.levels:
+            asked = highest_level(rules.policy.levels, scope_of(record, data, rules.policy), LEVELS)
+            level = max(level, 0 if asked is None else LEVELS.index(asked) + 1)
         normalized.append(encoded)
         normalized_hashes.append(leaf_hash(normalized_line(encoded, early)))
         leaves.append(leaf(ids, record, hashed.hex(), encoded, issues))
@@ -117,6 +128,7 @@ def execute(*, network: str, source_id: str, payload: bytes, policy: bytes, cont
         valid=len(records) - invalid,
         invalid=invalid,
         issues_by_rule=tuple(sorted(found.items())),
+        level=level,
     )
 
 

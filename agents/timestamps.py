@@ -1,7 +1,9 @@
 """Timestamps in, RFC 3339 UTC out: ``2013-01-01T06:00:00Z``, with a fraction only where there is one.
 
-Only fixed offsets: the rules of named zones come from a database that differs between machines and years, so
-two honest agents could disagree. Leap seconds are refused, since no arithmetic here could keep them apart.
+Offsets are fixed, or follow a rule that is written out (POSIX TZ, ``EST5EDT,M3.2.0,M11.1.0``): what a *named* zone
+means comes from a database that differs between machines and years, so two honest agents could disagree. Civil times
+that a change of the clocks skips do not exist; of those that come twice the first is meant. Leap seconds are
+refused, since no arithmetic here could keep them apart.
 """
 
 import datetime
@@ -33,6 +35,14 @@ EPOCH: Final = datetime.datetime(1970, 1, 1)  # all arithmetic here is in UTC
 FORMAT_CHARS_MAX: Final = 64
 
 Reader = Callable[[Any], str | None]
+Zone = Callable[[datetime.datetime], int | None]
+
+HOURS: Final = r"[+-]?[0-9]{1,2}(?::[0-9]{2})?"
+POSIX: Final = re.compile(
+    rf"(?:[A-Za-z]{{3,6}}|<[A-Za-z0-9+-]{{3,6}}>)(?P<standard>{HOURS})"
+    rf"(?:[A-Za-z]{{3,6}}|<[A-Za-z0-9+-]{{3,6}}>)(?P<daylight>{HOURS})?,(?P<begin>[^,]+),(?P<end>[^,]+)"
+)
+CHANGE: Final = re.compile(rf"M([0-9]{{1,2}})\.([0-9])\.([0-9])(?:/({HOURS}))?")
 
 
 def offset_minutes(text: str) -> int:
@@ -45,7 +55,10 @@ def offset_minutes(text: str) -> int:
         return 0
     match = re.fullmatch("([+-])([0-9]{2}):?([0-9]{2})", text)
     if match is None or int(match[2]) > 23 or int(match[3]) > 59:
-        raise ValueError("not an offset like 'Z' or '+02:00' (named zones differ between machines)")
+        raise ValueError(
+            "not an offset like 'Z' or '+02:00' "
+            "(named zones differ between machines; write their rule out: EST5EDT,M3.2.0,M11.1.0)"
+        )
     minutes = 60 * int(match[2]) + int(match[3])
     return -minutes if match[1] == "-" else minutes
 
@@ -118,6 +131,74 @@ def read_unix_ms(value: Any) -> str | None:
     return since_epoch(seconds, milliseconds * 10**6)
 
 
+def epoch_ms(text: str) -> int | None:
+    """Milliseconds since 1970 of RFC 3339 text; None where it is none."""
+    utc = read_rfc3339(text)
+    if utc is None:
+        return None
+    whole, _, fraction = utc.removesuffix("Z").partition(".")
+    since = datetime.datetime.fromisoformat(whole) - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000 + int(fraction.ljust(3, "0")[:3] or 0)
+
+
+def zone_rule(text: str) -> Zone:
+    """Minutes east of UTC at a civil time, None where there is no such time, by a fixed offset or a POSIX TZ rule.
+
+    Raises:
+        ValueError: Neither.
+    """
+    match = POSIX.fullmatch(text)
+    if match is None:
+        fixed = offset_minutes(text)
+        return lambda moment: fixed
+    standard = -clock_minutes(match["standard"])
+    daylight = standard + 60 if match["daylight"] is None else -clock_minutes(match["daylight"])
+    begin, end = change_rule(match["begin"]), change_rule(match["end"])
+    shift = datetime.timedelta(minutes=daylight - standard)
+    if shift <= datetime.timedelta(0):
+        raise ValueError("the second zone of a rule is the one with the clocks put forward")
+
+    def east(moment: datetime.datetime) -> int | None:
+        forward, back = begin(moment.year), end(moment.year)
+        if forward <= moment < forward + shift:
+            return None
+        if forward < back:
+            return daylight if forward <= moment < back else standard
+        return standard if back <= moment < forward else daylight
+
+    return east
+
+
+def change_rule(text: str) -> Callable[[int], datetime.datetime]:
+    """When the clocks change in a year: ``M3.2.0/2``, the second Sunday of March at two, in the time until then."""
+    match = CHANGE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "a change of the clocks is written M3.2.0 or M3.2.0/2: month, week (5 for the last), weekday"
+        )
+    month, week, weekday = int(match[1]), int(match[2]), int(match[3])
+    at = datetime.timedelta(minutes=120 if match[4] is None else clock_minutes(match[4]))
+    if not 1 <= month <= 12 or not 1 <= week <= 5 or weekday > 6:
+        raise ValueError("months are 1 to 12, weeks 1 to 5, weekdays 0 (Sunday) to 6")
+
+    def when(year: int) -> datetime.datetime:
+        first = datetime.datetime(year, month, 1)
+        day = 1 + (weekday - first.isoweekday()) % 7 + 7 * (week - 1)
+        while True:
+            try:
+                return datetime.datetime(year, month, day) + at
+            except ValueError:  # the fifth is the last
+                day -= 7
+
+    return when
+
+
+def clock_minutes(text: str) -> int:
+    sign = -1 if text.startswith("-") else 1
+    hours, _, minutes = text.lstrip("+-").partition(":")
+    return sign * (60 * int(hours) + int(minutes or 0))
+
+
 def pattern_reader(pattern: str, timezone: str | None) -> Reader:
     """A reader for a pattern such as ``YYYY-MM-DD HH:mm:ss``.
 
@@ -136,7 +217,7 @@ def pattern_reader(pattern: str, timezone: str | None) -> Reader:
     if timezone is None and "Z" not in known:
         raise ValueError("the format has no offset (token Z): give 'timezone', such as 'Z' or '+02:00'")
     compiled = re.compile("".join(TOKENS.get(token, re.escape(token)) for token in tokens))
-    east_default = offset_minutes(timezone) if timezone is not None else 0
+    east_default = zone_rule(timezone or "Z")
 
     def read_pattern(value: Any) -> str | None:
         match = compiled.fullmatch(value) if type(value) is str else None
@@ -146,8 +227,11 @@ def pattern_reader(pattern: str, timezone: str | None) -> Reader:
         year, month, day = int(named["year"]), int(named["month"]), int(named["day"])
         hour, minute, second = (int(named.get(name) or 0) for name in ("hour", "minute", "second"))
         try:
-            east = offset_minutes(named["zone"]) if "zone" in named else east_default
+            civil = datetime.datetime(year, month, day, hour, minute, second)
+            east = offset_minutes(named["zone"]) if "zone" in named else east_default(civil)
         except ValueError:
+            return None
+        if east is None:
             return None
         return instant((year, month, day, hour, minute, second), named.get("fraction"), east)
 
@@ -164,7 +248,7 @@ def timestamp_reader(formats: tuple[str, ...], timezone: str | None) -> Reader:
         ValueError: A format or the timezone is wrong.
     """
     if timezone is not None:
-        offset_minutes(timezone)
+        zone_rule(timezone)
     readers = tuple(READERS[name] if name in READERS else pattern_reader(name, timezone) for name in formats)
     if len(readers) == 1:
         return readers[0]

@@ -1,0 +1,355 @@
+"""The rules of a policy, read and checked: what each kind asks for, before any event is seen."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from agents.document import Node
+from agents.expressions import Expression, compile_expression
+from agents.issues import ERROR, SEVERITIES, expectation
+from agents.paths import Segments
+from protocols.canonical import canonical_json
+
+RULES_MAX: Final = 256
+WATCHES_MAX: Final = 8  # of each kind that looks back
+KEY_FIELDS_MAX: Final = 8
+KEPT_FIELDS_MAX: Final = 16
+ALLOWED_MAX: Final = 4_096
+TABLES_MAX: Final = 16
+RATE_COUNT_MAX: Final = 1_000
+WINDOW_S_MAX: Final = 31 * 86_400
+DUPLICATES_MAX: Final = 10_000
+NAME_CHARS_MAX: Final = 64
+MESSAGE_CHARS_MAX: Final = 256
+RETENTION_DAYS_MAX: Final = 36_500
+NAMES: Final = ("data", "event", "last", "tables")
+Functions = Mapping[str, Callable[..., Any]]
+
+
+@attrs.frozen(kw_only=True)
+class Allowed:
+    """A field whose value is one of a set, or stands in a table of the policy."""
+
+    field: Segments
+    values: frozenset[bytes]
+    expected: Any
+    severity: str
+
+
+@attrs.frozen(kw_only=True)
+class Bound:
+    """Inclusive limits of a number."""
+
+    field: Segments
+    minimum: int | float | None
+    maximum: int | float | None
+    expected: dict[str, Any]
+    severity: str = ERROR
+
+
+@attrs.frozen(kw_only=True)
+class Watch:
+    """What all rules that look back have: ``name`` identifies the rule in the context, ``key`` whose past counts."""
+
+    name: str
+    key: tuple[Segments, ...]
+    severity: str = ERROR
+
+
+@attrs.frozen(kw_only=True)
+class Monotonic(Watch):
+    """A field that grows from event to event of one key."""
+
+    field: Segments
+    strict: bool
+    is_timestamp: bool
+
+
+@attrs.frozen(kw_only=True)
+class Step(Watch):
+    """A number that changes by at most so much from one event to the next, or in so many seconds.
+
+    Attributes:
+        time: Where the time stands; events that are older than the last one are not compared.
+        per_ms: The change is allowed for so long; None: from event to event, however far apart.
+    """
+
+    field: Segments
+    maximum: int | float
+    time: Segments | None
+    per_ms: int | None
+    expected: Any
+
+
+@attrs.frozen(kw_only=True)
+class Rate(Watch):
+    """At most so many events in any stretch of time, by the events' own time."""
+
+    time: Segments
+    count: int
+    window_ms: int
+    expected: Any
+
+
+@attrs.frozen(kw_only=True)
+class Duplicate(Watch):
+    """Fields that together do not come again among so many events of the key, or within so much time."""
+
+    fields: tuple[Segments, ...]
+    events: int
+    time: Segments | None
+    window_ms: int
+    expected: Any
+
+
+@attrs.frozen(kw_only=True)
+class Memory(Watch):
+    """What expressions see of the event before: ``last``."""
+
+    keep: tuple[Segments, ...]
+    time: Segments | None
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """A rule of the operator's own: where ``when`` holds, so must ``check``."""
+
+    name: str
+    when: Expression | None
+    check: Expression
+    path: str
+    expected: Any
+    severity: str
+
+
+@attrs.frozen(kw_only=True)
+class Required:
+    """A field that must be there; where there is a condition, if that holds."""
+
+    field: Segments
+    when: Expression | None
+    severity: str
+
+
+@attrs.frozen(kw_only=True)
+class LevelRule:
+    """The certification level of events for which a condition holds."""
+
+    when: Expression
+    level: str
+
+
+def read_severity(node: Node) -> str:
+    severity = node.maybe("severity")
+    return ERROR if severity is None else severity.choice(*SEVERITIES)
+
+
+def read_expression(node: Node, functions: Functions, names: tuple[str, ...] = NAMES) -> Expression:
+    text = node.text()
+    return node.checked(lambda: compile_expression(text, names=names, functions=functions))
+
+
+def maybe_expression(node: Node, key: str, functions: Functions, names: tuple[str, ...] = NAMES) -> Expression | None:
+    found = node.maybe(key)
+    return None if found is None else read_expression(found, functions, names)
+
+
+def read_required(root: Node, functions: Functions) -> tuple[Required, ...]:
+    found = []
+    for node in root.items("required", RULES_MAX):
+        if isinstance(node.value, dict):
+            node.object("field", "when", "severity")
+            when = maybe_expression(node, "when", functions, ("data", "event", "tables"))
+            found.append(Required(field=node.required("field").path(), when=when, severity=read_severity(node)))
+        else:
+            found.append(Required(field=node.path(), when=None, severity=ERROR))
+    return tuple(found)
+
+
+def read_bound(node: Node) -> Bound:
+    node.object("field", "min", "max", "severity")
+    limits = {key: limit.number() for key in ("max", "min") if (limit := node.maybe(key)) is not None}
+    if not limits:
+        node.refuse("a bound needs 'min' or 'max'")
+    if len(limits) == 2 and limits["min"] > limits["max"]:
+        node.refuse("'min' is above 'max': no value passes")
+    return Bound(
+        field=node.required("field").path(),
+        minimum=limits.get("min"),
+        maximum=limits.get("max"),
+        expected=expectation(limits, node.pointer),
+        severity=read_severity(node),
+    )
+
+
+def read_tables(root: Node) -> dict[str, dict[str, Any]]:
+    tables = root.maybe("tables")
+    if tables is None:
+        return {}
+    if len(tables.object()) > TABLES_MAX:
+        tables.refuse(f"has more than {TABLES_MAX} tables")
+    return {name: tables.child(name).object() for name in sorted(tables.value)}
+
+
+def read_allowed(node: Node, tables: Mapping[str, Mapping[str, Any]]) -> Allowed:
+    node.object("field", "values", "table", "severity")
+    if (node.maybe("values") is None) == (node.maybe("table") is None):
+        node.refuse("an allowed set needs either 'values' or 'table'")
+    table = node.maybe("table")
+    if table is None:
+        values = [item.value for item in node.items("values", ALLOWED_MAX)]
+        expected = expectation({"values": values}, node.pointer)
+    else:
+        values = sorted(tables[table.choice(*tables) if tables else table.refuse("this policy has no 'tables'")])
+        expected = {"table": table.value}
+    if not values:
+        node.refuse("nothing is allowed: name at least one value")
+    return Allowed(
+        field=node.required("field").path(),
+        values=frozenset(map(canonical_json, values)),
+        expected=expected,
+        severity=read_severity(node),
+    )
+
+
+def read_key(node: Node) -> tuple[Segments, ...]:
+    return tuple(part.path() for part in node.items("key", KEY_FIELDS_MAX))
+
+
+def watch_name(*parts: Any) -> str:
+    return canonical_json(list(parts)).decode()
+
+
+def read_steps(root: Node) -> tuple[Step, ...]:
+    found: dict[str, Step] = {}
+    for node in root.items("steps", WATCHES_MAX):
+        node.object("key", "field", "max", "time", "seconds", "severity")
+        field, key, time = node.required("field").path(), read_key(node), maybe_path(node, "time")
+        maximum = node.required("max").number()
+        if maximum < 0:
+            node.child("max").refuse("must not be negative")
+        seconds = node.maybe("seconds")
+        if seconds is not None and time is None:
+            node.refuse("'seconds' needs 'time', the field with the event's time")
+        expected: dict[str, Any] = {"maxStep": maximum}
+        if seconds is not None:
+            expected["seconds"] = seconds.value
+        name = watch_name(list(field), [list(part) for part in key], maximum, seconds and seconds.value)
+        if name in found:
+            node.refuse("this step stands here before")
+        found[name] = Step(
+            name=name,
+            key=key,
+            severity=read_severity(node),
+            field=field,
+            maximum=maximum,
+            time=time,
+            per_ms=None if seconds is None else window_ms(seconds),
+            expected=expected,
+        )
+    return tuple(found.values())
+
+
+def read_rates(root: Node) -> tuple[Rate, ...]:
+    found: dict[str, Rate] = {}
+    for node in root.items("rates", WATCHES_MAX):
+        node.object("key", "time", "count", "seconds", "severity")
+        key, time, seconds = read_key(node), node.required("time").path(), node.required("seconds")
+        count = whole(node.required("count"), RATE_COUNT_MAX)
+        name = watch_name(list(time), [list(part) for part in key], count, seconds.value)
+        if name in found:
+            node.refuse("this rate stands here before")
+        found[name] = Rate(
+            name=name,
+            key=key,
+            severity=read_severity(node),
+            time=time,
+            count=count,
+            window_ms=window_ms(seconds),
+            expected={"maxEvents": count, "seconds": seconds.value},
+        )
+    return tuple(found.values())
+
+
+def read_duplicates(root: Node) -> tuple[Duplicate, ...]:
+    found: dict[str, Duplicate] = {}
+    for node in root.items("duplicates", WATCHES_MAX):
+        node.object("key", "fields", "events", "time", "seconds", "severity")
+        fields = tuple(part.path() for part in node.items("fields", KEY_FIELDS_MAX))
+        if not fields:
+            node.refuse("needs 'fields', what must not come again")
+        time, seconds, events = maybe_path(node, "time"), node.maybe("seconds"), node.maybe("events")
+        if (time is None) != (seconds is None):
+            node.refuse("'time' and 'seconds' go together: where the time stands, and how far back to look")
+        key = read_key(node)
+        said = [list(part) for part in fields], [list(part) for part in key]
+        name = watch_name(*said, events and events.value, seconds and seconds.value)
+        if name in found:
+            node.refuse("this window stands here before")
+        expected = {"unique": [".".join(part) for part in fields]}
+        found[name] = Duplicate(
+            name=name,
+            key=key,
+            severity=read_severity(node),
+            fields=fields,
+            events=1_000 if events is None else whole(events, DUPLICATES_MAX),
+            time=time,
+            window_ms=0 if seconds is None else window_ms(seconds),
+            expected=expectation(expected, node.pointer),
+        )
+    return tuple(found.values())
+
+
+def read_memory(root: Node) -> Memory | None:
+    node = root.maybe("memory")
+    if node is None:
+        return None
+    node.object("key", "keep", "time")
+    keep = tuple(part.path() for part in node.items("keep", KEPT_FIELDS_MAX))
+    if not keep:
+        node.refuse("needs 'keep', the fields that expressions read as last.name")
+    return Memory(name="last", key=read_key(node), keep=keep, time=maybe_path(node, "time"))
+
+
+def read_checks(root: Node, section: str, functions: Functions, *, looks_back: bool) -> tuple[Check, ...]:
+    names = NAMES if looks_back else tuple(name for name in NAMES if name != "last")
+    found: dict[str, Check] = {}
+    for node in root.items(section, RULES_MAX):
+        node.object("name", "when", "check", "field", "message", "severity")
+        name = node.required("name").text()
+        if not 1 <= len(name) <= NAME_CHARS_MAX or name in found:
+            node.child("name").refuse(f"a name has 1 to {NAME_CHARS_MAX} characters and comes once")
+        check = read_expression(node.required("check"), functions, names)
+        message, field = node.maybe("message"), node.maybe("field")
+        if message is not None and len(message.text()) > MESSAGE_CHARS_MAX:
+            message.refuse(f"has more than {MESSAGE_CHARS_MAX} characters")
+        expected = {"check": check.text, "name": name} | ({} if message is None else {"message": message.value})
+        found[name] = Check(
+            name=name,
+            when=maybe_expression(node, "when", functions, names),
+            check=check,
+            path="" if field is None else "/" + "/".join(field.path()),
+            expected=expectation(expected, node.pointer),
+            severity=read_severity(node),
+        )
+    return tuple(found.values())
+
+
+def maybe_path(node: Node, key: str) -> Segments | None:
+    found = node.maybe(key)
+    return None if found is None else found.path()
+
+
+def whole(node: Node, most: int) -> int:
+    value = node.number()
+    if not isinstance(value, int) or not 1 <= value <= most:
+        node.refuse(f"must be a whole number from 1 to {most}")
+    return value
+
+
+def window_ms(node: Node) -> int:
+    value = node.number()
+    if not 0 < value <= WINDOW_S_MAX:
+        node.refuse(f"must be seconds, more than 0 and at most {WINDOW_S_MAX}")
+    return round(1_000 * value)
