@@ -4,8 +4,10 @@ Nothing here depends on locale or on the Unicode version: case is folded for ASC
 ASCII digits, and numbers are read by JSON's own grammar (with an optional plus and surrounding blanks).
 """
 
+import decimal
 import re
 import string
+import unicodedata
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +26,15 @@ NUMBER_CHARS_MAX: Final = 64
 LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 UPPER: Final = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 BLANKS: Final = " \t\r\n"
+# The Unicode database that every Python carries unchanged (version 3.2): normal forms are then the same everywhere,
+# and composed forms of characters added since are excluded from composition by the stability policy anyway.
+FROZEN: Final = unicodedata.ucd_3_2_0
+ROUNDINGS: Final = {
+    "exact": decimal.ROUND_HALF_EVEN,
+    "half-even": decimal.ROUND_HALF_EVEN,
+    "half-up": decimal.ROUND_HALF_UP,
+}
+SCALE_MAX: Final = 18
 
 ENUM_VALUES_MAX: Final = 4_096
 NULL_VALUES_MAX: Final = 32
@@ -35,7 +46,8 @@ KEYS: Final = {
     "number": ("unit",),
     "integer": (),
     "boolean": ("trueValues", "falseValues"),
-    "string": ("trim", "case"),
+    "decimal": ("scale", "rounding"),
+    "string": ("trim", "case", "unicode"),
     "timestamp": ("formats", "timezone"),
     "enum": ("values", "aliases", "ignoreCase"),
 }
@@ -83,13 +95,40 @@ def to_boolean(true_values: tuple[Any, ...], false_values: tuple[Any, ...]) -> C
     return coerce
 
 
-def to_string(trim: bool, case: str) -> Coercer:
+def to_decimal(scale: int, rounding: str) -> Coercer:
+    """Text with exactly so many decimals. A number is taken at its shortest decimal form, as JSON writes it."""
+    context = decimal.Context(
+        prec=2 * NUMBER_CHARS_MAX, rounding=ROUNDINGS[rounding], traps=[decimal.InvalidOperation]
+    )
+    unit = decimal.Decimal(1).scaleb(-scale)
+
+    def coerce(value: Any) -> Any:
+        if type(value) is int or type(value) is float:
+            value = repr(value)
+        match = NUMBER.fullmatch(value) if type(value) is str and len(value) <= NUMBER_CHARS_MAX else None
+        if match is None:
+            return ABSENT
+        try:
+            exact = decimal.Decimal(match[1])
+            result = exact.quantize(unit, context=context)
+        except (decimal.InvalidOperation, ValueError):
+            return ABSENT
+        if rounding == "exact" and result != exact:
+            return ABSENT
+        return format(abs(result) if result.is_zero() else result, "f")
+
+    return coerce
+
+
+def to_string(trim: bool, case: str, form: str) -> Coercer:
     table = {"lower": LOWER, "upper": UPPER}.get(case)
 
     def coerce(value: Any) -> Any:
         if isinstance(value, (list, dict)):
             return ABSENT
         text = value if type(value) is str else canonical_json(value).decode()
+        if form:
+            text = FROZEN.normalize(form, text)
         if trim:
             text = text.strip(BLANKS)
         return text if table is None else text.translate(table)
@@ -170,8 +209,21 @@ def read_boolean(node: Node) -> tuple[Coercer, dict[str, Any]]:
 
 
 def read_string(node: Node) -> tuple[Coercer, dict[str, Any]]:
-    trim, case = node.maybe("trim"), node.maybe("case")
-    return to_string(trim is not None and trim.flag(), "" if case is None else case.choice("lower", "upper")), {}
+    trim, case, form = node.maybe("trim"), node.maybe("case"), node.maybe("unicode")
+    return to_string(
+        trim is not None and trim.flag(),
+        "" if case is None else case.choice("lower", "upper"),
+        "" if form is None else form.choice("NFC", "NFKC"),
+    ), {}
+
+
+def read_decimal(node: Node) -> tuple[Coercer, dict[str, Any]]:
+    scale, rounding = node.required("scale"), node.maybe("rounding")
+    digits = scale.number()
+    if not isinstance(digits, int) or not 0 <= digits <= SCALE_MAX:
+        scale.refuse(f"must be a whole number from 0 to {SCALE_MAX}")
+    chosen = "exact" if rounding is None else rounding.choice(*ROUNDINGS)
+    return to_decimal(digits, chosen), {"scale": digits}
 
 
 def read_timestamp(node: Node) -> tuple[Coercer, dict[str, Any]]:
@@ -206,6 +258,7 @@ READ: Final = {
     "number": read_number,
     "integer": lambda _: (to_integer, {}),
     "boolean": read_boolean,
+    "decimal": read_decimal,
     "string": read_string,
     "timestamp": read_timestamp,
     "enum": read_enum,

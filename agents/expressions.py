@@ -86,10 +86,7 @@ class Expression:
 
     def holds(self, scope: Mapping[str, Any]) -> bool:
         """Whether it is true; raises as ``value``, also where it is neither true nor false."""
-        found = self.value(scope)
-        if found is not True and found is not False:
-            raise EvaluationError(f"it is {kind(found)}, neither true nor false")
-        return found
+        return truth(self.value(scope))
 
 
 def compile_expression(
