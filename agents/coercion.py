@@ -128,7 +128,7 @@ def to_string(trim: bool, case: str, form: str) -> Coercer:
             return ABSENT
         text = value if type(value) is str else canonical_json(value).decode()
         if form:
-            text = FROZEN.normalize(form, text)
+            text = FROZEN.normalize(form, text)  # type: ignore[arg-type]
         if trim:
             text = text.strip(BLANKS)
         return text if table is None else text.translate(table)

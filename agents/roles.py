@@ -132,6 +132,14 @@ def execute(
     )
 
 
+def event_level(policy: bytes, line: bytes, functions: Functions = ()) -> str | None:
+    """The level that a policy's rules ask for, for one record; None where they ask for none."""
+    rules = program(policy, functions)
+    record: Record = parse_json(line)  # type: ignore[assignment]
+    data, _, _ = rules.normalize(record)
+    return highest_level(rules.policy.levels, scope_of(record, data, rules.policy), LEVELS)
+
+
 def read_payload(payload: bytes) -> tuple[list[bytes], list[Record]]:
     """Split a payload into records and check that each is the one encoding of what it says.
 

@@ -1,4 +1,4 @@
-"""``overlay-node``: run a node, make its key, call one, verify a certificate, migrate a database, list settings.
+"""``overlay-node``: run a node, make its key, call one, verify a certificate, try a policy, migrate, list settings.
 
 Each command imports what it needs when it runs: verifying loads neither network nor database.
 """
@@ -74,6 +74,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     call.set_defaults(command=_call)
 
+    policy = commands.add_parser("policy", help="check a policy, try it on events, compare two").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    check = policy.add_parser("check", help="check a policy, JSON or YAML; prints its hash, exits 0 if it is usable")
+    check.add_argument("file", metavar="FILE", type=Path)
+    check.add_argument("--canonical", action="store_true", help="print the canonical document instead")
+    check.set_defaults(command=_policy_check)
+    test = policy.add_parser("test", help="show what events become under a policy, and which rule decided")
+    test.add_argument("file", metavar="FILE", type=Path)
+    _takes_events(test)
+    test.add_argument("--all", action="store_true", help="show valid events without issues too")
+    test.add_argument("--limit", type=int, default=50, metavar="N", help="events shown at most; default: %(default)s")
+    test.add_argument("--json", action="store_true", help="all results as JSON")
+    test.set_defaults(command=_policy_test)
+    diff = policy.add_parser("diff", help="show which events two policies treat differently; exits 1 if any")
+    diff.add_argument("before", metavar="A", type=Path)
+    diff.add_argument("after", metavar="B", type=Path)
+    _takes_events(diff)
+    diff.add_argument("--limit", type=int, default=50, metavar="N", help="events shown at most; default: %(default)s")
+    diff.set_defaults(command=_policy_diff)
+
     migrate = commands.add_parser("migrate", help="bring the database up to date; a node does so when it starts")
     _takes_config(migrate)
     migrate.set_defaults(command=_migrate)
@@ -81,6 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     settings = commands.add_parser("settings", help="list every setting, as Markdown")
     settings.set_defaults(command=_settings)
     return parser
+
+
+def _takes_events(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--events",
+        type=Path,
+        required=True,
+        metavar="SAMPLE",
+        help="events as posted: JSON lines, a JSON array, or an ingest request; CSV rows become data; .gz too",
+    )
 
 
 def _takes_config(command: argparse.ArgumentParser) -> None:
@@ -173,6 +204,24 @@ def _read_data(data: str | None) -> bytes | None:
     if data is None or not data.startswith("@"):
         return None if data is None else data.encode()
     return Path(data[1:]).read_bytes()
+
+
+def _policy_check(chosen: argparse.Namespace) -> int:
+    from node.policy_tools import check
+
+    return check(chosen.file, canonical=chosen.canonical)
+
+
+def _policy_test(chosen: argparse.Namespace) -> int:
+    from node.policy_tools import test
+
+    return test(chosen.file, chosen.events, show_all=chosen.all, limit=chosen.limit, as_json=chosen.json)
+
+
+def _policy_diff(chosen: argparse.Namespace) -> int:
+    from node.policy_tools import diff
+
+    return diff(chosen.before, chosen.after, chosen.events, limit=chosen.limit)
 
 
 def _migrate(chosen: argparse.Namespace) -> int:

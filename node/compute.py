@@ -7,6 +7,7 @@ import zstandard
 
 from agents.certify import event_id
 from agents.roles import execute, read_payload
+from node.plugins import functions_for
 from protocols.errors import MalformedError
 from protocols.identifiers import EventIds
 from protocols.job import Findings
@@ -21,6 +22,7 @@ class Run:
     """What the roles made of a batch, with the time it took.
 
     Attributes:
+        level: The highest that the policy asks for, for one of the events; 0 for none.
         leaves, normalized: Newline-joined; ``outputs`` both as one zstd frame. Empty where nobody asked for them.
     """
 
@@ -30,6 +32,7 @@ class Run:
     outputs: bytes
     issues_by_rule: tuple[tuple[str, int], ...]
     cpu_us: int
+    level: int = 0
 
 
 def pack(data: bytes) -> bytes:
@@ -67,9 +70,17 @@ def run_roles(
 
     Raises:
         MalformedError: the payload is not in record form. InvalidPolicyError: the policy is wrong.
+        MissingFunctionError: it names a function that is not installed on this node.
     """
     started = time.process_time_ns()
-    output = execute(network=network, source_id=source_id, payload=unpack(packed), policy=policy, context=context)
+    output = execute(
+        network=network,
+        source_id=source_id,
+        payload=unpack(packed),
+        policy=policy,
+        context=context,
+        functions=functions_for(policy),
+    )
     findings = Findings(
         input_root=output.input_root,
         normalized_root=output.normalized_root,
@@ -86,6 +97,7 @@ def run_roles(
         outputs=pack_outputs(output.leaves, output.normalized) if keep_outputs else b"",
         issues_by_rule=output.issues_by_rule,
         cpu_us=(time.process_time_ns() - started) // 1_000,
+        level=output.level,
     )
 
 

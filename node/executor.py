@@ -28,6 +28,7 @@ from protocols.messages import (
     Evidence,
     HoldBatch,
     IdentityKey,
+    Level,
     Manifest,
     QuorumCertificate,
     Role,
@@ -276,6 +277,10 @@ class Executor:
             return
         if run.findings.input_root != manifest.input_root or run.findings.events != manifest.events:
             self._fail(manifest.batch_id, "the payload is not the one the manifest names")
+            return
+        if run.level > manifest.level:
+            wanted = Level(run.level).word
+            self._fail(manifest.batch_id, f"the policy asks for level {wanted} for an event of this batch")
             return
         self._on_run(run)
         log.debug(

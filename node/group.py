@@ -12,10 +12,12 @@ import attrs
 import trio
 
 from agents.policy import compile_policy
+from agents.roles import event_level
 from node.admission import Admitted
 from node.answers import IngestAnswer, job_id
 from node.compute import pack
 from node.planning import Draft, Planner, Request, Sorted, Terms, Version, quorum_for, strictest
+from node.plugins import functions_for
 from node.stored import manifest_bytes
 from protocols.envelope import Signer, sign
 from protocols.errors import ClientFault, OverlayError, WorldFault
@@ -168,7 +170,7 @@ class GroupWriter:
             if isinstance(terms, OverlayError):
                 decisions.append(terms)
                 continue
-            request = Request(number=number, admitted=pending.admitted, terms=terms[0])
+            request = self._request(connection, number, pending.admitted, terms[0])
             verified = _is(pending.caller, terms[1].identity_key)
             decisions.append(
                 Decision(
@@ -183,6 +185,28 @@ class GroupWriter:
             batches=made, decisions=tuple(decisions), known_jobs=_job_states(connection, decisions)
         )
         return group.written
+
+    def _request(self, connection: "Connection", number: int, admitted: Admitted, terms: Terms) -> Request:
+        """A request with the terms of each event. In a chain of batches all of a request's events go together, at
+        the highest level that one of them asks for: apart they would be out of their order.
+        """
+        document = policies.get(connection, terms.policy_hash)
+        assert document is not None, "the source's policy is kept"
+        if not compile_policy(document, functions_for(document)).levels:
+            return Request(number=number, admitted=admitted, terms=terms)
+        raised: dict[int, Terms] = {}
+        for row, line in enumerate(admitted.lines):
+            asked = event_level(document, line, functions_for(document))
+            if asked is not None and Level[asked.upper()] > terms.level:
+                raised[row] = self._at_level(terms, Level[asked.upper()])
+        if raised and terms.stateful:
+            highest = max(raised.values(), key=lambda each: each.level)
+            return Request(number=number, admitted=admitted, terms=highest)
+        return Request(number=number, admitted=admitted, terms=terms, raised=raised)
+
+    def _at_level(self, terms: Terms, level: Level) -> Terms:
+        quorum = max(quorum_for(level, self._policy.threshold), self._quorum_floor(level))
+        return attrs.evolve(terms, level=level, quorum=quorum)
 
     def _terms(self, connection: "Connection", group: Group) -> list[tuple[Terms, sources.Source] | OverlayError]:
         requests = group.requests
@@ -224,7 +248,7 @@ class GroupWriter:
         )
 
     def _terms_of(self, admitted: Admitted, source: sources.Source, document: bytes) -> Terms:
-        compiled = compile_policy(document)
+        compiled = compile_policy(document, functions_for(document))
         asked = (admitted.level, compiled.level)
         levels = [Level[word.upper()] for word in asked if word is not None]
         level = strictest(self._policy.level_floor, *levels)

@@ -4,11 +4,13 @@ import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agents.policy import CompiledPolicy, compile_policy
+from agents.functions import MissingFunctionError
+from agents.policy import compile_policy
 from node.answers import job_id
 from node.compute import unpack
 from node.delivery.chunks import batch_evidence
 from node.executor import Sealed
+from node.plugins import functions_for
 from node.stored import read_certificate, read_evidence, read_manifest, unpack_outputs
 from protocols.certificate import agent_id, event_document, receipt_document, rfc3339
 from protocols.errors import ClientFault
@@ -107,6 +109,35 @@ def event_document_of(connection: "Connection", event_id: str) -> Document:
     return {**_event_summary(row), "overlayJobs": batch_jobs(connection, row.batch_id)}
 
 
+def versions_document(connection: "Connection", event_id: str, *, limit: int) -> Document:
+    """GET /overlay/events/{eventId}/versions: the latest first, each naming the one before by its record's hash.
+
+    Raises:
+        UnknownEventError: There is no such event.
+    """
+    rows = events.versions(connection, event_id, limit=limit)
+    if not rows:
+        raise UnknownEventError(f"this node has no event {event_id[:100]!r}", eventId=event_id[:100])
+    return {"eventId": event_id, "sourceId": rows[0].source_id, "versions": [_version(row) for row in rows]}
+
+
+def _version(row: events.VersionRow) -> Document:
+    raw = row.raw_data or {}
+    return {
+        "version": row.version,
+        "versionId": row.version_id,
+        "recordHash": row.record_hash.hex(),
+        "previousRecordHash": raw.get("previous"),
+        "status": row.status or row.state,
+        "data": raw.get("data"),
+        "normalizedData": row.normalized_data,
+        "issues": row.issues or [],
+        "contentHash": row.content_hash,
+        "batchId": row.batch_id,
+        "certifiedAt": timestamp(row.certified_at),
+    }
+
+
 def _event_summary(row: events.EventRow) -> Document:
     return {
         "eventId": row.event_id,
@@ -144,7 +175,7 @@ def certification(connection: "Connection", event_id: str, *, network: str) -> D
     certificate = None if batch.certificate is None else read_certificate(batch.certificate)
     agreeing = [] if certificate is None else _evidence(connection, batch, network, agrees=True)
     document = policies.get(connection, batch.policy_hash)
-    rules = [] if document is None else validation_rules(compile_policy(document))
+    rules = [] if document is None else validation_rules(document)
     passed = row.validation_status != "invalid"
     return {
         "eventId": row.event_id,
@@ -186,13 +217,23 @@ def certificates(certificate: QuorumCertificate, *, rejected: bool) -> list[Docu
     ]
 
 
-def validation_rules(policy: CompiledPolicy) -> list[str]:
-    """The kinds of rules that a policy checks events against."""
+def validation_rules(document: bytes) -> list[str]:
+    """The kinds of rules that a policy checks events against; none where it names functions that are not here."""
+    try:
+        policy = compile_policy(document, functions_for(document))
+    except MissingFunctionError:
+        return []
     kinds = {
         "required": policy.required,
         "schema": policy.schema,
         "bounds": policy.bounds,
+        "allowed": policy.allowed,
+        "rule": policy.checks,
+        "certification": policy.certification_checks,
         "monotonicity": policy.monotonic,
+        "step": policy.steps,
+        "rate": policy.rates,
+        "duplicate": policy.duplicates,
     }
     return [kind for kind, rules in kinds.items() if rules]
 

@@ -182,6 +182,10 @@ class Ingest:
             )
         return attrs.evolve(answer, holders=holders_of)
 
+    async def try_out(self, call: Callable[[], T]) -> T:
+        """Run a call beside the requests, in the process that reads them."""
+        return await self._front_door.admit(call)
+
     async def run(self) -> None:
         """Commit group after group until cancelled."""
         async for first in self._receive:

@@ -46,11 +46,19 @@ class Version:
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """An admitted request with its terms. ``number`` tells it from the others of its group."""
+    """An admitted request with its terms. ``number`` tells it from the others of its group.
+
+    ``raised`` holds the terms of the events that want others than the request's, by their row.
+    """
 
     number: int
     admitted: Admitted
     terms: Terms
+    raised: Mapping[int, Terms] = attrs.Factory(dict)
+
+    def terms_of(self, row: int) -> Terms:
+        """The terms of one event: its policy may want a higher level for it than for the rest."""
+        return self.raised.get(row, self.terms)
 
 
 @attrs.frozen(kw_only=True)
@@ -140,7 +148,7 @@ class Planner:
         line, digest = record
         version = 1 if before is None else before.number + 1
         admitted = request.admitted
-        number = self._draft_for(request, admitted.event_ids[row], len(line))
+        number = self._draft_for(request, request.terms_of(row), admitted.event_ids[row], len(line))
         draft = self.drafts[number]
         draft.event_ids.append(admitted.event_ids[row])
         draft.external_ids.append(admitted.external_ids[row])
@@ -152,19 +160,21 @@ class Planner:
         previous = None if before is None else before.record_hash
         return Version(number=version, record_hash=digest, previous=previous, draft=number)
 
-    def _draft_for(self, request: Request, event_id: str, line_bytes: int) -> int:
+    def _draft_for(self, request: Request, terms: Terms, event_id: str, line_bytes: int) -> int:
         """The open draft of these terms, or a new one where it is full or holds the event already."""
-        key = (request.terms, 0 if self._coalesce else request.number)
+        key = (terms, 0 if self._coalesce else request.number)
         number = self._open.get(key)
         if number is not None:
             full = len(self.drafts[number].lines) >= self._batch_events
             if full or self._bytes[number] + line_bytes > BATCH_BYTES_MAX or event_id in self._members[number]:
                 number = None
         if number is None:
+            if terms.stateful:  # events of the source stay in their order: nothing goes into an earlier batch now
+                self._open = {each: kept for each, kept in self._open.items() if each[0].source_id != terms.source_id}
             number = self._open[key] = len(self.drafts)
             self.drafts.append(
                 Draft(
-                    terms=request.terms,
+                    terms=terms,
                     event_ids=[],
                     external_ids=[],
                     event_types=[],

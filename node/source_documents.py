@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from agents.functions import MissingFunctionError
 from agents.policy import policy_document, policy_hash
 from node.callers import Caller, NotPermittedError
 from node.history import timestamp
+from node.plugins import installed
+from protocols.canonical import parse_json
 from protocols.errors import ClientFault, InvalidPolicyError
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
 from protocols.uhrp import uhrp_url
@@ -25,8 +28,10 @@ Document = dict[str, Any]
 SOURCE_TYPES: Final = ("webhook", "poll", "mqtt", "kafka", "overlay")
 SOURCE_ID: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{SOURCE_ID_CHARS_MAX}}}")
 IDENTITY_KEY: Final = re.compile("0[23][0-9a-f]{64}")
+POLICY_HASH: Final = re.compile("[0-9a-f]{64}")
 NAME_CHARS_MAX: Final = 256
 POLICY_PARTS: Final = ("mappingPolicy", "validationRules")
+MAPPING_SECTIONS: Final = ("version", "mapping", "coercion", "required")
 
 
 class InvalidSourceError(ClientFault):
@@ -62,6 +67,10 @@ def _is_score(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100
 
 
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and POLICY_HASH.fullmatch(value) is not None
+
+
 def _is_identity(value: object) -> bool:
     return value is None or (isinstance(value, str) and IDENTITY_KEY.fullmatch(value) is not None)
 
@@ -73,6 +82,7 @@ FIELDS: Final[dict[str, tuple[str, Any, Callable[[Any], bool], str]]] = {
     "configuration": ("configuration", {}, lambda value: isinstance(value, dict), "an object"),
     "mappingPolicy": ("mapping_policy", {}, lambda value: isinstance(value, dict), "an object"),
     "validationRules": ("validation_rules", {}, lambda value: isinstance(value, dict), "an object"),
+    "policyHash": ("policy_hash", None, _is_hash, "the hash of a policy on this node, 64 hex digits"),
     "overlayTopics": ("overlay_topics", [], _is_topics, f"at most {TOPICS_PER_BATCH_MAX} topics"),
     "identityKey": ("identity_key", None, _is_identity, "a compressed public key in hexadecimal, or null"),
     "trustScore": ("trust_score", 50, _is_score, "an integer from 0 to 100"),
@@ -138,12 +148,52 @@ def compile_source(mapping: Document, rules: Document) -> bytes:
             path = f"/validationRules/{section}"
             raise InvalidPolicyError(f"{path}: stands in mappingPolicy too; keep one", path=path)
     try:
-        return policy_document({**mapping, **rules})
+        return _compiled({**mapping, **rules})
     except InvalidPolicyError as error:
         path = str(error.fields.get("path", ""))
         section = path.split("/")[1] if "/" in path else ""
         part = "validationRules" if section in rules else "mappingPolicy"
         raise InvalidPolicyError(f"in {part}: {error}", path=f"/{part}{path}") from error
+
+
+def keep_policy(connection: "Connection", value: Any) -> Document:
+    """Check a policy and put it on the shelf, for sources to name by its hash.
+
+    Raises:
+        InvalidPolicyError: With ``path``, a JSON pointer into it.
+    """
+    document = _compiled(value)
+    digest = _keep(connection, document)
+    return {"policyHash": digest.hex(), "objects": {"policy": uhrp_url(digest)}, "policy": parse_json(document)}
+
+
+def _compiled(document: Any) -> bytes:
+    named = isinstance(document, dict) and "functions" in document
+    try:
+        return policy_document(document, installed() if named else ())
+    except MissingFunctionError as error:
+        raise InvalidPolicyError(f"{error}; install its package", path="/functions") from error
+
+
+def with_policy(connection: "Connection", values: Document) -> Document:
+    """The columns with the sections of the policy that ``policyHash`` names, where it names one.
+
+    Raises:
+        UnknownPolicyError: This node has no such policy. InvalidSourceError: sections stand beside it.
+    """
+    named = values.get("policy_hash")
+    rest = {column: value for column, value in values.items() if column != "policy_hash"}
+    if named is None:
+        return rest
+    for field in POLICY_PARTS:
+        if values.get(FIELDS[field][0]):
+            raise InvalidSourceError(
+                f"/{field}: stands beside policyHash", field=f"/{field}", remedy="send one of the two"
+            )
+    sections: Any = parse_json(policy(connection, bytes.fromhex(named)))
+    mapping = {name: section for name, section in sections.items() if name in MAPPING_SECTIONS}
+    rules = {name: section for name, section in sections.items() if name not in MAPPING_SECTIONS}
+    return {**rest, "mapping_policy": mapping, "validation_rules": rules}
 
 
 def create(connection: "Connection", values: Document, caller: Caller) -> Document:
@@ -154,6 +204,7 @@ def create(connection: "Connection", values: Document, caller: Caller) -> Docume
             field="/identityKey",
             remedy="send your own identity key as identityKey, or ask an operator",
         )
+    values = with_policy(connection, values)
     document = compile_source(values["mapping_policy"], values["validation_rules"])
     return _shown(sources.create(connection, {**values, "policy_hash": _keep(connection, document)}))
 
@@ -163,6 +214,7 @@ def change(connection: "Connection", source_id: str, values: Document, caller: C
     known = find(connection, source_id)
     if not caller.operates:
         _refuse_strangers(known, values, caller)
+    values = with_policy(connection, values)
     mapping = values.get("mapping_policy", known.mapping_policy)
     rules = values.get("validation_rules", known.validation_rules)
     kept = _keep(connection, compile_source(mapping, rules))
@@ -217,7 +269,7 @@ def _keep(connection: "Connection", document: bytes) -> bytes:
 
 
 def _shown(row: sources.Source) -> Document:
-    fields = {field: getattr(row, column) for field, (column, _, _, _) in FIELDS.items()}
+    fields = {field: getattr(row, column) for field, (column, _, _, _) in FIELDS.items() if field != "policyHash"}
     return {
         "sourceId": row.source_id,
         **fields,

@@ -91,6 +91,48 @@ def get(connection: psycopg.Connection, event_id: str) -> EventRow | None:
     return found[0] if found else None
 
 
+@attrs.frozen(kw_only=True)
+class VersionRow:
+    """One version of an event: what it said, and what became of it. ``status`` is None before its verdict."""
+
+    version: int
+    record_hash: bytes
+    batch_id: str
+    state: str
+    source_id: str
+    raw_data: Any
+    normalized_data: Any
+    status: str | None
+    issues: Any
+    content_hash: str | None
+    version_id: str | None
+    certified_at: Any
+
+
+def versions(connection: psycopg.Connection, event_id: str, *, limit: int) -> list[VersionRow]:
+    """The versions of an event, the latest first."""
+    get(connection, event_id)  # a version that waits gets its row now
+    try:
+        digest = bytes.fromhex(event_id.removeprefix("event_"))
+    except ValueError:
+        return []
+    query = """SELECT i.version, i.record_hash, b.batch_id, b.state, b.source_id,
+                      coalesce(v.raw_data, e.raw_data) AS raw_data,
+                      coalesce(v.normalized_data, e.normalized_data) AS normalized_data,
+                      coalesce(v.validation_status, e.validation_status) AS status,
+                      coalesce(v.validation_issues, e.validation_issues) AS issues,
+                      coalesce(v.content_hash, e.content_hash) AS content_hash,
+                      coalesce(v.version_id, e.version_id) AS version_id,
+                      coalesce(v.certified_at, e.certified_at) AS certified_at
+               FROM event_index i JOIN batches b ON b.number = i.batch
+               LEFT JOIN event_versions v ON v.event_id = %(event_id)s AND v.version = i.version
+               LEFT JOIN overlay_events e ON e.event_id = %(event_id)s AND e.version = i.version
+               WHERE i.event_digest = %(digest)s ORDER BY i.version DESC LIMIT %(limit)s"""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        parameters = {"event_id": event_id, "digest": digest, "limit": limit}
+        return [VersionRow(**row) for row in cursor.execute(query, parameters)]
+
+
 def list_events(
     connection: psycopg.Connection,
     *,

@@ -6,6 +6,7 @@ import attrs
 
 from node.api.wire import DOCUMENT_BYTES_MAX, SUBMISSION_BYTES_MAX
 from node.callers import Need
+from protocols.limits import POLICY_BYTES_MAX
 
 
 @attrs.frozen
@@ -31,6 +32,7 @@ RULES: Final[dict[str, Rule]] = {
     "events.get_event": Rule(Need.READ, "events"),
     "events.get_certification": Rule(Need.READ, "events"),
     "events.get_certificate": Rule(Need.READ, "events"),
+    "events.list_versions": Rule(Need.READ, "events"),
     "events.get_batch": Rule(Need.READ, "events"),
     "stream.stream_events": Rule(Need.READ, "stream"),
     "sources.create_source": Rule(Need.OWN),
@@ -38,7 +40,10 @@ RULES: Final[dict[str, Rule]] = {
     "sources.replace_source": Rule(Need.OWN),
     "sources.list_sources": Rule(Need.READ, "sources"),
     "sources.get_source": Rule(Need.READ, "sources"),
-    "sources.get_policy": Rule(Need.READ, "sources"),
+    "policies.get_policy": Rule(Need.READ, "sources"),
+    "policies.put_policy": Rule(Need.OWN, body_bytes_max=POLICY_BYTES_MAX),
+    "policies.test_policy": Rule(Need.OWN),
+    "policies.get_schema": OPEN,
     "objects.get_object": Rule(Need.READ, "objects"),
     "network.get_node": OPEN,
     "network.get_caller": OPEN,

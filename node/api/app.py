@@ -19,6 +19,7 @@ from node.api import (
     network,
     objects,
     overlay,
+    policies,
     problems,
     sources,
     stream,
@@ -48,7 +49,20 @@ def create_app(services: Services) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False
-    for module in (ingest, events, stream, sources, objects, overlay, network, market, dead_letters, health, docs):
+    for module in (
+        ingest,
+        events,
+        stream,
+        sources,
+        policies,
+        objects,
+        overlay,
+        network,
+        market,
+        dead_letters,
+        health,
+        docs,
+    ):
         app.register_blueprint(module.routes(services))
     problems.register(app)
 

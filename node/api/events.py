@@ -39,6 +39,12 @@ def routes(services: Services) -> Blueprint:
         call = partial(history.certification, event_id=event_id, network=network)
         return answer(await database.run(call))
 
+    @blueprint.get("/overlay/events/<event_id>/versions")
+    async def list_versions(event_id: str) -> Response:
+        only_parameters(request, "limit")
+        call = partial(history.versions_document, event_id=event_id, limit=page_size(request))
+        return answer(await database.run(call))
+
     @blueprint.get("/overlay/events/<event_id>/certificate")
     async def get_certificate(event_id: str) -> Response:
         wanted = choice_parameter(request, "format", ("json", "html"), _preferred(request))

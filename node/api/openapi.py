@@ -4,7 +4,8 @@ from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
-from node.api.schemas import EVENT, LEVEL, SCHEMAS, Schema, array, integer, record, ref, text
+from node.api.schemas import EVENT, HEX, LEVEL, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
+from node.policy_files import YAML_TYPES
 
 VERSION: Final = "3.1.0"
 TAGS: Final = ("events", "batches", "sources", "objects", "overlay services", "market", "identity", "node")
@@ -37,6 +38,7 @@ EXAMPLE_SOURCE: Final = {
     "validationRules": {"bounds": [{"field": "value", "min": -90, "max": 60}]},
     "overlayTopics": ["gitdata.events.iot"],
 }
+EXAMPLE_TRIAL: Final = {"events": [{"externalId": "r-1", "eventType": "reading", "data": {"value": 23.5}}]}
 EXAMPLE_STREAM: Final = (
     ': connected\n\nid: 12.1\ndata: {"type":"event","eventId":"event_abc123","eventType":"sensor_reading",'
     '"certificationLevel":"enhanced","timestamp":"2024-01-15T10:30:00Z","data":{"sensorId":"temp_001",'
@@ -136,6 +138,11 @@ def _event_paths() -> dict[str, Any]:
     summary = {key: value for key, value in EVENT["properties"].items() if key != "overlayJobs"}
     document_or_page = json_answer("Verifies offline.", ref("Certificate"), Vary="Accept.")
     document_or_page["content"]["text/html"] = {"schema": text()}
+    shared = ("version", "versionId", "recordHash", "previousRecordHash", "contentHash", "batchId", "certifiedAt")
+    version = {name: summary[name] for name in (*shared, "data", "normalizedData", "issues")}
+    version["status"] = text("As of an event; before the verdict, as of its batch.")
+    chain = array(record(version))
+    versions = record({"eventId": text(), "sourceId": text(), "versions": chain})
     event_page = record({"events": array(record(summary)), "nextAfter": {"type": ["string", "null"]}})
     return {
         "/overlay/events/ingest": {"post": _ingest()},
@@ -184,6 +191,15 @@ def _event_paths() -> dict[str, Any]:
                 ],
             )
         },
+        "/overlay/events/{eventId}/versions": {
+            "get": operation(
+                "listVersions",
+                "events",
+                "What the event said before: its versions, the latest first",
+                {"200": json_answer("The chain.", versions), **missing, **problem_answers("invalid-parameter")},
+                parameters=[*one, in_query("limit", integer(minimum=1, maximum=1000), "Page size; default 100.")],
+            )
+        },
         "/overlay/batches/{batchId}": {
             "get": operation(
                 "getBatch",
@@ -206,6 +222,20 @@ def _source_paths() -> dict[str, Any]:
     one = [in_path("sourceId")]
     bad = ("invalid-json", "invalid-request", "unsupported-media-type", "invalid-policy", "body-too-large")
     saved = json_answer("The source.", ref("Source"))
+    kept = record({"policyHash": HEX, "objects": record({"policy": OBJECT_URL}), "policy": {"type": "object"}})
+    tried = record(
+        {
+            "index": integer(),
+            "externalId": {"type": ["string", "null"]},
+            "status": text(enum=["valid", "invalid", "rejected"]),
+            "data": {},
+            "normalizedData": {},
+            "issues": array({"type": "object"}),
+            "level": {"type": ["string", "null"]},
+        }
+    )
+    counts = {name: integer() for name in ("events", "valid", "invalid", "rejected", "contextBytes")}
+    trial = record({**counts, "issuesByRule": {"type": "object"}, "results": array(tried)})
     page = record({"sources": array(ref("Source")), "nextAfter": {"type": ["string", "null"]}})
     change = {"requestBody": json_body(ref("SourceChange"), {"enabled": False}), "parameters": one}
     changed = {"200": saved, **problem_answers("unknown-source", *bad)}
@@ -242,6 +272,46 @@ def _source_paths() -> dict[str, Any]:
                 changed,
                 requestBody=json_body(ref("SourceInput"), EXAMPLE_SOURCE),
                 parameters=one,
+            ),
+        },
+        "/overlay/policies": {
+            "post": operation(
+                "putPolicy",
+                "sources",
+                "Put a policy on the shelf, for sources to name by its hash",
+                {"201": json_answer("Its hash, and its canonical form.", kept), **problem_answers(*bad)},
+                requestBody={
+                    "required": True,
+                    "content": {
+                        media_type: {"schema": {"type": "object"}} for media_type in ("application/json", *YAML_TYPES)
+                    },
+                },
+            ),
+        },
+        "/overlay/policies/{policyHash}/test": {
+            "post": operation(
+                "testPolicy",
+                "sources",
+                "Try a policy on events: what each would become, and which rule decided",
+                {
+                    "200": json_answer("Each event before and after, with its issues.", trial),
+                    **problem_answers("unknown-policy", *bad),
+                },
+                parameters=[in_path("policyHash")],
+                requestBody=json_body(record({"events": array({"type": "object"}, minItems=1)}), EXAMPLE_TRIAL),
+            ),
+        },
+        "/overlay/policy-schema": {
+            "get": operation(
+                "getPolicySchema",
+                "sources",
+                "The JSON Schema of policies",
+                {
+                    "200": {
+                        "description": "JSON Schema 2020-12.",
+                        "content": {"application/schema+json": {"schema": {"type": "object"}}},
+                    }
+                },
             ),
         },
         "/overlay/policies/{policyHash}": {

@@ -60,6 +60,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "unsupported-media-type": (415, "The media type is not taken", "Send application/json, not compressed."),
     "range-not-satisfiable": (416, "No byte is in the range", "Content-Range says how many there are."),
     "invalid-policy": (422, "The policy is not usable", "Mend the document at the path named."),
+    "missing-function": (422, "The policy names a function that is not here", "Install its package on this node."),
     "invalid-template": (422, "The job template is not usable", "Mend the field named."),
     "source-disabled": (403, "The source is disabled", "Enable it with PATCH /overlay/sources/{sourceId}."),
     "overloaded": (429, "The node is at its limit", "Wait as long as Retry-After says, then send it again."),

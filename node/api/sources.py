@@ -1,15 +1,12 @@
-"""Sources: create, read, list, change, replace. Policies by their hash."""
+"""Sources: create, read, list, change, replace."""
 
-import re
 from functools import partial
 
 from quart import Blueprint, Response, g, request
 
 from node import source_documents as documents
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, answer, only_parameters, page_size, read_document
-
-HASH = re.compile("[0-9a-f]{64}")
+from node.api.wire import answer, only_parameters, page_size, read_document
 
 
 def routes(services: Services) -> Blueprint:
@@ -47,12 +44,5 @@ def routes(services: Services) -> Blueprint:
         return answer(
             await database.run(partial(documents.change, source_id=source_id, values=values, caller=g.caller))
         )
-
-    @blueprint.get("/overlay/policies/<policy_hash>")
-    async def get_policy(policy_hash: str) -> Response:
-        if HASH.fullmatch(policy_hash) is None:
-            raise documents.UnknownPolicyError("a policy hash has 64 hex digits")
-        call = partial(documents.policy, digest=bytes.fromhex(policy_hash))
-        return Response(await database.run(call), content_type=JSON_TYPE)
 
     return blueprint

@@ -379,7 +379,7 @@ async def test_sources_are_created_changed_replaced_and_listed(node: Running) ->
     [
         ({"mappingPolicy": {"required": 7}}, "/mappingPolicy/required"),
         ({"validationRules": {"bounds": [{"field": "x", "min": 2, "max": 1}]}}, "/validationRules/bounds/0"),
-        ({"mappingPolicy": {"rules": []}}, "/mappingPolicy/rules"),
+        ({"mappingPolicy": {"ruleset": []}}, "/mappingPolicy/ruleset"),
         ({"mappingPolicy": {"required": []}, "validationRules": {"required": []}}, "/validationRules/required"),
     ],
 )

@@ -1,0 +1,43 @@
+"""Policies as people write them: JSON, or YAML that means JSON."""
+
+from typing import Any
+
+from protocols.canonical import parse_json
+from protocols.errors import InvalidJsonError, InvalidPolicyError
+from protocols.limits import POLICY_BYTES_MAX
+
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+
+
+def read_policy(data: bytes, *, yaml: bool) -> Any:
+    """The value that a file or a body holds. YAML 1.2 (RFC 9512), without anchors, tags or several documents.
+
+    Raises:
+        InvalidPolicyError: It cannot be read; ``path`` is empty, the text names line and column.
+    """
+    if len(data) > POLICY_BYTES_MAX:
+        raise InvalidPolicyError(f"a policy has at most {POLICY_BYTES_MAX} bytes", path="")
+    if yaml:
+        return _read_yaml(data)
+    try:
+        return parse_json(data)
+    except InvalidJsonError as error:
+        raise InvalidPolicyError(str(error), path="") from error
+
+
+def _read_yaml(data: bytes) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.tokens import AliasToken, AnchorToken, TagToken
+
+    try:
+        text = data.decode()
+        for token in YAML(typ="safe", pure=True).scan(text):
+            if isinstance(token, AnchorToken | AliasToken | TagToken):
+                raise InvalidPolicyError(
+                    f"line {token.start_mark.line + 1}: anchors, aliases and tags are not read; write the value out",
+                    path="",
+                )
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InvalidPolicyError(f"not usable YAML: {' '.join(str(error).split())[:300]}", path="") from error
