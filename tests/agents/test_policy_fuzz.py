@@ -65,7 +65,34 @@ COERCIONS = with_all(field=PATHS, type=TYPES) | some(
     formats=st.lists(WORDS, max_size=2),
     values=st.lists(WORDS, max_size=2),
 )
+EXPRESSIONS = st.sampled_from(
+    [
+        "data.a > 1", "has(data.b)", "data.c.exists(x, x == 3)", "data.a + data.b", "data['a'] == 'x'",
+        "last.a != data.a", "tables.t[data.d].x > 0", "data.a / data.b > 0.5", "data.d.matches('^2')",
+        "event.type == 't'", "data.c[0] in [1, 3]",
+        "data.a ? true : false", "!data.b", "size(data.c) > 0", "data.", "a +", "millis(data.d) > 0", "1 / 0 == 1",
+    ]
+)  # fmt: skip
+SEVERITIES = st.sampled_from(["error", "warning", "info", "fatal"])
+KEYS = st.lists(PATHS, max_size=2)
+CHECKS = st.builds(
+    lambda name, check, severity: {"name": name, "check": check, "severity": severity},
+    st.sampled_from(["one", "two"]),
+    EXPRESSIONS,
+    SEVERITIES,
+)
+WATCHES: dict[str, st.SearchStrategy[Any]] = {
+    "steps": st.lists(with_all(field=PATHS, max=st.integers(0, 3), key=KEYS), max_size=2),
+    "rates": st.lists(with_all(time=PATHS, count=st.integers(0, 3), seconds=st.integers(0, 9)), max_size=2),
+    "duplicates": st.lists(with_all(fields=st.lists(PATHS, max_size=2), events=st.integers(1, 3)), max_size=2),
+    "memory": with_all(key=KEYS, keep=st.lists(PATHS, min_size=1, max_size=2)),
+}
 POLICIES = some(
+    tables=st.dictionaries(st.just("t"), st.dictionaries(WORDS, ANY, max_size=2), max_size=1),
+    allowed=st.lists(with_all(field=PATHS, values=st.lists(SCALARS, max_size=2)), max_size=2),
+    rules=st.lists(CHECKS, max_size=2),
+    certification=some(level=WORDS, levels=st.lists(with_all(when=EXPRESSIONS, level=WORDS), max_size=2)),
+    **WATCHES,
     version=st.just(1),
     mapping=some(fields=st.lists(with_all(**{"from": PATHS, "to": PATHS}), max_size=3), unmapped=WORDS),
     coercion=st.lists(COERCIONS, max_size=3),
@@ -98,4 +125,10 @@ def test_a_policy_is_refused_or_runs(value: dict[str, Any]) -> None:
     for _ in range(2):
         output = execute(network="n", source_id="s", payload=b"\n".join(lines), policy=policy, context=context)
         assert output.events == len(EVENTS)
+        apart, leaves = context, []
+        for line in lines:
+            one = execute(network="n", source_id="s", payload=line, policy=policy, context=apart)
+            apart = one.context_out
+            leaves.append(one.leaves)
+        assert (b"\n".join(leaves), apart) == (output.leaves, output.context_out), "where batches end is no matter"
         context = output.context_out
