@@ -51,6 +51,7 @@ from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
 from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
+from node.salvage import Salvage
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
 from node.supervisor import supervise
@@ -251,6 +252,12 @@ class Node:
             on_replicated=self.replications.held,
             on_run=lambda run: self.metrics.role_ran(run.cpu_us / 1e6),
         )
+        writer = GroupWriter(
+            network=self._network,
+            policy=self._ingest_policy(),
+            signer=keyring,
+            quorum_floor=lambda level: self.driver.rules.quorum_floor(level),
+        )
         self.ingest = Ingest(
             network=self._network,
             limits=IngestLimits(
@@ -260,18 +267,24 @@ class Node:
             ),
             database=database,
             front_door=workers,
-            writer=GroupWriter(
-                network=self._network,
-                policy=self._ingest_policy(),
-                signer=keyring,
-                quorum_floor=lambda level: self.driver.rules.quorum_floor(level),
-            ),
+            writer=writer,
             payloads=self._payloads,
             tell=self.driver.tell,
             replications=self.replications,
             holders=self._holders,
             shortfall=self._shortfall,
             on_answer=self._on_answer,
+        )
+
+        self.salvage = Salvage(
+            network=self._network,
+            database=database,
+            workers=workers,
+            writer=writer,
+            library=self.library,
+            tell=self.driver.tell,
+            unsettle=self.ingest.unsettle,
+            timeout_s=settings.event_processing_timeout_ms / 1000,
         )
 
     # --- settings --------------------------------------------------------------------------------------------
@@ -476,6 +489,7 @@ class Node:
             core.start_soon(supervise, "certificates", self.certificates.run, RESTARTS)
             core.start_soon(supervise, "jobs", self.journal.run, RESTARTS)
             core.start_soon(supervise, "pending", self.records.run_materialise, RESTARTS)
+            core.start_soon(supervise, "salvage", self.salvage.run, RESTARTS)
             await core.start(self._run_driver)
             await self._recover()
             async with trio.open_nursery() as edges:
@@ -695,9 +709,12 @@ class Node:
         )
         self.feed.publish(sealed)
 
-    def _on_dead(self, events: int) -> None:
+    def _on_dead(self, batch_id: str, events: int) -> None:
+        """``events``: 0 for a batch of another node, or one that had its end before."""
         self.ingest.settle(events)
         self.metrics.buried(events)
+        if events:
+            self.salvage.died(batch_id)
 
     async def _watch_gauges(self) -> None:
         processor = ProcessorTimes()

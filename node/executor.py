@@ -116,7 +116,7 @@ class Executor:
         payloads: BytesCache[str, bytes],
         post: Callable[[job.Stimulus], None],
         on_sealed: Callable[[Sealed], None],
-        on_dead: Callable[[int], None],
+        on_dead: Callable[[str, int], None],
         on_replicated: Callable[[str, tuple[IdentityKey, ...]], None],
         on_run: Callable[[compute.Run], None],
     ) -> None:
@@ -193,7 +193,7 @@ class Executor:
                 await self._seal(effect)
             case job.Bury(batch_id=batch_id, reasons=reasons):
                 log.warning("batch.dead", batch=batch_id, reasons=reasons)
-                self._on_dead(await self._records.bury(batch_id, reasons))
+                self._on_dead(batch_id, await self._records.bury(batch_id, reasons))
                 self._on_replicated(batch_id, ())  # whoever waits for holders is told of the end instead
             case job.CheckSeal():
                 await self._check_seal(effect)

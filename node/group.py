@@ -15,10 +15,11 @@ from agents.policy import compile_policy
 from agents.roles import event_level
 from node.admission import Admitted
 from node.answers import IngestAnswer, job_id
-from node.compute import pack
+from node.compute import pack, unpack
 from node.planning import Draft, Planner, Request, Sorted, Terms, Version, quorum_for, strictest
 from node.plugins import functions_for
-from node.stored import manifest_bytes
+from node.stored import manifest_bytes, read_manifest
+from protocols.canonical import parse_json
 from protocols.envelope import Signer, sign
 from protocols.errors import ClientFault, OverlayError, WorldFault
 from protocols.limits import EVENTS_PER_BATCH_MAX
@@ -48,6 +49,16 @@ class TooFewHoldersError(WorldFault):
     """A batch cannot be replicated: too few peers that could take it over are connected."""
 
     code = "too-few-holders"
+
+
+@attrs.frozen(kw_only=True)
+class Split:
+    """What a dead batch was taken apart into: the id of the dead part, the part that goes on, if there is one."""
+
+    dead: str
+    bad: int
+    rest: "CommittedBatch | None"
+    rest_id: str
 
 
 class Pending:
@@ -334,6 +345,57 @@ class GroupWriter:
             manifest=signed, stateful=terms.stateful, packed=packed, record_hashes=hashes, holders=holders
         )
         return batch, row
+
+    def split(self, connection: "Connection", *, batch_id: str, bad: frozenset[int], now_ms: int) -> Split | None:
+        """Take a dead batch of this node's own apart: the events at ``bad`` stay dead, in a batch of their own; the
+        others wait for agents again, in another. None where it is not dead any more.
+        """
+        found = batches.dead_to_split(connection, batch_id)
+        if found is None:
+            return None
+        lines = unpack(found.payload).split(b"\n")
+        said = read_manifest(found.manifest, self._network).message
+        terms = Terms(
+            source_id=said.source_id,
+            policy_hash=said.policy_hash,
+            level=said.level,
+            quorum=said.quorum,
+            topics=said.topics,
+            stateful=found.stateful,
+            on_conflict="version",
+        )
+        parts = [
+            [row for row in found.index if (row.position in bad) is of_bad] for of_bad in (True, False)
+        ]  # an event that is another batch's by now has no row here
+        made: list[CommittedBatch | None] = []
+        for part in parts:
+            if not part:
+                made.append(None)
+                continue
+            draft = _draft_of(terms, part, lines)
+            number = sources.take_sequences(connection, terms.source_id, 1)
+            batch, row = self._seal_draft(draft, number, now_ms, ())
+            batches.insert_part(connection, row, found.number, [each.position for each in part])
+            made.append(batch)
+        dead, rest = made
+        dead_id = "" if dead is None else dead.manifest.message.batch_id
+        rest_id = "" if rest is None else rest.manifest.message.batch_id
+        reasons = [*found.reasons, f"{len(bad)} of its events end every worker: {dead_id}; the others are {rest_id}"]
+        batches.finish_split(connection, batch_id, dead_id, rest_id, reasons)
+        return Split(dead=dead_id, bad=len(parts[0]), rest=rest, rest_id=rest_id)
+
+
+def _draft_of(terms: Terms, part: Sequence[batches.IndexRow], lines: Sequence[bytes]) -> Draft:
+    records = [parse_json(lines[row.position]) for row in part]
+    return Draft(
+        terms=terms,
+        event_ids=[row.event_id for row in part],
+        external_ids=[record["externalId"] for record in records],  # type: ignore[call-overload,index,misc]
+        event_types=[record["eventType"] for record in records],  # type: ignore[call-overload,index,misc]
+        lines=[lines[row.position] for row in part],
+        hashes=[row.record_hash for row in part],
+        versions=[row.version for row in part],
+    )
 
 
 def _known(connection: "Connection", requests: Sequence[Pending]) -> dict[str, list[Version]]:

@@ -47,6 +47,11 @@ class PeerLibrary:
         self._others = others or {}
         self._policies: OrderedDict[bytes, bytes] = OrderedDict()
 
+    @property
+    def identity(self) -> IdentityKey:
+        """This node's own."""
+        return self._transport.identity
+
     async def policy(self, policy_hash: bytes, holder: IdentityKey) -> bytes | None:
         """The canonical policy document of that hash; None if neither this node nor ``holder`` has it."""
         known = self._policies.get(policy_hash) or await self._find_policy(policy_hash)

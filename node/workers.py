@@ -86,6 +86,10 @@ class Workers:
         """Run a call of the roles; raises as ``admit``."""
         return await self._roles.run(call)
 
+    async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
+        """Run a call of the roles once, to see whether it ends its worker; raises as ``admit``."""
+        return await self._roles.run(call, attempts=1, timeout_s=timeout_s)
+
 
 class _Pool:
     def __init__(
@@ -111,21 +115,21 @@ class _Pool:
         except BrokenWorkerError:
             log.warning("workers.killed", pool=self._name, grace_s=GRACE_S)
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], *, attempts: int = ATTEMPTS_MAX, timeout_s: float | None = None) -> T:
         if self._limiter.statistics().tasks_waiting >= self._waiting_max:
             raise WorkersBusyError(f"{self._waiting_max} calls wait for a worker already", pool=self._name)
         async with self._limiter:
-            for attempt in range(1, ATTEMPTS_MAX + 1):
+            for attempt in range(1, attempts + 1):
                 try:
-                    return await self._once(call)
+                    return await self._once(call, self._timeout_s if timeout_s is None else timeout_s)
                 except BrokenWorkerError:
                     log.warning("workers.crashed", pool=self._name, attempt=attempt)
-        raise WorkerCrashedError(f"a call ended {ATTEMPTS_MAX} worker processes", pool=self._name)
+        raise WorkerCrashedError(f"a call ended {attempts} worker processes", pool=self._name)
 
-    async def _once(self, call: Callable[[], T]) -> T:
+    async def _once(self, call: Callable[[], T], timeout_s: float) -> T:
         assert self._context is not None, "the workers are entered before they are used"
-        with trio.move_on_after(self._timeout_s):
+        with trio.move_on_after(timeout_s):
             # The library has a limiter of its own for all contexts: one place per call leaves the bound to ours.
             result: T = await self._context.run_sync(call, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
             return result
-        raise WorkerTimeoutError(f"a call took over {self._timeout_s:g} s", pool=self._name)
+        raise WorkerTimeoutError(f"a call took over {timeout_s:g} s", pool=self._name)

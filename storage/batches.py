@@ -244,6 +244,78 @@ def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) 
     return int(row[0]) if row[1] else 0
 
 
+@attrs.frozen(kw_only=True)
+class IndexRow:
+    """An event's place in a batch; ``record_hash`` 64 hex digits."""
+
+    event_id: str
+    version: int
+    position: int
+    record_hash: str
+
+
+@attrs.frozen(kw_only=True)
+class DeadBatch:
+    """A dead batch of this node's own, with the events that are still its."""
+
+    number: int
+    manifest: bytes
+    payload: bytes
+    stateful: bool
+    reasons: list[str]
+    index: tuple[IndexRow, ...]
+
+
+def dead_to_split(connection: psycopg.Connection, batch_id: str) -> DeadBatch | None:
+    """A dead batch, locked; None where it is not dead, or another node's."""
+    row = connection.execute(
+        """SELECT number, manifest, payload, stateful, reasons FROM batches
+           WHERE batch_id = %s AND state = 'dead' AND coordinator IS NULL FOR UPDATE""",
+        (batch_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    index = connection.execute(
+        """SELECT 'event_' || encode(event_digest, 'hex'), version, position, encode(record_hash, 'hex')
+           FROM event_index WHERE batch = %s ORDER BY position""",
+        (row[0],),
+    ).fetchall()
+    names = ("event_id", "version", "position", "record_hash")
+    return DeadBatch(
+        number=row[0],
+        manifest=bytes(row[1]),
+        payload=bytes(row[2]),
+        stateful=row[3],
+        reasons=list(row[4]),
+        index=tuple(IndexRow(**dict(zip(names, each, strict=True))) for each in index),
+    )
+
+
+def insert_part(connection: psycopg.Connection, batch: NewBatch, whole: int, positions: Sequence[int]) -> None:
+    """A batch of events that stood in another, at these places: they stand in this one now."""
+    _insert_batch(connection, batch)
+    connection.execute(
+        """UPDATE event_index i SET batch = currval('batches_number_seq'), position = t.place - 1
+           FROM unnest(%s::int[]) WITH ORDINALITY AS t(before, place)
+           WHERE i.batch = %s AND i.position = t.before""",
+        (list(positions), whole),
+    )
+
+
+def finish_split(
+    connection: psycopg.Connection, batch_id: str, dead_id: str, rest_id: str, reasons: Sequence[str]
+) -> None:
+    """Give the parts of a split batch their states, and the rows of their events."""
+    connection.execute(
+        "UPDATE batches SET state = 'split', reasons = %s WHERE batch_id = %s", (list(reasons), batch_id)
+    )
+    if rest_id:
+        connection.execute("UPDATE batches SET materialised = true WHERE batch_id = %s", (rest_id,))
+        write_events(connection, rest_id, "pending")
+    if dead_id:
+        bury(connection, dead_id, reasons)
+
+
 def materialise(connection: psycopg.Connection, received_before_ms: int, limit: int = 20) -> int:
     """Write the event rows of batches that wait for their seal longer than usual. Returns how many batches."""
     rows = connection.execute(

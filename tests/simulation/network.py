@@ -133,6 +133,9 @@ class InlineWorkers:
         await trio.sleep(self.world.rng.uniform(0.0005, 0.005))
         return call()
 
+    async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
+        return await self.execute(call)
+
     async def execute(self, call: Callable[[], T]) -> T:
         stalled = self.world.chance(self.world.faults.stalls)
         await trio.sleep(self.world.rng.uniform(2, 8) if stalled else self.world.rng.uniform(0.002, 0.05))
