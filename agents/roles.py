@@ -48,6 +48,7 @@ class BatchOutput:
         leaves: Canonical verdict of each event, joined by newlines.
         issues_by_rule: Number of issues by rule, sorted by rule; an event may have several.
         level: The highest level that the policy wants for one of the events, as a number from 1; 0 for none.
+        is_volatile: What the policy says of its sources.
     """
 
     input_root: bytes
@@ -61,6 +62,7 @@ class BatchOutput:
     invalid: int
     issues_by_rule: tuple[tuple[str, int], ...]
     level: int = 0
+    is_volatile: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +131,7 @@ def execute(
         invalid=invalid,
         issues_by_rule=tuple(sorted(found.items())),
         level=level,
+        is_volatile=rules.policy.is_volatile,
     )
 
 

@@ -47,6 +47,7 @@ from node.overlay.chain_tracker import ChainTracker
 from node.overlay.checking import TransactionChecker, Unchecked
 from node.overlay.services import SERVICES, TOPICS, OverlayServices
 from node.p2p import TransportConfig, open_transport
+from node.processing_cache import ProcessingCache
 from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
 from node.relay import GOSSIP_WORK, Relay
@@ -207,6 +208,10 @@ class Node:
         self.standings = Standings(database)
         self.records = NodeRecords(database, self.standings)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
+        self.cache = ProcessingCache(
+            settings.event_processing_cache_size_mb * 2**20 if settings.event_processing_cache_enabled else 0,
+            self.metrics.looked_up,
+        )
         self.replications = Replications()
         self._discovery: Discovery | None = None
         self._known = frozenset({keyring.identity})
@@ -246,6 +251,7 @@ class Node:
             certificates=self.certificates,
             subscribers=self._subscribers,
             payloads=self._payloads,
+            cache=self.cache,
             post=self.driver.post,
             on_sealed=self._on_sealed,
             on_dead=self._on_dead,
@@ -729,6 +735,7 @@ class Node:
                 subscribers=self.feed.stats.subscriptions,
                 stages=stages,
                 leases=leases,
+                cached=self.cache.size_bytes,
             )
             await trio.sleep(GAUGES_S)
 

@@ -22,6 +22,7 @@ class Run:
     """What the roles made of a batch, with the time it took.
 
     Attributes:
+        is_volatile: The policy says that results are not worth keeping long.
         level: The highest that the policy asks for, for one of the events; 0 for none.
         leaves, normalized: Newline-joined; ``outputs`` both as one zstd frame. Empty where nobody asked for them.
     """
@@ -33,6 +34,7 @@ class Run:
     issues_by_rule: tuple[tuple[str, int], ...]
     cpu_us: int
     level: int = 0
+    is_volatile: bool = False
 
 
 def pack(data: bytes) -> bytes:
@@ -98,6 +100,7 @@ def run_roles(
         issues_by_rule=output.issues_by_rule,
         cpu_us=(time.process_time_ns() - started) // 1_000,
         level=output.level,
+        is_volatile=output.is_volatile,
     )
 
 

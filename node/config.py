@@ -49,8 +49,6 @@ ONLY: Final[dict[str, tuple[bool | int, str]]] = {
     "brc22_job_orchestration_enabled": (True, "there is no other way to have a batch processed"),
     "brc31_event_signing_required": (True, "every statement between nodes is signed and checked"),
     "event_stream_websocket_enabled": (False, "streams are served over SSE alone"),
-    "event_processing_cache_enabled": (False, "equal batches are recognised by their digest, results are not cached"),
-    "event_processing_cache_size_mb": (256, "there is no cache of results to size"),
 }
 """Settings that can have one value in this version, and why. Unset, their default stands."""
 SECRETS: Final = ("database_url", "overlay_chain_tracker_token")

@@ -16,6 +16,7 @@ import trio
 from node import compute
 from node.caches import BytesCache
 from node.clock import clock_ms
+from node.processing_cache import ProcessingCache, content_key
 from node.workers import Workers
 from protocols import envelope, job
 from protocols.envelope import Signer
@@ -39,7 +40,6 @@ from protocols.messages import (
 
 log = structlog.get_logger(__name__)
 
-RUNS_CACHE_BYTES = 32 * 1024 * 1024
 ORDERS_MAX = 512
 TASKS_MAX = 256  # effects under way at once; past it the driver waits
 SEAL_RETRIES = 5
@@ -114,6 +114,7 @@ class Executor:
         certificates: Log,
         subscribers: Callable[[tuple[str, ...]], tuple[IdentityKey, ...]],
         payloads: BytesCache[str, bytes],
+        cache: ProcessingCache,
         post: Callable[[job.Stimulus], None],
         on_sealed: Callable[[Sealed], None],
         on_dead: Callable[[str, int], None],
@@ -129,7 +130,7 @@ class Executor:
         self._certificates = certificates
         self._subscribers = subscribers
         self._payloads = payloads
-        self._runs: BytesCache[str, tuple[bytes, ...]] = BytesCache(RUNS_CACHE_BYTES)
+        self._cache = cache
         self._orders: OrderedDict[str, WorkOrder] = OrderedDict()
         self._post = post
         self._on_sealed = on_sealed
@@ -215,7 +216,6 @@ class Executor:
                 self._post(found)
             case job.ForgetPayload(batch_id=batch_id):
                 self._payloads.drop(batch_id)
-                self._runs.drop(batch_id)
                 self._orders.pop(batch_id, None)
             case _:
                 await self._records.record(effect)
@@ -290,10 +290,7 @@ class Executor:
             coordinator=manifest.coordinator.hex(),
             cpu_us=run.cpu_us,
         )
-        if own:
-            kept = (run.leaves, run.normalized, run.outputs, run.findings.output_root)
-            self._runs.put(manifest.batch_id, kept)
-        else:
+        if not own:
             self._remember(effect.order.message)
         evidence = tuple(
             envelope.sign(self._signer, self._evidence(effect, manifest, run, role))
@@ -315,7 +312,11 @@ class Executor:
     async def _compute(
         self, manifest: Manifest, context: bytes, *, holder: IdentityKey, keep_outputs: bool
     ) -> compute.Run:
-        """Run the roles; ``holder`` is whom to ask for a policy that is not here."""
+        """Run the roles, unless they ran over the very same before; ``holder`` is whom to ask for the policy."""
+        key = content_key(manifest, context)
+        known = self._cache.get("normalization", key, with_outputs=keep_outputs)
+        if known is not None:
+            return attrs.evolve(known, cpu_us=0)
         packed = await self.payload(manifest.batch_id)
         if packed is None:
             raise MissingError("the payload is not here")
@@ -332,7 +333,9 @@ class Executor:
             keep_outputs=keep_outputs,
         )
         with structlog.contextvars.bound_contextvars(batch=manifest.batch_id):  # for what the workers log
-            return await self._workers.execute(call)
+            run = await self._workers.execute(call)
+        self._cache.put("normalization", key, run)
+        return run
 
     def _evidence(self, effect: job.RunRole, manifest: Manifest, run: compute.Run, role: Role) -> Evidence:
         found: Findings = run.findings
@@ -375,6 +378,8 @@ class Executor:
         sequence = await self._records.seal(effect, run, certified_ms)
         subscribers = self._subscribers(effect.manifest.topics)
         self._post(job.BatchWritten(now_ms=clock_ms(), batch_id=statement.batch_id, subscribers=subscribers))
+        self._cache.strip("normalization", content_key(effect.manifest, effect.context))
+        self._cache.strip("certification", statement.digest.hex())
         if sequence is not None:
             self._on_sealed(
                 Sealed(
@@ -400,19 +405,20 @@ class Executor:
         if (run.findings.output_root, run.findings.context_out) != (statement.output_root, effect.sealed.context):
             log.error("seal.wrong", batch=statement.batch_id)
             return
-        self._runs.put(statement.batch_id, (run.leaves, run.normalized, run.outputs, run.findings.output_root))
         self._post(job.SealChecked(now_ms=clock_ms(), sealed=effect.sealed))
 
     async def _certified_run(self, effect: job.Seal) -> compute.Run | None:
         """The outputs that the quorum certified: this node's own, run again if need be, or an agent's."""
         statement = effect.certificate.statement
-        kept = self._runs.get(statement.batch_id)
-        if kept is not None and kept[3] == statement.output_root:
-            return _as_run(statement, kept[0], kept[1], kept[2])
+        key = statement.digest.hex()
+        certified = self._cache.get("certification", key, with_outputs=True)
+        if certified is not None:
+            return certified
         for attempt in range(SEAL_RETRIES):
             for fetch in (self._recomputed, self._fetched):
                 run = await fetch(effect)
                 if run is not None:
+                    self._cache.put("certification", key, run)  # should its writing have to be tried again
                     return run
             await trio.sleep(2**attempt)
         log.error("seal.without_outputs", batch=statement.batch_id)

@@ -134,6 +134,7 @@ class Metrics:
         self._processor = counter("processor_seconds", "Processor time of the node's processes", "component")
         self._runs = counter("role_runs", "Batches computed")
         self._cpu = counter("role_cpu_seconds", "Processor time of computing batches, worker processes included")
+        self._lookups = counter("processing_cache_lookups", "Results looked for among those kept", "type", "outcome")
         self._acknowledgement = seconds("acknowledgement", "From the first byte of a request to its commit")
         self._certificate = seconds("certificate", "From the acknowledgement of a batch to its certificate")
         self._stages = gauge("batches", "Batches taken in here and not yet ended, by stage", "stage")
@@ -141,6 +142,7 @@ class Metrics:
         self._inbox = gauge("driver_inbox", "Stimuli that wait")
         self._unsettled = gauge("events_unsettled", "Events acknowledged and not yet ended")
         self._clients = gauge("stream_clients", "Event streams being served")
+        self._cached = gauge("processing_cache_bytes", "Results of processing kept")
         self._connected = gauge("peers_connected", "Peers connected")
 
     def admitted(self, *, accepted: int, duplicates: int, rejected: int, seconds: float) -> None:
@@ -164,6 +166,10 @@ class Metrics:
         """The roles ran over a batch."""
         self._runs.inc()
         self._cpu.inc(cpu_seconds)
+
+    def looked_up(self, kind: str, hit: bool) -> None:
+        """A result of processing was looked for: a ``hit``, or a ``miss``."""
+        self._lookups.labels(type=kind, outcome="hit" if hit else "miss").inc()
 
     def judged(self, outcome: str) -> None:
         """An agent's answer was found to have ``agreed``, ``dissented``, come ``late`` or ``equivocated``."""
@@ -189,7 +195,15 @@ class Metrics:
         self._faults.labels(code=code).inc()
 
     def observe(
-        self, *, inbox: int, unsettled: int, connected: int, subscribers: int, stages: Mapping[str, int], leases: int
+        self,
+        *,
+        inbox: int,
+        unsettled: int,
+        connected: int,
+        subscribers: int,
+        stages: Mapping[str, int],
+        leases: int,
+        cached: int,
     ) -> None:
         """How things stand now. ``stages`` names every stage, the empty ones too."""
         self._inbox.set(inbox)
@@ -197,6 +211,7 @@ class Metrics:
         self._connected.set(connected)
         self._clients.set(subscribers)
         self._leases.set(leases)
+        self._cached.set(cached)
         for stage, batches in stages.items():
             self._stages.labels(stage=stage).set(batches)
 
