@@ -4,7 +4,7 @@
 
 * literals, ``data.a.b``, ``data["a"]``, ``list[0]``, ``[1, 2]``, ``c ? a : b``
 * ``||``, ``&&``, ``!`` from left to right; ``== != < <= > >= in``; ``+ - * / %``
-* ``has(data.a)``, ``size(x)``, ``abs floor ceil round min max``, ``millis(timestamp)``
+* ``has(data.a)``, ``size(x)``, ``abs floor ceil round min max sum``, ``millis(timestamp)``
 * ``s.startsWith(t) s.endsWith(t) s.contains(t) s.matches("pattern") s.lower() s.upper() s.trim()``
 * ``list.exists(x, ...) list.all(x, ...) list.filter(x, ...) list.map(x, ...)``
 * functions of installed packages by their full name, ``acme.heat_index(data.t, data.h)``
@@ -614,6 +614,16 @@ def most(*values: Any) -> int | float:
     return max(map(number, several(values)))
 
 
+def total(values: Any) -> int | float:
+    """From the first to the last, each sum rounded: the standard library's own sum differs between versions."""
+    if type(values) is not list:
+        raise EvaluationError(f"sum() wants an array, not {kind(values)}")
+    result = 0.0
+    for value in values:
+        result += float(number(value))
+    return finite(result)
+
+
 def several(values: tuple[Any, ...]) -> Any:
     found = values[0] if len(values) == 1 and type(values[0]) is list else values
     if not found:
@@ -652,6 +662,7 @@ BUILT_IN: Final[dict[str, Function]] = {
     "round": rounded,
     "min": least,
     "max": most,
+    "sum": total,
     "millis": millis,
 }
 METHODS: Final[dict[str, Function]] = {
