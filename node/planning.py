@@ -113,7 +113,7 @@ class Planner:
         self._versions = {event_id: list(versions) for event_id, versions in known.items()}
         self._batch_events = batch_events
         self._coalesce = coalesce
-        self._open: dict[tuple[Terms, int], int] = {}
+        self._open: dict[tuple[Terms, str, int], int] = {}
         self._members: list[set[str]] = []
         self._bytes: list[int] = []
         self.drafts: list[Draft] = []
@@ -148,7 +148,7 @@ class Planner:
         line, digest = record
         version = 1 if before is None else before.number + 1
         admitted = request.admitted
-        number = self._draft_for(request, request.terms_of(row), admitted.event_ids[row], len(line))
+        number = self._draft_for(request, row, len(line))
         draft = self.drafts[number]
         draft.event_ids.append(admitted.event_ids[row])
         draft.external_ids.append(admitted.external_ids[row])
@@ -160,9 +160,13 @@ class Planner:
         previous = None if before is None else before.record_hash
         return Version(number=version, record_hash=digest, previous=previous, draft=number)
 
-    def _draft_for(self, request: Request, terms: Terms, event_id: str, line_bytes: int) -> int:
-        """The open draft of these terms, or a new one where it is full or holds the event already."""
-        key = (terms, 0 if self._coalesce else request.number)
+    def _draft_for(self, request: Request, row: int, line_bytes: int) -> int:
+        """The open draft of these terms and this type of event, or a new one where it is full or holds the event
+        already. Events that are chained stay in their order, whatever their types.
+        """
+        terms, event_id = request.terms_of(row), request.admitted.event_ids[row]
+        kind = "" if terms.stateful else request.admitted.event_types[row]
+        key = (terms, kind, 0 if self._coalesce else request.number)
         number = self._open.get(key)
         if number is not None:
             full = len(self.drafts[number].lines) >= self._batch_events

@@ -61,7 +61,7 @@ def read_events(file: Path) -> list[Any]:
     except (OSError, ValueError) as error:
         raise UnreadableError(f"{file}: {error}") from error
     if isinstance(events, dict):
-        events = events.get("events")
+        events = events.get("events", [events])
     if not isinstance(events, list) or not events:
         raise UnreadableError(f"{file}: holds no events: JSON lines, a JSON array, or an object with 'events'")
     return [_whole(number, event) for number, event in enumerate(events, 1)]
