@@ -52,6 +52,7 @@ from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
 from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
+from node.retention import Retention
 from node.salvage import Salvage
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
@@ -505,6 +506,7 @@ class Node:
                 edges.start_soon(supervise, "sync", self.sync.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
+                edges.start_soon(supervise, "retention", Retention(self._database).run, RESTARTS)
                 edges.start_soon(self._watch_gauges)
                 edges.start_soon(supervise, "recovery", self._retell_forgotten, RESTARTS)
                 overlay = self._overlay(discovery, offer)

@@ -38,6 +38,10 @@ class NotCertifiedError(ClientFault):
     code = "not-certified"
 
 
+class EventExpiredError(ClientFault):
+    code = "event-expired"
+
+
 class EventDeadError(ClientFault):
     code = "event-dead"
 
@@ -72,6 +76,8 @@ def sealed_since(connection: "Connection", *, sequence: int, limit: int) -> list
 
 def _event(connection: "Connection", event_id: str) -> tuple[events.EventRow, batches.BatchRow]:
     row = events.get(connection, event_id)
+    if row is None and events.expired(connection, event_id):
+        raise EventExpiredError("what the event said is deleted, as its policy asks", eventId=event_id)
     if row is None:
         raise UnknownEventError(f"this node has no event {event_id[:100]!r}", eventId=event_id[:100])
     batch = batches.get(connection, row.batch_id)
@@ -321,23 +327,26 @@ def batch_document(connection: "Connection", batch_id: str, *, network: str) -> 
         "reasons": list(batch.reasons),
         "receivedAt": rfc3339(batch.received_ms),
         "certifiedAt": None if batch.certified_ms is None else rfc3339(batch.certified_ms),
-        "receipt": receipt_document(manifest, [leaf_hash(line) for line in records.split(b"\n")]),
+        "receipt": receipt_document(manifest, [leaf_hash(line) for line in records.split(b"\n")])
+        if records
+        else None,
     }
 
 
 def batch_objects(batch: batches.BatchRow, records: bytes) -> Document:
     """UHRP URLs of what belongs to a batch. Its records and its certificate are served once it is sealed."""
     return {
-        "payload": None if batch.certificate is None else content_url(records),
+        "payload": None if batch.certificate is None or not records else content_url(records),
         "certificate": None if batch.certificate is None else content_url(batch.certificate),
         "policy": uhrp_url(batch.policy_hash),
     }
 
 
 def _records(connection: "Connection", batch_id: str) -> bytes:
+    """Empty where they are deleted, as their policy asks."""
     packed = batches.payload(connection, batch_id)
     assert packed is not None, "a batch is stored with its payload"
-    return unpack(packed)
+    return unpack(packed) if packed else b""
 
 
 def signers(certificate: QuorumCertificate) -> list[Document]:

@@ -359,7 +359,7 @@ def outputs(connection: psycopg.Connection, batch_id: str) -> bytes | None:
 
 def sealed_since(connection: psycopg.Connection, sequence: int, limit: int) -> list[tuple[BatchRow, bytes]]:
     """Sealed batches after ``sequence`` in their order, with their outputs."""
-    query = f"""SELECT {COLUMNS}, outputs FROM batches WHERE seal_sequence > %s
+    query = f"""SELECT {COLUMNS}, outputs FROM batches WHERE seal_sequence > %s AND outputs IS NOT NULL
                 ORDER BY seal_sequence LIMIT %s""".encode()  # noqa: S608
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(query, (sequence, limit)).fetchall()

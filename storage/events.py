@@ -91,6 +91,20 @@ def get(connection: psycopg.Connection, event_id: str) -> EventRow | None:
     return found[0] if found else None
 
 
+def expired(connection: psycopg.Connection, event_id: str) -> bool:
+    """Whether there was an event of that id, whose content is deleted as its policy asks."""
+    try:
+        digest = bytes.fromhex(event_id.removeprefix("event_"))
+    except ValueError:
+        return False
+    row = connection.execute(
+        """SELECT 1 FROM event_index i JOIN batches b ON b.number = i.batch
+           WHERE i.event_digest = %s AND b.expired_ms IS NOT NULL LIMIT 1""",
+        (digest,),
+    ).fetchone()
+    return row is not None
+
+
 @attrs.frozen(kw_only=True)
 class VersionRow:
     """One version of an event: what it said, and what became of it. ``status`` is None before its verdict."""

@@ -416,3 +416,6 @@ CREATE TABLE replays (
 );
 CREATE INDEX idx_replays_batch ON replays (batch_id, id);
 UPDATE batches SET dead_ms = received_ms WHERE state = 'dead';
+
+-- when what the events of a batch say was deleted, as their policy asks; certificate and hashes stay
+ALTER TABLE batches ADD COLUMN expired_ms BIGINT;

@@ -133,8 +133,8 @@ def _stream() -> dict[str, Any]:
 
 def _event_paths() -> dict[str, Any]:
     one = [in_path("eventId")]
-    missing = problem_answers("unknown-event")
-    certified = problem_answers("unknown-event", "not-certified", "event-dead")
+    missing = problem_answers("unknown-event", "event-expired")
+    certified = problem_answers("unknown-event", "event-expired", "not-certified", "event-dead")
     summary = {key: value for key, value in EVENT["properties"].items() if key != "overlayJobs"}
     document_or_page = json_answer("Verifies offline.", ref("Certificate"), Vary="Accept.")
     document_or_page["content"]["text/html"] = {"schema": text()}

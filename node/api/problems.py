@@ -54,6 +54,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "source-exists": (409, "The source exists", "Change it with PATCH /overlay/sources/{sourceId}."),
     "not-certified": (409, "The event is not certified yet", "Ask again shortly."),
     "event-dead": (409, "The event ran out of attempts", "An operator finds the reasons at its batch."),
+    "event-expired": (410, "The event is deleted", "Whoever kept its certificate can still prove it."),
     "precondition-failed": (412, "The condition does not hold", "Compare the ETag; it is the SHA-256 in hex."),
     "body-too-large": (413, "The body is too large", "Split it into smaller requests."),
     "too-many-events": (413, "Too many events in one request", "Send them in several requests."),

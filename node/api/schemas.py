@@ -288,7 +288,7 @@ BATCH: Final = record(
         "reasons": array(text(), "Why attempts failed."),
         "receivedAt": TIME,
         "certifiedAt": nullable(TIME),
-        "receipt": ref("Receipt"),
+        "receipt": {"anyOf": [ref("Receipt"), {"type": "null"}]},
     }
 )
 SOURCE_INPUT: Final = record(

@@ -10,9 +10,10 @@ import jsonschema_rs
 import pytest
 
 from node.admission import admit
-from node.clock import clock_ms
+from node.clock import UTC_MS, clock_ms
 from node.group import GroupWriter, IngestPolicy
 from node.planning import Planner, Request, Terms
+from node.retention import DAY_MS, Retention
 from protocols.messages import Level
 from storage import batches, events
 from tests.node.running import NETWORK, NODE, Running, running
@@ -225,6 +226,42 @@ async def test_the_versions_of_an_event_form_a_chain(node: Running) -> None:
     assert [each["version"] for each in limited["versions"]] == [3]
     unknown = await node.client.get("/overlay/events/event_00/versions")
     assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:overlay:problem:unknown-event")
+
+
+async def test_what_events_say_is_deleted_when_their_policy_asks(node: Running) -> None:
+    digest = await put(node, {"certification": {"retention": {"days": 30}}})
+    for source, policy in (("s1", digest), ("s2", await put(node, {}))):
+        await node.source(source, policyHash=policy)
+        await node.post(reading(1, 1), source=source)
+        await node.post(reading(1, 2), source=source)
+    ids = {}
+    for told in list(node.recorder.told):
+        await node.seal(told.manifest)
+    for source in ("s1", "s2"):
+        ids[source] = (await node.client.get(f"/overlay/events?sourceId={source}")).json()["events"][0]["eventId"]
+    batch = node.recorder.told[0].manifest.message
+    retention = Retention(node.database)
+    assert await retention.round() == 0
+    later = clock_ms() + 31 * DAY_MS
+    token = UTC_MS.set(lambda: later)
+    try:
+        assert await retention.round() == 2
+        assert await retention.round() == 0
+    finally:
+        UTC_MS.reset(token)
+    gone = await node.client.get(f"/overlay/events/{ids['s1']}")
+    assert (gone.status_code, gone.json()["type"]) == (410, "urn:overlay:problem:event-expired")
+    assert (await node.client.get(f"/overlay/events/{ids['s1']}/certificate")).status_code == 410
+    assert (await node.client.get(f"/overlay/events/{ids['s2']}")).json()["data"] == {"value": 2}
+    kept = (await node.client.get(f"/overlay/batches/{batch.batch_id}")).json()
+    assert (kept["state"], kept["counts"]["events"], kept["receipt"]) == ("certified", 1, None)
+    assert kept["objects"]["payload"] is None
+    again = await node.post(reading(1, 1), source="s1")
+    assert again.json()["processedEvents"][0]["status"] == "duplicate", "its id and hash are still known"
+    versions = (await node.client.get(f"/overlay/events/{ids['s1']}/versions")).json()["versions"]
+    assert [(each["version"], each["data"]) for each in versions] == [(2, None), (1, None)]
+    rows = await node.database.run(lambda connection: batches.sealed_since(connection, 0, 10))
+    assert {row.source_id for row, _ in rows} == {"s2"}, "a stream from the start passes over it"
 
 
 async def test_a_dead_batch_is_taken_apart(node: Running) -> None:

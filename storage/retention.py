@@ -1,0 +1,44 @@
+"""Deleting what events say once their policy's time is over. Who kept a certificate can still prove what it says."""
+
+import psycopg
+
+
+def policies(connection: psycopg.Connection) -> list[tuple[bytes, bytes]]:
+    """(hash, document) of the policies that may name a retention."""
+    rows = connection.execute(
+        """SELECT policy_hash, document FROM policies WHERE position('"retention"'::bytea IN document) > 0
+           ORDER BY policy_hash"""
+    ).fetchall()
+    return [(bytes(row[0]), bytes(row[1])) for row in rows]
+
+
+def expire(
+    connection: psycopg.Connection, *, policy_hash: bytes, certified_before_ms: int, now_ms: int, limit: int
+) -> int:
+    """Delete records, results and event rows of certified batches, the oldest first. Returns how many batches.
+
+    The batch, its certificate, the evidence and the hashes of its records stay: an event is still known by its id,
+    so that a repeat is a duplicate.
+    """
+    rows = connection.execute(
+        """SELECT number, batch_id FROM batches
+           WHERE policy_hash = %s AND state = 'certified' AND certified_ms < %s AND expired_ms IS NULL
+           ORDER BY certified_ms LIMIT %s FOR UPDATE SKIP LOCKED""",
+        (policy_hash, certified_before_ms, limit),
+    ).fetchall()
+    numbers, ids = [row[0] for row in rows], [row[1] for row in rows]
+    if not rows:
+        return 0
+    connection.execute(
+        """DELETE FROM overlay_event_jobs WHERE batch_id = ANY(%(ids)s)
+           OR event_id IN (SELECT event_id FROM overlay_events WHERE batch_id = ANY(%(ids)s))""",
+        {"ids": ids},
+    )
+    connection.execute("DELETE FROM overlay_events WHERE batch_id = ANY(%s)", (ids,))
+    connection.execute("DELETE FROM event_versions WHERE batch_id = ANY(%s)", (ids,))
+    connection.execute("DELETE FROM objects WHERE batch = ANY(%s) AND kind = 'payload'", (numbers,))
+    connection.execute(
+        "UPDATE batches SET payload = ''::bytea, outputs = NULL, expired_ms = %s WHERE number = ANY(%s)",
+        (now_ms, numbers),
+    )
+    return len(rows)
