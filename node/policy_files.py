@@ -4,7 +4,7 @@ from typing import Any
 
 from protocols.canonical import parse_json
 from protocols.errors import InvalidJsonError, InvalidPolicyError
-from protocols.limits import POLICY_BYTES_MAX
+from protocols.limits import JSON_DEPTH_MAX, POLICY_BYTES_MAX
 
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 
@@ -25,6 +25,13 @@ def read_policy(data: bytes, *, yaml: bool) -> Any:
         raise InvalidPolicyError(str(error), path="") from error
 
 
+def _step(token: str) -> int:
+    """What a token of YAML adds to the depth: collections of both styles begin and end with one."""
+    if token.endswith(("SequenceStartToken", "MappingStartToken")):
+        return 1
+    return -1 if token.endswith(("SequenceEndToken", "MappingEndToken", "BlockEndToken")) else 0
+
+
 def _read_yaml(data: bytes) -> Any:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -32,7 +39,12 @@ def _read_yaml(data: bytes) -> Any:
 
     try:
         text = data.decode()
+        depth = 0
         for token in YAML(typ="safe", pure=True).scan(text):
+            depth += _step(type(token).__name__)
+            if depth > JSON_DEPTH_MAX:
+                place = token.start_mark.line + 1
+                raise InvalidPolicyError(f"line {place}: nested deeper than {JSON_DEPTH_MAX}", path="")
             if isinstance(token, AnchorToken | AliasToken | TagToken):
                 raise InvalidPolicyError(
                     f"line {token.start_mark.line + 1}: anchors, aliases and tags are not read; write the value out",

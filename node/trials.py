@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-import orjson
 
 from agents.issues import Issue, is_error
 from agents.memory import EMPTY_CONTEXT, History
@@ -57,15 +56,10 @@ def try_policy(policy: bytes, events: Sequence[Any], context: bytes = EMPTY_CONT
     tried: list[Tried] = []
     for start in range(0, len(events), EVENTS_PER_BATCH_MAX):
         part = list(events[start : start + EVENTS_PER_BATCH_MAX])
-        body = canonical_or_plain({"sourceId": "trial", "events": part})
-        admitted = admit(body, network=NETWORK)
-        taken = dict(zip(admitted.indexes, admitted.lines, strict=True))
-        refused = {rejection.index: rejection for rejection in admitted.rejections}
+        taken, refused = _admitted(part)
         for index, event in enumerate(part):
             if index in refused:
-                why = refused[index]
-                issue = {"rule": "ingest", "path": why.field, "expected": why.remedy, "found": why.reason}
-                tried.append(_refused(start + index, event, issue))
+                tried.append(_refused(start + index, event, refused[index]))
                 continue
             record: Any = parse_json(taken[index])
             data, encoded, early = rules.normalize(record)
@@ -85,12 +79,26 @@ def try_policy(policy: bytes, events: Sequence[Any], context: bytes = EMPTY_CONT
     return tried, history.context()
 
 
-def canonical_or_plain(body: Any) -> bytes:
-    """The request as a client would send it: what has no canonical form is for ingest to refuse."""
-    try:
-        return canonical_json(body)
-    except NotCanonicalizableError:
-        return orjson.dumps(body)
+def _admitted(events: list[Any]) -> tuple[dict[int, bytes], dict[int, Issue]]:
+    """The records that ingest would make of these events, and why it would not take the others."""
+    sent: list[tuple[int, bytes]] = []
+    refused: dict[int, Issue] = {}
+    for index, event in enumerate(events):
+        try:
+            sent.append((index, canonical_json(event)))
+        except NotCanonicalizableError as error:
+            refused[index] = _issue("", str(error)[:200], "a value that has a canonical JSON form")
+    if not sent:
+        return {}, refused
+    admitted = admit(b'{"events":[%b],"sourceId":"trial"}' % b",".join(line for _, line in sent), network=NETWORK)
+    places = [index for index, _ in sent]
+    for why in admitted.rejections:
+        refused[places[why.index]] = _issue(why.field, why.reason, why.remedy)
+    return {places[at]: line for at, line in zip(admitted.indexes, admitted.lines, strict=True)}, refused
+
+
+def _issue(path: str, found: str, expected: str) -> Issue:
+    return {"rule": "ingest", "path": path, "expected": expected, "found": found, "severity": "error"}
 
 
 def _refused(index: int, event: Any, issue: Issue) -> Tried:
@@ -101,7 +109,7 @@ def _refused(index: int, event: Any, issue: Issue) -> Tried:
         before=event.get("data") if isinstance(event, dict) else event,
         after=None,
         status="rejected",
-        issues=({**issue, "severity": "error"},),
+        issues=(issue,),
         level=None,
     )
 

@@ -32,7 +32,8 @@ def routes(services: Services) -> Blueprint:
         encoded = request.headers.get("Content-Encoding", "identity") != "identity"
         if encoded or not (yaml or request.mimetype == JSON_TYPE):
             raise UnsupportedMediaType
-        value = read_policy(await read_body(request, timeout_s, POLICY_BYTES_MAX), yaml=yaml)
+        body = await read_body(request, timeout_s, POLICY_BYTES_MAX)
+        value = await services.ingest.try_out(partial(read_policy, body, yaml=yaml))
         kept = await database.run(partial(documents.keep_policy, value=value))
         response = answer(kept, 201)
         response.headers["Location"] = f"/overlay/policies/{kept['policyHash']}"
