@@ -63,6 +63,11 @@ STATEFUL = {
     "validationRules": {
         "bounds": [{"field": "value", "min": 0, "max": 1000}],
         "monotonic": [{"key": [], "field": "at", "strict": False}],
+        "steps": [{"field": "value", "max": 900, "severity": "warning"}],
+        "rates": [{"time": "at", "count": 30, "seconds": 60, "severity": "info"}],
+        "duplicates": [{"fields": ["value", "at"], "events": 50}],
+        "memory": {"keep": ["value"]},
+        "rules": [{"name": "changes", "check": "data.value != last.value", "severity": "warning"}],
     },
 }
 STATELESS = {"mappingPolicy": {}, "validationRules": {"bounds": [{"field": "value", "min": 0, "max": 1000}]}}
