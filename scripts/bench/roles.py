@@ -1,6 +1,7 @@
 """What the roles cost: CPU microseconds per event of ``agents.roles.execute``, one core, the weather year.
 
-The baseline runs in the same minute on the same records: plain ``orjson.loads`` and ``orjson.dumps`` of each.
+The baseline runs in the same minute on the same records: plain ``orjson.loads`` and ``orjson.dumps`` of each. Below
+the weather policy as it is stands the same with three rules of an operator's own.
 
     python scripts/bench/roles.py [--batch 500] [--rounds 3] [--profile]
 """
@@ -24,6 +25,16 @@ sys.path.insert(0, str(ROOT))
 from agents.policy import policy_document  # noqa: E402
 from agents.roles import BatchOutput, execute  # noqa: E402
 from protocols.identifiers import record_line  # noqa: E402
+
+# two expressions over the event and one over the event before, whose values the context carries
+RULES: dict[str, Any] = {
+    "memory": {"key": ["station"], "keep": ["temperatureC"]},
+    "rules": [
+        {"name": "dew point", "check": "data.dewPointC <= data.temperatureC + 0.5", "severity": "warning"},
+        {"name": "gusts", "when": "data.windGustMps != null", "check": "data.windGustMps >= data.windSpeedMps"},
+        {"name": "calm", "check": "abs(data.temperatureC - last.temperatureC) < 12", "severity": "warning"},
+    ],
+}
 
 
 def weather_records() -> list[bytes]:
@@ -70,7 +81,8 @@ def main() -> None:
     starts = range(0, len(records), options.batch)
     batches = [b"\n".join(records[start : start + options.batch]) for start in starts]
     policy = policy_document(json.loads((ROOT / "configs/policies/weather.json").read_bytes()))
-    plain, roles = [], []
+    ruled = policy_document({**json.loads(policy), **RULES})
+    plain, roles, rules = [], [], []
     for _ in range(options.rounds):
         began = time.process_time()
         for line in records:
@@ -79,10 +91,14 @@ def main() -> None:
         began = time.process_time()
         outputs = run_year(batches, policy)
         roles.append((time.process_time() - began) / len(records) * 1e6)
+        began = time.process_time()
+        run_year(batches, ruled)
+        rules.append((time.process_time() - began) / len(records) * 1e6)
     invalid = sum(output.invalid for output in outputs)
     print(f"events {len(records)}  batch {options.batch}  invalid {invalid}")
     print(f"plain orjson loads+dumps  {min(plain):6.2f} us per event (best of {options.rounds})")
     print(f"roles.execute             {min(roles):6.2f} us per event, {max(roles):.2f} worst")
+    print(f"with three more rules     {min(rules):6.2f} us per event, {max(rules):.2f} worst")
     print(f"ratio                     {min(roles) / min(plain):6.1f}")
     if options.profile:
         profile = cProfile.Profile()

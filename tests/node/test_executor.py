@@ -1,0 +1,136 @@
+"""What the executor does with what its workers found, apart from any network."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+import pytest
+import trio
+
+from node.caches import BytesCache
+from node.compute import Run
+from node.executor import Executor
+from node.processing_cache import ProcessingCache
+from protocols import job
+from protocols.envelope import sign
+from protocols.messages import Award, Level, Manifest, Role, WorkOrder
+from tests.node.running import AGENT, DIGEST, NETWORK, NODE
+
+T = TypeVar("T")
+
+MANIFEST = Manifest(
+    network=NETWORK,
+    coordinator=NODE.identity,
+    source_id="s",
+    source_sequence=1,
+    policy_hash=DIGEST,
+    level=Level.ENHANCED,
+    quorum=2,
+    input_root=DIGEST,
+    events=1,
+    topics=(),
+    durability="local",
+    received_ms=1,
+)
+FOUND = job.Findings(
+    input_root=DIGEST,
+    normalized_root=DIGEST,
+    output_root=DIGEST,
+    context_out=b"{}",
+    events=1,
+    valid=1,
+    invalid=0,
+)
+
+
+class Workers:
+    def __init__(self, run: Run) -> None:
+        self.result = run
+        self.calls = 0
+
+    async def execute(self, call: Callable[[], T]) -> Any:
+        await trio.lowlevel.checkpoint()
+        self.calls += 1
+        return self.result
+
+
+class Library:
+    async def policy(self, policy_hash: bytes, holder: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b"{}"
+
+
+def order() -> job.RunRole:
+    award = Award(
+        network=NETWORK,
+        lease_id="lease",
+        announcement_id="job",
+        agent=AGENT.identity,
+        roles=(Role.NORMALIZE, Role.VALIDATE),
+        batches=1,
+        expires_ms=1,
+    )
+    work = WorkOrder(network=NETWORK, award=award, manifest=sign(NODE, MANIFEST), context=b"{}", attempt=1)
+    return job.RunRole(order=sign(NODE, work), roles=(Role.NORMALIZE, Role.VALIDATE))
+
+
+def executor(workers: Workers, posted: list[job.Stimulus]) -> Executor:
+    payloads: BytesCache[str, bytes] = BytesCache(1_000)
+    payloads.put(MANIFEST.batch_id, b"payload")
+    nothing: Any = lambda *arguments: None  # noqa: E731
+    return Executor(
+        network=NETWORK,
+        build="test",
+        signer=AGENT,
+        workers=workers,  # type: ignore[arg-type]
+        records=nothing,
+        library=Library(),  # type: ignore[arg-type]
+        certificates=nothing,
+        subscribers=nothing,
+        payloads=payloads,
+        cache=ProcessingCache(100_000),
+        post=posted.append,
+        on_sealed=nothing,
+        on_dead=nothing,
+        on_replicated=nothing,
+        on_run=nothing,
+    )
+
+
+async def carry_out(workers: Workers, *effects: job.Effect) -> list[job.Stimulus]:
+    posted: list[job.Stimulus] = []
+    made = executor(workers, posted)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.run)
+        for number, effect in enumerate(effects, 1):
+            await made.put(effect)
+            with trio.fail_after(5):
+                while len(posted) < number:
+                    await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
+    return posted
+
+
+@pytest.mark.parametrize(("level", "does"), [(0, True), (2, True), (3, False)])
+async def test_a_batch_below_the_level_that_its_policy_wants_is_refused(level: int, does: bool) -> None:
+    run = Run(findings=FOUND, leaves=b"", normalized=b"", outputs=b"", issues_by_rule=(), cpu_us=1, level=level)
+    (told,) = await carry_out(Workers(run), order())
+    if does:
+        assert isinstance(told, job.RoleFinished)
+        assert len(told.evidence) == 2
+    else:
+        assert isinstance(told, job.RoleFailed)
+        assert told.reason == "the policy asks for level critical for an event of this batch"
+
+
+async def test_the_same_work_is_not_done_twice() -> None:
+    run = Run(findings=FOUND, leaves=b"", normalized=b"", outputs=b"", issues_by_rule=(), cpu_us=1)
+    workers = Workers(run)
+    first, second = await carry_out(workers, order(), order())
+    assert workers.calls == 1
+    assert isinstance(first, job.RoleFinished)
+    assert isinstance(second, job.RoleFinished)
+    assert first.findings == second.findings
+    assert attrs.evolve(first.evidence[0].message, processing_us=0, finished_ms=0) == attrs.evolve(
+        second.evidence[0].message, processing_us=0, finished_ms=0
+    )
