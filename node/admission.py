@@ -6,7 +6,7 @@ where the strict parser gives up, ``flaws`` reads the body again and finds out w
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -115,10 +115,17 @@ def with_previous(line: bytes, previous: str) -> bytes:
     return b'%b,"previous":"%b","timestamp":%b' % (head, previous.encode(), tail)
 
 
-def admit(body: bytes, *, network: str, event_bytes_max: int = EVENT_BYTES_MAX) -> Admitted:
+def admit(
+    body: bytes,
+    *,
+    network: str,
+    event_bytes_max: int = EVENT_BYTES_MAX,
+    known_flaws: Mapping[int, tuple[str, str, str]] | None = None,
+) -> Admitted:
     """Parse and check an ingest request.
 
     Args:
+        known_flaws: Of events that are refused whatever they say: by index, the place, the reason, the remedy.
         event_bytes_max: Largest record, in bytes of its canonical form.
 
     Raises:
@@ -129,6 +136,7 @@ def admit(body: bytes, *, network: str, event_bytes_max: int = EVENT_BYTES_MAX) 
         request = _parse(body)
     except (ValueError, InvalidJsonError):
         request, flawed = read_with_flaws(body)
+    flawed |= known_flaws or {}
     source_id, events = _envelope(request)
     options = _options(request.get("processingOptions"))
     ids = EventIds(network, source_id)

@@ -271,6 +271,7 @@ class Node:
                 enabled=settings.event_ingestion_enabled,
                 event_bytes_max=settings.overlay_event_bytes_max,
                 unsettled_max=settings.overlay_unsettled_events_max,
+                body_bytes_max=settings.overlay_request_bytes_max,
             ),
             database=database,
             front_door=workers,

@@ -15,15 +15,16 @@ import attrs
 import structlog
 import trio
 
-from node.admission import Admitted, admit
+from node.admission import Admitted
 from node.answers import IngestAnswer
+from node.bodies import PLAIN, Form, admit_form
 from node.caches import BytesCache
 from node.clock import clock_ms
 from node.group import Committed, Decision, Group, GroupWriter, Pending
 from node.replication import Replications
 from protocols.errors import ClientFault, WorldFault
 from protocols.job import BatchCommitted, Stimulus
-from protocols.limits import EVENT_BYTES_MAX
+from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
 from protocols.messages import IdentityKey, Level
 from storage.database import Database
 
@@ -65,6 +66,7 @@ class IngestLimits:
 
     Attributes:
         bytes_in_flight_max: Bodies being read, parsed or waiting for their commit.
+        body_bytes_max: Largest body, once it is not compressed.
         unsettled_max: Events acknowledged or waiting, and not yet certified, invalid or dead.
     """
 
@@ -72,6 +74,7 @@ class IngestLimits:
     event_bytes_max: int = EVENT_BYTES_MAX
     bytes_in_flight_max: int = 64 * 1024 * 1024
     unsettled_max: int = 100_000
+    body_bytes_max: int = REQUEST_BYTES_MAX
 
 
 class Ingest:
@@ -137,11 +140,17 @@ class Ingest:
         return Room(self)
 
     async def submit(
-        self, body: bytes, *, caller: IdentityKey | None = None, started_s: float | None = None
+        self,
+        body: bytes,
+        *,
+        form: Form = PLAIN,
+        caller: IdentityKey | None = None,
+        started_s: float | None = None,
     ) -> IngestAnswer:
         """Take a request in. Returns once it is committed, flushed to disk and known to the driver.
 
         Args:
+            form: How the body says the events.
             caller: Identity that the caller proved, or None.
             started_s: When its first byte was read, by trio's clock.
 
@@ -150,7 +159,14 @@ class Ingest:
             WorldFault: It is not known to be committed: repeat it, a duplicate is harmless.
         """
         started_s = trio.current_time() if started_s is None else started_s
-        call = partial(admit, body, network=self._network, event_bytes_max=self._limits.event_bytes_max)
+        call = partial(
+            admit_form,
+            body,
+            form,
+            network=self._network,
+            event_bytes_max=self._limits.event_bytes_max,
+            body_bytes_max=self._limits.body_bytes_max,
+        )
         admitted: Admitted = await self._front_door.admit(call)
         del body, call  # from here on the columns stand for it
         self.refuse_if_full()

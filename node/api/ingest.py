@@ -1,14 +1,25 @@
 """POST /overlay/events/ingest."""
 
 from functools import partial
+from typing import Any, Final
 
 import trio
-from quart import Blueprint, Response, g, request
+from quart import Blueprint, Request, Response, g, request
+from werkzeug.exceptions import UnsupportedMediaType
 
 from node.answers import IngestAnswer, render
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, read_body, require_json
+from node.api.wire import JSON_TYPE, list_parameter, only_parameters, read_body
+from node.bodies import Form, Shape
 
+CODINGS: Final = ("identity", "gzip", "zstd")
+SHAPES: Final[dict[str, Shape]] = {
+    JSON_TYPE: "request",
+    "application/x-ndjson": "lines",
+    "application/jsonl": "lines",
+    "application/cloudevents+json": "cloudevent",
+    "application/cloudevents-batch+json": "cloudevents",
+}
 INLINE_EVENTS_MAX = 64  # an answer about fewer events is rendered on the loop, well under a millisecond
 
 
@@ -18,14 +29,49 @@ def routes(services: Services) -> Blueprint:
 
     @blueprint.post("/overlay/events/ingest")
     async def ingest_events() -> Response:
-        require_json(request)
+        form = form_of(request)
         started_s = trio.current_time()
         with g.pop("room", None) or services.ingest.room() as room:
             body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, room)
-            answer = await services.ingest.submit(body, caller=g.caller.identity, started_s=started_s)
+            answer = await services.ingest.submit(body, form=form, caller=g.caller.identity, started_s=started_s)
         return await _respond(answer, minimal=_wants_minimal(request.headers.get("Prefer", "")))
 
     return blueprint
+
+
+def form_of(asked: Request) -> Form:
+    """How a request says its events: by its media type, its coding, and the headers of CloudEvents.
+
+    Raises:
+        UnsupportedMediaType: In no way that is known. InvalidParameterError: a query parameter is wrong.
+    """
+    coding = asked.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in CODINGS:
+        raise UnsupportedMediaType
+    attributes = tuple(
+        (name[3:].lower(), value) for name, value in asked.headers.items() if name.lower().startswith("ce-")
+    )
+    binary = any(name == "specversion" for name, _ in attributes)
+    shape: Shape | None = "binary" if binary else SHAPES.get(asked.mimetype)
+    if shape is None:
+        raise UnsupportedMediaType
+    if shape == "request":
+        return Form(coding=coding)  # type: ignore[arg-type]  # one of CODINGS
+    only_parameters(asked, "sourceId", "consensusLevel", "durability", "distributionTopics")
+    options: list[tuple[str, Any]] = [
+        (name, asked.args[name]) for name in ("consensusLevel", "durability") if name in asked.args
+    ]
+    topics = list_parameter(asked, "distributionTopics")
+    if topics is not None:
+        options.append(("distributionTopics", sorted(topics)))
+    return Form(
+        shape=shape,
+        coding=coding,  # type: ignore[arg-type]  # one of CODINGS
+        source_id=asked.args.get("sourceId", ""),
+        options=tuple(options),
+        attributes=attributes,
+        media_type=asked.content_type or "",
+    )
 
 
 def _wants_minimal(prefer: str) -> bool:

@@ -38,6 +38,11 @@ EXAMPLE_SOURCE: Final = {
     "validationRules": {"bounds": [{"field": "value", "min": -90, "max": 60}]},
     "overlayTopics": ["gitdata.events.iot"],
 }
+OTHER_BODIES: Final[dict[str, Schema]] = {
+    "application/x-ndjson": text("One event a line."),
+    "application/cloudevents+json": record({name: text() for name in ("id", "source", "specversion", "type")}),
+    "application/cloudevents-batch+json": array({"type": "object"}, "CloudEvents."),
+}
 EXAMPLE_TRIAL: Final = {"events": [{"externalId": "r-1", "eventType": "reading", "data": {"value": 23.5}}]}
 EXAMPLE_STREAM: Final = (
     ': connected\n\nid: 12.1\ndata: {"type":"event","eventId":"event_abc123","eventType":"sensor_reading",'
@@ -57,6 +62,8 @@ def _ingest() -> dict[str, Any]:
         "schema": text(),
         "description": "return=minimal leaves the per-event lists out (RFC 7240).",
     }
+    body = json_body(ref("IngestRequest"), EXAMPLE_REQUEST)
+    body["content"] |= {media_type: {"schema": schema} for media_type, schema in OTHER_BODIES.items()}
     return operation(
         "ingestEvents",
         "events",
@@ -86,8 +93,14 @@ def _ingest() -> dict[str, Any]:
             "body under a known externalId is a new version or a conflict, by the source's policy. A bad event "
             "is reported by its index; the others are taken."
         ),
-        parameters=[prefer],
-        requestBody=json_body(ref("IngestRequest"), EXAMPLE_REQUEST),
+        parameters=[
+            prefer,
+            in_query("sourceId", text(), "For lines and CloudEvents, whose bodies have no place for it."),
+            in_query("consensusLevel", LEVEL, "For those: as in processingOptions."),
+            in_query("durability", text(enum=["local", "replicated"]), "For those: as in processingOptions."),
+            in_query("distributionTopics", text(), "For those: comma-separated."),
+        ],
+        requestBody=body,
     )
 
 

@@ -58,7 +58,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "precondition-failed": (412, "The condition does not hold", "Compare the ETag; it is the SHA-256 in hex."),
     "body-too-large": (413, "The body is too large", "Split it into smaller requests."),
     "too-many-events": (413, "Too many events in one request", "Send them in several requests."),
-    "unsupported-media-type": (415, "The media type is not taken", "Send application/json, not compressed."),
+    "unsupported-media-type": (415, "The media type is not taken", "Send application/json; see /openapi.json."),
     "range-not-satisfiable": (416, "No byte is in the range", "Content-Range says how many there are."),
     "invalid-policy": (422, "The policy is not usable", "Mend the document at the path named."),
     "missing-function": (422, "The policy names a function that is not here", "Install its package on this node."),

@@ -275,7 +275,7 @@ BAD_REQUESTS: list[tuple[str, str, dict[str, Any], int, str]] = [
     (
         "POST",
         "/overlay/events/ingest",
-        {"content": b"{}", "headers": {"content-encoding": "gzip"}},
+        {"content": b"{}", "headers": {"content-encoding": "br"}},
         415,
         "unsupported-media-type",
     ),
