@@ -87,6 +87,9 @@ def durable_mark(entity: Entity) -> object:
             return None
 
 
+UNAGREED = (Stage.LEASING, Stage.PROCESSING, Stage.BACKOFF, Stage.ASKING)
+
+
 def recover(stored: Iterable[Entity], pending: Collection[str]) -> tuple[Entity, ...]:
     """What a restarted node goes on with: stored entities, less what ended after they were stored.
 
@@ -107,7 +110,22 @@ def recover(stored: Iterable[Entity], pending: Collection[str]) -> tuple[Entity,
             kept.append(attrs.evolve(entity, running=running, queue=queue))
             continue
         kept.append(entity)
-    return tuple(kept)
+    return _rechained(kept)
+
+
+def _rechained(kept: list[Entity]) -> tuple[Entity, ...]:
+    """Chains as they were: one is stored when its context changes, and a batch that runs may have entered it since.
+
+    A batch that is stored and not agreed upon is the one that runs: nothing may start from its context beside it.
+    """
+    chains = {entity.source_id: entity for entity in kept if isinstance(entity, Chain)}
+    for entity in kept:
+        if isinstance(entity, Batch) and entity.stateful and not entity.agreed and entity.stage in UNAGREED:
+            source_id = entity.manifest.message.source_id
+            chain = chains.get(source_id, Chain(source_id=source_id, context=entity.context))
+            waiting = tuple(batch_id for batch_id in chain.queue if batch_id != entity.batch_id)
+            chains[source_id] = attrs.evolve(chain, running=entity.batch_id, queue=waiting)
+    return (*(entity for entity in kept if not isinstance(entity, Chain)), *chains.values())
 
 
 class _Overlay(Mapping[EntityId, Entity]):

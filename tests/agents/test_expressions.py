@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.expressions import (
@@ -236,6 +236,7 @@ TEXTS = [
 ]  # fmt: skip
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(TEXTS), st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON))
 def test_any_data_gives_a_value_or_a_reason(text: str, data: Any) -> None:
     expression = compile_expression(text, names=("data",))

@@ -153,7 +153,10 @@ def test_metrics_say_what_happened() -> None:
     metrics.worked({"node": 0.5, "roles": 1.5})
     metrics.worked({"node": 0.25})
     metrics.peer_fault("bad-signature")
-    metrics.observe(inbox=1, unsettled=2, connected=3, subscribers=4, stages={"processing": 5, "dead": 0}, leases=6)
+    metrics.looked_up("normalization", True)
+    metrics.looked_up("certification", False)
+    stages = {"processing": 5, "dead": 0}
+    metrics.observe(inbox=1, unsettled=2, connected=3, subscribers=4, stages=stages, leases=6, cached=7)
     found = samples(metrics)
     expected = {
         "overlay_events_acknowledged_total": 5,
@@ -179,6 +182,9 @@ def test_metrics_say_what_happened() -> None:
         "overlay_batchesprocessing": 5,
         "overlay_batchesdead": 0,
         "overlay_leases": 6,
+        "overlay_processing_cache_bytes": 7,
+        "overlay_processing_cache_lookups_totalhitnormalization": 1,
+        "overlay_processing_cache_lookups_totalmisscertification": 1,
         "overlay_acknowledgement_seconds_sum": 0.02,
         "overlay_certificate_seconds_count": 1,
     }

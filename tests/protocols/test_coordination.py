@@ -692,3 +692,28 @@ def test_an_agent_weighs_an_announcement(
     (said,) = bids
     assert isinstance(said, Bid)
     assert (said.roles, said.reason, said.capacity) == (offered, reason, free)
+
+
+@pytest.mark.parametrize("stored_chain", [True, False])
+def test_nothing_starts_beside_a_batch_that_failed_before_the_restart(stored_chain: bool) -> None:
+    """Its chain was last stored when nothing ran, or never; found by a simulated network, seed 134."""
+    batch = Batch(
+        manifest=BATCH.manifest, stage=Stage.BACKOFF, stateful=True, context=b'{"a":1}', attempt=1, alarm_ms=NOW + 9
+    )
+    chain = Chain(source_id=SAID.source_id, context=b'{"a":1}')
+    world = World()
+    loaded = recover([batch, chain] if stored_chain else [batch], [SAID.batch_id])
+    world.entities = {entity.entity_id: entity for entity in loaded}
+    manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=SAID.source_sequence + 1))
+    effects = world.step(job.BatchCommitted(now_ms=NOW, manifest=manifest, stateful=True, recovered=True))
+    following = world.entities[job.batch_entity_id(manifest.message.batch_id)]
+    assert isinstance(following, Batch)
+    assert following.stage is Stage.CHAINED
+    assert not any(isinstance(effect, job.Publish) for effect in effects)
+    kept = world.entities[job.chain_entity_id(SAID.source_id)]
+    assert kept == Chain(
+        source_id=SAID.source_id,
+        context=b'{"a":1}',
+        running=SAID.batch_id,
+        queue=(manifest.message.batch_id,),
+    )

@@ -494,7 +494,7 @@ class NetworkOfNodes:
             await trio.sleep_until(STORM_S + 1)
             await self._until(self._is_quiet, END_S)
             ended_s = trio.current_time()
-            await trio.sleep(20)  # what was certified goes round
+            await trio.sleep(3)  # what was certified goes round
             await self._check_served()
             nursery.cancel_scope.cancel()
         certified = self.check()
