@@ -4,8 +4,10 @@ A name is resolved here, every address it leads to is judged, and the connection
 that answers otherwise the second time (DNS rebinding) gains nothing. Redirects are not followed.
 """
 
+import functools
 import ipaddress
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -53,6 +55,12 @@ async def resolve(host: str, port: int, allowed: Sequence[Network]) -> Address:
     return addresses[0]
 
 
+@functools.lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """The certificate authorities, read once: it takes 15 ms."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class GuardedTransport(httpx.AsyncBaseTransport):
     """Sends requests to judged addresses, under the names that their URLs have."""
 
@@ -60,7 +68,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._allowed = tuple(allowed)
         # a pool would know connections by address: one made under a name must not serve another name
         self._inner = httpx.AsyncHTTPTransport(
-            retries=0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+            verify=_tls(), retries=0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
