@@ -39,7 +39,17 @@ from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id
 from protocols.envelope import sign
-from protocols.job import BatchCommitted, BatchReplayed, Effect, Entity, EntityId, Rules, Stimulus, Transition
+from protocols.job import (
+    BatchCommitted,
+    BatchReplayed,
+    Effect,
+    Entity,
+    EntityId,
+    Findings,
+    Rules,
+    Stimulus,
+    Transition,
+)
 from protocols.levels import shortfall
 from protocols.messages import (
     Certification,
@@ -77,6 +87,31 @@ class KeySigner:
 
 
 NODE, AGENT = KeySigner(1), KeySigner(2)
+
+
+MANIFEST = Manifest(
+    network=NETWORK,
+    coordinator=NODE.identity,
+    source_id="s",
+    source_sequence=1,
+    policy_hash=DIGEST,
+    level=Level.ENHANCED,
+    quorum=2,
+    input_root=DIGEST,
+    events=1,
+    topics=(),
+    durability="local",
+    received_ms=1,
+)
+FOUND = Findings(
+    input_root=DIGEST,
+    normalized_root=DIGEST,
+    output_root=DIGEST,
+    context_out=b"{}",
+    events=1,
+    valid=1,
+    invalid=0,
+)
 
 
 class ThreadDoor:

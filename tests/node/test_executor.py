@@ -13,34 +13,10 @@ from node.executor import Executor
 from node.processing_cache import ProcessingCache
 from protocols import job
 from protocols.envelope import sign
-from protocols.messages import Award, Level, Manifest, Role, WorkOrder
-from tests.node.running import AGENT, DIGEST, NETWORK, NODE
+from protocols.messages import Award, Role, WorkOrder
+from tests.node.running import AGENT, FOUND, MANIFEST, NETWORK, NODE
 
 T = TypeVar("T")
-
-MANIFEST = Manifest(
-    network=NETWORK,
-    coordinator=NODE.identity,
-    source_id="s",
-    source_sequence=1,
-    policy_hash=DIGEST,
-    level=Level.ENHANCED,
-    quorum=2,
-    input_root=DIGEST,
-    events=1,
-    topics=(),
-    durability="local",
-    received_ms=1,
-)
-FOUND = job.Findings(
-    input_root=DIGEST,
-    normalized_root=DIGEST,
-    output_root=DIGEST,
-    context_out=b"{}",
-    events=1,
-    valid=1,
-    invalid=0,
-)
 
 
 class Workers:

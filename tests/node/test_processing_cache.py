@@ -8,20 +8,10 @@ import pytest
 from node import clock
 from node.compute import Run
 from node.processing_cache import ENTRY_BYTES, TTL_MS, ProcessingCache, content_key
-from protocols.job import Findings
-from protocols.messages import Level, Manifest
-from tests.node.running import DIGEST, NETWORK, NODE
+from protocols.messages import Level
+from tests.node.running import FOUND, MANIFEST
 
-FINDINGS = Findings(
-    input_root=DIGEST,
-    normalized_root=DIGEST,
-    output_root=DIGEST,
-    context_out=b"{}",
-    events=1,
-    valid=1,
-    invalid=0,
-)
-RUN = Run(findings=FINDINGS, leaves=b"l", normalized=b"n", outputs=b"o", issues_by_rule=(), cpu_us=9)
+RUN = Run(findings=FOUND, leaves=b"l", normalized=b"n", outputs=b"o", issues_by_rule=(), cpu_us=9)
 BARE = attrs.evolve(RUN, leaves=b"", normalized=b"", outputs=b"")
 
 
@@ -97,20 +87,7 @@ def test_kinds_are_apart_and_nothing_is_kept_without_room() -> None:
 
 
 def test_the_key_is_what_the_result_depends_on() -> None:
-    manifest = Manifest(
-        network=NETWORK,
-        coordinator=NODE.identity,
-        source_id="s",
-        source_sequence=1,
-        policy_hash=DIGEST,
-        level=Level.BASIC,
-        quorum=1,
-        input_root=DIGEST,
-        events=1,
-        topics=(),
-        durability="local",
-        received_ms=1,
-    )
+    manifest = MANIFEST
     key = content_key(manifest, b"{}")
     same = attrs.evolve(manifest, source_sequence=2, received_ms=2, level=Level.CRITICAL, quorum=3, topics=("t",))
     assert content_key(same, b"{}") == key
