@@ -52,6 +52,15 @@ class TooFewHoldersError(WorldFault):
 
 
 @attrs.frozen(kw_only=True)
+class Decided:
+    """Under what a request's events are certified, and by which source and policy."""
+
+    terms: Terms
+    source: sources.Source
+    policy: bytes
+
+
+@attrs.frozen(kw_only=True)
 class Split:
     """What a dead batch was taken apart into: the id of the dead part, the part that goes on, if there is one."""
 
@@ -181,14 +190,14 @@ class GroupWriter:
             if isinstance(terms, OverlayError):
                 decisions.append(terms)
                 continue
-            request = self._request(connection, number, pending.admitted, terms[0])
-            verified = _is(pending.caller, terms[1].identity_key)
+            request = self._request(number, pending.admitted, terms)
+            verified = _is(pending.caller, terms.source.identity_key)
             decisions.append(
                 Decision(
                     sorted=planner.take(request),
-                    terms=terms[0],
+                    terms=terms.terms,
                     source_verified=verified,
-                    identity_score=terms[1].trust_score,
+                    identity_score=terms.source.trust_score,
                 )
             )
         made = self._store(connection, planner.drafts, now_ms, group.holders)
@@ -197,17 +206,16 @@ class GroupWriter:
         )
         return group.written
 
-    def _request(self, connection: "Connection", number: int, admitted: Admitted, terms: Terms) -> Request:
+    def _request(self, number: int, admitted: Admitted, decided: Decided) -> Request:
         """A request with the terms of each event. In a chain of batches all of a request's events go together, at
         the highest level that one of them asks for: apart they would be out of their order.
         """
-        document = policies.get(connection, terms.policy_hash)
-        assert document is not None, "the source's policy is kept"
-        if not compile_policy(document, functions_for(document)).levels:
+        terms, functions = decided.terms, functions_for(decided.policy)
+        if not compile_policy(decided.policy, functions).levels:
             return Request(number=number, admitted=admitted, terms=terms)
         raised: dict[int, Terms] = {}
         for row, line in enumerate(admitted.lines):
-            asked = event_level(document, line, functions_for(document))
+            asked = event_level(decided.policy, line, functions)
             if asked is not None and Level[asked.upper()] > terms.level:
                 raised[row] = self._at_level(terms, Level[asked.upper()])
         if raised and terms.stateful:
@@ -219,11 +227,11 @@ class GroupWriter:
         quorum = max(quorum_for(level, self._policy.threshold), self._quorum_floor(level))
         return attrs.evolve(terms, level=level, quorum=quorum)
 
-    def _terms(self, connection: "Connection", group: Group) -> list[tuple[Terms, sources.Source] | OverlayError]:
+    def _terms(self, connection: "Connection", group: Group) -> list[Decided | OverlayError]:
         requests = group.requests
         named = sources.get_many(connection, sorted({pending.admitted.source_id for pending in requests}))
         documents = {source.policy_hash: policies.get(connection, source.policy_hash) for source in named.values()}
-        found: list[tuple[Terms, sources.Source] | OverlayError] = []
+        found: list[Decided | OverlayError] = []
         for pending in requests:
             source = named.get(pending.admitted.source_id)
             if source is None:
@@ -247,7 +255,8 @@ class GroupWriter:
                 assert document is not None, "a foreign key holds every source's policy"
                 terms = self._terms_of(pending.admitted, source, document)
                 shortage = self._shortage(terms, group)
-                found.append((terms, source) if shortage is None else shortage)
+                decided = Decided(terms=terms, source=source, policy=document)
+                found.append(decided if shortage is None else shortage)
         return found
 
     def _shortage(self, terms: Terms, group: Group) -> TooFewHoldersError | None:
