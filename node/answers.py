@@ -25,7 +25,7 @@ class IngestAnswer:
         record_hashes: Of every draft, parallel to ``manifests``: with them a receipt proves each event.
         known_jobs: Job id and status by batch id, for the batches that duplicates stand in.
         source_verified: Whether the caller proved to be the source's registered identity.
-        identity_score: The trust the operator put in the source, 0 to 100.
+        identity_score: The trust in the source, 0 to 100, where it is verified.
         latency_ms: From the first byte read to the commit.
         shortfall: What keeps the level from being reached now; empty if nothing does.
         holders: By batch id, the peers that hold it too, where the request had it replicated.
@@ -40,7 +40,7 @@ class IngestAnswer:
     known_jobs: dict[str, str]
     committed_ms: int
     source_verified: bool
-    identity_score: int
+    identity_score: int | None
     latency_ms: int
     shortfall: str = ""
     holders: Mapping[str, tuple[IdentityKey, ...]] = attrs.field(factory=dict)

@@ -54,12 +54,14 @@ from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
 from node.retention import Retention
 from node.salvage import Salvage
+from node.sources import Connector, SourceKeeper
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
 from node.supervisor import supervise
 from node.sync import Freshness, Synchronizer
 from node.telemetry import Metrics, configure_logging
 from node.transport import Transport
+from node.trust import TrustLedger
 from node.workers import Workers
 from protocols import job
 from protocols.advertisement import is_local, topic_manager_name
@@ -207,6 +209,7 @@ class Node:
         self.feed = Feed()
         self.nonces = NonceLedger(database)
         self.standings = Standings(database)
+        self.trust = TrustLedger(database)
         self.records = NodeRecords(database, self.standings)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
         self.cache = ProcessingCache(
@@ -294,6 +297,16 @@ class Node:
             unsettle=self.ingest.unsettle,
             timeout_s=settings.event_processing_timeout_ms / 1000,
         )
+        self.sources = SourceKeeper(
+            database=database,
+            ingest=self.ingest,
+            connectors=self._connectors(),
+            outbound_allowed=[ip_network(network) for network in settings.overlay_outbound_allow],
+        )
+
+    def _connectors(self) -> dict[str, Connector]:
+        """How sources that this node reads are read, by their type."""
+        return {}
 
     # --- settings --------------------------------------------------------------------------------------------
 
@@ -506,6 +519,7 @@ class Node:
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
                 edges.start_soon(supervise, "sync", self.sync.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
+                edges.start_soon(supervise, "trust", self.trust.run, RESTARTS)
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(supervise, "retention", Retention(self._database).run, RESTARTS)
                 edges.start_soon(self._watch_gauges)
@@ -519,6 +533,7 @@ class Node:
                 await trio.sleep(0.2)  # the last gossip leaves with the next heartbeat or is lost
                 edges.cancel_scope.cancel()
             await self.records.flush()
+            await self.trust.flush()
             core.cancel_scope.cancel()
 
     def _overlay(self, discovery: Discovery, offer: Offer) -> OverlayServices:
@@ -558,6 +573,7 @@ class Node:
             access=self._access(),
             nonces=self.nonces,
             ingest=self.ingest,
+            sources=self.sources,
             feed=self.feed,
             objects=self.objects,
             overlay=overlay,
@@ -580,6 +596,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
             nursery.start_soon(supervise, "nonces", self.nonces.run, RESTARTS)
+            nursery.start_soon(supervise, "sources", self.sources.run, RESTARTS)
             await self._serve_clients(doors, services)
             nursery.cancel_scope.cancel()
 
@@ -704,6 +721,7 @@ class Node:
         if statement.coordinator == self._keyring.identity:
             self.ingest.settle(statement.events)
             self.replications.held(statement.batch_id, ())
+            self.trust.note(statement)
         seconds = (sealed.certified_ms - sealed.received_ms) / 1000
         self.metrics.sealed(valid=statement.valid, invalid=statement.invalid, seconds=seconds)
         log.info(

@@ -59,6 +59,47 @@ class Form:
 PLAIN: Final = Form()
 
 
+@attrs.frozen(kw_only=True)
+class RawEvent:
+    """An event as a source that this node reads said it; ``data`` is JSON text, or turns out to be none."""
+
+    data: bytes
+    event_type: str
+    external_id: str | None = None
+    timestamp: str | None = None
+
+
+def admit_read(said: Sequence[RawEvent], *, source_id: str, network: str, event_bytes_max: int) -> Admitted:
+    """Take in what a source said, event by event: one that is no JSON spoils no other.
+
+    Raises what ``admit`` raises.
+    """
+    flaws: dict[int, Flaw] = {}
+    events: list[bytes] = []
+    for index, each in enumerate(said):
+        flaw = _no_json(each.data, event_bytes_max)
+        if flaw is not None:
+            flaws[index] = flaw
+        head = b'{"eventType":%b,"externalId":%b' % (orjson.dumps(each.event_type), orjson.dumps(each.external_id))
+        if each.timestamp is not None:
+            head += b',"timestamp":%b' % orjson.dumps(each.timestamp)
+        events.append(b'%b,"data":%b}' % (head, NOT_AN_EVENT if flaw is not None else each.data))
+    whole = b'{"sourceId":%b,"events":[%b]}' % (orjson.dumps(source_id), b",".join(events))
+    return admit(whole, network=network, event_bytes_max=event_bytes_max, known_flaws=flaws)
+
+
+def _no_json(data: bytes, bytes_max: int) -> Flaw | None:
+    """What keeps a text from being one JSON value, and nothing else beside it."""
+    if len(data) > 4 * bytes_max:  # its canonical form may be shorter, but not by that much
+        return "/data", f"has {len(data)} bytes", f"send events of at most {bytes_max} bytes"
+    try:
+        data.decode()
+        jiter.from_json(data, allow_inf_nan=True, cache_mode="none")
+    except ValueError as error:
+        return "/data", f"is no JSON: {error}", "send one JSON document a message"
+    return None
+
+
 def admit_form(body: bytes, form: Form, *, network: str, event_bytes_max: int, body_bytes_max: int) -> Admitted:
     """Read a request in any form.
 

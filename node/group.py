@@ -5,7 +5,7 @@ signatures, and the rows. If the connection breaks while the commit is under way
 without anybody knowing whether the first one counted: ``Group.written`` and a look at the database tell.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -70,16 +70,38 @@ class Split:
     rest_id: str
 
 
+@attrs.frozen(kw_only=True)
+class Reading:
+    """What comes with events of a source that this node reads itself.
+
+    Attributes:
+        mark: How far the source is read with these events; None where the source keeps that itself.
+        heads: The first bytes of each event as it was said, for those that turn out to be none.
+        is_proven: The source proved itself, by its secret.
+    """
+
+    mark: Mapping[str, Any] | None
+    heads: tuple[bytes, ...]
+    is_proven: bool = False
+
+
 class Pending:
     """An admitted request that waits for its commit. ``outcome`` is set before ``done``."""
 
     def __init__(
-        self, *, admitted: Admitted, caller: IdentityKey | None, ingestion_id: str, started_s: float
+        self,
+        *,
+        admitted: Admitted,
+        caller: IdentityKey | None,
+        ingestion_id: str,
+        started_s: float,
+        reading: Reading | None = None,
     ) -> None:
         self.admitted = admitted
         self.caller = caller
         self.ingestion_id = ingestion_id
         self.started_s = started_s
+        self.reading = reading
         self.outcome: IngestAnswer | OverlayError | None = None
         self.done = trio.Event()
 
@@ -106,7 +128,7 @@ class Decision:
     sorted: Sorted
     terms: Terms
     source_verified: bool
-    identity_score: int
+    identity_score: int | None
 
 
 @attrs.frozen(kw_only=True)
@@ -191,15 +213,17 @@ class GroupWriter:
                 decisions.append(terms)
                 continue
             request = self._request(number, pending.admitted, terms)
-            verified = _is(pending.caller, terms.source.identity_key)
-            decisions.append(
-                Decision(
-                    sorted=planner.take(request),
-                    terms=terms.terms,
-                    source_verified=verified,
-                    identity_score=terms.source.trust_score,
-                )
+            reading = pending.reading
+            verified = _is(pending.caller, terms.source.identity_key) or (reading is not None and reading.is_proven)
+            decision = Decision(
+                sorted=planner.take(request),
+                terms=terms.terms,
+                source_verified=verified,
+                identity_score=terms.source.trust_score if verified else None,
             )
+            decisions.append(decision)
+            if reading is not None:
+                _keep_reading(connection, pending.admitted, decision, reading)
         made = self._store(connection, planner.drafts, now_ms, group.holders)
         group.written = Committed(
             batches=made, decisions=tuple(decisions), known_jobs=_job_states(connection, decisions)
@@ -242,7 +266,7 @@ class GroupWriter:
                 )
             elif not source.enabled:
                 found.append(SourceDisabledError(f"the source {source.source_id!r} is disabled", field="/sourceId"))
-            elif source.identity_key is not None and not _is(pending.caller, source.identity_key):
+            elif _is_a_stranger_to(source, pending):
                 found.append(
                     SourceBoundError(
                         f"the source {source.source_id!r} takes events of one identity alone",
@@ -405,6 +429,31 @@ def _draft_of(terms: Terms, part: Sequence[batches.IndexRow], lines: Sequence[by
         hashes=[row.record_hash for row in part],
         versions=[row.version for row in part],
     )
+
+
+def _is_a_stranger_to(source: sources.Source, pending: Pending) -> bool:
+    """Whether a source is bound to an identity other than the caller's; what the node reads comes from its row."""
+    bound = source.identity_key is not None and pending.reading is None
+    return bound and not _is(pending.caller, source.identity_key)
+
+
+def _keep_reading(connection: "Connection", admitted: Admitted, decision: Decision, reading: Reading) -> None:
+    """Write down, with the events, how far the source is read and what it said that is no event."""
+    if reading.mark is not None:
+        sources.set_mark(connection, admitted.source_id, reading.mark)
+    refused = [*admitted.rejections, *decision.sorted.conflicts]
+    if refused:
+        kept = [
+            sources.Rejected(
+                external_id=each.external_id,
+                field=each.field,
+                reason=each.reason,
+                remedy=each.remedy,
+                head=reading.heads[each.index],
+            )
+            for each in refused
+        ]
+        sources.keep_rejected(connection, admitted.source_id, kept)
 
 
 def _known(connection: "Connection", requests: Sequence[Pending]) -> dict[str, list[Version]]:

@@ -6,10 +6,10 @@ driver told. So the commit rate follows the disk, and the batch size follows the
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 import structlog
@@ -17,15 +17,16 @@ import trio
 
 from node.admission import Admitted
 from node.answers import IngestAnswer
-from node.bodies import PLAIN, Form, admit_form
+from node.bodies import PLAIN, Form, RawEvent, admit_form, admit_read
 from node.caches import BytesCache
 from node.clock import clock_ms
-from node.group import Committed, Decision, Group, GroupWriter, Pending
+from node.group import Committed, Decision, Group, GroupWriter, Pending, Reading
 from node.replication import Replications
 from protocols.errors import ClientFault, WorldFault
 from protocols.job import BatchCommitted, Stimulus
 from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
 from protocols.messages import IdentityKey, Level
+from storage import sources
 from storage.database import Database
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ GROUP_REQUESTS_MAX: Final = 256
 GROUP_EVENTS_MAX: Final = 10_000
 WAITING_MAX: Final = 1_024
 REPLICATE_S: Final = 10.0
+HEAD_BYTES: Final = 512  # of what is no event, kept to be looked at
 
 
 class OverloadedError(ClientFault):
@@ -169,9 +171,48 @@ class Ingest:
         )
         admitted: Admitted = await self._front_door.admit(call)
         del body, call  # from here on the columns stand for it
+        return await self._submit(admitted, caller=caller, reading=None, started_s=started_s)
+
+    async def submit_read(
+        self,
+        source_id: str,
+        said: Sequence[RawEvent],
+        mark: Mapping[str, Any] | None = None,
+        *,
+        is_proven: bool = False,
+    ) -> IngestAnswer:
+        """Take in what a source said that this node reads itself, or that proved itself by the source's own secret.
+
+        Args:
+            mark: How far the source is read with this; commits with the events.
+            is_proven: The source proved itself.
+
+        Raises: as ``submit``.
+        """
+        started_s = trio.current_time()
+        if not self._limits.enabled:
+            raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
+        self.refuse_if_full()
+        bytes_max = self._limits.event_bytes_max
+        call = partial(admit_read, tuple(said), source_id=source_id, network=self._network, event_bytes_max=bytes_max)
+        admitted: Admitted = await self._front_door.admit(call)
+        reading = Reading(mark=mark, heads=tuple(each.data[:HEAD_BYTES] for each in said), is_proven=is_proven)
+        return await self._submit(admitted, caller=None, reading=reading, started_s=started_s)
+
+    async def remember(self, source_id: str, mark: Mapping[str, Any]) -> None:
+        """Write down how far a source is read, where it said nothing."""
+        await self._database.run(partial(sources.set_mark, source_id=source_id, value=mark))
+
+    async def _submit(
+        self, admitted: Admitted, *, caller: IdentityKey | None, reading: Reading | None, started_s: float
+    ) -> IngestAnswer:
         self.refuse_if_full()
         pending = Pending(
-            admitted=admitted, caller=caller, ingestion_id=f"ingest_{secrets.token_hex(16)}", started_s=started_s
+            admitted=admitted,
+            caller=caller,
+            ingestion_id=f"ingest_{secrets.token_hex(16)}",
+            started_s=started_s,
+            reading=reading,
         )
         self._unsettled += len(admitted.lines)
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agents.functions import MissingFunctionError
 from agents.policy import policy_document, policy_hash
+from node import source_settings
 from node.callers import Caller, NotPermittedError
 from node.history import timestamp
 from node.plugins import installed
@@ -205,6 +206,7 @@ def create(connection: "Connection", values: Document, caller: Caller) -> Docume
             remedy="send your own identity key as identityKey, or ask an operator",
         )
     values = with_policy(connection, values)
+    source_settings.read(values["source_type"], values["configuration"])
     document = compile_source(values["mapping_policy"], values["validation_rules"])
     return _shown(sources.create(connection, {**values, "policy_hash": _keep(connection, document)}))
 
@@ -215,6 +217,12 @@ def change(connection: "Connection", source_id: str, values: Document, caller: C
     if not caller.operates:
         _refuse_strangers(known, values, caller)
     values = with_policy(connection, values)
+    if "configuration" in values:
+        values = {**values, "configuration": source_settings.merged(values["configuration"], known.configuration)}
+    if {"configuration", "source_type"} & set(values):
+        source_settings.read(
+            values.get("source_type", known.source_type), values.get("configuration", known.configuration)
+        )
     mapping = values.get("mapping_policy", known.mapping_policy)
     rules = values.get("validation_rules", known.validation_rules)
     kept = _keep(connection, compile_source(mapping, rules))
@@ -248,6 +256,42 @@ def get(connection: "Connection", source_id: str) -> Document:
     return _shown(find(connection, source_id))
 
 
+def delete(connection: "Connection", source_id: str, caller: Caller) -> None:
+    """Take a source away. What it said stays, certified as it is."""
+    known = find(connection, source_id)
+    if not caller.operates:
+        _refuse_strangers(known, {}, caller)
+    sources.delete(connection, source_id)
+
+
+def rewind(connection: "Connection", source_id: str, caller: Caller) -> None:
+    """Have a source read from its beginning again; what is known already is a repeat."""
+    known = find(connection, source_id)
+    if not caller.operates:
+        _refuse_strangers(known, {}, caller)
+    sources.forget_mark(connection, source_id)
+
+
+def progress(connection: "Connection", source_id: str) -> Document:
+    """How far a source that this node reads was taken in, and what it said that is no event."""
+    find(connection, source_id)
+    return {
+        "sourceId": source_id,
+        "mark": sources.mark(connection, source_id),
+        "rejections": [
+            {
+                "externalId": each.external_id,
+                "field": each.field,
+                "reason": each.reason,
+                "remedy": each.remedy,
+                "head": each.head.decode(errors="replace"),
+                "rejectedAt": timestamp(at),
+            }
+            for each, at in sources.rejected(connection, source_id)
+        ],
+    }
+
+
 def page(connection: "Connection", *, after: str, limit: int) -> Document:
     rows = sources.list_sources(connection, after=after, limit=limit)
     full = len(rows) == limit
@@ -270,6 +314,7 @@ def _keep(connection: "Connection", document: bytes) -> bytes:
 
 def _shown(row: sources.Source) -> Document:
     fields = {field: getattr(row, column) for field, (column, _, _, _) in FIELDS.items() if field != "policyHash"}
+    fields["configuration"] = source_settings.hidden(row.configuration)
     return {
         "sourceId": row.source_id,
         **fields,

@@ -286,6 +286,29 @@ def _source_paths() -> dict[str, Any]:
                 requestBody=json_body(ref("SourceInput"), EXAMPLE_SOURCE),
                 parameters=one,
             ),
+            "delete": operation(
+                "deleteSource",
+                "sources",
+                "Take a source away; its events stay",
+                {"204": {"description": "It is gone."}, **problem_answers("unknown-source")},
+                parameters=one,
+            ),
+        },
+        "/overlay/sources/{sourceId}/progress": {
+            "get": operation(
+                "getProgress",
+                "sources",
+                "How far a source that this node reads was taken in, and what it said that is no event",
+                {"200": json_answer("As of now.", ref("Progress")), **problem_answers("unknown-source")},
+                parameters=one,
+            ),
+            "delete": operation(
+                "rewindSource",
+                "sources",
+                "Read a source from its beginning again; what is known is a repeat",
+                {"204": {"description": "It begins anew."}, **problem_answers("unknown-source")},
+                parameters=one,
+            ),
         },
         "/overlay/policies": {
             "post": operation(

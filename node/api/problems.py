@@ -60,6 +60,8 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "too-many-events": (413, "Too many events in one request", "Send them in several requests."),
     "unsupported-media-type": (415, "The media type is not taken", "Send application/json; see /openapi.json."),
     "range-not-satisfiable": (416, "No byte is in the range", "Content-Range says how many there are."),
+    "invalid-configuration": (422, "The source's configuration is not usable", "Mend the field named."),
+    "source-fault": (503, "The source cannot be read", "See its state at /overlay/sources/{sourceId}."),
     "invalid-policy": (422, "The policy is not usable", "Mend the document at the path named."),
     "missing-function": (422, "The policy names a function that is not here", "Install its package on this node."),
     "invalid-template": (422, "The job template is not usable", "Mend the field named."),

@@ -162,7 +162,12 @@ INGEST_ANSWER: Final = record(
                     "type": "boolean",
                     "description": "The caller proved to be the source's registered identity.",
                 },
-                "identityScore": integer("The operator's trust in the source.", minimum=0, maximum=100),
+                "identityScore": {
+                    "type": ["integer", "null"],
+                    "minimum": 0,
+                    "maximum": 100,
+                    "description": "The trust in the source, moved by what validation finds; null if not verified.",
+                },
                 "processingLatency": integer("Milliseconds from the first byte to the commit."),
                 "levelReachable": {"type": "boolean", "description": "False: the events wait for agents to come."},
                 "levelShortfall": nullable(text("What keeps the network from the level now.")),
@@ -333,6 +338,41 @@ SOURCE: Final = record(
         "lastActivityAt": nullable(TIME),
         "createdAt": TIME,
         "updatedAt": TIME,
+        "state": {"anyOf": [ref("SourceState"), {"type": "null"}]},
+    }
+)
+SOURCE_STATE: Final = record(
+    {
+        "status": text(enum=["starting", "running", "failing", "ended"]),
+        "since": nullable(TIME),
+        "detail": text(),
+        "lag": {"type": ["integer", "null"], "description": "Events known to wait upstream."},
+        "heldUp": {"type": "boolean", "description": "The node is full; the source waits."},
+        **{name: integer() for name in ("received", "accepted", "duplicates", "rejected", "errors")},
+        "lastError": {"type": ["string", "null"]},
+        "lastErrorAt": nullable(TIME),
+        "retryAt": nullable(TIME),
+        "lastEventAt": nullable(TIME),
+    }
+)
+PROGRESS: Final = record(
+    {
+        "sourceId": text(),
+        "mark": {"type": ["object", "null"], "description": "Where the source is read to; kept with the events."},
+        "rejections": array(
+            record(
+                {
+                    "externalId": {"type": ["string", "null"]},
+                    "field": text(),
+                    "reason": text(),
+                    "remedy": text(),
+                    "head": text("The first bytes."),
+                    "rejectedAt": TIME,
+                }
+            ),
+            "What is no event, the latest first.",
+        ),
+        "state": {"anyOf": [ref("SourceState"), {"type": "null"}]},
     }
 )
 PROBLEM: Final = record(
@@ -403,6 +443,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "SourceInput": SOURCE_INPUT,
     "SourceChange": SOURCE_CHANGE,
     "Source": SOURCE,
+    "SourceState": SOURCE_STATE,
+    "Progress": PROGRESS,
     "Problem": PROBLEM,
     "Readiness": READINESS,
     "Stats": STATS,

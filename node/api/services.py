@@ -13,6 +13,7 @@ from node.market import Market
 from node.nonces import NonceLedger
 from node.objects import Objects
 from node.overlay.services import OverlayServices
+from node.sources import SourceKeeper
 from node.sync import Freshness
 from protocols.keys import PrivateKey
 from storage.database import Database
@@ -65,6 +66,7 @@ class Services:
     access: Access
     nonces: NonceLedger
     ingest: Ingest
+    sources: SourceKeeper
     feed: Feed
     objects: Objects
     overlay: OverlayServices

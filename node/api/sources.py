@@ -1,6 +1,7 @@
-"""Sources: create, read, list, change, replace."""
+"""Sources: create, read, list, change, replace, delete; how those that this node reads are doing."""
 
 from functools import partial
+from typing import Any
 
 from quart import Blueprint, Response, g, request
 
@@ -12,12 +13,17 @@ from node.api.wire import answer, only_parameters, page_size, read_document
 def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("sources", __name__)
     database, timeout_s = services.database, services.settings.body_timeout_s
+    keeper = services.sources
+
+    def with_state(source: dict[str, Any]) -> dict[str, Any]:
+        return {**source, "state": keeper.state(source["sourceId"])}
 
     @blueprint.post("/overlay/sources")
     async def create_source() -> Response:
         values = documents.whole(await read_document(request, timeout_s))
         made = await database.run(partial(documents.create, values=values, caller=g.caller))
-        response = answer(made, 201)
+        keeper.changed()
+        response = answer(with_state(made), 201)
         response.headers["Location"] = f"/overlay/sources/{made['sourceId']}"
         return response
 
@@ -25,24 +31,44 @@ def routes(services: Services) -> Blueprint:
     async def list_sources() -> Response:
         only_parameters(request, "after", "limit")
         call = partial(documents.page, after=request.args.get("after", ""), limit=page_size(request))
-        return answer(await database.run(call))
+        page = await database.run(call)
+        return answer({**page, "sources": [with_state(source) for source in page["sources"]]})
 
     @blueprint.get("/overlay/sources/<source_id>")
     async def get_source(source_id: str) -> Response:
-        return answer(await database.run(partial(documents.get, source_id=source_id)))
+        return answer(with_state(await database.run(partial(documents.get, source_id=source_id))))
 
     @blueprint.patch("/overlay/sources/<source_id>")
     async def change_source(source_id: str) -> Response:
         values = documents.read_values(await read_document(request, timeout_s))
-        return answer(
-            await database.run(partial(documents.change, source_id=source_id, values=values, caller=g.caller))
-        )
+        call = partial(documents.change, source_id=source_id, values=values, caller=g.caller)
+        changed = await database.run(call)
+        keeper.changed()
+        return answer(with_state(changed))
 
     @blueprint.put("/overlay/sources/<source_id>")
     async def replace_source(source_id: str) -> Response:
         values = documents.whole(await read_document(request, timeout_s), source_id=source_id)
-        return answer(
-            await database.run(partial(documents.change, source_id=source_id, values=values, caller=g.caller))
-        )
+        call = partial(documents.change, source_id=source_id, values=values, caller=g.caller)
+        changed = await database.run(call)
+        keeper.changed()
+        return answer(with_state(changed))
+
+    @blueprint.delete("/overlay/sources/<source_id>")
+    async def delete_source(source_id: str) -> Response:
+        await database.run(partial(documents.delete, source_id=source_id, caller=g.caller))
+        keeper.changed()
+        return Response(b"", status=204)
+
+    @blueprint.get("/overlay/sources/<source_id>/progress")
+    async def get_progress(source_id: str) -> Response:
+        progress = await database.run(partial(documents.progress, source_id=source_id))
+        return answer({**progress, "state": keeper.state(source_id)})
+
+    @blueprint.delete("/overlay/sources/<source_id>/progress")
+    async def rewind_source(source_id: str) -> Response:
+        await database.run(partial(documents.rewind, source_id=source_id, caller=g.caller))
+        keeper.restart(source_id)
+        return Response(b"", status=204)
 
     return blueprint

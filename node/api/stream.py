@@ -1,14 +1,11 @@
 """GET /overlay/events/stream: certified events as server-sent events, from any place in the feed onwards.
 
-A client that names a place (``Last-Event-ID`` or ``since``) first gets what was sealed after it, from the
-database, then the live feed, without a gap and without a repeat: it is subscribed before the last look at the
-database, and what both hold is sent once. A client too slow for its buffer is told where it stopped and let
-go; it comes back with that place.
+A client that names a place (``Last-Event-ID`` or ``since``) first gets what was sealed after it, then the live
+feed. A client too slow for its buffer is told where it stopped and let go; it comes back with that place.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import partial
 from typing import Final
 
 import orjson
@@ -24,14 +21,13 @@ from node.api.wire import (
 )
 from node.clock import clock_ms
 from node.delivery.chunks import STATUSES, Chunk, Filter, Options, Place, read_place
-from node.delivery.feed import Feed, Subscription, rendered
-from node.history import sealed_since
+from node.delivery.feed import Feed
+from node.delivery.reading import Reading
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
 from protocols.messages import Level
 from storage.database import Database
 
-PAGE_BATCHES: Final = 16
 WRITE_BYTES: Final = 64 * 1024
 PARAMETERS: Final = ("topics", "sourceIds", "minCertificationLevel", "includeProcessingEvidence", "status", "since")
 
@@ -60,11 +56,11 @@ def routes(services: Services) -> Blueprint:
             places.acquire_on_behalf_of_nowait(ticket)
         except trio.WouldBlock as full:
             raise TooManyStreamsError(f"{settings.stream_clients_max} streams are served already") from full
-        stream = Stream(services.database, feed, wanted, settings.heartbeat_ms)
+        stream = Stream(services.database, feed, wanted, settings.heartbeat_ms, start)
 
         async def body() -> AsyncGenerator[bytes, None]:
             try:
-                async with aclosing(stream.parts(start)) as parts:
+                async with aclosing(stream.parts()) as parts:
                     async for part in parts:
                         yield part
             finally:
@@ -109,83 +105,30 @@ def read_start(asked: Request) -> Place | None:
 
 
 class Stream:
-    """One client: what it gets, in order."""
+    """One client: the bytes it gets, in order."""
 
-    def __init__(self, database: Database, feed: Feed, wanted: Filter, heartbeat_ms: int) -> None:
-        self._database = database
+    def __init__(
+        self, database: Database, feed: Feed, wanted: Filter, heartbeat_ms: int, start: Place | None
+    ) -> None:
         self._feed = feed
-        self._wanted = wanted
+        self._reading = Reading(database, feed, wanted, start)
         self._heartbeat_s = heartbeat_ms / 1000
-        self._subscription: Subscription | None = None
-        self._place = Place(sequence=0, position=0)
         self._next_beat_s = 0.0
 
     def close(self) -> None:
-        if self._subscription is not None:
-            self._feed.unsubscribe(self._subscription)
+        self._reading.close()
 
-    async def parts(self, start: Place | None) -> AsyncGenerator[bytes, None]:
+    async def parts(self) -> AsyncGenerator[bytes, None]:
         """The stream's bytes, without an end but for a client that is too slow."""
         self._next_beat_s = trio.current_time() + self._heartbeat_s
         yield b": connected\n\n"  # so that the client knows at once
-        if start is None:
-            self._subscription = self._feed.subscribe(self._wanted)
-        else:
-            async with aclosing(self._past(start)) as past:
-                async for chunk in past:
-                    for part in self._written(chunk):
-                        yield part
-                    if trio.current_time() >= self._next_beat_s:
-                        yield self._heartbeat()
-        assert self._subscription is not None, "both ways in end with a subscription"
-        while True:
-            chunk, cut_off = await self._next_live(self._subscription)
-            if chunk is not None and chunk.last > self._place:
-                for part in self._written(chunk):
+        async with aclosing(self._reading.chunks(self._heartbeat_s)) as chunks:
+            async for chunk in chunks:
+                for part in _written(chunk):
                     yield part
-            if cut_off:
-                yield self._farewell()
-                return
-            if trio.current_time() >= self._next_beat_s:
-                yield self._heartbeat()
-
-    async def _past(self, start: Place) -> AsyncGenerator[Chunk | None, None]:
-        """What was sealed after ``start``, page by page; subscribes when a page comes back short.
-
-        Yields None after a page, so that a client whose filter passes nothing still gets its heartbeats.
-        """
-        self._place = start
-        sealed_after = start.sequence - 1  # the batch of ``start`` may have events left
-        while True:
-            page = await self._database.run(partial(sealed_since, sequence=sealed_after, limit=PAGE_BATCHES))
-            for sealed in page:
-                sealed_after = sealed.sequence
-                after = start.position if sealed.sequence == start.sequence else 0
-                end = Place(sequence=sealed.sequence, position=sealed.certificate.statement.events)
-                if self._wanted.wants(sealed):
-                    yield await rendered(sealed, self._wanted.options, after)
-                self._place = max(self._place, end)
-            yield None
-            if len(page) == PAGE_BATCHES:
-                continue
-            if self._subscription is not None:
-                return
-            self._subscription = self._feed.subscribe(self._wanted)  # and one more look
-
-    async def _next_live(self, subscription: Subscription) -> tuple[Chunk | None, bool]:
-        """The next chunk and whether there will be none after it; nothing when a heartbeat is due first."""
-        with trio.move_on_at(self._next_beat_s):
-            chunk = await subscription.next()
-            return chunk, chunk is None
-        return None, False
-
-    def _written(self, chunk: Chunk | None) -> list[bytes]:
-        """A chunk in parts of some size, so that cancellation comes through."""
-        if chunk is None:
-            return []
-        self._place = max(self._place, chunk.last)
-        text = chunk.text
-        return [text[start : start + WRITE_BYTES] for start in range(0, len(text), WRITE_BYTES)]
+                if trio.current_time() >= self._next_beat_s:
+                    yield self._heartbeat()
+        yield self._farewell()
 
     def _heartbeat(self) -> bytes:
         self._next_beat_s = trio.current_time() + self._heartbeat_s
@@ -205,11 +148,17 @@ class Stream:
             {
                 "type": "dropped",
                 "timestamp": rfc3339(clock_ms()),
-                "lastEventId": str(self._place),
+                "lastEventId": str(self._reading.place),
                 "reason": "the client read more slowly than events were certified",
                 "remedy": "reconnect with Last-Event-ID",
             }
         )
+
+
+def _written(chunk: Chunk | None) -> list[bytes]:
+    """A chunk in parts of some size, so that cancellation comes through."""
+    text = b"" if chunk is None else chunk.sse
+    return [text[start : start + WRITE_BYTES] for start in range(0, len(text), WRITE_BYTES)]
 
 
 def _message(value: dict[str, object]) -> bytes:

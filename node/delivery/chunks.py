@@ -1,9 +1,10 @@
-"""Certified batches as the text of an event stream, made once for all clients that want the same.
+"""Certified batches as messages of a stream, made once for all clients that want the same.
 
 A batch has one source, one level and one set of topics, so whether a client wants it is decided per batch.
 What differs between clients is only whether evidence is included and which verdicts are asked for.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -73,16 +74,32 @@ def read_place(text: str) -> Place:
 
 
 @attrs.frozen(kw_only=True)
+class Message:
+    """One event as clients get it: where the feed stands after it, and the JSON object."""
+
+    place: Place
+    body: bytes
+
+
+@attrs.frozen(kw_only=True, slots=False)
 class Chunk:
-    """The messages of one batch for one set of options, ready to be written."""
+    """The messages of one batch for one set of options, made once for all who want them.
+
+    Attributes:
+        last: Where the feed stands after the whole batch, its last event a message or not.
+    """
 
     last: Place
-    events: int
-    text: bytes
+    messages: tuple[Message, ...]
+
+    @functools.cached_property
+    def sse(self) -> bytes:
+        """As server-sent events."""
+        return b"".join(b"id: %b\ndata: %b\n\n" % (str(each.place).encode(), each.body) for each in self.messages)
 
 
 def render(sealed: Sealed, options: Options, after: int = 0) -> Chunk:
-    """Write a batch as server-sent events, one ``data:`` line each, in batch order.
+    """Write a batch's events as messages, in batch order.
 
     Args:
         after: Leave out the first ``after`` events: where a client that comes back stopped.
@@ -91,29 +108,25 @@ def render(sealed: Sealed, options: Options, after: int = 0) -> Chunk:
     shared = _shared(sealed, options)
     lines = sealed.leaves.split(b"\n")
     leaves = orjson.loads(b"[" + b",".join(lines) + b"]")
-    parts: list[bytes] = []
-    head = b"id: %d." % sealed.sequence
+    messages: list[Message] = []
     level = statement.level.word.encode()
     for position, (leaf, data) in enumerate(zip(leaves, sealed.normalized.split(b"\n"), strict=True), 1):
         if position <= after or leaf["status"] not in options.statuses:
             continue
-        parts.append(
-            b'%b%d\ndata: {"type":"event","eventId":"%b","eventType":%b,"certificationLevel":"%b",'
-            b'"timestamp":%b,"data":%b%b%b}\n\n'
-            % (
-                head,
-                position,
-                leaf["eventId"].encode(),
-                orjson.dumps(leaf["eventType"]),
-                level,
-                orjson.dumps(leaf["timestamp"]),
-                data,
-                _verdict(leaf, options),
-                shared,
-            )
+        body = (
+            b'{"type":"event","eventId":"%b","eventType":%b,"certificationLevel":"%b","timestamp":%b,"data":%b%b%b}'
+        ) % (
+            leaf["eventId"].encode(),
+            orjson.dumps(leaf["eventType"]),
+            level,
+            orjson.dumps(leaf["timestamp"]),
+            data,
+            _verdict(leaf, options),
+            shared,
         )
+        messages.append(Message(place=Place(sequence=sealed.sequence, position=position), body=body))
     last = Place(sequence=sealed.sequence, position=len(leaves))
-    return Chunk(last=last, events=len(parts), text=b"".join(parts))
+    return Chunk(last=last, messages=tuple(messages))
 
 
 def _verdict(leaf: dict[str, Any], options: Options) -> bytes:

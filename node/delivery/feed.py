@@ -37,12 +37,12 @@ class Subscription:
         """Put a chunk in, or cut the subscription off here if it does not fit."""
         if self.overflowed:
             return
-        full = len(self._chunks) >= BUFFER_CHUNKS_MAX or self._bytes + len(chunk.text) > self._bytes_max
+        full = len(self._chunks) >= BUFFER_CHUNKS_MAX or self._bytes + len(chunk.sse) > self._bytes_max
         if full and self._chunks:
             self.overflowed = True
         else:
             self._chunks.append(chunk)
-            self._bytes += len(chunk.text)
+            self._bytes += len(chunk.sse)
         self._news.set()
 
     def cut_off(self) -> None:
@@ -58,7 +58,7 @@ class Subscription:
             self._news = trio.Event()
             await self._news.wait()
         chunk = self._chunks.popleft()
-        self._bytes -= len(chunk.text)
+        self._bytes -= len(chunk.sse)
         return chunk
 
 
@@ -116,7 +116,7 @@ class Feed:
             for options, subscriptions in wanting.items():
                 chunk = await rendered(sealed, options)
                 for subscription in subscriptions:
-                    if chunk.events:
+                    if chunk.messages:
                         self._hand(subscription, chunk)
 
     def _hand(self, subscription: Subscription, chunk: Chunk) -> None:

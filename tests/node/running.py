@@ -19,7 +19,7 @@ from node.caches import BytesCache
 from node.callers import Access
 from node.clock import clock_ms
 from node.compute import pack_outputs
-from node.config import ReadGroup
+from node.config import ReadGroup, RestartPolicy
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.driver import Driver
@@ -32,6 +32,7 @@ from node.objects import Objects
 from node.overlay.checking import Unchecked
 from node.overlay.services import OverlayServices
 from node.replication import Replications
+from node.sources import Connector, SourceKeeper
 from node.standings import Standings
 from node.stored import certificate_bytes, evidence_bytes
 from node.sync import Freshness
@@ -319,6 +320,7 @@ async def running(
     access: Access | None = None,
     adverts: Sequence[bytes] = (),
     transport: MemoryTransport | None = None,
+    connectors: Mapping[str, Connector] | None = None,
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
     migrate(postgres_url)
@@ -338,6 +340,13 @@ async def running(
             tell=recorder.tell,
         )
 
+        keeper = SourceKeeper(
+            database=database,
+            ingest=ingest,
+            connectors=connectors or {},
+            outbound_allowed=[ip_network("127.0.0.0/8")],
+            pauses=RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
+        )
         nonces = NonceLedger(database)
         transport = transport or MemoryTransport(NODE.identity)
         objects = Objects(database=database, transport=transport, key=NODE.key, public_url=PUBLIC_URL)
@@ -367,6 +376,7 @@ async def running(
             access=access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True),
             nonces=nonces,
             ingest=ingest,
+            sources=keeper,
             feed=feed,
             objects=objects,
             overlay=overlay,
@@ -388,6 +398,7 @@ async def running(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ingest.run)
             nursery.start_soon(nonces.run)
+            nursery.start_soon(keeper.run)
             nursery.start_soon(objects.run)
             nursery.start_soon(overlay.propagation.run)
             nursery.start_soon(feed.run)

@@ -1,0 +1,6 @@
+"""Sources that this node reads itself, each under supervision: what they say becomes committed batches."""
+
+from node.sources.intake import Connector, Intake, Mark, SourceFault, Taken
+from node.sources.keeper import SourceKeeper
+
+__all__ = ["Connector", "Intake", "Mark", "SourceFault", "SourceKeeper", "Taken"]

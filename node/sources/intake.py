@@ -1,0 +1,183 @@
+"""What a connector and the node have of each other.
+
+A connector reads one source and hands on what it says. ``Intake.take`` returns once the events are on disk: only
+then may a connector acknowledge them upstream. What it needs to go on from is a ``Mark``, which commits with them.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Final, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from node.bodies import RawEvent
+from node.clock import clock_ms
+from node.ingest import Ingest, OverloadedError
+from node.source_settings import SourceSettings
+from protocols.certificate import rfc3339
+from protocols.errors import WorldFault
+
+T = TypeVar("T")
+Mark: TypeAlias = Mapping[str, Any]
+Network: TypeAlias = IPv4Network | IPv6Network
+
+EVENTS_MAX: Final = 1_000  # that are handed on at once; more are handed on one after the other
+FULL_S: Final = 0.5
+
+
+class SourceFault(WorldFault):
+    """A source cannot be read now: the text is what an operator is shown."""
+
+    code = "source-fault"
+
+
+@attrs.frozen(kw_only=True)
+class Connector:
+    """How sources of a type are read.
+
+    ``run`` reads until it is cancelled; what it raises is shown with the source, which is tried again later. It
+    may return: a source that has an end is read again when it is changed.
+    """
+
+    run: Callable[["Intake"], Awaitable[None]]
+
+
+@attrs.frozen(kw_only=True)
+class Taken:
+    """What became of events that were handed on. All of them are on disk, rejected, or repeats."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+
+
+@attrs.define(kw_only=True)
+class Status:
+    """What is shown of a source. ``lag``: events that are known to wait upstream."""
+
+    state: str = "starting"
+    since_ms: int = 0
+    detail: str = ""
+    lag: int | None = None
+    received: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    failures: int = 0
+    errors: int = 0
+    last_error: str = ""
+    last_error_ms: int = 0
+    retry_ms: int = 0
+    last_event_ms: int = 0
+    held_up: bool = False
+
+    def enter(self, state: str, detail: str = "") -> None:
+        if (state, detail) != (self.state, self.detail) or not self.since_ms:
+            self.state, self.detail, self.since_ms = state, detail, clock_ms()
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values; times as text, null where there is none."""
+
+        def moment(ms: int) -> str | None:
+            return rfc3339(ms) if ms else None
+
+        return {
+            "status": self.state,
+            "since": moment(self.since_ms),
+            "detail": self.detail,
+            "lag": self.lag,
+            "heldUp": self.held_up,
+            "received": self.received,
+            "accepted": self.accepted,
+            "duplicates": self.duplicates,
+            "rejected": self.rejected,
+            "errors": self.errors,
+            "lastError": self.last_error or None,
+            "lastErrorAt": moment(self.last_error_ms),
+            "retryAt": moment(self.retry_ms),
+            "lastEventAt": moment(self.last_event_ms),
+        }
+
+
+class Intake:
+    """The node, to a connector."""
+
+    def __init__(
+        self,
+        *,
+        source_id: str,
+        settings: SourceSettings,
+        mark: Mark | None,
+        status: Status,
+        ingest: Ingest,
+        outbound_allowed: Sequence[Network],
+    ) -> None:
+        """Args:
+        mark: Where the source has been read to, as it was committed last; None before the first.
+        outbound_allowed: Networks besides public addresses that may be called.
+        """
+        self.source_id = source_id
+        self.settings = settings
+        self.mark = mark
+        self.outbound_allowed = tuple(outbound_allowed)
+        self._status = status
+        self._ingest = ingest
+
+    def connected(self, detail: str = "") -> None:
+        """The source is being read; ``detail`` is shown."""
+        self._status.failures = 0
+        self._status.enter("running", detail)
+
+    def lags(self, events: int | None) -> None:
+        """How many events are known to wait upstream; None where that is not known."""
+        self._status.lag = events
+
+    async def take(self, said: Sequence[RawEvent], *, mark: Mark | None = None) -> Taken:
+        """Hand events on. Returns once they, and ``mark``, are on disk; waits while the node is full.
+
+        Events are kept in their order. What is no event is kept with its reason, for operators to see.
+
+        Raises:
+            WorldFault: Nothing is known to be on disk; hand them on again, a repeat is harmless.
+        """
+        total = Taken()
+        for start in range(0, max(1, len(said)), EVENTS_MAX):
+            part = said[start : start + EVENTS_MAX]
+            is_last = start + EVENTS_MAX >= len(said)
+            taken = await self._take(part, mark if is_last else None)
+            total = Taken(
+                accepted=total.accepted + taken.accepted,
+                duplicates=total.duplicates + taken.duplicates,
+                rejected=total.rejected + taken.rejected,
+            )
+        if mark is not None:
+            self.mark = mark
+        return total
+
+    async def _take(self, said: Sequence[RawEvent], mark: Mark | None) -> Taken:
+        if not said:
+            if mark is not None:
+                await self._ingest.remember(self.source_id, mark)
+            return Taken()
+        while True:
+            try:
+                answer = await self._ingest.submit_read(self.source_id, said, mark)
+                break
+            except OverloadedError:
+                self._status.held_up = True
+                await trio.sleep(FULL_S)
+        self._status.held_up = False
+        counts = answer.counts
+        taken = Taken(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
+        status = self._status
+        status.received += len(said)
+        status.accepted += taken.accepted
+        status.duplicates += taken.duplicates
+        status.rejected += taken.rejected
+        status.last_event_ms = clock_ms()
+        return taken
+
+    async def compute(self, call: Callable[[], T]) -> T:
+        """Run a picklable call in a worker process: parsing, above all."""
+        return await self._ingest.try_out(call)
