@@ -1,9 +1,12 @@
 """What all settings of sources have in common."""
 
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+
+from node.shaping import Format, Shape
+from protocols.limits import EVENT_TYPE_CHARS_MAX
 
 HIDDEN: Final = "(hidden)"
 SECRET_NAMES: Final = frozenset({"secret", "secrets", "password", "token", "keyPem", "headers"})
@@ -16,3 +19,24 @@ class SourceSettings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, alias_generator=to_camel, validate_by_name=False
     )
+
+
+Pointer = Annotated[str, StringConstraints(pattern="^(/[^/]*)*$", max_length=256)]
+HeaderName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]*$", max_length=128)]
+
+
+class EventSettings(SourceSettings):
+    """How events are read from messages; see ``node.shaping.Shape``."""
+
+    event_type: str = Field("", max_length=EVENT_TYPE_CHARS_MAX)
+    event_type_path: Pointer = ""
+    event_type_header: HeaderName = ""
+    external_id_path: Pointer = ""
+    external_id_header: HeaderName = ""
+    timestamp_path: Pointer = ""
+    timestamp_header: HeaderName = ""
+    format: Format = "json"
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(**{name: getattr(self, name) for name in EventSettings.model_fields})
