@@ -29,9 +29,9 @@ ever silently left out. ``{}`` keeps events as they are and finds them all valid
 ``from`` is a path into the event's data, or ``@timestamp``, ``@eventType``, ``@externalId``; all other paths
 are into the normalized data. A mapped field may be a constant (``"value"`` in place of ``"from"``) or an array whose
 elements are mapped (``"each"``, with ``"columns"`` where they are arrays themselves). A coercion with
-``"each": "items"`` looks for its field in every element of that array, or is for the elements themselves. Rules run in
-the order in which they stand here; those of ``severity`` ``warning`` or ``info`` leave the event valid. Expressions
-(``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the event before.
+``"each": "items"`` looks for its field in every element of that array, or is for the elements themselves. Rules
+run in the order in which they stand here; those of ``severity`` ``warning`` or ``info`` leave the event valid.
+Expressions (``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the event before.
 """
 
 import functools
