@@ -31,7 +31,8 @@ are into the normalized data. A mapped field may be a constant (``"value"`` in p
 elements are mapped (``"each"``, with ``"columns"`` where they are arrays themselves). A coercion with
 ``"each": "items"`` looks for its field in every element of that array, or is for the elements themselves. Rules
 run in the order in which they stand here; those of ``severity`` ``warning`` or ``info`` leave the event valid.
-Expressions (``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the event before.
+Expressions (``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the
+event before.
 """
 
 import functools
