@@ -295,6 +295,8 @@ async def _once(
                 is_cut=is_cut,
                 url=str(target),
             )
+    except httpx.InvalidURL as error:  # httpx looks at where a redirect leads, though it does not follow it
+        raise OutboundFault(f"{place(target)} leads to what is no URL") from error
     except (httpx.HTTPError, OSError, zlib.error) as error:
         raise OutboundFault(f"{place(target)}: {_why(error)}") from error
 
