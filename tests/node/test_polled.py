@@ -1,4 +1,4 @@
-"""Bodies of answers to events, in a process of their own; what is hostile or in another format is refused in words."""
+"""Bodies of answers to events; what is hostile, or in another format, is refused in words."""
 
 from functools import partial
 from typing import Any
