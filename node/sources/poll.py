@@ -36,6 +36,7 @@ from node.sources.positions import (
     seen,
     validators,
 )
+from node.workers import WorkerCrashedError, WorkerTimeoutError
 
 OK: Final = 200
 NOTHING: Final = frozenset({204, 304})
@@ -58,7 +59,7 @@ async def run(intake: Intake) -> None:
     settings = intake.settings
     assert isinstance(settings, PollSettings), "the keeper reads the settings by the source's type"
     async with guarded_client(intake.outbound_allowed, settings.timeout, tls=settings.tls()) as client:
-        poller = _Poller(intake, settings, client)
+        poller = Poller(intake, settings, client)
         while True:
             detail = await poller.poll()
             intake.connected(detail)
@@ -69,7 +70,9 @@ async def run(intake: Intake) -> None:
 CONNECTOR: Final = Connector(run=run)
 
 
-class _Poller:
+class Poller:
+    """One source, from where its mark says it is."""
+
     def __init__(self, intake: Intake, settings: PollSettings, client: httpx.AsyncClient) -> None:
         self._intake = intake
         self._settings = settings
@@ -91,6 +94,7 @@ class _Poller:
             stays = seen(self._settings, here, answer, polled)
             start = start or stays
             await self._hand_on(polled, (after or stays) if self._goes_on else None)
+            self._intake.connected()
             self._lags(polled, is_last=after is None)
             if after is None or (self._goes_on and not polled.events and not polled.is_same):
                 break
@@ -138,6 +142,8 @@ class _Poller:
             return await self._intake.compute(call)
         except UnreadableBodyError as error:
             raise self._patient_fault(f"{place(answer.url)}: the body {error}") from error
+        except (WorkerTimeoutError, WorkerCrashedError) as error:
+            raise self._patient_fault(f"{place(answer.url)}: the body is too much to read: {error}") from error
 
     def _after(self, here: Position, answer: Fetched, polled: Polled) -> Position | None:
         try:

@@ -13,16 +13,18 @@ import orjson
 import pytest
 import trio
 
-from node import compute
+from node import compute, workers
+from node.outbound import guarded_client
 from node.source_settings.poll import PollSettings
-from node.sources import Intake, poll
-from node.sources.intake import Mark, Status
+from node.sources import Intake, SourceFault, poll
+from node.sources.intake import Compute, Mark, Status
 from storage import batches, sources
 from tests.node.http_server import HERE, Asked, Said, Server, named, serving
 from tests.node.running import Running, running, until
 
 POLL = {"poll": poll.CONNECTOR}
 OFTEN = {"interval": 1, "jitter": 1}
+ALLOWED = [ip_network(f"{HERE}/32")]
 SECRET = "hush-hush"
 
 
@@ -158,8 +160,8 @@ async def test_pages_are_followed_and_polls_go_on_where_they_were(node: Running,
     shelf = Shelf(10)
     async with serving(getattr(shelf, way)) as server:
         await polled(node, f"{server.url}/", **WAYS[way])
-        shown = await reached(node, lambda shown: shown["status"] == "running")
-        assert (shown["accepted"], shown["lag"]) == (10, 0)
+        shown = await reached(node, lambda shown: shown["lag"] == 0)
+        assert (shown["status"], shown["accepted"]) == ("running", 10)
         before = len(server.asked)
         await until(lambda: len(server.asked) > before + 1)
         await reached(node, lambda shown: shown["accepted"] == 10)
@@ -339,6 +341,17 @@ async def test_every_fault_is_shown_and_none_stops_another_source(node: Running)
         await reached(node, lambda shown: shown["accepted"] == 2, "sound")
 
 
+async def test_a_body_that_takes_too_long_to_read_is_given_up(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "READ_S", 0.01)  # a process does not even start in that time
+    async with serving(lambda asked: Said(body=b"[1]")) as server, workers.Workers(1) as processes:
+        settings = PollSettings.model_validate({"url": server.url, "interval": 7})
+        intake = await an_intake(node, "s1", settings, processes.read)
+        async with guarded_client(ALLOWED, 20) as client:
+            with pytest.raises(SourceFault, match="the body is too much to read") as fault:
+                await poll.Poller(intake, settings, client).poll()
+    assert fault.value.fields == {"retryAfter": 7}
+
+
 PLACES = (
     "http://127.0.0.1:{port}/",
     "http://[::1]:{port}/",
@@ -402,7 +415,7 @@ async def test_a_poll_asks_for_so_many_pages_and_the_next_goes_on(node: Running)
     shelf = Shelf(10)
     async with serving(shelf.by_cursor) as server:
         await polled(node, server.url, **{**BY_CURSOR, "pagesMax": 2, "interval": 3_600})
-        shown = await reached(node, lambda shown: shown["status"] == "running")
+        shown = await reached(node, lambda shown: shown["detail"] != "")
         assert (shown["accepted"], shown["lag"]) == (6, 4)
         assert shown["detail"] == "more than 2 pages: the next poll goes on"
         await node.client.patch(
@@ -416,7 +429,7 @@ async def test_settings_that_mean_other_events_begin_anew(node: Running) -> None
     shelf = Shelf(4)
     async with serving(shelf.by_cursor) as server:
         await polled(node, f"{server.url}/a", **BY_CURSOR)
-        await reached(node, lambda shown: shown["status"] == "running")
+        await reached(node, lambda shown: shown["lag"] == 0)
         configuration = {**configuration_of(server, "by_cursor", 1), "url": f"{server.url}/b"}
         await node.client.patch("/overlay/sources/s1", json={"configuration": configuration})
         shown = await reached(node, lambda shown: shown["duplicates"] == 4)
@@ -443,35 +456,29 @@ class Steps(trio.abc.Instrument):
                 self.scope.cancel()
 
 
-class WatchedIntake(Intake):
-    def connected(self, detail: str = "") -> None:
-        super().connected(detail)
-        raise PollEndedError
-
-
-class PollEndedError(Exception):
-    pass
-
-
-async def one_poll(node: Running, source_id: str, settings: PollSettings, crash_at: int | None) -> bool:
-    """Poll once from the mark, or up to a crash. Returns whether the poll came to its end."""
-    intake = WatchedIntake(
+async def an_intake(node: Running, source_id: str, settings: PollSettings, compute: Compute | None = None) -> Intake:
+    return Intake(
         source_id=source_id,
         settings=settings,
         mark=await mark(node, source_id),
         status=Status(),
         ingest=node.ingest,
-        outbound_allowed=[ip_network(f"{HERE}/32")],
-        compute=node.ingest.try_out,
+        outbound_allowed=ALLOWED,
+        compute=compute or node.ingest.try_out,
     )
+
+
+async def one_poll(node: Running, source_id: str, settings: PollSettings, crash_at: int | None) -> bool:
+    """Poll once from the mark, or up to a crash. Returns whether the poll came to its end."""
+    intake = await an_intake(node, source_id, settings)
     steps = Steps(10**9 if crash_at is None else crash_at)
     trio.lowlevel.add_instrument(steps)
     try:
         with steps.scope:
             steps.task = trio.lowlevel.current_task()
-            await poll.run(intake)
-    except PollEndedError:
-        return True
+            async with guarded_client(ALLOWED, 20) as client:
+                await poll.Poller(intake, settings, client).poll()
+                return True
     finally:
         trio.lowlevel.remove_instrument(steps)
     return False
