@@ -54,7 +54,7 @@ from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
 from node.retention import Retention
 from node.salvage import Salvage
-from node.sources import Connector, SourceKeeper
+from node.sources import Connector, SourceKeeper, poll
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
 from node.supervisor import supervise
@@ -302,11 +302,14 @@ class Node:
             ingest=self.ingest,
             connectors=self._connectors(),
             outbound_allowed=[ip_network(network) for network in settings.overlay_outbound_allow],
+            compute=workers.read,
         )
 
     def _connectors(self) -> dict[str, Connector]:
         """How sources that this node reads are read, by their type."""
-        return {}
+        return {
+            "poll": poll.CONNECTOR,
+        }
 
     # --- settings --------------------------------------------------------------------------------------------
 

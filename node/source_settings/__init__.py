@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from node.source_settings.base import HIDDEN, SECRET_NAMES, SourceSettings
+from node.source_settings.poll import PollSettings
 from node.source_settings.webhook import WebhookSettings
 from protocols.errors import ClientFault
 
@@ -17,6 +18,7 @@ __all__ = ["HIDDEN", "SECRET_NAMES", "SETTINGS", "InvalidConfigurationError", "S
 
 SETTINGS: Final[dict[str, type[SourceSettings]]] = {
     "webhook": WebhookSettings,
+    "poll": PollSettings,
 }
 
 

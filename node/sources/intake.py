@@ -6,7 +6,7 @@ then may a connector acknowledge them upstream. What it needs to go on from is a
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -27,9 +27,16 @@ FULL_S: Final = 0.5
 
 
 class SourceFault(WorldFault):
-    """A source cannot be read now: the text is what an operator is shown."""
+    """A source cannot be read now: the text is what an operator is shown. Field ``retryAfter``, seconds: tried
+    again no sooner."""
 
     code = "source-fault"
+
+
+class Compute(Protocol):
+    """Runs a picklable call in a worker process."""
+
+    async def __call__(self, call: Callable[[], T], /) -> T: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -112,6 +119,7 @@ class Intake:
         status: Status,
         ingest: Ingest,
         outbound_allowed: Sequence[Network],
+        compute: Compute,
     ) -> None:
         """Args:
         mark: Where the source has been read to, as it was committed last; None before the first.
@@ -123,6 +131,7 @@ class Intake:
         self.outbound_allowed = tuple(outbound_allowed)
         self._status = status
         self._ingest = ingest
+        self._compute = compute
 
     def connected(self, detail: str = "") -> None:
         """The source is being read; ``detail`` is shown."""
@@ -180,4 +189,4 @@ class Intake:
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Run a picklable call in a worker process: parsing, above all."""
-        return await self._ingest.try_out(call)
+        return await self._compute(call)

@@ -17,7 +17,7 @@ from node import source_settings
 from node.clock import clock_ms
 from node.config import RestartPolicy
 from node.ingest import Ingest
-from node.sources.intake import Connector, Intake, Mark, Network, Status
+from node.sources.intake import Compute, Connector, Intake, Mark, Network, SourceFault, Status
 from protocols.errors import OverlayError
 from storage import sources
 from storage.database import Database
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
 ERROR_CHARS_MAX: Final = 500
+ASKED_S_MAX: Final = 3_600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -59,12 +60,17 @@ class SourceKeeper:
         connectors: Mapping[str, Connector],
         outbound_allowed: Sequence[Network] = (),
         pauses: RestartPolicy = PAUSES,
+        compute: Compute | None = None,
     ) -> None:
+        """Args:
+        compute: Runs calls in a worker process; None: beside the requests.
+        """
         self._database = database
         self._ingest = ingest
         self._connectors = connectors
         self._outbound_allowed = tuple(outbound_allowed)
         self._pauses = pauses
+        self._compute = compute or ingest.try_out
         self._running: dict[str, _Running] = {}
         self._statuses: dict[str, Status] = {}
         self._news = trio.Event()
@@ -140,12 +146,14 @@ class SourceKeeper:
             status=status,
             ingest=self._ingest,
             outbound_allowed=self._outbound_allowed,
+            compute=self._compute,
         )
         await self._connectors[wanted.source_type].run(intake)
 
     async def _pause(self, status: Status, error: Exception) -> None:
         delay_s = min(self._pauses.delay_s_first * 2 ** min(status.failures, 16), self._pauses.delay_s_max)
         delay_s *= 1 - self._pauses.jitter * random.random()  # noqa: S311  # spreads load, guards nothing
+        delay_s = max(delay_s, _asked_s(error))
         status.failures += 1
         status.errors += 1
         status.last_error = _text(error)
@@ -161,6 +169,12 @@ def _text(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_text(each) for each in error.exceptions)[:ERROR_CHARS_MAX]
     return (str(error) or type(error).__name__)[:ERROR_CHARS_MAX]
+
+
+def _asked_s(error: BaseException) -> float:
+    """How long the source asks to be left alone."""
+    asked = error.fields.get("retryAfter") if isinstance(error, SourceFault) else None
+    return min(float(asked), ASKED_S_MAX) if isinstance(asked, int | float) else 0.0
 
 
 def _is_bug(error: BaseException) -> BaseException | None:

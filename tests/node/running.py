@@ -321,6 +321,7 @@ async def running(
     adverts: Sequence[bytes] = (),
     transport: MemoryTransport | None = None,
     connectors: Mapping[str, Connector] | None = None,
+    outbound_allowed: Sequence[str] = ("127.0.0.0/8",),
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
     migrate(postgres_url)
@@ -344,7 +345,7 @@ async def running(
             database=database,
             ingest=ingest,
             connectors=connectors or {},
-            outbound_allowed=[ip_network("127.0.0.0/8")],
+            outbound_allowed=[ip_network(network) for network in outbound_allowed],
             pauses=RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
         )
         nonces = NonceLedger(database)
