@@ -82,7 +82,8 @@ class MqttSettings(EventSettings):
         topics: Filters, of several nodes that share one feed ``$share/GROUP/FILTER``.
         qos: The highest that is asked for; messages come with the lower of this and what they were published with.
         client_id: Names the session at the broker: one for each node. Made of network, source and node if not said.
-        receive_maximum: Messages that may be under way at once, unacknowledged (MQTT 5).
+        receive_maximum: Messages that may be under way at once, unacknowledged. MQTT 5 tells the broker; so many wait
+            in the node in any case, whatever the broker sends.
         topic_field: The topic as part of the data: ``{<topicField>: topic, "payload": message}``. Paths lead into the
             message all the same.
     """

@@ -65,13 +65,14 @@ async def _leave(link: Link) -> None:
 
 @contextmanager
 def _one_fault() -> Iterator[None]:
-    """The first fault of tasks that run together: it ended the others."""
+    """The first fault of tasks that run together: it ended the others. None when they were to end anyway."""
     try:
         yield
     except BaseExceptionGroup as group:
         faults, others = group.split(OverlayError)
-        if faults is None or others is not None:
-            raise
+        if others is not None:
+            raise others from None
+        assert faults is not None, "a group has members"
         raise next(_leaves(faults)) from None
 
 
@@ -125,13 +126,17 @@ class _Subscription:
             username=settings.username,
             password=None if settings.password is None else settings.password.get_secret_value(),
         )
-        await self._link.send(codec.connect(login, self._version))
         try:
+            await self._link.send(codec.connect(login, self._version))
             with trio.fail_after(ANSWER_S):
                 while not early:
                     early += await self._link.receive()
         except trio.TooSlowError:
             raise SourceFault("the broker does not answer; is its port one for TLS?") from None
+        except SourceFault as fault:
+            is_bare = settings.tls is not None and not settings.tls.certificate_pem
+            hint = "; it may want a certificate of this node" if is_bare else ""
+            raise SourceFault(f"before the broker took the connection: {fault}{hint}") from fault
         answer = early.pop(0)
         if not isinstance(answer, codec.Connected):
             raise SourceFault("the broker does not keep to MQTT: its first packet is no answer")

@@ -57,7 +57,7 @@ class Link:
         except (trio.BrokenResourceError, OSError) as error:
             raise SourceFault(f"the connection to the broker broke: {_cause(error)}") from error
         if not data:
-            raise SourceFault("the broker closed the connection")
+            raise SourceFault("the broker closed the connection (for a second client under the same id, it may be)")
         try:
             return self._reader.feed(data)
         except PeerFault as error:
@@ -150,11 +150,14 @@ def _show(context: ssl.SSLContext, certificate: str, key: str) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason: trio says only that something broke."""
-    while (inner := error.__cause__) is not None:
+    """The innermost reason: trio says only that something broke, or that no attempt was successful."""
+    while True:
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+        if inner is None:
+            break
         error = inner
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not accepted: {error.verify_message}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or type(error).__name__
     return str(error) or type(error).__name__

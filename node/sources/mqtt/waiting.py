@@ -1,4 +1,8 @@
-"""Messages between the broker and the node: how many may wait, and how they are gathered."""
+"""Messages between the broker and the node: how many may wait, and how they are gathered.
+
+The bounds are held here, by not reading on. A broker that is told a receive maximum may exceed it: Mosquitto 2.0.11
+does as soon as it is sent many acknowledgements at once, and MQTT 3.1.1 has none.
+"""
 
 from collections import deque
 from typing import Final
