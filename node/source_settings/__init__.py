@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from node.source_settings.base import HIDDEN, SECRET_NAMES, SourceSettings
+from node.source_settings.mqtt import MqttSettings
 from node.source_settings.poll import PollSettings
 from node.source_settings.webhook import WebhookSettings
 from protocols.errors import ClientFault
@@ -17,6 +18,7 @@ from protocols.errors import ClientFault
 __all__ = ["HIDDEN", "SECRET_NAMES", "SETTINGS", "InvalidConfigurationError", "SourceSettings", "hidden", "read"]
 
 SETTINGS: Final[dict[str, type[SourceSettings]]] = {
+    "mqtt": MqttSettings,
     "webhook": WebhookSettings,
     "poll": PollSettings,
 }
