@@ -23,6 +23,7 @@ from node.api import (
     problems,
     sources,
     stream,
+    webhooks,
 )
 from node.api.services import Services
 
@@ -54,6 +55,7 @@ def create_app(services: Services) -> QuartTrio:
         events,
         stream,
         sources,
+        webhooks,
         policies,
         objects,
         overlay,

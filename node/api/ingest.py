@@ -1,18 +1,16 @@
 """POST /overlay/events/ingest."""
 
-from functools import partial
 from typing import Any, Final
 
 import trio
 from quart import Blueprint, Request, Response, g, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from node.answers import IngestAnswer, render
+from node.api.acknowledging import acknowledgement, coding_of, wants_minimal
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, list_parameter, only_parameters, read_body
 from node.bodies import Form, Shape
 
-CODINGS: Final = ("identity", "gzip", "zstd")
 SHAPES: Final[dict[str, Shape]] = {
     JSON_TYPE: "request",
     "application/x-ndjson": "lines",
@@ -20,7 +18,6 @@ SHAPES: Final[dict[str, Shape]] = {
     "application/cloudevents+json": "cloudevent",
     "application/cloudevents-batch+json": "cloudevents",
 }
-INLINE_EVENTS_MAX = 64  # an answer about fewer events is rendered on the loop, well under a millisecond
 
 
 def routes(services: Services) -> Blueprint:
@@ -34,7 +31,7 @@ def routes(services: Services) -> Blueprint:
         with g.pop("room", None) or services.ingest.room() as room:
             body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, room)
             answer = await services.ingest.submit(body, form=form, caller=g.caller.identity, started_s=started_s)
-        return await _respond(answer, minimal=_wants_minimal(request.headers.get("Prefer", "")))
+        return await acknowledgement(answer, minimal=wants_minimal(request))
 
     return blueprint
 
@@ -45,9 +42,7 @@ def form_of(asked: Request) -> Form:
     Raises:
         UnsupportedMediaType: In no way that is known. InvalidParameterError: a query parameter is wrong.
     """
-    coding = asked.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding not in CODINGS:
-        raise UnsupportedMediaType
+    coding = coding_of(asked)
     attributes = tuple(
         (name[3:].lower(), value) for name, value in asked.headers.items() if name.lower().startswith("ce-")
     )
@@ -56,7 +51,7 @@ def form_of(asked: Request) -> Form:
     if shape is None:
         raise UnsupportedMediaType
     if shape == "request":
-        return Form(coding=coding)  # type: ignore[arg-type]  # one of CODINGS
+        return Form(coding=coding)
     only_parameters(asked, "sourceId", "consensusLevel", "durability", "distributionTopics")
     options: list[tuple[str, Any]] = [
         (name, asked.args[name]) for name in ("consensusLevel", "durability") if name in asked.args
@@ -66,28 +61,9 @@ def form_of(asked: Request) -> Form:
         options.append(("distributionTopics", sorted(topics)))
     return Form(
         shape=shape,
-        coding=coding,  # type: ignore[arg-type]  # one of CODINGS
+        coding=coding,
         source_id=asked.args.get("sourceId", ""),
         options=tuple(options),
         attributes=attributes,
         media_type=asked.content_type or "",
     )
-
-
-def _wants_minimal(prefer: str) -> bool:
-    """RFC 7240: the preferences are separated by commas, their parameters by semicolons."""
-    preferences = [item.split(";")[0].strip().replace('"', "").lower() for item in prefer.split(",")]
-    return "return=minimal" in preferences
-
-
-async def _respond(answer: IngestAnswer, *, minimal: bool) -> Response:
-    call = partial(render, answer, minimal=minimal)
-    if minimal or answer.admitted.total <= INLINE_EVENTS_MAX:
-        text = call()
-    else:
-        text = await trio.to_thread.run_sync(call)
-    response = Response(text, status=202, content_type=JSON_TYPE)
-    if minimal:
-        response.headers["Preference-Applied"] = "return=minimal"
-    response.headers["Vary"] = "Prefer"
-    return response

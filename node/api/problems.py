@@ -31,6 +31,8 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "identity-required": (401, "The route wants a proven identity", "Sign the request: see /docs."),
     "not-permitted": (403, "The identity may not do this", "Ask the node's operator."),
     "source-bound": (403, "The source belongs to one identity", "Prove that identity, or use another source."),
+    "signature-refused": (401, "The delivery is not signed as it should", "Sign it with the source's secret."),
+    "no-webhook": (404, "The source takes no webhooks", "Set 'scheme' in its configuration, or use the ingest API."),
     "invalid-submission": (400, "The submission is not in its form", "See /openapi.json for headers and body."),
     "invalid-beef": (400, "The body is no BEEF", "Send a transaction with its ancestry: BRC-62, 95 or 96."),
     "invalid-transaction": (400, "The transaction cannot be valid", "Mend the transaction named."),
