@@ -7,13 +7,14 @@ from quart import Blueprint, Request, Response, g, request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from node.api.acknowledging import acknowledgement, coding_of, wants_minimal
+from node.api.ingest_stream import LINES_TYPE, IngestStreams
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, list_parameter, only_parameters, read_body
 from node.bodies import Form, Shape
 
 SHAPES: Final[dict[str, Shape]] = {
     JSON_TYPE: "request",
-    "application/x-ndjson": "lines",
+    LINES_TYPE: "lines",
     "application/jsonl": "lines",
     "application/cloudevents+json": "cloudevent",
     "application/cloudevents-batch+json": "cloudevents",
@@ -24,9 +25,13 @@ def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("ingest", __name__)
     settings = services.settings
 
+    streams = IngestStreams(services)
+
     @blueprint.post("/overlay/events/ingest")
     async def ingest_events() -> Response:
         form = form_of(request)
+        if streams.takes(request, form):
+            return await streams.respond(request, form)
         started_s = trio.current_time()
         with g.pop("room", None) or services.ingest.room() as room:
             body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, room)
