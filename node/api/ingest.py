@@ -8,6 +8,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from node.api.acknowledging import acknowledgement, coding_of, wants_minimal
 from node.api.ingest_stream import LINES_TYPE, IngestStreams
+from node.api.keyed import HEADER, ingest_once
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, list_parameter, only_parameters, read_body
 from node.bodies import Form, Shape
@@ -35,6 +36,8 @@ def routes(services: Services) -> Blueprint:
         started_s = trio.current_time()
         with g.pop("room", None) or services.ingest.room() as room:
             body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, room)
+            if HEADER in request.headers:
+                return await ingest_once(services, request, form=form, body=body, room=room, started_s=started_s)
             answer = await services.ingest.submit(body, form=form, caller=g.caller.identity, started_s=started_s)
         return await acknowledgement(answer, minimal=wants_minimal(request))
 

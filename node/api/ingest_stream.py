@@ -6,6 +6,7 @@ import trio
 from quart import Request, Response, g
 
 from node.api.connection import PacedRequest
+from node.api.keyed import HEADER
 from node.api.problems import described
 from node.api.services import Services
 from node.api.stream import TooManyStreamsError
@@ -28,10 +29,7 @@ class IngestStreams:
     def takes(self, asked: Request, form: Form) -> bool:
         """Whether a body is taken as it comes. One that is signed, or has a key, is read whole."""
         return (
-            form.shape == "lines"
-            and asked.content_length is None
-            and "body" not in g
-            and "Idempotency-Key" not in asked.headers
+            form.shape == "lines" and asked.content_length is None and "body" not in g and HEADER not in asked.headers
         )
 
     async def respond(self, asked: Request, form: Form) -> Response:

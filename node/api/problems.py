@@ -27,6 +27,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-query": (400, "The service does not know the query", "Its documentation describes the queries."),
     "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
     "bad-request": (400, "The request is not understood", "See /openapi.json for the form."),
+    "invalid-idempotency-key": (400, "No idempotency key", "Send 1 to 255 visible characters, a UUID for example."),
     "invalid-authentication": (400, "The proof of identity is malformed", "Mend the header or member named."),
     "not-authenticated": (401, "The identity is not proven", "Shake hands again, or sign the request anew."),
     "identity-required": (401, "The route wants a proven identity", "Sign the request: see /docs."),

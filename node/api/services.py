@@ -8,6 +8,7 @@ import attrs
 from node.callers import Access
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest
 from node.line_stream import IDLE_S
 from node.market import Market
@@ -67,6 +68,7 @@ class Services:
     key: PrivateKey
     access: Access
     nonces: NonceLedger
+    idempotency: IdempotencyLedger
     ingest: Ingest
     sources: SourceKeeper
     feed: Feed

@@ -15,10 +15,11 @@ import zstandard
 
 from node.api.services import ApiSettings
 from node.callers import Access
+from node.calling import SignedRequests
 from node.compute import unpack
 from node.ingest import IngestLimits
 from storage import batches
-from tests.node.running import NETWORK, Running, running
+from tests.node.running import NETWORK, NODE, KeySigner, Running, running
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -231,19 +232,19 @@ async def test_a_full_node_refuses_before_the_first_byte_and_makes_wait_after_it
 async def test_a_client_that_reads_nothing_before_it_has_sent_all_is_not_waited_for(node: Running) -> None:
     """As most HTTP clients do it: the node's acknowledgements must not fill the buffers between them."""
     sender = await Sender.opened(node)
-    sender._stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4_096)
+    sender._stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 65_536)
     with trio.fail_after(60):
-        for _ in range(30):
+        for _ in range(60):
             await sender.send(b"no event at all\n" * 2_000)
         await sender.finish()
     documents = [await sender.document()]
     while "done" not in documents[-1]:
         documents.append(await sender.document())
-    assert documents[-1]["counts"]["rejected"] == 60_000
+    assert documents[-1]["counts"]["rejected"] == 120_000
     lines = [document["lines"] for document in documents[:-1]]
-    assert (lines[0][0], lines[-1][1]) == (1, 60_000)
+    assert (lines[0][0], lines[-1][1]) == (1, 120_000)
     assert all(after[0] == before[1] + 1 for before, after in pairwise(lines))
-    assert sum(document["counts"]["rejected"] for document in documents[:-1]) == 60_000
+    assert sum(document["counts"]["rejected"] for document in documents[:-1]) == 120_000
     abridged = [document for document in documents if document.get("abridged")]
     assert abridged
     assert all(len(document["rejections"]) <= 1_000 for document in abridged)
@@ -339,6 +340,24 @@ async def test_anonymous_streams_end_where_identities_are_wanted(postgres_url: s
         refused = await Sender.opened(node)
         await refused.send(line(1))
         assert await refused.head() == 401
+
+
+async def test_what_is_signed_or_has_a_key_is_read_whole(node: Running) -> None:
+    """A signature is over the whole body, and a kept answer stands for it: neither can be told before its end."""
+
+    async def content() -> AsyncIterator[bytes]:
+        yield line(1)
+        yield line(2)
+
+    auth = SignedRequests(KeySigner(7).key, NODE.identity)
+    url = "/overlay/events/ingest?sourceId=s1"
+    signed = await node.client.post(url, content=content(), headers=NDJSON, auth=auth)
+    assert (signed.headers["Content-Type"], signed.json()["counts"]["accepted"]) == ("application/json", 2)
+    keyed = [
+        await node.client.post(url, content=content(), headers={**NDJSON, "Idempotency-Key": "k"}) for _ in range(2)
+    ]
+    assert keyed[0].json()["counts"]["duplicates"] == 2
+    assert (keyed[1].content, keyed[1].headers["Idempotency-Replayed"]) == (keyed[0].content, "true")
 
 
 async def test_curl_sees_acknowledgements_while_it_sends(node: Running) -> None:
