@@ -34,6 +34,7 @@ from node.driver import Driver
 from node.exchange import Exchange
 from node.executor import Executor, Sealed
 from node.group import GroupWriter, IngestPolicy
+from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
@@ -208,6 +209,7 @@ class Node:
         self.metrics = Metrics()
         self.feed = Feed()
         self.nonces = NonceLedger(database)
+        self.idempotency = IdempotencyLedger(database)
         self.standings = Standings(database)
         self.trust = TrustLedger(database)
         self.records = NodeRecords(database, self.standings)
@@ -576,6 +578,7 @@ class Node:
             key=self._keyring.key,
             access=self._access(),
             nonces=self.nonces,
+            idempotency=self.idempotency,
             ingest=self.ingest,
             sources=self.sources,
             feed=self.feed,
@@ -600,6 +603,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
             nursery.start_soon(supervise, "nonces", self.nonces.run, RESTARTS)
+            nursery.start_soon(supervise, "idempotency", self.idempotency.run, RESTARTS)
             nursery.start_soon(supervise, "sources", self.sources.run, RESTARTS)
             await self._serve_clients(doors, services)
             nursery.cancel_scope.cancel()

@@ -28,6 +28,7 @@ OPERATORS: Final = Rule(Need.OPERATE)
 
 RULES: Final[dict[str, Rule]] = {
     "ingest.ingest_events": Rule(Need.SEND, body_bytes_max=None),
+    "webhooks.take_delivery": Rule(Need.NOTHING, body_bytes_max=None),  # the source's own secret opens it
     "events.list_events": Rule(Need.READ, "events"),
     "events.get_event": Rule(Need.READ, "events"),
     "events.get_certification": Rule(Need.READ, "events"),

@@ -23,7 +23,9 @@ from node.api import (
     problems,
     sources,
     stream,
+    webhooks,
 )
+from node.api.connection import PacedConnection, PacedRequest
 from node.api.services import Services
 
 REQUEST_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
@@ -45,6 +47,8 @@ PREFLIGHT: Final = {"Access-Control-Allow-Headers": "Authorization, *", "Access-
 def create_app(services: Services) -> QuartTrio:
     """Build the node's HTTP interface."""
     app = QuartTrio("node.api", static_folder=None)
+    app.asgi_http_class = PacedConnection
+    app.request_class = PacedRequest
     app.config["MAX_CONTENT_LENGTH"] = services.settings.body_bytes_max
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
@@ -54,6 +58,7 @@ def create_app(services: Services) -> QuartTrio:
         events,
         stream,
         sources,
+        webhooks,
         policies,
         objects,
         overlay,

@@ -3,6 +3,7 @@
 ``type`` is ``urn:overlay:problem:<code>``: stable, part of the interface. ``remedy`` says what to do about it.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -26,11 +27,14 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-query": (400, "The service does not know the query", "Its documentation describes the queries."),
     "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
     "bad-request": (400, "The request is not understood", "See /openapi.json for the form."),
+    "invalid-idempotency-key": (400, "No idempotency key", "Send 1 to 255 visible characters, a UUID for example."),
     "invalid-authentication": (400, "The proof of identity is malformed", "Mend the header or member named."),
     "not-authenticated": (401, "The identity is not proven", "Shake hands again, or sign the request anew."),
     "identity-required": (401, "The route wants a proven identity", "Sign the request: see /docs."),
     "not-permitted": (403, "The identity may not do this", "Ask the node's operator."),
     "source-bound": (403, "The source belongs to one identity", "Prove that identity, or use another source."),
+    "signature-refused": (401, "The delivery is not signed as it should", "Sign it with the source's secret."),
+    "no-webhook": (404, "The source takes no webhooks", "Set 'scheme' in its configuration, or use the ingest API."),
     "invalid-submission": (400, "The submission is not in its form", "See /openapi.json for headers and body."),
     "invalid-beef": (400, "The body is no BEEF", "Send a transaction with its ancestry: BRC-62, 95 or 96."),
     "invalid-transaction": (400, "The transaction cannot be valid", "Mend the transaction named."),
@@ -51,6 +55,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "not-found": (404, "Nothing is at this address", "See /docs for what there is."),
     "method-not-allowed": (405, "The method does not apply here", "See the Allow header."),
     "request-timeout": (408, "The body did not arrive in time", "Send it again, in smaller requests."),
+    "stream-idle": (408, "The stream said nothing for too long", "Go on after the last acknowledged line."),
     "source-exists": (409, "The source exists", "Change it with PATCH /overlay/sources/{sourceId}."),
     "not-certified": (409, "The event is not certified yet", "Ask again shortly."),
     "event-dead": (409, "The event ran out of attempts", "An operator finds the reasons at its batch."),
@@ -67,8 +72,11 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-template": (422, "The job template is not usable", "Mend the field named."),
     "source-disabled": (403, "The source is disabled", "Enable it with PATCH /overlay/sources/{sourceId}."),
     "overloaded": (429, "The node is at its limit", "Wait as long as Retry-After says, then send it again."),
+    "idempotency-key-in-use": (409, "The first request with this key is under way", "Ask again shortly."),
+    "idempotency-key-reused": (422, "The key was used for another request", "Use a key of its own for each request."),
     "internal": (500, "The node failed", "Tell its operator the request id."),
     "unavailable": (503, "Something the node needs is down", "Send it again shortly."),
+    "workers-busy": (503, "More requests wait to be read than may", "Send it again shortly."),
     "database-unavailable": (503, "The database does not answer", "Send it again: a repeat is harmless."),
     "ingestion-disabled": (503, "This node takes no events in", "Post to another node."),
     "not-synced": (503, "The node has not caught up yet", "Ask again shortly, or another node."),
@@ -88,6 +96,8 @@ HTTP_CODES: Final = {
     500: "internal",
 }
 RETRY_AFTER_S: Final = {
+    "idempotency-key-in-use": 1,
+    "workers-busy": 2,
     "overloaded": 1,
     "unavailable": 2,
     "database-unavailable": 2,
@@ -99,13 +109,28 @@ RETRY_AFTER_S: Final = {
 }
 
 
-def problem(code: str, detail: str, fields: dict[str, Any] | None = None) -> Response:
-    """A problem document as a response. ``fields`` become members of the document."""
+def described(error: OverlayError) -> tuple[str, dict[str, Any]]:
+    """The code that an error has here, and its problem document. What is the node's own fault is logged."""
+    code = error.code if error.code in PROBLEMS else "internal"
+    if PROBLEMS[code][0] >= 500:
+        log.warning("api.failed", code=error.code, why=str(error))
+    return code, document(code, str(error), error.fields)
+
+
+def document(code: str, detail: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem document, JSON values. ``fields`` become members of it."""
     status, title, remedy = PROBLEMS[code]
-    document: dict[str, Any] = {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail}
-    document["remedy"] = remedy
-    document.update(fields or {})
-    response = Response(orjson.dumps(document), status=status, content_type=MEDIA_TYPE)
+    head = {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail, "remedy": remedy}
+    return {**head, **fields}
+
+
+def problem(code: str, detail: str) -> Response:
+    """A problem document as a response."""
+    return _response(code, document(code, detail, {}))
+
+
+def _response(code: str, document: Mapping[str, Any]) -> Response:
+    response = Response(orjson.dumps(document), status=PROBLEMS[code][0], content_type=MEDIA_TYPE)
     if code in RETRY_AFTER_S:
         seconds = document.get("retryAfter", RETRY_AFTER_S[code])
         response.headers["Retry-After"] = str(seconds)
@@ -116,10 +141,7 @@ def register(app: Quart) -> None:
     """Make every error that leaves a route a problem document."""
 
     async def on_overlay_error(error: OverlayError) -> Response:
-        code = error.code if error.code in PROBLEMS else "internal"
-        if PROBLEMS[code][0] >= 500:
-            log.warning("api.failed", code=error.code, why=str(error))
-        return problem(code, str(error), dict(error.fields))
+        return _response(*described(error))
 
     async def on_http_error(error: HTTPException) -> Response:
         code = HTTP_CODES.get(error.code or 500, "bad-request")

@@ -8,7 +8,9 @@ import attrs
 from node.callers import Access
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest
+from node.line_stream import IDLE_S
 from node.market import Market
 from node.nonces import NonceLedger
 from node.objects import Objects
@@ -46,6 +48,7 @@ class ApiSettings:
     body_bytes_max: int
     public_url: str = ""
     body_timeout_s: float = 30.0
+    ingest_idle_s: float = IDLE_S
     stream_enabled: bool = True
     stream_clients_max: int = 1_000
     heartbeat_ms: int = 15_000
@@ -65,6 +68,7 @@ class Services:
     key: PrivateKey
     access: Access
     nonces: NonceLedger
+    idempotency: IdempotencyLedger
     ingest: Ingest
     sources: SourceKeeper
     feed: Feed

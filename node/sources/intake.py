@@ -24,6 +24,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 EVENTS_MAX: Final = 1_000  # that are handed on at once; more are handed on one after the other
 FULL_S: Final = 0.5
+ERROR_CHARS_MAX: Final = 500
 
 
 class SourceFault(WorldFault):
@@ -82,6 +83,19 @@ class Status:
     def enter(self, state: str, detail: str = "") -> None:
         if (state, detail) != (self.state, self.detail) or not self.since_ms:
             self.state, self.detail, self.since_ms = state, detail, clock_ms()
+
+    def fail(self, why: str) -> None:
+        self.errors += 1
+        self.last_error = why[:ERROR_CHARS_MAX]
+        self.last_error_ms = clock_ms()
+
+    def count(self, received: int, counts: Mapping[str, int]) -> None:
+        """Events came; ``counts`` as in the answer to them."""
+        self.received += received
+        self.accepted += counts["accepted"]
+        self.duplicates += counts["duplicates"]
+        self.rejected += counts["rejected"]
+        self.last_event_ms = clock_ms()
 
     def document(self) -> dict[str, Any]:
         """As JSON values; times as text, null where there is none."""
@@ -178,14 +192,8 @@ class Intake:
                 await trio.sleep(FULL_S)
         self._status.held_up = False
         counts = answer.counts
-        taken = Taken(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
-        status = self._status
-        status.received += len(said)
-        status.accepted += taken.accepted
-        status.duplicates += taken.duplicates
-        status.rejected += taken.rejected
-        status.last_event_ms = clock_ms()
-        return taken
+        self._status.count(len(said), counts)
+        return Taken(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Run a picklable call in a worker process: parsing, above all."""

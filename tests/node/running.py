@@ -25,6 +25,7 @@ from node.delivery.feed import Feed
 from node.driver import Driver
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
+from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest, IngestLimits
 from node.market import Market
 from node.nonces import NonceLedger
@@ -322,6 +323,7 @@ async def running(
     transport: MemoryTransport | None = None,
     connectors: Mapping[str, Connector] | None = None,
     outbound_allowed: Sequence[str] = ("127.0.0.0/8",),
+    idempotency_bounds: Mapping[str, int] | None = None,
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
     migrate(postgres_url)
@@ -349,6 +351,7 @@ async def running(
             pauses=RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
         )
         nonces = NonceLedger(database)
+        idempotency = IdempotencyLedger(database, **(idempotency_bounds or {}))
         transport = transport or MemoryTransport(NODE.identity)
         objects = Objects(database=database, transport=transport, key=NODE.key, public_url=PUBLIC_URL)
 
@@ -376,6 +379,7 @@ async def running(
             key=NODE.key,
             access=access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True),
             nonces=nonces,
+            idempotency=idempotency,
             ingest=ingest,
             sources=keeper,
             feed=feed,
@@ -399,6 +403,7 @@ async def running(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ingest.run)
             nursery.start_soon(nonces.run)
+            nursery.start_soon(idempotency.run)
             nursery.start_soon(keeper.run)
             nursery.start_soon(objects.run)
             nursery.start_soon(overlay.propagation.run)
