@@ -54,7 +54,7 @@ from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
 from node.retention import Retention
 from node.salvage import Salvage
-from node.sources import Connector, SourceKeeper
+from node.sources import Connector, SourceKeeper, kafka
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
 from node.supervisor import supervise
@@ -306,7 +306,7 @@ class Node:
 
     def _connectors(self) -> dict[str, Connector]:
         """How sources that this node reads are read, by their type."""
-        return {}
+        return {"kafka": kafka.connector(self._network)}
 
     # --- settings --------------------------------------------------------------------------------------------
 
