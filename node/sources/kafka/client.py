@@ -19,6 +19,7 @@ STATISTICS_MS: Final = 3_000
 QUIET_S: Final = 10.0  # the same kind of message is logged once in so long
 KINDS_MAX: Final = 64
 NO_TOPIC_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"  # of a cluster that gives topics none
+URL_SAFE: Final = str.maketrans("+/", "-_")  # as Kafka itself writes topic ids
 
 DEFAULTS: Final[dict[str, Any]] = {
     "queued.max.messages.kbytes": 16_384,
@@ -134,7 +135,7 @@ class Cluster:
         while True:
             try:
                 found = self._client.list_topics(timeout=TRY_S)
-                brokers = frozenset((broker.host, broker.port) for broker in found.brokers.values())
+                brokers = frozenset((str(broker.host), int(broker.port)) for broker in found.brokers.values())
                 return brokers, frozenset(found.topics)
             except KafkaException as error:
                 self._client.poll(0)
@@ -153,7 +154,7 @@ class Cluster:
         try:
             asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=LOOK_S)
             for topic, future in asked.items():
-                topic_id = str(future.result(LOOK_S).topic_id)
+                topic_id = str(future.result(LOOK_S).topic_id).translate(URL_SAFE)
                 found[topic] = topic if topic_id == NO_TOPIC_ID else f"{topic}:{topic_id}"
         except KafkaException as error:
             raise fault(error.args[0]) from None

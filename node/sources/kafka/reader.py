@@ -363,7 +363,7 @@ class Reader:
         self._show()
 
     def _begin_at_the_end(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Where the group has no offset yet, begin with what comes; that place is committed like one that was read."""
+        """Where the group has no offset yet, begin with what comes. That place is committed as if it was read."""
         if not partitions:
             return
         for known, each in zip(consumer.committed(partitions, timeout=ASK_S), partitions, strict=True):
