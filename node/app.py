@@ -55,7 +55,7 @@ from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
 from node.retention import Retention
 from node.salvage import Salvage
-from node.sources import Connector, SourceKeeper, mqtt, poll
+from node.sources import Connector, SourceKeeper, kafka, mqtt, poll
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
 from node.supervisor import supervise
@@ -310,6 +310,7 @@ class Node:
     def _connectors(self) -> dict[str, Connector]:
         """How sources that this node reads are read, by their type."""
         return {
+            "kafka": kafka.connector(self._network),
             "mqtt": mqtt.connector(network=self._network, identity=self._keyring.identity),
             "poll": poll.CONNECTOR,
         }

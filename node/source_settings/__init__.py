@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from node.source_settings.base import HIDDEN, SECRET_NAMES, SourceSettings
+from node.source_settings.kafka import KafkaSettings
 from node.source_settings.mqtt import MqttSettings
 from node.source_settings.poll import PollSettings
 from node.source_settings.webhook import WebhookSettings
@@ -19,6 +20,7 @@ __all__ = ["HIDDEN", "SECRET_NAMES", "SETTINGS", "InvalidConfigurationError", "S
 
 SETTINGS: Final[dict[str, type[SourceSettings]]] = {
     "mqtt": MqttSettings,
+    "kafka": KafkaSettings,
     "webhook": WebhookSettings,
     "poll": PollSettings,
 }

@@ -147,6 +147,11 @@ class Intake:
         self._ingest = ingest
         self._compute = compute
 
+    @property
+    def held_up(self) -> bool:
+        """The node is full: nothing of what is being taken has been handed on yet."""
+        return self._status.held_up
+
     def connected(self, detail: str = "") -> None:
         """The source is being read; ``detail`` is shown."""
         self._status.failures = 0
