@@ -29,6 +29,8 @@ from node.clock import clock_ms
 from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.ledger import CursorLedger
+from node.delivery.webhook_keeper import WebhookKeeper
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
 from node.exchange import Exchange
@@ -297,11 +299,16 @@ class Node:
             unsettle=self.ingest.unsettle,
             timeout_s=settings.event_processing_timeout_ms / 1000,
         )
+        outbound_allowed = [ip_network(network) for network in settings.overlay_outbound_allow]
         self.sources = SourceKeeper(
             database=database,
             ingest=self.ingest,
             connectors=self._connectors(),
-            outbound_allowed=[ip_network(network) for network in settings.overlay_outbound_allow],
+            outbound_allowed=outbound_allowed,
+        )
+        self.cursors = CursorLedger(database)
+        self.webhooks = WebhookKeeper(
+            database=database, feed=self.feed, cursors=self.cursors, allowed=outbound_allowed
         )
 
     def _connectors(self) -> dict[str, Connector]:
@@ -519,6 +526,8 @@ class Node:
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
                 edges.start_soon(supervise, "sync", self.sync.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
+                edges.start_soon(supervise, "cursors", self.cursors.run, RESTARTS)
+                edges.start_soon(supervise, "webhooks", self.webhooks.run, RESTARTS)
                 edges.start_soon(supervise, "trust", self.trust.run, RESTARTS)
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(supervise, "retention", Retention(self._database).run, RESTARTS)
@@ -534,6 +543,7 @@ class Node:
                 edges.cancel_scope.cancel()
             await self.records.flush()
             await self.trust.flush()
+            await self.cursors.flush()
             core.cancel_scope.cancel()
 
     def _overlay(self, discovery: Discovery, offer: Offer) -> OverlayServices:
@@ -575,6 +585,8 @@ class Node:
             ingest=self.ingest,
             sources=self.sources,
             feed=self.feed,
+            cursors=self.cursors,
+            webhooks=self.webhooks,
             objects=self.objects,
             overlay=overlay,
             database=self._database,

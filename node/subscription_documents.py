@@ -191,6 +191,25 @@ def _column(column: str, value: Any) -> Any:
     return read_place(value) if column == "since" else value
 
 
+def read_since(document: Mapping[str, Any]) -> Place:
+    """``{"since": "12.5"}``."""
+    if set(document) != {"since"} or not _is_place(document["since"]):
+        raise wrong("since", f"is not {PLACE_FORM}", f"send {PLACE_FORM}, and nothing else")
+    return read_place(document["since"])
+
+
+def read_rotation(document: Mapping[str, Any]) -> tuple[str | None, int]:
+    """``{"secret": .., "keepPreviousSeconds": ..}``, either of which may be left out."""
+    secret, keep_s = document.get("secret"), document.get("keepPreviousSeconds", KEEP_SECRET_S)
+    for name in set(document) - {"secret", "keepPreviousSeconds"}:
+        raise wrong(name, "unknown member", "known here are secret, keepPreviousSeconds")
+    if secret is not None and not _is_secret(secret):
+        raise wrong("secret", f"is not {SECRET_FORM}", f"send {SECRET_FORM}, or leave it out to have one made")
+    if type(keep_s) is not int or not 0 <= keep_s <= KEEP_SECRET_S_MAX:
+        raise wrong("keepPreviousSeconds", "is no time", f"send seconds, 0 to {KEEP_SECRET_S_MAX}")
+    return secret, keep_s
+
+
 def whole(document: Mapping[str, Any]) -> Document:
     """The columns of a document that replaces another: what it leaves out gets its default."""
     return {**DEFAULTS, **read_values(document)}
@@ -268,7 +287,7 @@ def status_of(row: Subscription, now_ms: int) -> str:
     return "expired" if expires_ms is not None and expires_ms <= now_ms else row.subscription_status
 
 
-def shown(row: Subscription, *, now_ms: int, last_sequence: int, next_try_ms: int = 0) -> Document:
+def shown(row: Subscription, *, now_ms: int, last_sequence: int) -> Document:
     """A subscription as JSON values; of secrets no more than how many there are."""
     document = {
         "subscriptionId": row.subscription_id,
@@ -284,7 +303,7 @@ def shown(row: Subscription, *, now_ms: int, last_sequence: int, next_try_ms: in
         "createdAt": timestamp(row.created_at),
         "updatedAt": timestamp(row.updated_at),
         "delivery": row.delivery,
-        "state": _state(row, last_sequence, next_try_ms),
+        "state": _state(row, last_sequence),
     }
     if row.secret is not None:
         both = row.previous_secret is not None and now_ms < row.previous_secret_until_ms
@@ -295,7 +314,7 @@ def shown(row: Subscription, *, now_ms: int, last_sequence: int, next_try_ms: in
     return document
 
 
-def _state(row: Subscription, last_sequence: int, next_try_ms: int) -> Document:
+def _state(row: Subscription, last_sequence: int) -> Document:
     def moment(ms: int | None) -> str | None:
         return rfc3339(ms) if ms else None
 
@@ -312,6 +331,6 @@ def _state(row: Subscription, last_sequence: int, next_try_ms: int) -> Document:
         "lastSuccessAt": moment(row.last_success_ms),
         "lastFailure": failure if row.last_failure_ms else None,
         "failingSince": moment(row.failing_since_ms),
-        "nextTryAt": moment(next_try_ms),
+        "nextTryAt": None,  # known to the task that will try
         "pauseReason": row.pause_reason,
     }

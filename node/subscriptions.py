@@ -31,7 +31,6 @@ from node.subscription_documents import (
     shown,
     status_of,
     wrong,
-    written,
 )
 from protocols.errors import ClientFault
 from storage import batches, subscriptions
@@ -194,6 +193,14 @@ def find(connection: "Connection", subscription_id: str, caller: Caller, *, lock
     return row
 
 
+def find_webhook(connection: "Connection", subscription_id: str, *, caller: Caller) -> Subscription:
+    """A webhook subscription that is the caller's to use."""
+    row = find(connection, subscription_id, caller)
+    if row.subscription_type != "webhook":
+        raise wrong("subscriptionType", f"is {row.subscription_type}", "use the id of a webhook subscription")
+    return row
+
+
 def _is_own(row: Subscription, caller: Caller) -> bool:
     if caller.operates:
         return True
@@ -270,9 +277,7 @@ def rotate(
 
     Returns the subscription, and the secret where one was made for it.
     """
-    known = find(connection, subscription_id, caller, lock=True)
-    if known.secret is None:
-        raise wrong("subscriptionType", "only webhooks are signed", "use the id of a webhook subscription")
+    known = find_webhook(connection, subscription_id, caller=caller)
     made = None if given is not None else make_secret()
     values = {
         "secret": given or made,
@@ -304,10 +309,17 @@ async def follow(
         NotActiveError: It is paused, expired, or of another type.
     """
     if acknowledged is not None:
-        row = await database.run(partial(find, subscription_id=subscription_id, caller=caller))
-        cursors.moved(subscription_id, row.cursor_revision, acknowledged)
+        passed = partial(_passable, subscription_id=subscription_id, caller=caller, place=acknowledged)
+        cursors.moved(subscription_id, await database.run(passed), acknowledged)
     await cursors.flush()
     return await database.run(partial(_followed, subscription_id=subscription_id, caller=caller, kind=kind))
+
+
+def _passable(connection: "Connection", subscription_id: str, caller: Caller, place: Place) -> int:
+    """The revision of a cursor that may go forward to ``place``."""
+    row = find(connection, subscription_id, caller)
+    _refuse_future(place, batches.last_sequence(connection), "since")
+    return row.cursor_revision
 
 
 def _followed(connection: "Connection", subscription_id: str, caller: Caller, kind: str) -> Followed:
@@ -330,17 +342,3 @@ def _followed(connection: "Connection", subscription_id: str, caller: Caller, ki
 def _shown(connection: "Connection", row: Subscription) -> Document:
     return shown(row, now_ms=clock_ms(), last_sequence=batches.last_sequence(connection))
 
-
-__all__ = [
-    "Followed",
-    "change",
-    "create",
-    "delete",
-    "find",
-    "follow",
-    "get",
-    "page",
-    "replay",
-    "rotate",
-    "written",
-]

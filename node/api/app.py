@@ -23,6 +23,7 @@ from node.api import (
     problems,
     sources,
     stream,
+    subscriptions,
 )
 from node.api.services import Services
 
@@ -53,6 +54,7 @@ def create_app(services: Services) -> QuartTrio:
         ingest,
         events,
         stream,
+        subscriptions,
         sources,
         policies,
         objects,

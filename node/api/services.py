@@ -8,6 +8,8 @@ import attrs
 from node.callers import Access
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.ledger import CursorLedger
+from node.delivery.webhook_keeper import WebhookKeeper
 from node.ingest import Ingest
 from node.market import Market
 from node.nonces import NonceLedger
@@ -68,6 +70,8 @@ class Services:
     ingest: Ingest
     sources: SourceKeeper
     feed: Feed
+    cursors: CursorLedger
+    webhooks: WebhookKeeper
     objects: Objects
     overlay: OverlayServices
     database: Database

@@ -3,10 +3,10 @@
 What a crash takes with it is delivered again, never left out: a step is noted after what it stands for was taken.
 """
 
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
 from node.delivery.chunks import Place
@@ -15,9 +15,8 @@ from storage import subscriptions
 from storage.database import Database
 from storage.subscriptions import Step
 
-log = structlog.get_logger(__name__)
-
 FLUSH_S: Final = 0.25
+LAST_FLUSH_S: Final = 5.0
 
 
 class CursorLedger:
@@ -48,9 +47,10 @@ class CursorLedger:
                 self._news = trio.Event()
                 await self.flush()
                 await trio.sleep(self._flush_s)
-        finally:
-            with trio.move_on_after(5, shield=True):
+        except trio.Cancelled:
+            with trio.move_on_after(LAST_FLUSH_S, shield=True), suppress(WorldFault):
                 await self.flush()
+            raise
 
     async def flush(self) -> None:
         """Write all that was noted so far.
