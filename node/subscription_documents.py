@@ -242,8 +242,8 @@ def read_filter(criteria: Mapping[str, Any], topics: list[str]) -> Filter:
         return read_criteria({**criteria, "topics": topics} if topics else criteria)
     except ClientFault as error:
         inside = str(error.fields.get("field", ""))
-        error.fields["field"] = f"/overlayTopics{inside[7:]}" if topics and inside[:7] == "/topics" else (
-            f"/filterCriteria{inside}"
+        error.fields["field"] = (
+            f"/overlayTopics{inside[7:]}" if topics and inside[:7] == "/topics" else (f"/filterCriteria{inside}")
         )
         raise
 

@@ -16,8 +16,9 @@ from node.clock import clock_ms
 from node.delivery.chunks import Place
 from node.delivery.filters import Filter
 from node.delivery.ledger import CursorLedger
-from node.delivery.posting import Network, read_receiver
+from node.delivery.posting import read_receiver
 from node.delivery.signatures import make_secret
+from node.outbound import Network
 from node.subscription_documents import (
     DEFAULTS,
     STREAMS,
@@ -172,7 +173,8 @@ def _make_room(connection: "Connection", values: Document, caller: Caller) -> No
             return
         if last_try or not subscriptions.delete_expired(connection, holder=holder, now=moment_of(clock_ms())):
             raise TooManySubscriptionsError(
-                f"there are {counts.of_holder} of yours, {counts.total} in all", remedy="delete some that are not used"
+                f"there are {counts.of_holder} of yours, {counts.total} in all",
+                remedy="delete some that are not used",
             )
 
 
@@ -341,4 +343,3 @@ def _followed(connection: "Connection", subscription_id: str, caller: Caller, ki
 
 def _shown(connection: "Connection", row: Subscription) -> Document:
     return shown(row, now_ms=clock_ms(), last_sequence=batches.last_sequence(connection))
-

@@ -109,7 +109,9 @@ SUBSCRIPTION: Final = record(
         "createdAt": text(),
         "updatedAt": text(),
         "state": STATE,
-        "secrets": record({"count": integer("2: deliveries carry both signatures."), "previousUntil": nullable(text())}),
+        "secrets": record(
+            {"count": integer("2: deliveries carry both signatures."), "previousUntil": nullable(text())}
+        ),
         "secret": text("Shown once, where the node made it."),
     },
     "secrets",
@@ -149,7 +151,7 @@ def subscription_paths() -> dict[str, Any]:
                     **problem_answers("subscription-exists", "too-many-subscriptions", "body-too-large", *BAD, *WHO),
                 },
                 description=(
-                    "sse and websocket: a named, durable place and filter for a stream. webhook: events are posted to "
+                    "sse and websocket: a durable place and filter for a stream. webhook: events are posted to "
                     "callbackUrl, at least once and in order, signed as Standard Webhooks; a delivery is taken with "
                     "2xx, sent again with pauses that grow otherwise, and ended with 410. Retries carry the same "
                     "webhook-id. Anonymous callers may have streams' cursors only, for a day."

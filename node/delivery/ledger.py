@@ -48,7 +48,8 @@ class CursorLedger:
                 await self.flush()
                 await trio.sleep(self._flush_s)
         except trio.Cancelled:
-            with trio.move_on_after(LAST_FLUSH_S, shield=True), suppress(WorldFault):
+            deadline_s = trio.current_time() + LAST_FLUSH_S
+            with trio.CancelScope(deadline=deadline_s, shield=True), suppress(WorldFault):
                 await self.flush()
             raise
 
@@ -76,7 +77,9 @@ def _joined(first: Step, second: Step) -> Step:
     """Two steps as one; counts add up, of the rest the later word stands."""
     if first.revision > second.revision:
         first, second = second, first
-    cursors = [each.cursor for each in (first, second) if each.revision == second.revision and each.cursor is not None]
+    cursors = [
+        each.cursor for each in (first, second) if each.revision == second.revision and each.cursor is not None
+    ]
     failed = second if second.last_failure_ms is not None else first
     return Step(
         revision=second.revision,
@@ -89,5 +92,3 @@ def _joined(first: Step, second: Step) -> Step:
         last_failure_reason=failed.last_failure_reason,
         failing_since_ms=second.failing_since_ms,
     )
-
-

@@ -11,9 +11,11 @@ Nothing of an answer but its status and Retry-After is kept: a post is no way to
 import email.utils
 import functools
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -158,8 +160,8 @@ class Dialler:
                 return await self._opened(address, receiver)
             except ssl.SSLError as error:
                 raise UnreachableError(_tls_problem(error)) from error
-            except OSError as error:
-                problem = error.strerror or "the connection is refused"
+            except OSError as error:  # whose text names the address
+                problem = os.strerror(error.errno).lower() if error.errno else "it takes too long"
             except trio.BrokenResourceError as error:
                 if isinstance(error.__cause__, ssl.SSLError):
                     raise UnreachableError(_tls_problem(error.__cause__)) from error
@@ -168,10 +170,14 @@ class Dialler:
 
     async def _judged(self, receiver: Receiver) -> list[Address]:
         """The addresses of a receiver, every one of which may be called."""
-        look_up = functools.partial(socket.getaddrinfo, receiver.host.strip("[]"), receiver.port, 0, socket.SOCK_STREAM)
+        look_up = functools.partial(
+            socket.getaddrinfo, receiver.host.strip("[]"), receiver.port, 0, socket.SOCK_STREAM
+        )
         try:
             with trio.fail_after(RESOLVE_S):
-                found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=self._lookups)
+                found = await trio.to_thread.run_sync(  # type: ignore[call-arg]  # newer than its stubs
+                    look_up, abandon_on_cancel=True, limiter=self._lookups
+                )
         except trio.TooSlowError as error:
             raise UnreachableError("its name is not resolved in time") from error
         except (OSError, UnicodeError) as error:
@@ -186,7 +192,7 @@ class Dialler:
             with trio.fail_after(CONNECT_S):
                 return await self._secured(await _stream_to(address, receiver.port), receiver)
         except trio.TooSlowError as error:
-            raise OSError(0, "it takes too long") from error
+            raise TimeoutError from error
 
     async def _secured(self, stream: trio.SocketStream, receiver: Receiver) -> trio.abc.Stream:
         if not receiver.secure:
@@ -297,10 +303,8 @@ class Line:
             ],
         )
         parts = [self._http.send(event) or b"" for event in (head, h11.Data(data=body), h11.EndOfMessage())]
-        try:
+        with suppress(trio.BrokenResourceError):  # it may have answered before it closed
             await self._stream.send_all(b"".join(parts))
-        except trio.BrokenResourceError:
-            pass  # it may have answered before it closed
         response = await self._response(self._stream)
         if not await self._ends(self._stream):
             await self.aclose()

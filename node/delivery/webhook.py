@@ -20,11 +20,12 @@ from node.delivery.ahead import Ahead
 from node.delivery.chunks import Message, Place
 from node.delivery.feed import Feed
 from node.delivery.filters import Filter
-from node.delivery.ledger import CursorLedger, Step
+from node.delivery.ledger import CursorLedger
 from node.delivery.posting import Answer, Line
 from node.delivery.reading import Reading
 from node.delivery.signatures import message_id, read_secret, signed_headers
 from storage.database import Database
+from storage.subscriptions import Step
 
 log = structlog.get_logger(__name__)
 

@@ -18,9 +18,10 @@ from node.clock import clock_ms
 from node.config import RestartPolicy
 from node.delivery.feed import Feed
 from node.delivery.ledger import CursorLedger
-from node.delivery.posting import Answer, Dialler, Line, Network, read_receiver
+from node.delivery.posting import Answer, Dialler, Line, read_receiver
 from node.delivery.signatures import message_id
 from node.delivery.webhook import Delivery, Parcel, Secrets, send
+from node.outbound import Network
 from node.subscription_documents import milliseconds, moment_of, place_of, read_delivery, read_filter
 from node.subscriptions import WEBHOOKS_MAX
 from protocols.certificate import rfc3339
