@@ -29,6 +29,7 @@ from node.clock import clock_ms
 from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.reading import begin
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
 from node.exchange import Exchange
@@ -503,6 +504,7 @@ class Node:
             on_proof=exchange.take_proof,
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
+        await begin(self.feed, self._database)
         async with trio.open_nursery() as core:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
@@ -565,6 +567,7 @@ class Node:
                 body_bytes_max=self._settings.overlay_request_bytes_max,
                 public_url=self._settings.overlay_public_url,
                 stream_enabled=self._settings.event_stream_sse_enabled,
+                websocket_enabled=self._settings.event_stream_websocket_enabled,
                 stream_clients_max=self._settings.event_stream_max_clients,
                 heartbeat_ms=self._settings.event_stream_heartbeat_interval_ms,
                 signature_ttl_ms=self._settings.event_signature_ttl_seconds * 1000,
@@ -610,6 +613,7 @@ class Node:
             )
             await self._stop.wait()
             self._ready = False
+            self.feed.close()
             web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
 
     async def _drain(self) -> None:

@@ -35,6 +35,7 @@ RULES: Final[dict[str, Rule]] = {
     "events.list_versions": Rule(Need.READ, "events"),
     "events.get_batch": Rule(Need.READ, "events"),
     "stream.stream_events": Rule(Need.READ, "stream"),
+    "stream.stream_socket": Rule(Need.READ, "stream"),
     "sources.create_source": Rule(Need.OWN),
     "sources.change_source": Rule(Need.OWN),
     "sources.replace_source": Rule(Need.OWN),

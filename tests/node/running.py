@@ -22,6 +22,7 @@ from node.compute import pack_outputs
 from node.config import ReadGroup, RestartPolicy
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.reading import begin
 from node.driver import Driver
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
@@ -327,6 +328,7 @@ async def running(
     feed = feed or Feed()
     recorder = Recorder()
     with Database(postgres_url) as database:
+        await begin(feed, database)
         ingest = Ingest(
             network=NETWORK,
             limits=limits or IngestLimits(),
