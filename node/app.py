@@ -30,6 +30,7 @@ from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.delivery.ledger import CursorLedger
+from node.delivery.reading import begin
 from node.delivery.webhook_keeper import WebhookKeeper
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
@@ -510,6 +511,7 @@ class Node:
             on_proof=exchange.take_proof,
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
+        await begin(self.feed, self._database)
         async with trio.open_nursery() as core:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
@@ -575,6 +577,7 @@ class Node:
                 body_bytes_max=self._settings.overlay_request_bytes_max,
                 public_url=self._settings.overlay_public_url,
                 stream_enabled=self._settings.event_stream_sse_enabled,
+                websocket_enabled=self._settings.event_stream_websocket_enabled,
                 stream_clients_max=self._settings.event_stream_max_clients,
                 heartbeat_ms=self._settings.event_stream_heartbeat_interval_ms,
                 signature_ttl_ms=self._settings.event_signature_ttl_seconds * 1000,
@@ -622,6 +625,7 @@ class Node:
             )
             await self._stop.wait()
             self._ready = False
+            self.feed.close()
             web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
 
     async def _drain(self) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from agents.timestamps import epoch_ms
-from node.delivery.chunks import Place, read_place
+from node.delivery.chunks import WHOLE_BATCH, Place, read_place
 from node.delivery.criteria import read_criteria
 from node.delivery.filters import Filter
 from node.delivery.signatures import read_secret
@@ -37,7 +37,6 @@ RETRY_FOR_S_MAX: Final = 30 * DAY_S
 TIMEOUT_S_MAX: Final = 60
 KEEP_SECRET_S: Final = DAY_S
 KEEP_SECRET_S_MAX: Final = 30 * DAY_S
-WHOLE_BATCH: Final = 2**31  # a cursor after a whole batch, however many events that has
 EPOCH: Final = datetime.datetime(1970, 1, 1)
 
 

@@ -13,7 +13,7 @@ import attrs
 
 from node.callers import Caller, IdentityRequiredError, NotPermittedError
 from node.clock import clock_ms
-from node.delivery.chunks import Place
+from node.delivery.chunks import WHOLE_BATCH, Place
 from node.delivery.filters import Filter
 from node.delivery.ledger import CursorLedger
 from node.delivery.posting import read_receiver
@@ -102,7 +102,7 @@ def create(
     start = values.pop("since", None)
     last = batches.last_sequence(connection)
     if start is None:
-        start = Place(sequence=last, position=2**31)
+        start = Place(sequence=last, position=WHOLE_BATCH)
     _refuse_future(start, last, "since")
     row = subscriptions.create(
         connection, {**values, "cursor_sequence": start.sequence, "cursor_position": start.position}

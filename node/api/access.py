@@ -45,6 +45,7 @@ RULES: Final[dict[str, Rule]] = {
     "subscriptions.replay_subscription": Rule(Need.READ, "stream"),
     "subscriptions.test_subscription": Rule(Need.READ, "stream"),
     "subscriptions.rotate_secret": Rule(Need.READ, "stream"),
+    "stream.stream_socket": Rule(Need.READ, "stream"),
     "sources.create_source": Rule(Need.OWN),
     "sources.change_source": Rule(Need.OWN),
     "sources.replace_source": Rule(Need.OWN),

@@ -22,6 +22,8 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-json": (400, "The body is no acceptable JSON", "Send one JSON document in UTF-8."),
     "invalid-request": (400, "The request is not in its form", "See /openapi.json for the form."),
     "invalid-parameter": (400, "A query parameter is wrong", "See /openapi.json for the parameters."),
+    "invalid-filter": (400, "The filter criteria are wrong", "Mend the member named; see /openapi.json."),
+    "invalid-message": (400, "The message is not understood", "See /openapi.json for messages of the stream."),
     "invalid-uhrp-url": (400, "No UHRP URL", "Use XU and 50 characters, or a SHA-256 in hex."),
     "invalid-query": (400, "The service does not know the query", "Its documentation describes the queries."),
     "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
@@ -65,13 +67,13 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "range-not-satisfiable": (416, "No byte is in the range", "Content-Range says how many there are."),
     "invalid-configuration": (422, "The source's configuration is not usable", "Mend the field named."),
     "source-fault": (503, "The source cannot be read", "See its state at /overlay/sources/{sourceId}."),
-    "invalid-filter": (422, "The filter is not usable", "Mend the member named."),
     "invalid-callback": (422, "The callback URL is not called", "Send an https URL of a public host."),
     "invalid-policy": (422, "The policy is not usable", "Mend the document at the path named."),
     "missing-function": (422, "The policy names a function that is not here", "Install its package on this node."),
     "invalid-template": (422, "The job template is not usable", "Mend the field named."),
     "source-disabled": (403, "The source is disabled", "Enable it with PATCH /overlay/sources/{sourceId}."),
     "too-many-subscriptions": (429, "There are as many subscriptions as may be", "Delete some that are not used."),
+    "too-many-messages": (429, "Too many messages on one connection", "Send fewer a second."),
     "overloaded": (429, "The node is at its limit", "Wait as long as Retry-After says, then send it again."),
     "internal": (500, "The node failed", "Tell its operator the request id."),
     "unavailable": (503, "Something the node needs is down", "Send it again shortly."),
@@ -81,6 +83,11 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "too-few-holders": (503, "Too few peers could hold the batch", "Ask for durability 'local', or send it later."),
     "not-replicated": (503, "Too few peers hold the batch so far", "Send it again: a repeat is harmless."),
     "stream-disabled": (503, "This node serves no streams", "Use another node."),
+    "too-many-expressions": (
+        503,
+        "As many expressions are evaluated as may be",
+        "Filter at the client, or elsewhere.",
+    ),
     "too-many-streams": (503, "The node serves as many streams as it may", "Try again later, or elsewhere."),
 }
 HTTP_CODES: Final = {
@@ -101,6 +108,7 @@ RETRY_AFTER_S: Final = {
     "not-synced": 2,
     "too-few-holders": 5,
     "not-replicated": 2,
+    "too-many-expressions": 10,
     "too-many-streams": 10,
     "not-certified": 1,
 }

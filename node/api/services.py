@@ -49,6 +49,7 @@ class ApiSettings:
     public_url: str = ""
     body_timeout_s: float = 30.0
     stream_enabled: bool = True
+    websocket_enabled: bool = True
     stream_clients_max: int = 1_000
     heartbeat_ms: int = 15_000
     signature_ttl_ms: int = 300_000

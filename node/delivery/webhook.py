@@ -88,7 +88,12 @@ async def send(line: Line, parcel: Parcel, secrets: Secrets, timeout_s: float) -
 
 
 class Delivery:
-    """Runs one subscription. ``next_try_ms`` is when a delivery that failed is sent again; 0: none failed."""
+    """Runs one subscription.
+
+    Attributes:
+        failing_since_ms: The first failure since the last success, in an earlier run or this one.
+        next_try_ms: When a delivery that was not taken is sent again; 0 where none waits.
+    """
 
     def __init__(
         self,
@@ -112,7 +117,7 @@ class Delivery:
         self._secrets = secrets
         self._place = start
         self._revision = revision
-        self._failing_since_ms = failing_since_ms
+        self.failing_since_ms = failing_since_ms
         self._line = line
         self._database = database
         self._feed = feed
@@ -174,8 +179,8 @@ class Delivery:
         while not answer.delivered:
             now_ms = clock_ms()
             self._failed(answer, now_ms)
-            assert self._failing_since_ms is not None, "it failed just now"
-            left_s = self._options.retry_for_s - (now_ms - self._failing_since_ms) / 1000
+            assert self.failing_since_ms is not None, "it failed just now"
+            left_s = self._options.retry_for_s - (now_ms - self.failing_since_ms) / 1000
             if answer.status == GONE:
                 return "the receiver answered 410: it wants no more"
             if left_s <= 0:
@@ -199,7 +204,7 @@ class Delivery:
 
     def _taken(self, parcel: Parcel) -> None:
         self._place = max(self._place, parcel.upto)
-        self._failing_since_ms = None
+        self.failing_since_ms = None
         self.next_try_ms = 0
         self._note(
             Step(
@@ -211,8 +216,8 @@ class Delivery:
         )
 
     def _failed(self, answer: Answer, now_ms: int) -> None:
-        if self._failing_since_ms is None:
-            self._failing_since_ms = now_ms
+        if self.failing_since_ms is None:
+            self.failing_since_ms = now_ms
             log.warning("webhook.failing", why=answer.reason, status=answer.status)
         self._note(
             Step(
@@ -225,4 +230,4 @@ class Delivery:
         )
 
     def _note(self, step: Step) -> None:
-        self._cursors.note(self._subscription_id, attrs.evolve(step, failing_since_ms=self._failing_since_ms))
+        self._cursors.note(self._subscription_id, attrs.evolve(step, failing_since_ms=self.failing_since_ms))

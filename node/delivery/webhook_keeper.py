@@ -28,7 +28,7 @@ from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, WorldFault
 from storage import subscriptions
 from storage.database import Database
-from storage.subscriptions import Subscription
+from storage.subscriptions import Step, Subscription
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=300.0)
-DATABASE_PAUSE_S: Final = 2.0
+RESTARTS: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
 TESTS_AT_ONCE: Final = 8
 
 
@@ -54,6 +54,7 @@ class Wanted:
     subscription_id: str
     parts: tuple[object, ...] = attrs.field(repr=False)
     expires_ms: int | None
+    revision: int
 
 
 @attrs.define(kw_only=True)
@@ -170,16 +171,33 @@ class WebhookKeeper:
         subscription_id = running.wanted.subscription_id
         try:
             with running.scope, structlog.contextvars.bound_contextvars(subscription=subscription_id):
-                paused = False
-                while not paused:
+                over, delay_s = False, RESTARTS.delay_s_first
+                while not over:
                     try:
                         await self._once(running)
-                        paused = True
+                        over = True
                     except* WorldFault as faults:
-                        log.warning("webhook.interrupted", exc_info=faults)
-                        await trio.sleep(DATABASE_PAUSE_S)
+                        self._interrupted(running, faults)
+                        await trio.sleep(delay_s)
+                        delay_s = min(2 * delay_s, RESTARTS.delay_s_max)
         finally:
             running.ended.set()
+
+    def _interrupted(self, running: _Running, faults: BaseExceptionGroup[WorldFault]) -> None:
+        """The node itself could not go on: shown, and no fault of the receiver."""
+        fault: BaseException = faults
+        while isinstance(fault, BaseExceptionGroup):
+            fault = fault.exceptions[0]
+        log.warning("webhook.interrupted", why=str(fault))
+        if running.delivery is None:
+            return
+        step = Step(
+            revision=running.wanted.revision,
+            last_failure_ms=clock_ms(),
+            last_failure_reason=f"the node: {fault}",
+            failing_since_ms=running.delivery.failing_since_ms,
+        )
+        self._cursors.note(running.wanted.subscription_id, step)
 
     async def _once(self, running: _Running) -> None:
         """Deliver from where the subscription stands until it has to be paused; pause it."""
@@ -237,8 +255,8 @@ def _wanted(connection: "Connection") -> list[Wanted]:
                 row.secret,
                 row.previous_secret,
                 row.previous_secret_until_ms,
-                row.cursor_revision,
             ),
+            revision=row.cursor_revision,
             expires_ms=milliseconds(row.expires_at),
         )
         for row in subscriptions.active(connection, "webhook", WEBHOOKS_MAX)

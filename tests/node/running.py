@@ -24,6 +24,7 @@ from node.config import ReadGroup, RestartPolicy
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.delivery.ledger import CursorLedger
+from node.delivery.reading import begin
 from node.delivery.webhook_keeper import WebhookKeeper
 from node.driver import Driver
 from node.executor import Sealed
@@ -335,6 +336,7 @@ async def running(
     feed = feed or Feed()
     recorder = Recorder()
     with Database(postgres_url) as database:
+        await begin(feed, database)
         ingest = Ingest(
             network=NETWORK,
             limits=limits or IngestLimits(),

@@ -23,18 +23,18 @@ from storage.subscriptions import Step
 from tests.node.running import AGENT, NODE, KeySigner, Running, running
 
 PATH = "/overlay/subscriptions"
-STRANGER = KeySigner(9)
+STRANGER, OPERATOR = KeySigner(9), KeySigner(7)
 PUBLIC = frozenset(get_args(ReadGroup))
 URL = "https://receiver.example/hook"
 
 
 @pytest.fixture
 async def node(postgres_url: str) -> AsyncIterator[Running]:
-    """Anybody may read; the node's key operates."""
-    access = Access(public_reads=PUBLIC, operators=frozenset({NODE.identity}))
+    """Anybody may read; one key operates."""
+    access = Access(public_reads=PUBLIC, operators=frozenset({OPERATOR.identity}))
     async with running(postgres_url, access=access) as started:
         await started.client.post(
-            "/overlay/sources", json={"sourceId": "s1", "name": "One", "sourceType": "webhook"}, auth=signed(NODE)
+            "/overlay/sources", json={"sourceId": "s1", "name": "One", "sourceType": "webhook"}, auth=signed(OPERATOR)
         )
         yield started
 
@@ -102,7 +102,7 @@ HOOK = {"subscriptionType": "webhook", "callbackUrl": URL}
         ({"expiresAt": "tomorrow"}, 400, "/expiresAt"),
         ({"overlayTopics": "t.one"}, 400, "/overlayTopics"),
         ({"overlayTopics": ["t.one"], "filterCriteria": {"topics": ["t.two"]}}, 400, "/overlayTopics"),
-        ({"filterCriteria": {"surprise": 1}}, 422, "/filterCriteria/surprise"),
+        ({"filterCriteria": {"surprise": 1}}, 400, "/filterCriteria/surprise"),
         ({"since": "then"}, 400, "/since"),
         ({"since": "1.1"}, 400, "/since"),
         ({"callbackUrl": URL}, 400, "/callbackUrl"),
@@ -158,11 +158,11 @@ async def test_each_has_its_own_and_operators_all(node: Running) -> None:
             assert answer.status_code == 404, "whether it exists is not told"
     listed = (await node.client.get(PATH, auth=signed(STRANGER))).json()["subscriptions"]
     assert [each["subscriptionId"] for each in listed] == [theirs]
-    everything = (await node.client.get(PATH, auth=signed(NODE))).json()["subscriptions"]
+    everything = (await node.client.get(PATH, auth=signed(OPERATOR))).json()["subscriptions"]
     assert {each["subscriptionId"] for each in everything} == {mine, theirs}
-    assert (await read(node, mine, NODE)).status_code == 200
+    assert (await read(node, mine, OPERATOR)).status_code == 200
     assert (await make(node, STRANGER, clientIdentityKey=AGENT.identity.hex())).status_code == 403
-    given = await make(node, NODE, clientIdentityKey=AGENT.identity.hex())
+    given = await make(node, OPERATOR, clientIdentityKey=AGENT.identity.hex())
     assert (await read(node, given.json()["subscriptionId"])).status_code == 200
 
 
@@ -180,7 +180,7 @@ async def test_anonymous_callers_have_cursors_for_a_day_and_nothing_is_sent_on_t
 
 
 async def test_where_streams_are_not_public_strangers_have_none(postgres_url: str) -> None:
-    access = Access(readers=frozenset({AGENT.identity}), operators=frozenset({NODE.identity}))
+    access = Access(readers=frozenset({AGENT.identity}), operators=frozenset({OPERATOR.identity}))
     async with running(postgres_url, access=access) as node:
         assert (await make(node, None)).status_code == 401
         assert (await make(node, STRANGER)).status_code == 403
@@ -214,8 +214,8 @@ async def test_limits_and_what_has_expired_makes_room(node: Running, monkeypatch
     assert (await make(node, STRANGER)).status_code == 201, "the others have theirs"
     monkeypatch.setattr(subscriptions, "SUBSCRIPTIONS_MAX", 5)
     assert (await make(node, STRANGER)).status_code == 429, "a part is the operators'"
-    assert (await make(node, NODE)).status_code == 201
-    assert (await make(node, NODE)).status_code == 429
+    assert (await make(node, OPERATOR)).status_code == 201
+    assert (await make(node, OPERATOR)).status_code == 429
 
 
 async def test_anonymous_callers_share_one_limit(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
