@@ -428,7 +428,6 @@ async def test_tls_is_verified(postgres_url: str) -> None:
         async with receiving() as plain:
             plain.scheme = "https"
             subscription = await subscribe(node, plain)
-            failure = (await until_shown(node, subscription, cursor="0.0"))["state"]
             with trio.fail_after(20):
                 while not (failure := (await shown(node, subscription))["state"])["failures"]:
                     await trio.sleep(0.02)
