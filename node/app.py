@@ -29,6 +29,9 @@ from node.clock import clock_ms
 from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.ledger import CursorLedger
+from node.delivery.reading import begin
+from node.delivery.webhook_keeper import WebhookKeeper
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
 from node.exchange import Exchange
@@ -299,12 +302,17 @@ class Node:
             unsettle=self.ingest.unsettle,
             timeout_s=settings.event_processing_timeout_ms / 1000,
         )
+        outbound_allowed = [ip_network(network) for network in settings.overlay_outbound_allow]
         self.sources = SourceKeeper(
             database=database,
             ingest=self.ingest,
             connectors=self._connectors(),
-            outbound_allowed=[ip_network(network) for network in settings.overlay_outbound_allow],
+            outbound_allowed=outbound_allowed,
             compute=workers.read,
+        )
+        self.cursors = CursorLedger(database)
+        self.webhooks = WebhookKeeper(
+            database=database, feed=self.feed, cursors=self.cursors, allowed=outbound_allowed
         )
 
     def _connectors(self) -> dict[str, Connector]:
@@ -510,6 +518,7 @@ class Node:
             on_proof=exchange.take_proof,
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
+        await begin(self.feed, self._database)
         async with trio.open_nursery() as core:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
@@ -526,6 +535,8 @@ class Node:
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
                 edges.start_soon(supervise, "sync", self.sync.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
+                edges.start_soon(supervise, "cursors", self.cursors.run, RESTARTS)
+                edges.start_soon(supervise, "webhooks", self.webhooks.run, RESTARTS)
                 edges.start_soon(supervise, "trust", self.trust.run, RESTARTS)
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(supervise, "retention", Retention(self._database).run, RESTARTS)
@@ -541,6 +552,7 @@ class Node:
                 edges.cancel_scope.cancel()
             await self.records.flush()
             await self.trust.flush()
+            await self.cursors.flush()
             core.cancel_scope.cancel()
 
     def _overlay(self, discovery: Discovery, offer: Offer) -> OverlayServices:
@@ -572,6 +584,7 @@ class Node:
                 body_bytes_max=self._settings.overlay_request_bytes_max,
                 public_url=self._settings.overlay_public_url,
                 stream_enabled=self._settings.event_stream_sse_enabled,
+                websocket_enabled=self._settings.event_stream_websocket_enabled,
                 stream_clients_max=self._settings.event_stream_max_clients,
                 heartbeat_ms=self._settings.event_stream_heartbeat_interval_ms,
                 signature_ttl_ms=self._settings.event_signature_ttl_seconds * 1000,
@@ -583,6 +596,8 @@ class Node:
             ingest=self.ingest,
             sources=self.sources,
             feed=self.feed,
+            cursors=self.cursors,
+            webhooks=self.webhooks,
             objects=self.objects,
             overlay=overlay,
             database=self._database,
@@ -619,6 +634,7 @@ class Node:
             )
             await self._stop.wait()
             self._ready = False
+            self.feed.close()
             web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
 
     async def _drain(self) -> None:

@@ -5,8 +5,8 @@ from typing import Any, Final, cast
 import trio
 from quart import Request, Response, g
 
-from node.api.connection import PacedRequest
 from node.api.keyed import HEADER
+from node.api.pacing import PacedRequest
 from node.api.problems import described
 from node.api.services import Services
 from node.api.stream import TooManyStreamsError

@@ -5,11 +5,22 @@ from typing import Any, Final
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.openapi_doors import DOOR_SCHEMAS, door_paths, ingest_operation
 from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
+from node.api.openapi_subscriptions import SUBSCRIPTION_SCHEMAS, subscription_paths
 from node.api.schemas import EVENT, HEX, LEVEL, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
 from node.policy_files import YAML_TYPES
 
 VERSION: Final = "3.1.0"
-TAGS: Final = ("events", "batches", "sources", "objects", "overlay services", "market", "identity", "node")
+TAGS: Final = (
+    "events",
+    "batches",
+    "subscriptions",
+    "sources",
+    "objects",
+    "overlay services",
+    "market",
+    "identity",
+    "node",
+)
 DESCRIPTION: Final = (
     "Post batches of events to any node; follow their certification; stream what is certified; keep a "
     "certificate that verifies offline. Errors are problem documents (RFC 9457) that say what to do."
@@ -398,6 +409,7 @@ def document() -> dict[str, Any]:
         "tags": [{"name": name} for name in TAGS],
         "paths": {
             **_event_paths(),
+            **subscription_paths(),
             **_source_paths(),
             **door_paths(),
             **_object_paths(),
@@ -408,5 +420,8 @@ def document() -> dict[str, Any]:
             **_node_paths(),
         },
         "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
-        "components": {"schemas": SCHEMAS | DOOR_SCHEMAS, "securitySchemes": SECURITY_SCHEMES},
+        "components": {
+            "schemas": SCHEMAS | DOOR_SCHEMAS | SUBSCRIPTION_SCHEMAS,
+            "securitySchemes": SECURITY_SCHEMES,
+        },
     }

@@ -8,6 +8,8 @@ import attrs
 from node.callers import Access
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.ledger import CursorLedger
+from node.delivery.webhook_keeper import WebhookKeeper
 from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest
 from node.line_stream import IDLE_S
@@ -50,6 +52,7 @@ class ApiSettings:
     body_timeout_s: float = 30.0
     ingest_idle_s: float = IDLE_S
     stream_enabled: bool = True
+    websocket_enabled: bool = True
     stream_clients_max: int = 1_000
     heartbeat_ms: int = 15_000
     signature_ttl_ms: int = 300_000
@@ -72,6 +75,8 @@ class Services:
     ingest: Ingest
     sources: SourceKeeper
     feed: Feed
+    cursors: CursorLedger
+    webhooks: WebhookKeeper
     objects: Objects
     overlay: OverlayServices
     database: Database

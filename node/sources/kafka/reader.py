@@ -19,7 +19,7 @@ import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from node.kafka_messages import KafkaMessage, Reading, events_of
-from node.outbound import ForbiddenAddressError, resolve
+from node.outbound import ForbiddenAddressError, OutboundFault, resolve
 from node.source_settings.kafka import KafkaSettings
 from node.sources.intake import Intake, SourceFault
 from node.sources.kafka import client
@@ -112,8 +112,10 @@ class Reader:
         """Where to call a broker: the judged address, or its name where a certificate has to bear it."""
         host, _, port = broker.rpartition(":")
         try:
-            address = await resolve(host.strip("[]"), int(port), self._intake.outbound_allowed)
-        except (OSError, trio.TooSlowError):
+            address, *_ = await resolve(host.strip("[]"), int(port), self._intake.outbound_allowed)
+        except ForbiddenAddressError:
+            raise
+        except (OSError, OutboundFault):
             raise SourceFault(f"a broker's name leads nowhere: {host}") from None
         if self._settings.tls is not None:
             return broker
@@ -124,7 +126,9 @@ class Reader:
         for host, port in sorted(brokers):
             try:
                 await resolve(host.strip("[]"), port, self._intake.outbound_allowed)
-            except (OSError, trio.TooSlowError):
+            except ForbiddenAddressError:
+                raise
+            except (OSError, OutboundFault):
                 continue  # it cannot be called either
 
     async def _hand_on(self) -> None:

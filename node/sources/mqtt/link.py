@@ -4,6 +4,7 @@ import os
 import ssl
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -87,9 +88,12 @@ async def open_link(settings: MqttSettings, allowed: Sequence[IPv4Network | IPv6
 async def _connected(settings: MqttSettings, allowed: Sequence[IPv4Network | IPv6Network]) -> trio.abc.Stream:
     place = f"{settings.host}:{settings.at_port}"
     try:
-        address = await resolve(settings.host, settings.at_port, allowed)
+        addresses = await resolve(settings.host, settings.at_port, allowed)
         with trio.fail_after(CONNECT_S):
-            return await trio.open_tcp_stream(str(address), settings.at_port)
+            for address in addresses[:-1]:
+                with suppress(OSError):
+                    return await trio.open_tcp_stream(str(address), settings.at_port)
+            return await trio.open_tcp_stream(str(addresses[-1]), settings.at_port)
     except trio.TooSlowError:
         raise SourceFault(f"{place} does not answer") from None
     except OSError as error:
