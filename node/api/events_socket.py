@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import attrs
 import orjson
@@ -34,6 +35,7 @@ FAULTS_MAX: Final = 5  # then the connection is closed
 CREDIT_MAX: Final = 1_000_000
 ID_CHARS_MAX: Final = 64
 TOLD_MAX: Final = 16  # answers that wait to be written; then the client is not heard further
+CLOSING_S: Final = 2.0
 LOOK_S: Final = 1.0
 GOING_AWAY, POLICY, FAILED, TRY_LATER = 1001, 1008, 1011, 1013  # RFC 6455, section 7.4.1, and its registry
 
@@ -70,6 +72,9 @@ class Ending:
 
     code: int
     reason: str
+
+
+Told: TypeAlias = Wish | Ending | Callable[[], bytes]  # the last: an answer, made when it is written
 
 
 class Allowance:
@@ -111,7 +116,7 @@ class EventSocket:
         self._wish: Wish | None = None
         self._ending: Ending | None = None
         self._news = trio.Event()
-        self._tell, self._told = trio.open_memory_channel[bytes | Wish | Ending](TOLD_MAX)
+        self._tell, self._told = trio.open_memory_channel[Told](TOLD_MAX)
 
     async def serve(self, wanted: Filter, start: Place | None) -> None:
         """Serve an accepted WebSocket until the client, the node or a fault ends it."""
@@ -145,6 +150,7 @@ class EventSocket:
             await self._say(error_message(fault))
             self._ending = Ending(FAILED, fault.code)
         await self._socket.close(self._ending.code, self._ending.reason)
+        await trio.sleep(CLOSING_S)  # cut short when the client closes; what it still sends must not reset this
 
     async def _read_on(self) -> None:
         """Write one reading, until a wish, an ending, or being cut off."""
@@ -203,7 +209,7 @@ class EventSocket:
             elif isinstance(told, Ending):
                 self._ending = told
             else:
-                await self._say(told)
+                await self._say(told())
         if trio.current_time() >= self._beat_s:
             await self._say(self._heartbeat())
         if self._feed.closing and self._ending is None:
@@ -266,18 +272,20 @@ class EventSocket:
                 answer = self._understood(text)
             except ClientFault as fault:
                 faults += 1
-                answer = error_message(fault)
+                answer = partial(error_message, fault)
             await self._tell.send(answer)
             self._nudge()
         await self._tell.send(Ending(POLICY, "too many messages that were not understood"))
         self._nudge()
+        while True:
+            await self._socket.receive()
 
     def _nudge(self) -> None:
         self._news.set()
         self._reading.nudge()
 
-    def _understood(self, text: str | bytes) -> bytes | Wish:
-        """Act on a message; what is to be answered, or a new filter.
+    def _understood(self, text: str | bytes) -> "Told":
+        """What the writer is to do about a message.
 
         Raises:
             ClientFault: It is not understood.
@@ -290,24 +298,30 @@ class EventSocket:
                 return self._acknowledge(document)
             case "credit":
                 return self._grant(document)
+        return partial(self._pong, document)
+
+    def _pong(self, document: Mapping[str, Any]) -> bytes:
         pong = {"type": "pong", "timestamp": rfc3339(clock_ms()), "sequence": str(self._place)}
         return orjson.dumps({**pong, "id": document["id"]} if "id" in document else pong)
 
-    def _acknowledge(self, document: Mapping[str, Any]) -> bytes:
+    def _acknowledge(self, document: Mapping[str, Any]) -> "Told":
         place = _read_sequence(document, "sequence")
         if place > self._place:
             raise InvalidMessageError(
                 f"nothing was sent past {self._place}", field="/sequence", remedy="acknowledge what was received"
             )
         self._acknowledged = place if self._acknowledged is None else max(place, self._acknowledged)
-        return orjson.dumps({"type": "acked", "sequence": str(self._acknowledged)})
+        return partial(orjson.dumps, {"type": "acked", "sequence": str(self._acknowledged)})
 
-    def _grant(self, document: Mapping[str, Any]) -> bytes:
+    def _grant(self, document: Mapping[str, Any]) -> "Told":
         events = document.get("events")
         if type(events) is not int or not 0 <= events <= CREDIT_MAX:
             raise InvalidMessageError(
                 "'events' is no window", field="/events", remedy=f"send a number from 0 to {CREDIT_MAX}"
             )
+        return partial(self._granted, events)
+
+    def _granted(self, events: int) -> bytes:
         self._credit = events
         return orjson.dumps({"type": "credit", "events": events, "sequence": str(self._place)})
 
