@@ -448,3 +448,6 @@ CREATE TABLE source_rejections (
     rejected_at TIMESTAMP NOT NULL DEFAULT NOW()
 );
 CREATE INDEX idx_source_rejections_source ON source_rejections (source_id, number);
+
+-- certificates of others are objects too: who refers to one finds it wherever it is kept
+CREATE INDEX idx_certificate_log_object ON certificate_log (sha256(certificate)) WHERE certificate IS NOT NULL;

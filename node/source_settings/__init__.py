@@ -10,12 +10,14 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from node.source_settings.base import HIDDEN, SECRET_NAMES, SourceSettings
+from node.source_settings.overlay import OverlaySettings
 from node.source_settings.webhook import WebhookSettings
 from protocols.errors import ClientFault
 
 __all__ = ["HIDDEN", "SECRET_NAMES", "SETTINGS", "InvalidConfigurationError", "SourceSettings", "hidden", "read"]
 
 SETTINGS: Final[dict[str, type[SourceSettings]]] = {
+    "overlay": OverlaySettings,
     "webhook": WebhookSettings,
 }
 
