@@ -63,7 +63,7 @@ class Wishes:
 def choose(encoded: Sequence[bytes], wishes: Wishes) -> list[tuple[QuorumCertificate | None, str]]:
     """The certificates among these that are wanted, each checked whole: None for others.
 
-    Returns with each what is wrong with it: signatures, or a quorum that its level does not allow; empty if nothing is.
+    Returns with each what is wrong with it: signatures, or a quorum that its level does not allow. Empty: nothing.
     """
     found: list[tuple[QuorumCertificate | None, str]] = []
     for each in encoded:

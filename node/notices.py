@@ -5,7 +5,8 @@ of the topics it claims, and believed only when its certificate holds. One that 
 certificates come by the peers' logs, too.
 """
 
-from collections import OrderedDict
+import random
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +26,8 @@ from storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-QUEUE_MAX: Final = 64
+NODES_AT_ONCE: Final = 8  # whose notices are followed side by side: one that does not answer holds up its own
+WAITING_MAX: Final = 16  # notices of one node
 RATE_PER_S: Final = 4.0  # notices of one node that are heard
 BURST: Final = 16.0
 NODES_MAX: Final = 1_024
@@ -49,7 +51,7 @@ class Interests:
             del self._followed[key]
 
     def wants(self, topics: Sequence[str]) -> bool:
-        return any(matches_any(patterns, topics) for patterns in self._followed.values())
+        return any(matches_any(patterns, topics) for patterns in list(self._followed.values()))
 
     def __bool__(self) -> bool:
         return bool(self._followed)
@@ -74,35 +76,58 @@ class Notices:
         self._clock = clock
         self._allowed: OrderedDict[IdentityKey, tuple[float, float]] = OrderedDict()  # notices left, and when counted
         self._seen: OrderedDict[str, None] = OrderedDict()
-        self._send, self._receive = trio.open_memory_channel[tuple[IdentityKey, list[str]]](QUEUE_MAX)
+        self._waiting: dict[IdentityKey, deque[CertifiedNotice]] = {}
+        self._places = trio.CapacityLimiter(NODES_AT_ONCE)
+        self._send, self._receive = trio.open_memory_channel[IdentityKey](NODES_MAX)
 
     def hear(self, signed: Signed[CertifiedNotice]) -> None:
         """Take a notice in whose signature was checked. Never waits; what is too much is left out."""
         if not self._interests or not self._may(signed.signer):
             return
-        batch_ids = [
-            batch_id
-            for batch in signed.message.batches
-            for batch_id in [PREFIX + batch.batch.hex()]
-            if batch_id not in self._seen and self._interests.wants(batch.topics)
-        ]
-        if not batch_ids:
+        waiting = self._waiting.get(signed.signer)
+        if waiting is not None:
+            if len(waiting) < WAITING_MAX:
+                waiting.append(signed.message)
             return
         try:
-            self._send.send_nowait((signed.signer, batch_ids))
+            self._send.send_nowait(signed.signer)
         except trio.WouldBlock:
-            log.warning("notice.dropped", peer=signed.signer.hex(), batches=len(batch_ids))
+            log.warning("notice.dropped", peer=signed.signer.hex())
+        else:
+            self._waiting[signed.signer] = deque([signed.message])
 
     async def run(self) -> None:
-        """Have what was heard of, notice after notice, until cancelled."""
-        async for announcer, batch_ids in self._receive:
-            missing = await self._unknown(batch_ids)
-            for peer in (announcer, *self._others(announcer)):
-                if not missing:
-                    break
-                await self._ask(peer, missing)
-                missing = await self._unknown(missing)
-            self._remember(batch_id for batch_id in batch_ids if batch_id not in missing)
+        """Have what was heard of, until cancelled: a node's notices one after the other, those of several beside."""
+        async with trio.open_nursery() as nursery:
+            async for announcer in self._receive:
+                nursery.start_soon(self._follow_all, announcer)
+
+    async def _follow_all(self, announcer: IdentityKey) -> None:
+        async with self._places:
+            waiting = self._waiting[announcer]
+            try:
+                while waiting:
+                    await self._follow(announcer, waiting.popleft())
+            finally:
+                del self._waiting[announcer]
+
+    async def _follow(self, announcer: IdentityKey, notice: CertifiedNotice) -> None:
+        """Have the certificates that a notice names, of whoever gave it, else of others."""
+        batch_ids = await trio.to_thread.run_sync(self._wanted, notice)
+        missing = await self._unknown(batch_ids)
+        for peer in (announcer, *self._others(announcer)):
+            if not missing:
+                break
+            await self._ask(peer, missing)
+            missing = await self._unknown(missing)
+        self._remember(batch_id for batch_id in batch_ids if batch_id not in missing)
+
+    def _wanted(self, notice: CertifiedNotice) -> list[str]:
+        """The batches in a notice that a source here follows and that were not seen yet."""
+        named = [(PREFIX + batch.batch.hex(), batch.topics) for batch in notice.batches]
+        return [
+            batch_id for batch_id, topics in named if batch_id not in self._seen and self._interests.wants(topics)
+        ]
 
     async def _ask(self, peer: IdentityKey, batch_ids: Sequence[str]) -> None:
         try:
@@ -118,8 +143,10 @@ class Notices:
         return await self._database.run(partial(certificate_log.unknown, batch_ids=batch_ids))
 
     def _others(self, announcer: IdentityKey) -> list[IdentityKey]:
-        connected = (peer.identity for peer in self._transport.peers() if peer.connected)
-        return [peer for peer in connected if peer not in (announcer, self._transport.identity)][:OTHERS_ASKED_MAX]
+        connected = {peer.identity for peer in self._transport.peers() if peer.connected}
+        found = sorted(connected - {announcer, self._transport.identity})
+        random.shuffle(found)
+        return found[:OTHERS_ASKED_MAX]
 
     def _may(self, signer: IdentityKey) -> bool:
         """Whether a node may be heard once more now."""
