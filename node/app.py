@@ -30,22 +30,25 @@ from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.delivery.ledger import CursorLedger
+from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
 from node.delivery.reading import begin
 from node.delivery.webhook_keeper import WebhookKeeper
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
 from node.exchange import Exchange
 from node.executor import Executor, Sealed
+from node.foreign import ForeignBatches
 from node.group import GroupWriter, IngestPolicy
 from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
-from node.log_pages import ENTRIES, IDS, PROOFS
+from node.log_pages import ENTRIES, IDS, MANIFESTS, PROOFS
 from node.market import Market
 from node.membership import Membership, StrangerError
 from node.network_view import DirectoryView
 from node.nonces import NonceLedger
+from node.notices import Interests, Notices
 from node.objects import LETTERS, Objects
 from node.overlay.chain_tracker import ChainTracker
 from node.overlay.checking import TransactionChecker, Unchecked
@@ -59,6 +62,7 @@ from node.replication import Replications
 from node.retention import Retention
 from node.salvage import Salvage
 from node.sources import Connector, SourceKeeper, kafka, mqtt, poll
+from node.sources.overlay import OverlayReader
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
 from node.supervisor import supervise
@@ -135,7 +139,7 @@ async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> 
     transport_config = TransportConfig(
         secret=key.to_bytes(),
         network=settings.overlay_network,
-        topics=(GOSSIP_WORK, GOSSIP_WHO),
+        topics=(GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED),
         listen=settings.overlay_p2p_listen,
         announce=settings.overlay_p2p_announce,
         bootstrap=settings.overlay_bootstrap,
@@ -244,11 +248,27 @@ class Node:
             transport=transport,
             find_policy=self.records.policy,
             keep_policy=self.records.keep_policy,
-            find_outputs=lambda batch_id: self.executor.outputs(batch_id),
+            find_outputs=self._outputs,
             others={
                 **dict.fromkeys(LETTERS, self.objects.answer),
                 **dict.fromkeys((IDS, ENTRIES, PROOFS), self.certificates.answer),
+                MANIFESTS: lambda body: self.foreign.answer(body),
             },
+        )
+        self.foreign = ForeignBatches(
+            network=self._network,
+            database=database,
+            transport=transport,
+            library=self.library,
+            checker=workers,
+        )
+        self.interests = Interests()
+        self.announcer = Announcer(
+            network=self._network,
+            database=database,
+            signer=keyring,
+            transport=transport,
+            on_sent=self.metrics.sent,
         )
         self.executor = Executor(
             network=self._network,
@@ -317,11 +337,24 @@ class Node:
 
     def _connectors(self) -> dict[str, Connector]:
         """How sources that this node reads are read, by their type."""
+        overlay = OverlayReader(
+            network=self._network,
+            identity=self._keyring.identity,
+            database=self._database,
+            certificates=self.certificates,
+            batches=self.foreign,
+            interests=self.interests,
+        )
         return {
             "kafka": kafka.connector(self._network),
             "mqtt": mqtt.connector(network=self._network, identity=self._keyring.identity),
+            "overlay": overlay.connector(),
             "poll": poll.CONNECTOR,
         }
+
+    async def _outputs(self, batch_id: str) -> tuple[bytes, bytes] | None:
+        """Leaves and normalized data of a batch, for peers: of one under way here, or of one of a topic."""
+        return await self.executor.outputs(batch_id) or await self.foreign.outputs(batch_id)
 
     # --- settings --------------------------------------------------------------------------------------------
 
@@ -505,6 +538,7 @@ class Node:
             is_known=self._is_known,
             admits=self.membership.admits,
             on_advertisement=discovery.on_advertisement,
+            on_notice=lambda signed: self.notices.hear(signed),
             on_fault=self.metrics.peer_fault,
             on_received=self.metrics.received,
         )
@@ -516,6 +550,9 @@ class Node:
             certificates=self.certificates,
             expects_peers=bool(self._settings.overlay_bootstrap) or len(self._known) > 1,
             on_proof=exchange.take_proof,
+        )
+        self.notices = Notices(
+            database=self._database, transport=self._transport, sync=self.sync, interests=self.interests
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
         await begin(self.feed, self._database)
@@ -534,6 +571,8 @@ class Node:
                 edges.start_soon(supervise, "gossip", exchange.run_gossip, RESTARTS)
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
                 edges.start_soon(supervise, "sync", self.sync.run, RESTARTS)
+                edges.start_soon(supervise, "notices", self.notices.run, RESTARTS)
+                edges.start_soon(supervise, "announcer", self.announcer.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
                 edges.start_soon(supervise, "cursors", self.cursors.run, RESTARTS)
                 edges.start_soon(supervise, "webhooks", self.webhooks.run, RESTARTS)
@@ -760,6 +799,7 @@ class Node:
             took_s=round(seconds, 3),
         )
         self.feed.publish(sealed)
+        self.announcer.sealed()
 
     def _on_dead(self, batch_id: str, events: int) -> None:
         """``events``: 0 for a batch of another node, or one that had its end before."""

@@ -1,6 +1,6 @@
 """The node's log of certificates: what it is sent is written in groups, and peers read it to catch up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from node.log_pages import (
     EntryPage,
     IdPage,
     ProofPage,
+    read_keys,
 )
 from node.stored import certificate_bytes, read_certificate
 from protocols import codec
@@ -59,14 +60,24 @@ class CertificateLog:
         """
         self._network = network
         self._database = database
-        self._kept_max = kept_max
+        self.kept_max = kept_max
         self._is_known = is_known
         self._post = post
+        self._news = trio.Event()
         self._send, self._receive = trio.open_memory_channel[KeepCertificate](QUEUE_MAX)
+
+    @property
+    def news(self) -> trio.Event:
+        """Set with the next certificate of others that is entered. Get it before you read the log."""
+        return self._news
 
     def admits(self, certificate: QuorumCertificate) -> bool:
         """Whether all who signed are known here."""
-        return all(self._is_known(signed.signer) for signed in certificate.certifications)
+        return self.knows(signed.signer for signed in certificate.certifications)
+
+    def knows(self, identities: Iterable[IdentityKey]) -> bool:
+        """Whether all of these are nodes of this network, as far as this node has heard."""
+        return all(map(self._is_known, identities))
 
     async def keep(self, effect: KeepCertificate) -> None:
         """Queue a certificate to be written and confirmed; waits while too many are queued."""
@@ -99,7 +110,11 @@ class CertificateLog:
     async def put(self, sealed: Sequence[BatchSealed]) -> int:
         """Write certificates that were checked. Returns how many were news."""
         entries = [_logged(each, clock_ms()) for each in sealed]
-        return await self._database.run(partial(certificate_log.put_many, entries=entries, kept_max=self._kept_max))
+        entered = await self._database.run(partial(certificate_log.put_many, entries=entries, kept_max=self.kept_max))
+        if entered:
+            self._news.set()
+            self._news = trio.Event()
+        return entered
 
     async def find(self, batch_id: str) -> BatchSealed | None:
         """The end of a batch, if it is known here."""
@@ -113,8 +128,7 @@ class CertificateLog:
         kind, key = body[:1], body[1:]
         if kind == IDS and len(key) == NUMBER_BYTES:
             return codec.encode(await self._database.run(partial(_id_page, after=int.from_bytes(key, "big"))))
-        if kind == ENTRIES and key and len(key) % 32 == 0 and len(key) <= 32 * ENTRIES_MAX:
-            wanted = [PREFIX + key[at : at + 32].hex() for at in range(0, len(key), 32)]
+        if kind == ENTRIES and (wanted := read_keys(key, ENTRIES_MAX)):
             found = await self._database.run(partial(certificate_log.find, batch_ids=wanted))
             return codec.encode(EntryPage(entries=tuple(_within(found))))
         if kind == PROOFS and not key:

@@ -26,6 +26,7 @@ from protocols.messages import (
     BatchStatus,
     Bid,
     Certification,
+    CertifiedNotice,
     CertifyOrder,
     Claim,
     FraudProof,
@@ -45,7 +46,7 @@ from protocols.proofs import proof_problem
 
 log = structlog.get_logger(__name__)
 
-GOSSIPED = (Announcement, Advertisement, FraudProof)
+GOSSIPED = (Announcement, Advertisement, FraudProof, CertifiedNotice)
 PROOFS_REMEMBERED = 4_096
 
 
@@ -64,6 +65,7 @@ class Exchange:
         is_known: Callable[[IdentityKey], bool],
         admits: Callable[[IdentityKey], bool],
         on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
+        on_notice: Callable[[Signed[CertifiedNotice]], None],
         on_fault: Callable[[str], None],
         on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
@@ -76,6 +78,7 @@ class Exchange:
         self._is_known = is_known
         self._admits = admits
         self._on_advertisement = on_advertisement
+        self._on_notice = on_notice
         self._on_fault = on_fault
         self._on_received = on_received
         self._proofs: OrderedDict[tuple[IdentityKey, str, Role], None] = OrderedDict()
@@ -154,6 +157,10 @@ class Exchange:
             return
         elif isinstance(signed.message, FraudProof):
             await self.take_proof(_as(signed).message, signed.signer)
+        elif isinstance(signed.message, CertifiedNotice):
+            if signed.signer != heard.sender:
+                raise MalformedError("a notice that another node gossips again")
+            self._on_notice(_as(signed))
         else:
             await self._driver.tell(self._stimulus(signed))
 

@@ -2,7 +2,8 @@
 
 Two requests: ``I`` and a number asks for the ids of the entries after it, ``L`` and SHA-256s for the certificates of
 those batches. So nobody sends what the other has already, and what is there is found out by 40 bytes an entry.
-``F`` asks for the latest proofs against agents.
+``F`` asks for the latest proofs against agents. ``M`` and SHA-256s asks for the manifests of those batches, which
+have these hashes: what topics a certified batch belongs to is nobody's word.
 """
 
 from collections.abc import Collection
@@ -13,12 +14,13 @@ import attrs
 from protocols import certificate, codec, envelope
 from protocols.errors import MalformedError, OverlayError
 from protocols.limits import CONTEXT_BYTES_MAX
-from protocols.messages import BatchSealed, Evidence, FraudProof, QuorumCertificate, Signed
+from protocols.messages import BatchSealed, Evidence, FraudProof, Manifest, QuorumCertificate, Signed
 from protocols.proofs import proof_of, proof_problem
 
-IDS, ENTRIES, PROOFS = b"I", b"L", b"F"
+IDS, ENTRIES, PROOFS, MANIFESTS = b"I", b"L", b"F", b"M"
 PROOFS_MAX: Final = 256
 ENTRIES_MAX: Final = 64
+MANIFESTS_MAX: Final = 64
 ENTRIES_BYTES_MAX: Final = 1024 * 1024
 NUMBER_BYTES: Final = 8
 PREFIX: Final = "batch_"
@@ -49,6 +51,43 @@ class ProofPage:
     """The two signed answers of each proof, as frames."""
 
     entries: tuple[tuple[bytes, bytes], ...]
+
+
+@attrs.frozen(kw_only=True)
+class ManifestPage:
+    """Signed manifests, as frames."""
+
+    entries: tuple[bytes, ...]
+
+
+def read_keys(body: bytes, count_max: int) -> list[str]:
+    """The batch ids that a request names by their hashes; none where it is not in its form."""
+    if not body or len(body) % 32 or len(body) > 32 * count_max:
+        return []
+    return [PREFIX + body[at : at + 32].hex() for at in range(0, len(body), 32)]
+
+
+def write_keys(batch_ids: Collection[str]) -> bytes:
+    """The inverse of ``read_keys``."""
+    return b"".join(bytes.fromhex(batch_id.removeprefix(PREFIX)) for batch_id in batch_ids)
+
+
+def read_manifests(body: bytes, network: str, wanted: Collection[str]) -> dict[str, tuple[bytes, Manifest]]:
+    """The manifests of a page with their frames, by batch id: each is of a batch that was asked for, and signed.
+
+    Raises:
+        PeerFault: one is not.
+    """
+    found: dict[str, tuple[bytes, Manifest]] = {}
+    for frame in codec.decode(ManifestPage, body).entries:
+        signed, attachment = envelope.open_frame(frame, network)
+        said = signed.message
+        if not isinstance(said, Manifest) or said.batch_id not in wanted or attachment or said.batch_id in found:
+            raise MalformedError("a manifest that was not asked for")
+        if signed.signer != said.coordinator:
+            raise MalformedError("a manifest that its coordinator has not signed")
+        found[said.batch_id] = frame, said
+    return found
 
 
 def read_proofs(page: ProofPage, network: str) -> list[FraudProof]:

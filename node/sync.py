@@ -29,6 +29,7 @@ from node.log_pages import (
     ProofPage,
     check_entries,
     read_proofs,
+    write_keys,
 )
 from node.transport import PeerUnreachableError, Transport
 from protocols import codec
@@ -175,7 +176,7 @@ class Synchronizer:
                 raise MalformedError("the log's numbers do not rise")
             if len(numbers) > LOG_PAGE_MAX or any(len(digest) != 32 for _, digest in page.entries):
                 raise MalformedError("a page of the log is not in its form")
-            learned += await self._fetch(peer, [PREFIX + digest.hex() for _, digest in page.entries])
+            learned += await self.fetch(peer, [PREFIX + digest.hex() for _, digest in page.entries])
             if numbers:
                 await self._set_cursor(peer, numbers[-1])
             if len(numbers) < LOG_PAGE_MAX:
@@ -186,14 +187,17 @@ class Synchronizer:
         self._cursors[peer] = number
         await self._database.run(partial(certificate_log.set_cursor, peer=peer, number=number))
 
-    async def _fetch(self, peer: IdentityKey, batch_ids: Sequence[str]) -> int:
-        """Have the certificates that are not here yet, checked and kept."""
+    async def fetch(self, peer: IdentityKey, batch_ids: Sequence[str]) -> int:
+        """Have the certificates that are not here yet, checked and kept. Returns how many were news.
+
+        Raises:
+            PeerUnreachableError: The peer does not answer. PeerFault: one does not hold; the others are kept.
+        """
         missing = await self._database.run(partial(certificate_log.unknown, batch_ids=batch_ids))
         learned = 0
         while missing:
             wanted, missing = missing[:ENTRIES_MAX], missing[ENTRIES_MAX:]
-            keys = b"".join(bytes.fromhex(batch_id.removeprefix(PREFIX)) for batch_id in wanted)
-            page = await self._ask(EntryPage, peer, ENTRIES + keys)
+            page = await self._ask(EntryPage, peer, ENTRIES + write_keys(wanted))
             good, why = await self._checker.admit(partial(check_entries, page, self._network, frozenset(wanted)))
             if len(good) < len(wanted) and len(page.entries) < len(wanted) and page.entries and not why:
                 told = {each.certificate.statement.batch_id for each in good}

@@ -26,6 +26,7 @@ POLICY_BYTES_MAX: Final = 262_144
 SIGNERS_MAX: Final = 64
 SUBSCRIBERS_MAX: Final = 64  # nodes that a coordinator sends a batch's certificate to, besides those who worked
 LOG_PAGE_MAX: Final = 1_000  # entries of a certificate log in one answer
+NOTICE_BATCHES_MAX: Final = 64  # certified batches in one gossiped notice
 HOLDERS_MAX: Final = 16  # nodes that keep a batch for its coordinator
 ROLES_MAX: Final = 8
 BIDS_PER_AUCTION_MAX: Final = 256

@@ -21,9 +21,11 @@ from protocols.limits import (
     EVENTS_PER_BATCH_MAX,
     HOLDERS_MAX,
     MEMBERSHIP_BYTES_MAX,
+    NOTICE_BATCHES_MAX,
     ROLES_MAX,
     SIGNERS_MAX,
     TOKENS_PER_ADVERTISEMENT_MAX,
+    TOPIC_CHARS_MAX,
     TOPICS_PER_BATCH_MAX,
 )
 
@@ -72,6 +74,11 @@ def is_key(_: object, attribute: "attrs.Attribute[bytes]", value: bytes) -> None
 def is_text(_: object, attribute: "attrs.Attribute[str]", value: str) -> None:
     if len(value) > TEXT_CHARS_MAX:
         raise ValueError(f"{attribute.name} is longer than {TEXT_CHARS_MAX} characters")
+
+
+def are_topics(_: object, attribute: "attrs.Attribute[tuple[str, ...]]", value: tuple[str, ...]) -> None:
+    if any(not 0 < len(topic) <= TOPIC_CHARS_MAX for topic in value):
+        raise ValueError(f"{attribute.name} has one without or with more than {TOPIC_CHARS_MAX} characters")
 
 
 def at_most(bound: int) -> Callable[[object, "attrs.Attribute[Any]", Any], None]:
@@ -566,6 +573,39 @@ class FraudProof(Message):
         return self.first.message.key_id
 
 
+@attrs.frozen(kw_only=True)
+class CertifiedBatch:
+    """Where a certified batch is to be had: addresses only, each of which proves what is found there.
+
+    Attributes:
+        batch: SHA-256 of its manifest, that of the batch id.
+        topics: As its manifest says.
+        certificate: SHA-256 of its quorum certificate, which is what a UHRP URL is made of.
+        records, outputs: The roots of its statement over records and verdicts.
+    """
+
+    batch: Digest = digest()
+    topics: tuple[str, ...] = attrs.field(validator=[at_most(TOPICS_PER_BATCH_MAX), are_topics])
+    certificate: Digest = digest()
+    records: Digest = digest()
+    outputs: Digest = digest()
+
+
+@attrs.frozen(kw_only=True)
+class CertifiedNotice(Message):
+    """A node has these certified batches; whoever follows one of their topics can have them of it, by stream."""
+
+    TAG = 19
+    PROTOCOL = (2, "overlay certified notice")
+
+    issued_ms: int = moment()
+    batches: tuple[CertifiedBatch, ...] = attrs.field(validator=at_most(NOTICE_BATCHES_MAX))
+
+    @property
+    def key_id(self) -> str:
+        return str(self.issued_ms)
+
+
 MESSAGES: tuple[type[Message], ...] = (
     Manifest,
     Announcement,
@@ -585,4 +625,5 @@ MESSAGES: tuple[type[Message], ...] = (
     BatchQuery,
     BatchStatus,
     FraudProof,
+    CertifiedNotice,
 )

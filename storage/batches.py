@@ -357,6 +357,21 @@ def outputs(connection: psycopg.Connection, batch_id: str) -> bytes | None:
     return bytes(row[0]) if row is not None and row[0] is not None else None
 
 
+def outputs_to_share(connection: psycopg.Connection, batch_id: str) -> bytes | None:
+    """As ``outputs``, of a batch that is meant for others: it belongs to a topic."""
+    row = connection.execute(
+        "SELECT outputs FROM batches WHERE batch_id = %s AND state = 'certified' AND cardinality(topics) > 0",
+        (batch_id,),
+    ).fetchone()
+    return bytes(row[0]) if row is not None and row[0] is not None else None
+
+
+def manifests(connection: psycopg.Connection, batch_ids: Sequence[str]) -> list[bytes]:
+    """The signed manifests of those of the batches that this node took in or finished."""
+    rows = connection.execute("SELECT manifest FROM batches WHERE batch_id = ANY(%s)", (list(batch_ids),))
+    return [bytes(row[0]) for row in rows]
+
+
 def sealed_since(connection: psycopg.Connection, sequence: int, limit: int) -> list[tuple[BatchRow, bytes]]:
     """Sealed batches after ``sequence`` in their order, with their outputs."""
     query = f"""SELECT {COLUMNS}, outputs FROM batches WHERE seal_sequence > %s AND outputs IS NOT NULL

@@ -1,12 +1,14 @@
 """The certificates that this node has, its own and those of others, in the order in which it came to have them."""
 
 from collections.abc import Sequence
+from typing import Any, Final
 
 import attrs
 import psycopg
 
 LOCK = 0x7365616C  # that of the seals: numbers are taken one after the other, so no reader skips one
 PRUNED_AT_ONCE = 1_000
+SPAN_MAX: Final = 4_096  # entries that one look passes over
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +95,44 @@ def find(connection: psycopg.Connection, batch_ids: Sequence[str]) -> list[tuple
         (list(batch_ids),),
     )
     return [(bytes(row[0]), bytes(row[1])) for row in rows]
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """A certificate of a batch that another node took in, with its number in the log."""
+
+    number: int
+    batch_id: str
+    certificate: bytes
+
+
+FOREIGN: Final = """SELECT l.number, l.batch_id, coalesce(l.certificate, b.certificate)
+    FROM certificate_log l LEFT JOIN batches b ON b.batch_id = l.batch_id
+    WHERE coalesce(l.certificate, b.certificate) IS NOT NULL AND (b.batch_id IS NULL OR b.coordinator IS NOT NULL)"""
+
+
+def foreign_after(connection: psycopg.Connection, number: int, limit: int) -> tuple[int, int, list[Entry]]:
+    """Batches of other nodes after a number, those finished here among them.
+
+    Returns the number of the latest entry, the number up to which these entries are all, and the entries in order.
+    """
+    last = last_number(connection)
+    end = min(last, number + SPAN_MAX)
+    rows = connection.execute(
+        f"{FOREIGN} AND l.number > %s AND l.number <= %s ORDER BY l.number LIMIT %s".encode(), (number, end, limit)
+    ).fetchall()
+    found = [_entry(row) for row in rows]
+    return last, found[-1].number if len(found) == limit else end, found
+
+
+def foreign_at(connection: psycopg.Connection, numbers: Sequence[int]) -> list[Entry]:
+    """Those of these entries that are still there, in their order."""
+    rows = connection.execute(f"{FOREIGN} AND l.number = ANY(%s) ORDER BY l.number".encode(), (list(numbers),))
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    return Entry(number=int(row[0]), batch_id=str(row[1]), certificate=bytes(row[2]))
 
 
 def foreign(

@@ -177,3 +177,13 @@ def _select(connection: psycopg.Connection, clause: str, parameters: Sequence[ob
     query = f"SELECT {COLUMNS} FROM overlay_events {clause}".encode()  # noqa: S608  # our own columns and clauses
     with connection.cursor(row_factory=dict_row) as cursor:
         return [EventRow(**row) for row in cursor.execute(query, parameters)]
+
+
+def own_among(connection: psycopg.Connection, event_ids: Sequence[str]) -> set[str]:
+    """Those of these events that this node took in itself, of whatever source."""
+    rows = connection.execute(
+        """SELECT DISTINCT 'event_' || encode(i.event_digest, 'hex') FROM event_index i
+           JOIN batches b ON b.number = i.batch WHERE i.event_digest = ANY(%b) AND b.coordinator IS NULL""",
+        ([bytes.fromhex(event_id.removeprefix("event_")) for event_id in event_ids],),
+    )
+    return {str(row[0]) for row in rows}

@@ -48,7 +48,9 @@ def find(connection: psycopg.Connection, digest: bytes) -> StoredObject | None:
     row = connection.execute(
         """SELECT kind, size FROM objects WHERE digest = %(digest)s
            UNION ALL SELECT 'policy', octet_length(document) FROM policies WHERE policy_hash = %(digest)s
-           UNION ALL SELECT kind, size FROM fetched_objects WHERE digest = %(digest)s LIMIT 1""",
+           UNION ALL SELECT kind, size FROM fetched_objects WHERE digest = %(digest)s
+           UNION ALL SELECT 'certificate', octet_length(certificate) FROM certificate_log
+                     WHERE sha256(certificate) = %(digest)s AND certificate IS NOT NULL LIMIT 1""",
         {"digest": digest},
     ).fetchone()
     return None if row is None else StoredObject(digest=digest, kind=Kind(row[0]), size=int(row[1]))
@@ -60,7 +62,9 @@ def copies(connection: psycopg.Connection, digest: bytes) -> list[StoredCopy]:
         """SELECT o.kind, CASE o.kind WHEN 'payload' THEN b.payload ELSE b.certificate END, o.kind = 'payload'
            FROM objects o JOIN batches b ON b.number = o.batch WHERE o.digest = %(digest)s
            UNION ALL SELECT 'policy', document, false FROM policies WHERE policy_hash = %(digest)s
-           UNION ALL SELECT kind, content, true FROM fetched_objects WHERE digest = %(digest)s""",
+           UNION ALL SELECT kind, content, true FROM fetched_objects WHERE digest = %(digest)s
+           UNION ALL SELECT 'certificate', certificate, false FROM certificate_log
+                     WHERE sha256(certificate) = %(digest)s AND certificate IS NOT NULL""",
         {"digest": digest},
     ).fetchall()
     return [StoredCopy(kind=Kind(kind), stored=bytes(stored), packed=packed) for kind, stored, packed in rows]

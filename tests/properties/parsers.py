@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from node.log_pages import ManifestPage, read_manifests
 from protocols import envelope
 from protocols.advertisement import PROTOCOLS as SHIP_AND_SLAP
 from protocols.advertisement import build_token, check_token
@@ -37,6 +38,8 @@ from protocols.messages import (
     Award,
     BatchSealed,
     Bid,
+    CertifiedBatch,
+    CertifiedNotice,
     CertifyOrder,
     Level,
     Message,
@@ -223,11 +226,22 @@ def _of_messages() -> list[Parser]:
     heads = [bytes([kind | COMPRESSED]) for kind in Kind]
     return [
         Parser(name="CBOR message", parse=_message, seeds=[encode(said) for said in messages], tokens=CBOR_TOKENS),
+        Parser(name="manifests", parse=_manifests, seeds=[_manifest_page()], tokens=CBOR_TOKENS),
         Parser(name="signed frame", parse=_signed_frame, seeds=frames, tokens=CBOR_TOKENS),
         Parser(
             name="stream frames", parse=_stream, seeds=[*wire, b"".join(wire)], tokens=(*heads, b"\x28\xb5\x2f\xfd")
         ),
     ]
+
+
+def _manifest_page() -> bytes:
+    return encode(ManifestPage(entries=(envelope.to_frame(certified().manifest),)))
+
+
+def _manifests(data: bytes) -> bytes:
+    found = read_manifests(data, NETWORK, {certified().manifest.message.batch_id})
+    assert all(said.batch_id == batch_id for batch_id, (_, said) in found.items())
+    return encode(ManifestPage(entries=tuple(frame for frame, _ in found.values())))
 
 
 def _messages() -> list[Message]:
@@ -273,6 +287,14 @@ def _messages() -> list[Message]:
             operator="o",
             region="eu",
             reason="",
+        ),
+        CertifiedNotice(
+            network=NETWORK,
+            issued_ms=1,
+            batches=tuple(
+                CertifiedBatch(batch=DIGEST, topics=topics, certificate=DIGEST, records=DIGEST, outputs=DIGEST)
+                for topics in (("weather.jfk",), ("a", "b" * 128))
+            ),
         ),
         Advertisement(
             network=NETWORK,
