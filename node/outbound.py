@@ -39,6 +39,7 @@ NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 REDIRECTS_MAX: Final = 5
 PIECE_BYTES: Final = 64 * 1024  # that are decompressed without a pause
+MEMBERS_MAX: Final = 1_024  # of a gzip body: empty ones would cost time and never come to anything
 OVERHEAD_BYTES: Final = 64 * 1024  # by which a compressed body may be longer than what is in it
 WHY_CHARS_MAX: Final = 200
 RETRY_AFTER_MAX_S: Final = 3_600.0
@@ -355,11 +356,15 @@ class _Gunzip:
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
+        self._members = 1
         self.is_whole = True
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
         while chunk:
             if self._member.eof:
+                self._members += 1
+                if self._members > MEMBERS_MAX:
+                    raise zlib.error(f"more than {MEMBERS_MAX} members")
                 self._member = zlib.decompressobj(wbits=31)
             yield self._member.decompress(chunk, PIECE_BYTES)
             chunk = self._member.unconsumed_tail or self._member.unused_data

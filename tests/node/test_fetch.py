@@ -250,9 +250,6 @@ async def test_gzip_is_read_and_a_bomb_is_cut_off() -> None:
     async with serving(coded(bomb)) as server:
         answer = await fetched(server.url)
         assert (len(answer.body), answer.is_cut) == (1_000_000, True)
-    async with serving(coded(gzip.compress(b"") * 100_000)) as server:  # that never come to anything
-        answer = await fetched(server.url)
-        assert (answer.body, answer.is_cut) == (b"", True)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +257,7 @@ async def test_gzip_is_read_and_a_bomb_is_cut_off() -> None:
     [
         (gzip.compress(b"x" * 1_000)[:-3], "gzip", "no gzip: the stream ends early"),
         (b"plain", "gzip", "no gzip"),
+        (gzip.compress(b"") * 100_000, "gzip", "no gzip: more than 1024 members"),
         (gzip.compress(b"x") + b"rubbish", "gzip", "no gzip"),
         (zlib.compress(b"x"), "deflate", "coded as deflate"),
         (b"x", "br", "coded as br"),
