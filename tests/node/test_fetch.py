@@ -263,6 +263,7 @@ async def test_gzip_is_read_and_a_bomb_is_cut_off() -> None:
         (b"x", "br", "coded as br"),
         (gzip.compress(gzip.compress(b"x")), "gzip, gzip", "coded as gzip, gzip"),
     ],
+    ids=["short", "plain", "members", "rubbish", "deflate", "br", "twice"],
 )
 async def test_other_codings_are_refused(body: bytes, coding: str, why: str) -> None:
     async with serving(coded(body, coding)) as server:
