@@ -6,7 +6,7 @@ such a client never waits for a node that waits for it.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -173,12 +173,12 @@ class LineStream:
         reason = f"the line has more than {self._line_bytes_max} bytes"
         return {"line": number, "code": REJECTED, "field": "", "reason": reason, "remedy": "send smaller events"}
 
-    async def _waiting(self, submit: Callable[[], Any]) -> IngestAnswer:
+    async def _waiting(self, submit: Callable[[], Awaitable[IngestAnswer]]) -> IngestAnswer:
         """An answer, once the node has room: before the first the client is told, later it waits."""
         deadline_s = trio.current_time() + HELD_UP_S
         while True:
             try:
-                answer: IngestAnswer = await submit()
+                answer = await submit()
             except (OverloadedError, WorkersBusyError):
                 if not self._has_begun or trio.current_time() >= deadline_s:
                     raise

@@ -3,12 +3,14 @@
 import gzip
 import json
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 import trio
 import zstandard
@@ -281,6 +283,38 @@ async def test_what_fails_on_the_way_is_said_with_the_last_line_that_counts(node
     assert (await again.document())["counts"]["accepted"] == 1
 
 
+@pytest.mark.slow
+async def test_a_database_that_goes_away_is_said_and_the_client_goes_on_from_there(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sources.keeper.LOOK_S", 3_600.0)  # in a node it is supervised
+    async with running(postgres_url) as node:
+        await node.source()
+        sender = await Sender.opened(node)
+        await sender.send(line(1) + line(2))
+        assert (await sender.document())["lines"] == [1, 2]
+        with out_of_order(postgres_url):
+            await sender.send(line(3))
+            last = await sender.document()
+        assert (last["done"], last["acknowledged"]) == (False, 2)
+        assert last["problem"]["type"] == "urn:overlay:problem:database-unavailable"
+        again = await Sender.opened(node)
+        await again.send(line(3) + line(4))
+        await again.finish()
+        assert (await again.document())["counts"]["accepted"] == 2
+
+
+@contextmanager
+def out_of_order(postgres_url: str) -> Iterator[None]:
+    """A database that takes no connections, and keeps none."""
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    with psycopg.connect(postgres_url.replace(f"/{name}?", "/postgres?"), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        yield
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+
 async def test_what_is_wrong_with_the_whole_is_answered_as_ever(node: Running) -> None:
     for query, headers, data, status in (
         ("?sourceId=nobody", (), line(1), 404),
@@ -360,10 +394,11 @@ async def test_what_is_signed_or_has_a_key_is_read_whole(node: Running) -> None:
     assert (keyed[1].content, keyed[1].headers["Idempotency-Replayed"]) == (keyed[0].content, "true")
 
 
-async def test_curl_sees_acknowledgements_while_it_sends(node: Running) -> None:
+@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
+async def test_curl_sees_acknowledgements_while_it_sends(node: Running, version: str) -> None:
     """``-T .``: curl's standard input without blocking, so that it reads answers meanwhile."""
     url = f"{node.url}/overlay/events/ingest?sourceId=s1"
-    command = ["curl", "-sN", "-X", "POST", "-T", ".", "-H", "Content-Type: application/x-ndjson", url]
+    command = ["curl", version, "-sN", "-X", "POST", "-T", ".", "-H", "Content-Type: application/x-ndjson", url]
     async with trio.open_nursery() as nursery:
         run = partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         curl: trio.Process = await nursery.start(run)

@@ -1,0 +1,86 @@
+"""However bytes come, in whatever coding, the same lines are made of them, within the same bounds."""
+
+import gzip
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.admission import InvalidRequestError
+from node.bodies import Coding
+from node.lines import BLANKS, LineGatherer, Piece
+from node.unpacking import unpacker
+
+LINE_BYTES, PIECE_BYTES, PIECE_LINES = 8, 20, 3
+BODIES = st.lists(st.sampled_from([b"\n", b"a", b"bb", b" ", b"\r", b"x" * 9, b"1234567"]), max_size=40).map(b"".join)
+
+
+def split(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return [data[start:end] for start, end in itertools.pairwise(places)]
+
+
+def gathered(parts: Sequence[bytes]) -> tuple[list[Piece], LineGatherer]:
+    gatherer = LineGatherer(line_bytes_max=LINE_BYTES, piece_bytes_max=PIECE_BYTES, piece_lines_max=PIECE_LINES)
+    pieces: list[Piece] = []
+    for part in parts:
+        pieces += gatherer.feed(part)
+        assert gatherer.held <= PIECE_BYTES + LINE_BYTES + 1
+    return [*pieces, *gatherer.finish()], gatherer
+
+
+@given(BODIES, st.lists(st.integers(0, 1_000), max_size=8))
+def test_pieces_are_the_lines_in_their_order(body: bytes, cuts: list[int]) -> None:
+    pieces, gatherer = gathered(split(body, cuts))
+    lines = body.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    assert gatherer.number == len(lines)
+    kept = [each for piece in pieces for each in zip(piece.numbers, piece.lines, strict=True)]
+    numbered = list(enumerate(lines, 1))
+    assert kept == [(number, line) for number, line in numbered if len(line) <= LINE_BYTES and line.strip(BLANKS)]
+    too_long = [number for piece in pieces for number in piece.too_long]
+    assert too_long == [number for number, line in numbered if len(line) > LINE_BYTES]
+    expected = 1
+    for piece in pieces:
+        assert piece.first == expected
+        expected = piece.last + 1
+        assert len(piece.body) <= PIECE_BYTES
+        assert 1 <= len(piece.lines) + len(piece.too_long) <= PIECE_LINES
+        assert all(piece.first <= number <= piece.last for number in (*piece.numbers, *piece.too_long))
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip", "zstd"])
+@given(st.lists(st.binary(max_size=300), max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
+def test_a_coding_is_undone_however_its_bytes_come(coding: Coding, members: list[bytes], cuts: list[int]) -> None:
+    compress = {"identity": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}[coding]
+    packed = b"".join(compress(member) for member in members)
+    undo = unpacker(coding)
+    assert b"".join(text for part in split(packed, cuts) for text in undo.feed(part)) == b"".join(members)
+    undo.close()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 8))
+def test_what_ends_early_is_found_out(coding: Coding, body: bytes, missing: int) -> None:
+    packed = (gzip.compress if coding == "gzip" else zstandard.compress)(body)[:-missing]
+    with pytest.raises(InvalidRequestError):
+        undone(packed, coding)
+
+
+def undone(packed: bytes, coding: Coding) -> bytes:
+    undo = unpacker(coding)
+    text = b"".join(undo.feed(packed))
+    undo.close()
+    return text
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_one_step_gives_little_of_much(coding: Coding) -> None:
+    much = bytes(100_000_000)
+    packed = gzip.compress(much) if coding == "gzip" else zstandard.compress(much)
+    sizes = [len(text) for text in unpacker(coding).feed(packed)]
+    assert (sum(sizes), max(sizes) <= 2 * 1024 * 1024) == (len(much), True)
