@@ -8,6 +8,7 @@ import jsonschema_rs
 import orjson
 
 from node.api.openapi import EXAMPLE_REQUEST, EXAMPLE_SOURCE, document
+from node.api.openapi_subscriptions import EXAMPLE as EXAMPLE_SUBSCRIPTION
 from node.api.problems import HTTP_CODES, PROBLEMS
 from tests.node.running import Running, running
 
@@ -45,6 +46,7 @@ def test_every_reference_and_schema_resolves() -> None:
 def test_examples_satisfy_their_schemas() -> None:
     schema_of("IngestRequest").validate(EXAMPLE_REQUEST)
     schema_of("SourceInput").validate(EXAMPLE_SOURCE)
+    schema_of("SubscriptionInput").validate(EXAMPLE_SUBSCRIPTION)
     for path in document()["paths"].values():
         for method in path.values():
             for answer in method["responses"].values():

@@ -56,7 +56,9 @@ async def stream(node: Running, query: str = "", **headers: str) -> AsyncIterato
     before = node.feed.stats.subscriptions
     async with node.client.stream("GET", f"/overlay/events/stream{query}", headers=headers) as response:
         assert response.status_code == 200, await response.aread()
-        if "Last-Event-ID" not in headers and "since" not in query:  # else it is subscribed once it has read what it missed
+        if (
+            "Last-Event-ID" not in headers and "since" not in query
+        ):  # else it is subscribed once it has read what it missed
             await until(lambda: node.feed.stats.subscriptions > before)
         yield Reader(response)
 
