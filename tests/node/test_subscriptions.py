@@ -140,6 +140,8 @@ async def test_what_is_set_once_stays(node: Running) -> None:
     ):
         answer = await node.client.patch(path, json=change, auth=signed(AGENT))
         assert (answer.status_code, answer.json()["field"]) == (400, f"/{next(iter(change))}")
+    replaced = await node.client.put(path, json={"clientId": "x"}, auth=signed(AGENT))
+    assert (replaced.status_code, replaced.json()["field"]) == (400, "/callbackUrl")
 
 
 async def test_each_has_its_own_and_operators_all(node: Running) -> None:
