@@ -160,6 +160,7 @@ ONLY_AT_CREATION: Final = {
 DEFAULTS: Final[Document] = {
     "filter_criteria": {},
     "overlay_topics": [],
+    "callback_url": None,
     "subscription_status": "active",
     "expires_at": None,
     "delivery": {},

@@ -12,6 +12,7 @@ import email.utils
 import functools
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from node.outbound import PORTS, RESOLVE_S, Address, ForbiddenAddressError, Netw
 from protocols.errors import ClientFault, WorldFault
 
 URL_CHARS_MAX: Final = 2_048
+HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|\[?[0-9a-fA-F:.]{2,45}\]?")
 CONNECT_S: Final = 5.0
 ADDRESSES_MAX: Final = 4  # of a host, tried one after the other
 LOOKUPS_AT_ONCE: Final = 32  # threads of their own: names that do not resolve hold up no other work
@@ -96,14 +98,17 @@ def read_receiver(url: str, allowed: Sequence[Network]) -> Receiver:
         raise _refused("is no URL") from error
     if len(url) > URL_CHARS_MAX or not url.isprintable() or " " in url:
         raise _refused(f"is no URL of at most {URL_CHARS_MAX} printable characters")
-    if parsed.scheme not in PORTS or not parsed.host or parsed.userinfo or parsed.fragment:
+    host, port = parsed.raw_host.decode("ascii"), parsed.port or PORTS.get(parsed.scheme, 0)
+    if parsed.scheme not in PORTS or parsed.userinfo or parsed.fragment:
         raise _refused("is not https://host/path")
+    if HOST.fullmatch(host) is None or not 0 < port < 2**16:
+        raise _refused("has no host and port that can be called")
     secure = parsed.scheme == "https"
     if not secure and not allowed:
         raise _refused("is not https, and this node speaks plain http only to networks its operator allows")
     receiver = Receiver(
-        host=parsed.raw_host.decode(),
-        port=parsed.port or PORTS[parsed.scheme],
+        host=host,
+        port=port,
         authority=parsed.netloc,
         target=parsed.raw_path,
         secure=secure,

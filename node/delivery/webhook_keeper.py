@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+LOOK_S_MIN: Final = 0.05  # many changes are followed together
 LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=300.0)
 RESTARTS: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
@@ -141,6 +142,7 @@ class WebhookKeeper:
                     self._news = trio.Event()
                     wanted = await self._database.run(_wanted)
                     await self._follow(wanted, nursery)
+                    await trio.sleep(LOOK_S_MIN)
                     with trio.move_on_after(_until_expiry_s(wanted)):
                         await self._news.wait()
             finally:

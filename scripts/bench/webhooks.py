@@ -22,9 +22,10 @@ from pathlib import Path
 import attrs
 import trio
 
+from node.group import IngestPolicy
 from storage import subscriptions
 from storage.embedded import EmbeddedPostgres
-from tests.node.running import Running, running
+from tests.node.running import Running, running, until
 
 BATCH = 500
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -76,11 +77,12 @@ async def prepare(node: Running, events: int) -> None:
         (await node.post(*batch)).raise_for_status()
     for committed in list(node.recorder.told):
         await node.seal(committed.manifest)
+    await until(lambda: node.feed.handed.sequence == len(node.recorder.told))
 
 
 async def deliver(node: Running, port: int, max_events: int) -> Round:
     """Deliver everything there is to a new subscription."""
-    last = node.feed.handed.sequence
+    last = node.feed.handed
     document = {
         "subscriptionType": "webhook",
         "callbackUrl": f"http://127.0.0.1:{port}/hook",
@@ -93,7 +95,7 @@ async def deliver(node: Running, port: int, max_events: int) -> Round:
     while True:
         row = await node.database.run(get)
         assert row is not None
-        if (row.cursor_sequence, row.cursor_position) >= (last, BATCH):
+        if (row.cursor_sequence, row.cursor_position) >= (last.sequence, last.position):
             break
         await trio.sleep(0.05)
     done = Round(deliveries=row.deliveries, seconds=time.perf_counter() - started, cpu_s=time.process_time() - cpu_s)
@@ -103,7 +105,7 @@ async def deliver(node: Running, port: int, max_events: int) -> Round:
 
 async def measure(postgres_url: str, port: int, rounds: int, events: int) -> dict[int, list[Round]]:
     found: dict[int, list[Round]] = {1: [], 100: []}
-    async with running(postgres_url) as node:
+    async with running(postgres_url, policy=IngestPolicy(batch_events=BATCH)) as node:
         await prepare(node, events)
         for max_events in found:  # warm
             await deliver(node, port, max_events)

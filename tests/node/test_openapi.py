@@ -10,6 +10,7 @@ import orjson
 
 from node.api.openapi import EXAMPLE_SOURCE, document
 from node.api.openapi_doors import EXAMPLE_LINES, EXAMPLE_REQUEST
+from node.api.openapi_subscriptions import EXAMPLE as EXAMPLE_SUBSCRIPTION
 from node.api.problems import HTTP_CODES, PROBLEMS
 from tests.node.running import Running, running
 
@@ -50,6 +51,7 @@ def test_examples_satisfy_their_schemas() -> None:
     acknowledged, end = EXAMPLE_LINES.splitlines()
     schema_of("LinesAcknowledged").validate(orjson.loads(acknowledged))
     schema_of("LinesEnd").validate(orjson.loads(end))
+    schema_of("SubscriptionInput").validate(EXAMPLE_SUBSCRIPTION)
     for path in document()["paths"].values():
         for method in path.values():
             for answer in method["responses"].values():

@@ -7,12 +7,15 @@ import random
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
 import pytest
 import trio
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from node.config import RestartPolicy
@@ -458,12 +461,25 @@ async def test_tls_is_verified(postgres_url: str) -> None:
         "example.org",
         "https://0177.0.0.1/",
         "https://exa mple.org/",
+        "https://example.org:99999/",
+        "https://example.org\\@127.0.0.1/",
+        "https://[fe80::1%25eth0]/",
+        "https://exam'ple/",
         "https://example.org/" + 3_000 * "x",
     ],
 )
 def test_what_is_never_called_is_refused_at_once(url: str) -> None:
     with pytest.raises(InvalidCallbackError):
         read_receiver(url, ())
+
+
+@given(
+    st.lists(st.sampled_from([*"aé☃[]:@#?/%\\ \u200bß_1'", "::1", "xn--", "..", "99999", "%zz", ".org"]), max_size=9)
+)
+def test_no_text_is_more_than_refused(parts: list[str]) -> None:
+    with suppress(InvalidCallbackError):
+        receiver = read_receiver("https://" + "".join(parts), ())
+        assert 0 < receiver.port < 65_536
 
 
 async def test_it_is_refused_over_http(node: Running) -> None:
