@@ -20,12 +20,13 @@ from node.sources import SourceFault, mqtt
 from node.sources.mqtt import codec
 from node.sources.mqtt.connector import default_client_id
 from node.sources.mqtt.link import CHUNK_BYTES, tls_context
-from scripts.mosquitto import LOSSLESS, Mosquitto, binary
+from scripts.mosquitto import Mosquitto, binary
 from storage import batches
 from tests.mqtt_clients import Said, held, publish
 from tests.node.running import NETWORK, NODE, Running, running
 
 CONNECTORS = {"mqtt": mqtt.connector(network=NETWORK, identity=NODE.identity)}
+PATIENT = {"max_queued_messages": "0", "persistence": "true"}  # keeps all that waits; writes it down when it ends
 VERSIONS: tuple[tuple[str, codec.Version], ...] = (("5", 5), ("3.1.1", 4))
 DYNAMIC_SECURITY = next(Path("/usr/lib").rglob("mosquitto_dynamic_security.so"))  # comes with Mosquitto
 CLIENT_ID = default_client_id(NETWORK, "s1", NODE.identity)
@@ -33,7 +34,7 @@ CLIENT_ID = default_client_id(NETWORK, "s1", NODE.identity)
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    with Mosquitto(tmp_path / "broker", settings=LOSSLESS) as started:
+    with Mosquitto(tmp_path / "broker", settings=PATIENT) as started:
         yield started
 
 
