@@ -1,8 +1,8 @@
 """From an MQTT broker to committed events: one node, one Mosquitto, messages that already wait in the node's session.
 
 The source is switched off while messages are published, and on again: what is measured is how fast the node empties
-the broker, until the last message is committed. With --certify the node certifies meanwhile (level basic), and its CPU
-is counted with that.
+the broker, until the last message is committed. With --certify the node certifies meanwhile (level basic), which is
+counted too.
 
     scripts/bench/run mqtt --messages 30000
 """
