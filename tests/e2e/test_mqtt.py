@@ -161,7 +161,7 @@ def check(node: Node, publisher: Publisher, again: int) -> None:
 
     def is_settled() -> bool:
         stats = get(node, "/overlay/stats")
-        return stats["pending"] == 0 and stats["certified"] >= publisher.numbers
+        return bool(stats["pending"] == 0 and stats["certified"] >= publisher.numbers)
 
     until(is_settled, f"{publisher.numbers} events are certified:\n{node.tail()}", 120)
     events = all_events(node)

@@ -196,6 +196,11 @@ class _Subscription:
         while True:
             for packet in packets:
                 await self._receive(packet)
+            released = b"".join(
+                codec.complete(each.packet_id) for each in packets if isinstance(each, codec.Released)
+            )
+            if released:
+                await self._link.send(released)
             self._is_reading = False
             await self._waiting.room()
             self._heard_s = trio.current_time()
@@ -206,16 +211,14 @@ class _Subscription:
         match packet:
             case codec.Published():
                 self._waiting.put(packet)
-            case codec.Released():
-                await self._link.send(codec.complete(packet.packet_id))
             case codec.Answered():
                 await self._send_answer.send(packet)
             case codec.Left():
                 raise SourceFault(f"the broker ended the connection: {reasons.reason(packet.code, packet.text)}")
             case codec.Connected():
                 raise SourceFault("the broker does not keep to MQTT: it answers the connection twice")
-            case codec.Pong():
-                pass
+            case codec.Released() | codec.Pong():
+                pass  # all that were released are answered at once
 
     async def _hand_on(self) -> None:
         """The one place that acknowledges: after ``take`` returned."""

@@ -21,7 +21,7 @@ from protocols.errors import PeerFault
 
 CONNECT_S: Final = 10.0  # for the connection, and as much again for TLS
 SEND_S: Final = 30.0
-CHUNK_BYTES: Final = 64 * 1024
+CHUNK_BYTES: Final = 16 * 1024  # 2,000 of the smallest messages: 8 ms
 CA_BYTES_MAX: Final = 1024 * 1024
 
 
