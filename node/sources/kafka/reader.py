@@ -400,11 +400,13 @@ class Reader:
 
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            self._note(error)
+            raise KafkaException(error)
         refused = [_pair(each) for each in partitions if error is not None or each.error is not None]
         self._offsets.answered(refused)
 
     def _show(self) -> None:
+        if self._stop.is_set():
+            return  # partitions that are given back at the end are no sign of life
         owned = self._offsets.owned
         topics = len({topic for topic, _ in owned})
         self._soon(self._intake.connected, f"{len(owned)} partitions of {topics} topics in group {self._group}")
