@@ -384,17 +384,23 @@ class Reader:
         """Wait for what is under way, unless the node is full, or too slow: then it is given up."""
         deadline_s = time.monotonic() + HAND_OVER_S
         while not flight.done.wait(STEP_S):
-            if self._stop.is_set() or self._intake.held_up or time.monotonic() > deadline_s:
-                flight.give_up(going, self._token)
+            if self._stop.is_set() or time.monotonic() > deadline_s:
+                self._soon(flight.give_up, going)
                 flight.done.wait(HAND_OVER_S)
                 return
+            self._soon(self._let_go, flight, going)
+
+    def _let_go(self, flight: Flight, going: set[Partition]) -> None:
+        """In the event loop, where a node that is full is known to have been handed nothing."""
+        if self._intake.held_up:
+            flight.give_up(going)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Others read these partitions already: nothing of them is committed."""
         gone = {_pair(each) for each in partitions}
         log.info("kafka.partitions_lost", partitions=len(gone))
         if self._flight is not None and gone & self._flight.partitions:
-            self._flight.give_up(gone, self._token)
+            self._soon(self._flight.give_up, gone)
         self._offsets.lose(gone)
         self._show()
 
