@@ -189,13 +189,13 @@ class Intake:
                 await self._ingest.remember(self.source_id, mark)
             return Taken()
         while True:
+            self._status.held_up = False
             try:
                 answer = await self._ingest.submit_read(self.source_id, said, mark)
                 break
             except OverloadedError:
                 self._status.held_up = True
                 await trio.sleep(FULL_S)
-        self._status.held_up = False
         counts = answer.counts
         self._status.count(len(said), counts)
         return Taken(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])

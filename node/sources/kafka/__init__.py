@@ -12,10 +12,10 @@ What holds
 
 Where the client connects. The brokers of a source are judged like every outbound call. Without TLS it is the judged
 address that is called; with TLS it is the name, which the certificate must bear. All brokers that the cluster names
-are judged before a consumer is started and, as the running client knows them, every few seconds after that; one that
+are judged before the group is joined and, as the running client knows them, every few seconds after that; one that
 may not be called ends the source. What is *not* guaranteed: the client library connects by itself to brokers that the
-cluster names, so a cluster that names a private address in mid-stream gets a connection opened, with the protocol's
-handshake, in the seconds before that is seen, and messages that it serves meanwhile are events. Whoever must exclude
+cluster names, so a cluster that names a private address gets a connection opened, with the protocol's handshake, in
+the seconds before that is seen, and messages that are served from there meanwhile are events. Whoever must exclude
 that needs a firewall.
 """
 

@@ -1,9 +1,10 @@
 """The client library: its configuration, its words for what is wrong, its log."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
+import orjson
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -13,8 +14,11 @@ from node.sources.intake import SourceFault
 
 log = structlog.get_logger(__name__)
 
+Broker: TypeAlias = tuple[str, int]  # host, port
+
 LOOK_S: Final = 10.0
-TRY_S: Final = 1.0
+TRY_MS: Final = 500
+TRIES: Final = 8  # to connect, by the library's count
 STATISTICS_MS: Final = 3_000
 QUIET_S: Final = 10.0  # the same kind of message is logged once in so long
 KINDS_MAX: Final = 64
@@ -92,7 +96,13 @@ def for_group(settings: KafkaSettings, common: dict[str, Any], group: str) -> di
     }
 
 
-def for_admin(common: dict[str, Any]) -> dict[str, Any]:
+def named_brokers(statistics: Mapping[str, Any]) -> set[Broker]:
+    """The brokers that a client knows: those it was told to call, and those that the cluster named."""
+    names = [str(broker["nodename"]).rpartition(":") for broker in statistics["brokers"].values()]
+    return {(host, int(port)) for host, _, port in names if host}
+
+
+def for_admin(common: Mapping[str, Any]) -> dict[str, Any]:
     """What a client that belongs to no group takes of the common settings."""
     consumers = ("fetch.", "queued.", "isolation.", "session.", "heartbeat.", "max.poll.", "max.partition.")
     return {name: value for name, value in common.items() if not name.startswith(consumers)}
@@ -115,32 +125,41 @@ def worst(errors: Sequence[KafkaError]) -> KafkaError | None:
 
 
 class Cluster:
-    """Questions to a cluster, asked by a client that joins no group. To be used in one thread."""
+    """Questions to a cluster, each asked by a client that joins no group and ends with the answer.
 
-    def __init__(self, common: dict[str, Any]) -> None:
-        self._errors: list[KafkaError] = []
-        settings: Any = {**for_admin(common), "error_cb": self._note}
-        self._client: AdminClient = made(lambda: AdminClient(settings))
+    A client that nobody polls would gather what it has to say; so none is kept.
+    """
 
-    def _note(self, error: KafkaError) -> None:
-        self._errors = [*self._errors[-15:], error]
+    def __init__(self, common: Mapping[str, Any]) -> None:
+        self._settings = for_admin(common)
 
-    def look(self, is_stopped: Callable[[], bool]) -> tuple[frozenset[tuple[str, int]], frozenset[str]]:
-        """Its brokers (host, port) and the names of its topics.
+    def look(self, judge: Callable[[frozenset[Broker]], None], is_stopped: Callable[[], bool]) -> frozenset[str]:
+        """The names of its topics, once all brokers that it names are judged.
+
+        Args:
+            judge: Raises when one of them may not be called.
 
         Raises:
             SourceFault: in words, why it does not answer.
         """
+        errors: list[KafkaError] = []
+        brokers: set[Broker] = set()
+        client = self._client(
+            error_cb=errors.append,
+            stats_cb=lambda text: brokers.update(named_brokers(orjson.loads(text))),
+            **{"statistics.interval.ms": TRY_MS},
+        )
         deadline_s = time.monotonic() + LOOK_S
         while True:
             try:
-                found = self._client.list_topics(timeout=TRY_S)
-                brokers = frozenset((str(broker.host), int(broker.port)) for broker in found.brokers.values())
-                return brokers, frozenset(found.topics)
+                found = client.list_topics(timeout=TRY_MS / 1000)
+                judge(frozenset((str(each.host), int(each.port)) for each in found.brokers.values()) | brokers)
+                return frozenset(found.topics)
             except KafkaException as error:
-                self._client.poll(0)
-                said = worst(self._errors)
-                is_told = said is not None and (said.code() in TELLING or len(self._errors) > 4)
+                client.poll(0)
+                judge(frozenset(brokers))
+                said = worst(errors)
+                is_told = said is not None and (said.code() in TELLING or len(errors) >= TRIES)
                 if is_told or is_stopped() or time.monotonic() > deadline_s:
                     raise fault(said or error.args[0]) from None
 
@@ -151,8 +170,9 @@ class Cluster:
             SourceFault: It does not say.
         """
         found = {}
+        client = self._client()
         try:
-            asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=LOOK_S)
+            asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=LOOK_S)
             for topic, future in asked.items():
                 topic_id = str(future.result(LOOK_S).topic_id).translate(URL_SAFE)
                 found[topic] = topic if topic_id == NO_TOPIC_ID else f"{topic}:{topic_id}"
@@ -161,6 +181,11 @@ class Cluster:
         except TimeoutError:
             raise SourceFault("no broker says which topics these are") from None
         return found
+
+    def _client(self, **more: Any) -> AdminClient:
+        settings: dict[str, Any] = {**self._settings, **more}
+        client: AdminClient = made(lambda: AdminClient(settings))
+        return client
 
 
 class Logs:

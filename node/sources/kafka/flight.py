@@ -33,10 +33,10 @@ class Flight:
     def partitions(self) -> frozenset[Partition]:
         return frozenset((message.topic, message.partition) for message in self.messages)
 
-    def give_up(self, partitions: Iterable[Partition], token: trio.lowlevel.TrioToken) -> None:
-        """Let go of partitions, from the thread that reads; the rest of the flight has to start again."""
+    def give_up(self, partitions: Iterable[Partition]) -> None:
+        """Let go of partitions, in the event loop; the rest of the flight has to start again."""
         self.given_up |= set(partitions)
-        token.run_sync_soon(self.scope.cancel)
+        self.scope.cancel()
 
 
 @attrs.define(eq=False)

@@ -69,13 +69,12 @@ class Reader:
         self._fault: Exception | None = None
         self._flight: Flight | None = None
         self._send, self._receive = trio.open_memory_channel[Flight](1)
-        self._cluster: client.Cluster | None = None
         self._logs: dict[str, str] = {}
         self._backlog: list[Message] = []
         self._is_paused = False
         self._errors: list[KafkaError] = []
-        self._brokers: frozenset[tuple[str, int]] = frozenset()
-        self._judged: frozenset[tuple[str, int]] = frozenset()
+        self._brokers: frozenset[client.Broker] = frozenset()
+        self._judged: frozenset[client.Broker] = frozenset()
         self._judged_s = -math.inf
         self._up_s = math.inf
 
@@ -121,7 +120,7 @@ class Reader:
             return broker
         return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
-    async def _judge(self, brokers: frozenset[tuple[str, int]]) -> None:
+    async def _judge(self, brokers: frozenset[client.Broker]) -> None:
         """Raises ForbiddenAddressError when one of the brokers that the cluster names may not be called."""
         for host, port in sorted(brokers):
             try:
@@ -174,15 +173,11 @@ class Reader:
             self._stop.set()
             if consumer is not None:
                 self._close(consumer)
-            self._cluster = None  # its end may take a moment: here, not where garbage is collected
             self._soon(self._ended.set)
 
     def _look(self) -> None:
         """Judge what the cluster names, and see that there is what is to be read, before anything is joined."""
-        assert self._cluster is not None, "made just before"
-        brokers, topics = self._cluster.look(self._stop.is_set)
-        self._brokers = brokers
-        self._judge_now()
+        topics = self._cluster.look(self._judge_now, self._stop.is_set)
         missing = sorted(set(self._settings.topics) - topics)
         if missing:
             raise SourceFault(f"no topic {missing[0]}, or it may not be read with these credentials")
@@ -253,7 +248,6 @@ class Reader:
             messages.append(_message(each, topic, number, offset))
         unknown = {message.topic for message in messages} - set(self._logs)
         if unknown:
-            assert self._cluster is not None, "it ends with the thread"
             self._logs.update(self._cluster.logs(sorted(unknown)))
         return [attrs.evolve(message, log=self._logs[message.topic]) for message in messages]
 
@@ -295,15 +289,14 @@ class Reader:
         if self._stop.is_set():
             raise _StoppedError
         if not self._brokers <= self._judged or time.monotonic() - self._judged_s > JUDGE_S:
-            self._judge_now()
+            self._judge_now(self._brokers)
         said = client.worst(self._errors)
         if said is not None and (said.fatal() or said.code() in client.TELLING):
             raise client.fault(said)
         if time.monotonic() - self._up_s > DOWN_S:
             raise client.fault(said) if said is not None else SourceFault("no broker can be reached")
 
-    def _judge_now(self) -> None:
-        brokers = self._brokers
+    def _judge_now(self, brokers: frozenset[client.Broker]) -> None:
         try:
             trio.from_thread.run(self._judge, brokers)
         except (trio.RunFinishedError, trio.Cancelled):
@@ -342,13 +335,10 @@ class Reader:
     def _measure(self, text: str) -> None:
         """Its statistics: who is connected, which brokers it knows, how far behind it is."""
         said = orjson.loads(text)
-        brokers = said["brokers"].values()
-        if any(broker["state"] == "UP" for broker in brokers):
+        if any(broker["state"] == "UP" for broker in said["brokers"].values()):
             self._up_s = time.monotonic()
             self._errors = []
-        self._brokers = self._brokers | {
-            _named(broker["nodename"]) for broker in brokers if ":" in broker["nodename"]
-        }
+        self._brokers = frozenset(client.named_brokers(said))
         lags = [
             part["consumer_lag"]
             for name, topic in said["topics"].items()
@@ -398,27 +388,35 @@ class Reader:
         """Wait for what is under way, unless the node is full, or too slow: then it is given up."""
         deadline_s = time.monotonic() + HAND_OVER_S
         while not flight.done.wait(STEP_S):
-            if self._stop.is_set() or self._intake.held_up or time.monotonic() > deadline_s:
-                flight.give_up(going, self._token)
+            if self._stop.is_set() or time.monotonic() > deadline_s:
+                self._soon(flight.give_up, going)
                 flight.done.wait(HAND_OVER_S)
                 return
+            self._soon(self._let_go, flight, going)
+
+    def _let_go(self, flight: Flight, going: set[Partition]) -> None:
+        """In the event loop, where a node that is full is known to have been handed nothing."""
+        if self._intake.held_up:
+            flight.give_up(going)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Others read these partitions already: nothing of them is committed."""
         gone = {_pair(each) for each in partitions}
         log.info("kafka.partitions_lost", partitions=len(gone))
         if self._flight is not None and gone & self._flight.partitions:
-            self._flight.give_up(gone, self._token)
+            self._soon(self._flight.give_up, gone)
         self._offsets.lose(gone)
         self._show()
 
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            self._note(error)
+            raise KafkaException(error)
         refused = [_pair(each) for each in partitions if error is not None or each.error is not None]
         self._offsets.answered(refused)
 
     def _show(self) -> None:
+        if self._stop.is_set():
+            return  # partitions that are given back at the end are no sign of life
         owned = self._offsets.owned
         topics = len({topic for topic, _ in owned})
         self._soon(self._intake.connected, f"{len(owned)} partitions of {topics} topics in group {self._group}")
@@ -466,8 +464,3 @@ def _pair(each: TopicPartition) -> Partition:
 
 def _places(offsets: Any) -> list[TopicPartition]:
     return [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
-
-
-def _named(nodename: str) -> tuple[str, int]:
-    host, _, port = nodename.rpartition(":")
-    return host, int(port)
