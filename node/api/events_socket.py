@@ -177,7 +177,7 @@ class EventSocket:
             return
         messages = chunk.messages
         first = messages[0].place
-        self._inside = attrs.evolve(first, position=first.position - 1)
+        self._inside = first._replace(position=first.position - 1)
         while messages:
             if not self._credit:
                 await self._wait_for_credit()

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
+from node.api.openapi_stream import stream_paths
 from node.api.schemas import EVENT, HEX, LEVEL, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
 from node.policy_files import YAML_TYPES
 
@@ -44,14 +45,6 @@ OTHER_BODIES: Final[dict[str, Schema]] = {
     "application/cloudevents-batch+json": array({"type": "object"}, "CloudEvents."),
 }
 EXAMPLE_TRIAL: Final = {"events": [{"externalId": "r-1", "eventType": "reading", "data": {"value": 23.5}}]}
-EXAMPLE_STREAM: Final = (
-    ': connected\n\nid: 12.1\ndata: {"type":"event","eventId":"event_abc123","eventType":"sensor_reading",'
-    '"certificationLevel":"enhanced","timestamp":"2024-01-15T10:30:00Z","data":{"sensorId":"temp_001",'
-    '"value":23.5},"certification":{"agentId":"agent_02ab","signature":"304502","consensusNodes":2},'
-    '"overlayMetadata":{"latency":120,"reliability":0.6667,"sourceId":"iot-sensors-farm-001",'
-    '"batchId":"batch_77"}}\n\ndata: {"type":"heartbeat","timestamp":"2024-01-15T10:30:30.000Z",'
-    '"activeSubscriptions":1,"eventsProcessed":156}\n\n'
-)
 
 
 def _ingest() -> dict[str, Any]:
@@ -104,46 +97,6 @@ def _ingest() -> dict[str, Any]:
     )
 
 
-def _stream() -> dict[str, Any]:
-    last = {
-        "name": "Last-Event-ID",
-        "in": "header",
-        "required": False,
-        "schema": text(),
-        "description": "Go on after this event; goes before 'since'.",
-    }
-    parameters = [
-        in_query("topics", text(), "Comma-separated; an event with any one of them passes."),
-        in_query("sourceIds", text(), "Comma-separated."),
-        in_query("minCertificationLevel", LEVEL, "This level and stricter ones; default basic."),
-        in_query("includeProcessingEvidence", text(enum=["true", "false"]), "Adds processingEvidence."),
-        in_query(
-            "status",
-            text(enum=["valid", "invalid", "all"]),
-            "Default valid. With the others an event carries its status and issues.",
-        ),
-        in_query("since", text(), "Start after this id; 0 for everything. Default: from now on."),
-        last,
-    ]
-    events = {
-        "description": (
-            "Server-sent events. The id of each names its place; heartbeats come at a fixed interval. A client "
-            "slower than its buffer gets a last message of type dropped with lastEventId."
-        ),
-        "content": {"text/event-stream": {"schema": text(), "examples": {"one": {"value": EXAMPLE_STREAM}}}},
-    }
-    return operation(
-        "streamEvents",
-        "events",
-        "Certified events, live",
-        {
-            "200": events,
-            **problem_answers("invalid-parameter", "too-many-streams", "stream-disabled", "unavailable"),
-        },
-        parameters=parameters,
-    )
-
-
 def _event_paths() -> dict[str, Any]:
     one = [in_path("eventId")]
     missing = problem_answers("unknown-event", "event-expired")
@@ -159,7 +112,7 @@ def _event_paths() -> dict[str, Any]:
     event_page = record({"events": array(record(summary)), "nextAfter": {"type": ["string", "null"]}})
     return {
         "/overlay/events/ingest": {"post": _ingest()},
-        "/overlay/events/stream": {"get": _stream()},
+        **stream_paths(),
         "/overlay/events": {
             "get": operation(
                 "listEvents",
