@@ -15,13 +15,13 @@ EXAMPLE_STREAM: Final = (
     '"protocolID":[2,"overlay log checkpoint"],"keyID":"1","signed":"…","signature":"3045…"}}\n\n'
 )
 EVENTS: Final = (
-    "Server-sent events, plain or gzip. The id of each is its place in the feed. Heartbeats come at a fixed interval, "
+    "Server-sent events, plain or gzip. The id of each is its place in the feed. Heartbeats come at an interval, "
     "with the signed head of the feed: a client has all it wants up to there, or up to 'place' where that is given. "
     "A client slower than its buffer gets a last message of type dropped with lastEventId, and comes back with it."
 )
 SOCKET: Final = (
     "The same address takes WebSocket handshakes with the same parameters, signed headers included. Messages are "
-    "those of the stream, one to a frame, each event with its place as 'sequence'; the first is a heartbeat. A client "
+    "those of the stream, each event with its place as 'sequence'; the first is a heartbeat. A client "
     'may send {"type":"subscribe","filter":{…},"since":"12.5"} (answered by subscribed, with the sequence from which '
     "the filter holds; members topics, sourceIds, eventTypes, minCertificationLevel, status, expression, "
     'includeProcessingEvidence, includeCertificate), {"type":"credit","events":N} (at most so many further events, '
@@ -55,7 +55,7 @@ def stream_paths() -> dict[str, Any]:
         in_query(
             "filter",
             text(),
-            "An expression of the policy language over data, eventType, eventId, sourceId, timestamp, level and issues. "
+            "A condition of the policy language over data, eventType, eventId, sourceId, timestamp, level, issues. "
             "Events for which it cannot be evaluated do not pass.",
         ),
         in_query("includeProcessingEvidence", boolean, "Adds processingEvidence."),
