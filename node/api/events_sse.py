@@ -105,9 +105,7 @@ class EventStream:
     def _heartbeat(self) -> bytes:
         """Its id moves the client on, also where nothing was for it."""
         beat, place = self._beats.current(), self._reading.place
-        if place >= beat.head:
-            return forms.event(beat.body, beat.head)
-        return forms.event(beat.behind(place), place)
+        return forms.event(beat.body if place >= beat.head else beat.at(place), place)
 
     def _take(self, data: bytes) -> bool:
         assert self._line is not None, "it is the line's outlet"
