@@ -140,7 +140,8 @@ class EventSocket:
     async def _write(self) -> None:
         """Write until there is an ending, then close with it."""
         try:
-            await self._say(self._heartbeat())  # so that the client has a place from the start
+            self._beat_s = self._beats.next_s()
+            await self._say(self._beats.current().at(self._place))  # so that the client has a place from the start
             while self._ending is None:
                 await self._read_on()
                 if self._wish is not None:
@@ -177,7 +178,7 @@ class EventSocket:
             return
         messages = chunk.messages
         first = messages[0].place
-        self._inside = attrs.evolve(first, position=first.position - 1)
+        self._inside = first._replace(position=first.position - 1)
         while messages:
             if not self._credit:
                 await self._wait_for_credit()
@@ -245,7 +246,7 @@ class EventSocket:
     def _heartbeat(self) -> bytes:
         self._beat_s = self._beats.next_s()
         beat, place = self._beats.current(), self._place
-        return beat.body if place >= beat.head else beat.behind(place)
+        return beat.body if place >= beat.head else beat.at(place)
 
     async def _send(self, chunk: Chunk) -> None:
         if self._line is not None:

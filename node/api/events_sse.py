@@ -93,21 +93,19 @@ class EventStream:
                     yield await in_form(chunk, form)
                 if trio.current_time() >= beat_s:
                     beat_s = self._beats.next_s()
-                    yield self._heartbeat()
+                    yield self._written(self._heartbeat())
                 if self._feed.closing:
                     return
         yield self._written(forms.event(dropped(self._reading.place, remedy="reconnect with Last-Event-ID")))
 
     def _hello(self) -> bytes:
-        """Sent at once; with an id, so that a client cut off before the first event knows its place."""
-        return b": connected\nretry: %d\nid: %b\n\n" % (RETRY_MS, str(self._reading.place).encode())
+        """A heartbeat at once, so that a client cut off before the first event knows its place."""
+        return b": connected\nretry: %d\n%b" % (RETRY_MS, self._heartbeat())
 
     def _heartbeat(self) -> bytes:
         """Its id moves the client on, also where nothing was for it."""
         beat, place = self._beats.current(), self._reading.place
-        if place >= beat.head:
-            return self._written(forms.event(beat.body, beat.head))
-        return self._written(forms.event(beat.behind(place), place))
+        return forms.event(beat.body if place >= beat.head else beat.at(place), place)
 
     def _take(self, data: bytes) -> bool:
         assert self._line is not None, "it is the line's outlet"

@@ -3,8 +3,9 @@
 from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
-from node.api.openapi_doors import DOOR_SCHEMAS, door_paths, ingest_operation
+from node.api.openapi_doors import DOOR_SCHEMAS, door_paths
 from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
+from node.api.openapi_stream import stream_paths
 from node.api.openapi_subscriptions import SUBSCRIPTION_SCHEMAS, subscription_paths
 from node.api.schemas import EVENT, HEX, LEVEL, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
 from node.policy_files import YAML_TYPES
@@ -35,53 +36,55 @@ EXAMPLE_SOURCE: Final = {
     "overlayTopics": ["gitdata.events.iot"],
 }
 EXAMPLE_TRIAL: Final = {"events": [{"externalId": "r-1", "eventType": "reading", "data": {"value": 23.5}}]}
-EXAMPLE_STREAM: Final = (
-    ': connected\n\nid: 12.1\ndata: {"type":"event","eventId":"event_abc123","eventType":"sensor_reading",'
-    '"certificationLevel":"enhanced","timestamp":"2024-01-15T10:30:00Z","data":{"sensorId":"temp_001",'
-    '"value":23.5},"certification":{"agentId":"agent_02ab","signature":"304502","consensusNodes":2},'
-    '"overlayMetadata":{"latency":120,"reliability":0.6667,"sourceId":"iot-sensors-farm-001",'
-    '"batchId":"batch_77"}}\n\ndata: {"type":"heartbeat","timestamp":"2024-01-15T10:30:30.000Z",'
-    '"activeSubscriptions":1,"eventsProcessed":156}\n\n'
-)
 
 
-def _stream() -> dict[str, Any]:
-    last = {
-        "name": "Last-Event-ID",
+def _ingest() -> dict[str, Any]:
+    prefer = {
+        "name": "Prefer",
         "in": "header",
         "required": False,
         "schema": text(),
-        "description": "Go on after this event; goes before 'since'.",
+        "description": "return=minimal leaves the per-event lists out (RFC 7240).",
     }
-    parameters = [
-        in_query("topics", text(), "Comma-separated; an event with any one of them passes."),
-        in_query("sourceIds", text(), "Comma-separated."),
-        in_query("minCertificationLevel", LEVEL, "This level and stricter ones; default basic."),
-        in_query("includeProcessingEvidence", text(enum=["true", "false"]), "Adds processingEvidence."),
-        in_query(
-            "status",
-            text(enum=["valid", "invalid", "all"]),
-            "Default valid. With the others an event carries its status and issues.",
-        ),
-        in_query("since", text(), "Start after this id; 0 for everything. Default: from now on."),
-        last,
-    ]
-    events = {
-        "description": (
-            "Server-sent events. The id of each names its place; heartbeats come at a fixed interval. A client "
-            "slower than its buffer gets a last message of type dropped with lastEventId."
-        ),
-        "content": {"text/event-stream": {"schema": text(), "examples": {"one": {"value": EXAMPLE_STREAM}}}},
-    }
+    body = json_body(ref("IngestRequest"), EXAMPLE_REQUEST)
+    body["content"] |= {media_type: {"schema": schema} for media_type, schema in OTHER_BODIES.items()}
     return operation(
-        "streamEvents",
+        "ingestEvents",
         "events",
-        "Certified events, live",
+        "Take events in",
         {
-            "200": events,
-            **problem_answers("invalid-parameter", "too-many-streams", "stream-disabled", "unavailable"),
+            "202": json_answer(
+                "Durable: the answer leaves after the commit, flushed to disk.",
+                ref("IngestAnswer"),
+                Preference_Applied="return=minimal where it was applied.",
+            ),
+            **problem_answers(
+                "invalid-json",
+                "invalid-request",
+                "source-disabled",
+                "unknown-source",
+                "request-timeout",
+                "body-too-large",
+                "too-many-events",
+                "unsupported-media-type",
+                "overloaded",
+                "ingestion-disabled",
+                "unavailable",
+            ),
         },
-        parameters=parameters,
+        description=(
+            "Idempotent on (sourceId, externalId): a repeat is answered as duplicate with the same ids; another "
+            "body under a known externalId is a new version or a conflict, by the source's policy. A bad event "
+            "is reported by its index; the others are taken."
+        ),
+        parameters=[
+            prefer,
+            in_query("sourceId", text(), "For lines and CloudEvents, whose bodies have no place for it."),
+            in_query("consensusLevel", LEVEL, "For those: as in processingOptions."),
+            in_query("durability", text(enum=["local", "replicated"]), "For those: as in processingOptions."),
+            in_query("distributionTopics", text(), "For those: comma-separated."),
+        ],
+        requestBody=body,
     )
 
 
@@ -99,8 +102,8 @@ def _event_paths() -> dict[str, Any]:
     versions = record({"eventId": text(), "sourceId": text(), "versions": chain})
     event_page = record({"events": array(record(summary)), "nextAfter": {"type": ["string", "null"]}})
     return {
-        "/overlay/events/ingest": {"post": ingest_operation()},
-        "/overlay/events/stream": {"get": _stream()},
+        "/overlay/events/ingest": {"post": _ingest()},
+        **stream_paths(),
         "/overlay/events": {
             "get": operation(
                 "listEvents",

@@ -22,8 +22,8 @@ class Beat:
     document: dict[str, Any]
     body: bytes
 
-    def behind(self, place: Place) -> bytes:
-        """For a client that stands before the head: it reads the past, or holds its events back."""
+    def at(self, place: Place) -> bytes:
+        """With the client's own place: where it starts, or before the head, reading the past or holding back."""
         return orjson.dumps({**self.document, "place": str(place)})
 
 

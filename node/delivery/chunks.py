@@ -6,7 +6,7 @@ expression evaluated once for each event, and clients with the same options and 
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
 import orjson
@@ -22,9 +22,11 @@ from protocols.messages import Evidence, Signed
 WHOLE_BATCH: Final = 999_999_999  # a position past any batch's last
 
 
-@attrs.frozen(kw_only=True, order=True)
-class Place:
-    """Where a stream stands: after event ``position`` (1-based) of the batch sealed as ``sequence``."""
+class Place(NamedTuple):
+    """Where a stream stands: after event ``position`` (1-based) of the batch sealed as ``sequence``.
+
+    A tuple, because places are compared for every client and chunk.
+    """
 
     sequence: int
     position: int

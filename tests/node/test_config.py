@@ -35,7 +35,6 @@ SPECIFIED = {
     "EVENT_SIGNATURE_TTL_SECONDS": "300",
 }
 ON_TOPICS = ("gitdata.events.ingest", "gitdata.events.certified")
-NOT_HONOURED: set[str] = set()
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -50,18 +49,14 @@ def refusal(environ: dict[str, str], path: Path | None = None) -> list[str]:
 
 def test_the_specified_variables_have_the_specified_defaults() -> None:
     unset = load(None, {})
-    honoured = {name: text for name, text in SPECIFIED.items() if name not in NOT_HONOURED}
-    set_to_default = load(None, honoured)
+    set_to_default = load(None, SPECIFIED)
     for name in SPECIFIED:
         assert getattr(unset, name.lower()) == getattr(set_to_default, name.lower()), name
     assert unset.overlay_event_topics == ON_TOPICS
-    assert all(getattr(unset, name.lower()) is True for name in NOT_HONOURED)
 
 
-def test_defaults_without_effect_are_noted_until_they_are_settled() -> None:
-    notes = load(None, {}).notes()
-    assert {note.split()[0] for note in notes} == NOT_HONOURED
-    assert load(None, dict.fromkeys(NOT_HONOURED, "false")).notes() == []
+def test_no_default_is_without_effect() -> None:
+    assert load(None, {}).notes() == []
 
 
 @pytest.mark.parametrize("name", sorted(ONLY))
