@@ -107,6 +107,7 @@ class _Reading:
         )
         self._number, self._aside = _read_mark(intake.mark)
         self._marked = self._number
+        self._is_overtaken = False
 
     async def run(self) -> None:
         while True:
@@ -137,15 +138,13 @@ class _Reading:
         return self._number < last
 
     async def _note_pruned(self, last: int) -> None:
-        """Say so where the log let certificates go before this source came to them."""
+        """Say so, once, where the log lets certificates go before this source comes to them."""
         gone_to = last - self._reader.certificates.kept_max
-        if not 0 < self._number < gone_to:
-            return
-        why = (
-            f"certificates between {self._number} and {gone_to} of the log may have been let go before they were read"
-        )
-        await self._reject(None, why, "raise OVERLAY_CERTIFICATES_MAX, and read these batches of their nodes")
-        self._number = gone_to
+        was_overtaken, self._is_overtaken = self._is_overtaken, 0 < self._number < gone_to
+        if self._is_overtaken and not was_overtaken:
+            numbers = f"{self._number + 1} to {gone_to}"
+            why = f"certificates {numbers} of the log may have been let go before they were read"
+            await self._reject(None, why, "raise OVERLAY_CERTIFICATES_MAX, and read these batches of their nodes")
 
     async def _again(self) -> None:
         """Ask again for what was set aside, the first of each stream, and go on with it while that works."""
