@@ -41,7 +41,7 @@ NULL_VALUES_MAX: Final = 32
 FORMATS_MAX: Final = 8
 MEMO_ENTRIES_MAX: Final = 4_096
 MEMO_CHARS_MAX: Final = 64
-COMMON: Final = ("field", "type", "nullValues")
+COMMON: Final = ("each", "field", "type", "nullValues")
 KEYS: Final = {
     "number": ("unit",),
     "integer": (),
@@ -55,9 +55,14 @@ KEYS: Final = {
 
 @attrs.frozen(kw_only=True)
 class Coercion:
-    """One compiled entry of ``coercion``: ``apply`` gives the new value, or ``ABSENT`` for an issue."""
+    """One compiled entry of ``coercion``: ``apply`` gives the new value, or ``ABSENT`` for an issue.
+
+    Attributes:
+        each: An array; ``field`` is looked for in each of its elements, and is empty for the elements themselves.
+    """
 
     field: Segments
+    each: Segments = ()
     expected: dict[str, Any]
     apply: Coercer
     is_timestamp: bool
@@ -278,9 +283,13 @@ def read_coercion(node: Node) -> Coercion:
     null_values = tuple(scalar(item) for item in node.items("nullValues", NULL_VALUES_MAX))
     if null_values:
         apply = with_nulls(apply, null_values)
+    each, field = node.maybe("each"), node.maybe("field")
+    if each is None:
+        field = node.required("field")
     return Coercion(
-        field=node.required("field").path(),
+        field=() if field is None else field.path(),
+        each=() if each is None else each.path(),
         expected={"type": kind, **details},
         apply=apply,
-        is_timestamp=kind == "timestamp",
+        is_timestamp=kind == "timestamp" and each is None,
     )

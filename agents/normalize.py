@@ -176,9 +176,10 @@ def coercer(coercions: tuple[Coercion, ...]) -> Step:
     flat: list[tuple[str, dict[Any, Any], Coercer, Any, str]] = [
         (entry.field[0], {}, entry.apply, entry.expected, pointer(entry.field))
         for entry in coercions
-        if len(entry.field) == 1
+        if len(entry.field) == 1 and not entry.each
     ]
-    nested = tuple(entry for entry in coercions if len(entry.field) > 1)
+    nested = tuple(entry for entry in coercions if len(entry.field) > 1 and not entry.each)
+    within = tuple(entry for entry in coercions if entry.each)
 
     def coerce(data: Any, issues: list[Issue]) -> Any:
         if not isinstance(data, dict):
@@ -209,9 +210,28 @@ def coercer(coercions: tuple[Coercion, ...]) -> Step:
                 issues.append(issue("coercion", pointer(entry.field), entry.expected, value))
             else:
                 data = replaced(data, entry.field, result)
+        for entry in within:
+            elements = read(data, entry.each)
+            if isinstance(elements, list):
+                data = replaced(data, entry.each, coerced_elements(entry, elements, issues))
         return data
 
     return coerce
+
+
+def coerced_elements(entry: Coercion, elements: list[Any], issues: list[Issue]) -> list[Any]:
+    """The elements of an array with one coercion applied in each, an issue for each that cannot be."""
+    coerced = list(elements)
+    for index, element in enumerate(elements):
+        value = read(element, entry.field)
+        if value is None or value is ABSENT:
+            continue
+        result = entry.apply(value)
+        if result is ABSENT:
+            issues.append(issue("coercion", pointer((*entry.each, index, *entry.field)), entry.expected, value))
+        else:
+            coerced[index] = replaced(element, entry.field, result)
+    return coerced
 
 
 def requirer(policy: CompiledPolicy) -> Callable[[Record, Any, list[Issue]], Any]:

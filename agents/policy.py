@@ -28,14 +28,16 @@ ever silently left out. ``{}`` keeps events as they are and finds them all valid
 
 ``from`` is a path into the event's data, or ``@timestamp``, ``@eventType``, ``@externalId``; all other paths
 are into the normalized data. A mapped field may be a constant (``"value"`` in place of ``"from"``) or an array whose
-elements are mapped (``"each"``, with ``"columns"`` where they are arrays themselves). Rules run in the order in which
-they stand here; those of ``severity`` ``warning`` or ``info`` leave the event valid. Expressions
-(``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the event before.
+elements are mapped (``"each"``, with ``"columns"`` where they are arrays themselves). A coercion with
+``"each": "items"`` looks for its field in every element of that array, or is for the elements themselves. Rules
+run in the order in which they stand here; those of ``severity`` ``warning`` or ``info`` leave the event valid.
+Expressions (``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the
+event before.
 """
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -222,7 +224,8 @@ def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> Compile
         version.refuse(f"this build knows version {VERSION}")
     mapping, keeps_unmapped = read_mapping(root)
     coercions = tuple(read_coercion(node) for node in root.items("coercion", FIELDS_MAX))
-    refuse_repeats(root, "coercion", [entry.field for entry in coercions])
+    for array in dict.fromkeys(entry.each for entry in coercions):
+        refuse_repeats(root, "coercion", [entry.field if entry.each == array else None for entry in coercions])
     schema, on_conflict, volatility = root.maybe("schema"), root.maybe("onConflict"), root.maybe("volatility")
     named = read_functions(root, functions)
     tables, memory = read_tables(root), read_memory(root)
@@ -252,15 +255,17 @@ def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> Compile
     )
 
 
-def refuse_repeats(root: Node, section: str, fields: list[Segments]) -> None:
-    """Refuse a field that is named twice, or that lies inside another one named."""
+def refuse_repeats(root: Node, section: str, fields: Sequence[Segments | None]) -> None:
+    """Refuse a field that is named twice, or that lies inside another one named; None is no field."""
     known: dict[Segments, int] = {}
     for index, field in enumerate(fields):
+        if field is None:
+            continue
         known[field] = known.get(field, 0) + 1
         if known[field] > 1:
             root.child(section).child(index).refuse(f"{pointer(field)} is named before")
     for index, field in enumerate(fields):
-        if any(field[:length] in known for length in range(1, len(field))):
+        if field and any(field[:length] in known for length in range(len(field))):
             root.child(section).child(index).refuse(f"{pointer(field)} lies inside another field named here")
 
 

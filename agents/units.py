@@ -20,7 +20,7 @@ ROUNDED: Final = decimal.Context(prec=SIGNIFICANT_DIGITS, rounding=decimal.ROUND
 SAFE_INTEGER: Final = 2**53 - 1
 
 # unit -> (quantity, factor, offset): value in the base unit = value * factor + offset. All are exact by
-# definition (international mile, foot and inch; knot 1852 m/h; inHg at 0 degC, 3386.389 Pa).
+# definition (international mile, foot, inch and avoirdupois pound; knot 1852 m/h; inHg at 0 degC, 3386.389 Pa).
 UNITS: Final[dict[str, tuple[str, Fraction, Fraction]]] = {
     "K": ("temperature", Fraction(1), Fraction(0)),
     "degC": ("temperature", Fraction(1), Fraction("273.15")),
@@ -42,6 +42,48 @@ UNITS: Final[dict[str, tuple[str, Fraction, Fraction]]] = {
     "in": ("length", Fraction("0.0254"), Fraction(0)),
     "cm": ("length", Fraction(1, 100), Fraction(0)),
     "mm": ("length", Fraction(1, 1000), Fraction(0)),
+    "nmi": ("length", Fraction(1852), Fraction(0)),
+    "yd": ("length", Fraction("0.9144"), Fraction(0)),
+    "bar": ("pressure", Fraction(100_000), Fraction(0)),
+    "atm": ("pressure", Fraction(101_325), Fraction(0)),
+    "psi": ("pressure", Fraction("0.45359237") * Fraction("9.80665") / Fraction("0.0254") ** 2, Fraction(0)),
+    "kg": ("mass", Fraction(1), Fraction(0)),
+    "g": ("mass", Fraction(1, 1000), Fraction(0)),
+    "mg": ("mass", Fraction(1, 1_000_000), Fraction(0)),
+    "t": ("mass", Fraction(1000), Fraction(0)),
+    "lb": ("mass", Fraction("0.45359237"), Fraction(0)),
+    "oz": ("mass", Fraction("0.45359237") / 16, Fraction(0)),
+    "m3": ("volume", Fraction(1), Fraction(0)),
+    "L": ("volume", Fraction(1, 1000), Fraction(0)),
+    "mL": ("volume", Fraction(1, 1_000_000), Fraction(0)),
+    "galUS": ("volume", 231 * Fraction("0.0254") ** 3, Fraction(0)),
+    "m2": ("area", Fraction(1), Fraction(0)),
+    "ha": ("area", Fraction(10_000), Fraction(0)),
+    "acre": ("area", 4840 * Fraction("0.9144") ** 2, Fraction(0)),
+    "s": ("time", Fraction(1), Fraction(0)),
+    "ms": ("time", Fraction(1, 1000), Fraction(0)),
+    "min": ("time", Fraction(60), Fraction(0)),
+    "h": ("time", Fraction(3600), Fraction(0)),
+    "d": ("time", Fraction(86_400), Fraction(0)),
+    "J": ("energy", Fraction(1), Fraction(0)),
+    "kJ": ("energy", Fraction(1000), Fraction(0)),
+    "kWh": ("energy", Fraction(3_600_000), Fraction(0)),
+    "Wh": ("energy", Fraction(3_600), Fraction(0)),
+    "W": ("power", Fraction(1), Fraction(0)),
+    "kW": ("power", Fraction(1000), Fraction(0)),
+    "MW": ("power", Fraction(1_000_000), Fraction(0)),
+    "V": ("voltage", Fraction(1), Fraction(0)),
+    "mV": ("voltage", Fraction(1, 1000), Fraction(0)),
+    "A": ("current", Fraction(1), Fraction(0)),
+    "mA": ("current", Fraction(1, 1000), Fraction(0)),
+    "Hz": ("frequency", Fraction(1), Fraction(0)),
+    "kHz": ("frequency", Fraction(1000), Fraction(0)),
+    "MHz": ("frequency", Fraction(1_000_000), Fraction(0)),
+    "1": ("ratio", Fraction(1), Fraction(0)),
+    "%": ("ratio", Fraction(1, 100), Fraction(0)),
+    "ppm": ("ratio", Fraction(1, 1_000_000), Fraction(0)),
+    "m/s2": ("acceleration", Fraction(1), Fraction(0)),
+    "gn": ("acceleration", Fraction("9.80665"), Fraction(0)),
 }
 
 

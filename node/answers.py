@@ -1,6 +1,6 @@
 """What ingest answers: from columns to JSON, put together without an object per event. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -104,6 +104,21 @@ def render(answer: IngestAnswer, *, minimal: bool) -> bytes:
         for number in drafts
     ]
     return orjson.dumps(document)
+
+
+def render_lines(answer: IngestAnswer, numbers: Sequence[int]) -> dict[str, Any]:
+    """What became of lines, as JSON values: as ``render`` minimal, events called by the numbers of their lines.
+
+    Args:
+        numbers: Of the lines that the request was made of.
+    """
+    refusals = [_refusal(rejection) for rejection in answer.rejections]
+    return {
+        "counts": answer.counts,
+        "rejections": [{"line": numbers[refusal.pop("index")], **refusal} for refusal in refusals],
+        "batches": [_batch(answer, number, count) for number, count in answer.drafts.items()],
+        "receipts": [receipt_document(answer.manifests[number], None) for number in answer.drafts],
+    }
 
 
 def _batch(answer: IngestAnswer, number: int, count: int) -> dict[str, Any]:

@@ -29,13 +29,17 @@ from node.clock import clock_ms
 from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.ledger import CursorLedger
 from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
+from node.delivery.reading import begin
+from node.delivery.webhook_keeper import WebhookKeeper
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
 from node.exchange import Exchange
 from node.executor import Executor, Sealed
 from node.foreign import ForeignBatches
 from node.group import GroupWriter, IngestPolicy
+from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
 from node.library import ABSENT, PeerLibrary
@@ -57,7 +61,7 @@ from node.relay import GOSSIP_WORK, Relay
 from node.replication import Replications
 from node.retention import Retention
 from node.salvage import Salvage
-from node.sources import Connector, SourceKeeper
+from node.sources import Connector, SourceKeeper, kafka, mqtt, poll
 from node.sources.overlay import OverlayReader
 from node.standings import Standings
 from node.stored import read_advertisement, read_manifest
@@ -212,6 +216,7 @@ class Node:
         self.metrics = Metrics()
         self.feed = Feed()
         self.nonces = NonceLedger(database)
+        self.idempotency = IdempotencyLedger(database)
         self.standings = Standings(database)
         self.trust = TrustLedger(database)
         self.records = NodeRecords(database, self.standings)
@@ -317,11 +322,17 @@ class Node:
             unsettle=self.ingest.unsettle,
             timeout_s=settings.event_processing_timeout_ms / 1000,
         )
+        outbound_allowed = [ip_network(network) for network in settings.overlay_outbound_allow]
         self.sources = SourceKeeper(
             database=database,
             ingest=self.ingest,
             connectors=self._connectors(),
-            outbound_allowed=[ip_network(network) for network in settings.overlay_outbound_allow],
+            outbound_allowed=outbound_allowed,
+            compute=workers.read,
+        )
+        self.cursors = CursorLedger(database)
+        self.webhooks = WebhookKeeper(
+            database=database, feed=self.feed, cursors=self.cursors, allowed=outbound_allowed
         )
 
     def _connectors(self) -> dict[str, Connector]:
@@ -334,7 +345,12 @@ class Node:
             batches=self.foreign,
             interests=self.interests,
         )
-        return {"overlay": overlay.connector()}
+        return {
+            "kafka": kafka.connector(self._network),
+            "mqtt": mqtt.connector(network=self._network, identity=self._keyring.identity),
+            "overlay": overlay.connector(),
+            "poll": poll.CONNECTOR,
+        }
 
     async def _outputs(self, batch_id: str) -> tuple[bytes, bytes] | None:
         """Leaves and normalized data of a batch, for peers: of one under way here, or of one of a topic."""
@@ -539,6 +555,7 @@ class Node:
             database=self._database, transport=self._transport, sync=self.sync, interests=self.interests
         )
         self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
+        await begin(self.feed, self._database)
         async with trio.open_nursery() as core:
             core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
@@ -557,6 +574,8 @@ class Node:
                 edges.start_soon(supervise, "notices", self.notices.run, RESTARTS)
                 edges.start_soon(supervise, "announcer", self.announcer.run, RESTARTS)
                 edges.start_soon(supervise, "feed", self.feed.run, RESTARTS)
+                edges.start_soon(supervise, "cursors", self.cursors.run, RESTARTS)
+                edges.start_soon(supervise, "webhooks", self.webhooks.run, RESTARTS)
                 edges.start_soon(supervise, "trust", self.trust.run, RESTARTS)
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(supervise, "retention", Retention(self._database).run, RESTARTS)
@@ -572,6 +591,7 @@ class Node:
                 edges.cancel_scope.cancel()
             await self.records.flush()
             await self.trust.flush()
+            await self.cursors.flush()
             core.cancel_scope.cancel()
 
     def _overlay(self, discovery: Discovery, offer: Offer) -> OverlayServices:
@@ -603,6 +623,7 @@ class Node:
                 body_bytes_max=self._settings.overlay_request_bytes_max,
                 public_url=self._settings.overlay_public_url,
                 stream_enabled=self._settings.event_stream_sse_enabled,
+                websocket_enabled=self._settings.event_stream_websocket_enabled,
                 stream_clients_max=self._settings.event_stream_max_clients,
                 heartbeat_ms=self._settings.event_stream_heartbeat_interval_ms,
                 signature_ttl_ms=self._settings.event_signature_ttl_seconds * 1000,
@@ -610,9 +631,12 @@ class Node:
             key=self._keyring.key,
             access=self._access(),
             nonces=self.nonces,
+            idempotency=self.idempotency,
             ingest=self.ingest,
             sources=self.sources,
             feed=self.feed,
+            cursors=self.cursors,
+            webhooks=self.webhooks,
             objects=self.objects,
             overlay=overlay,
             database=self._database,
@@ -634,6 +658,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervise, "ingest", self.ingest.run, RESTARTS)
             nursery.start_soon(supervise, "nonces", self.nonces.run, RESTARTS)
+            nursery.start_soon(supervise, "idempotency", self.idempotency.run, RESTARTS)
             nursery.start_soon(supervise, "sources", self.sources.run, RESTARTS)
             await self._serve_clients(doors, services)
             nursery.cancel_scope.cancel()
@@ -648,6 +673,7 @@ class Node:
             )
             await self._stop.wait()
             self._ready = False
+            self.feed.close()
             web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
 
     async def _drain(self) -> None:

@@ -48,7 +48,6 @@ ONLY: Final[dict[str, tuple[bool | int, str]]] = {
     "event_certification_required": (True, "an event ends certified, invalid or dead, never unjudged"),
     "brc22_job_orchestration_enabled": (True, "there is no other way to have a batch processed"),
     "brc31_event_signing_required": (True, "every statement between nodes is signed and checked"),
-    "event_stream_websocket_enabled": (False, "streams are served over SSE alone"),
 }
 """Settings that can have one value in this version, and why. Unset, their default stands."""
 SECRETS: Final = ("database_url", "overlay_chain_tracker_token")

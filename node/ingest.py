@@ -118,6 +118,10 @@ class Ingest:
         self._send, self._receive = trio.open_memory_channel[Pending](WAITING_MAX)
 
     @property
+    def limits(self) -> IngestLimits:
+        return self._limits
+
+    @property
     def bytes_in_flight(self) -> int:
         return self._bytes
 
@@ -347,3 +351,21 @@ class Room:
             raise OverloadedError(f"bodies of {bound} bytes in all are under way already", retryAfter=1)
         self._ingest._bytes += count
         self._taken += count
+
+    def moved(self) -> "Room":
+        """The same bytes, counted for whoever outlives this one."""
+        other = Room(self._ingest)
+        other._taken, self._taken = self._taken, 0
+        return other
+
+    def hold(self, count: int) -> None:
+        """Have ``count`` bytes counted in, instead of as many as before.
+
+        Raises:
+            OverloadedError: More do not fit; it is as it was.
+        """
+        if count > self._taken:
+            self.take(count - self._taken)
+        else:
+            self._ingest._bytes -= self._taken - count
+            self._taken = count

@@ -1,4 +1,5 @@
-"""Worker processes: one at the front door, up to N for roles at a lower priority, so intake stays prompt.
+"""Worker processes: one at the front door, one that reads what sources say, up to N for roles at a lower priority,
+so intake stays prompt.
 
 Calls are zero-argument and picklable: ``functools.partial`` of functions of modules that import neither the
 network nor the database, since a worker keeps what it imports. Workers start when they are needed, retire when
@@ -29,6 +30,8 @@ GRACE_S: Final = 5.0
 ROLE_NICENESS: Final = 10
 FRONT_DOOR_WAITING_MAX: Final = 1_024
 ROLES_WAITING_MAX: Final = 512
+READING_WAITING_MAX: Final = 1_024
+READ_S: Final = 20.0  # what a hostile document can cost the other sources, once a pause of its own
 ATTEMPTS_MAX: Final = 2
 
 
@@ -62,11 +65,15 @@ class Workers:
         self._roles = _Pool(
             "roles", roles, waiting_max=ROLES_WAITING_MAX, timeout_s=timeout_s, idle_s=idle_s, niceness=ROLE_NICENESS
         )
+        self._reading = _Pool(
+            "reading", 1, waiting_max=READING_WAITING_MAX, timeout_s=READ_S, idle_s=idle_s, niceness=ROLE_NICENESS
+        )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Workers":
         await self._stack.enter_async_context(self._front_door)
         await self._stack.enter_async_context(self._roles)
+        await self._stack.enter_async_context(self._reading)
         return self
 
     async def __aexit__(
@@ -81,6 +88,13 @@ class Workers:
             WorkerCrashedError, WorkerTimeoutError, WorkersBusyError: and whatever the call raises, as itself.
         """
         return await self._front_door.run(call)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Run a call that reads what a source said, apart from the front door; raises as ``admit``.
+
+        A document that takes too long is given up, and costs no request anything.
+        """
+        return await self._reading.run(call, attempts=1)
 
     async def execute(self, call: Callable[[], T]) -> T:
         """Run a call of the roles; raises as ``admit``."""

@@ -51,6 +51,18 @@ def inclusion_path(leaf_hashes: Sequence[bytes], index: int) -> tuple[bytes, ...
     return tuple(path)
 
 
+def inclusion_paths(leaf_hashes: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+    """The inclusion path of every leaf, in order; the tree is built once."""
+    levels: list[Sequence[bytes]] = [leaf_hashes]
+    while len(levels[-1]) > 1:
+        levels.append(_parents(levels[-1]))
+    paths = []
+    for index in range(len(leaf_hashes)):
+        siblings = [(level, (index >> depth) ^ 1) for depth, level in enumerate(levels[:-1])]
+        paths.append(tuple(level[sibling] for level, sibling in siblings if sibling < len(level)))
+    return paths
+
+
 def root_from_path(hashed: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
     """Recompute the tree root that an inclusion path commits to.
 

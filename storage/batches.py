@@ -398,6 +398,15 @@ def last_sequence(connection: psycopg.Connection) -> int:
     return int(row[0]) if row is not None else 0
 
 
+def last_sealed(connection: psycopg.Connection) -> tuple[int, int, str] | None:
+    """Sequence, events and id of the batch sealed last."""
+    row = connection.execute(
+        "SELECT seal_sequence, events, batch_id FROM batches WHERE seal_sequence IS NOT NULL "
+        "ORDER BY seal_sequence DESC LIMIT 1"
+    ).fetchone()
+    return None if row is None else (int(row[0]), int(row[1]), str(row[2]))
+
+
 @attrs.frozen(kw_only=True)
 class PendingBatch:
     """A batch without an end. ``coordinator`` is None for this node's own."""

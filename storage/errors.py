@@ -47,3 +47,7 @@ class DoubleSpendError(ClientFault):
 
 class TopicFullError(ClientFault):
     code = "topic-full"
+
+
+class SubscriptionExistsError(ClientFault):
+    code = "subscription-exists"

@@ -28,6 +28,7 @@ OPERATORS: Final = Rule(Need.OPERATE)
 
 RULES: Final[dict[str, Rule]] = {
     "ingest.ingest_events": Rule(Need.SEND, body_bytes_max=None),
+    "webhooks.take_delivery": Rule(Need.NOTHING, body_bytes_max=None),  # the source's own secret opens it
     "events.list_events": Rule(Need.READ, "events"),
     "events.get_event": Rule(Need.READ, "events"),
     "events.get_certification": Rule(Need.READ, "events"),
@@ -35,6 +36,17 @@ RULES: Final[dict[str, Rule]] = {
     "events.list_versions": Rule(Need.READ, "events"),
     "events.get_batch": Rule(Need.READ, "events"),
     "stream.stream_events": Rule(Need.READ, "stream"),
+    # who may read the stream may have subscriptions; whose each is, and what is for proven identities, the routes say
+    "subscriptions.create_subscription": Rule(Need.READ, "stream"),
+    "subscriptions.list_subscriptions": Rule(Need.READ, "stream"),
+    "subscriptions.get_subscription": Rule(Need.READ, "stream"),
+    "subscriptions.change_subscription": Rule(Need.READ, "stream"),
+    "subscriptions.replace_subscription": Rule(Need.READ, "stream"),
+    "subscriptions.delete_subscription": Rule(Need.READ, "stream"),
+    "subscriptions.replay_subscription": Rule(Need.READ, "stream"),
+    "subscriptions.test_subscription": Rule(Need.READ, "stream"),
+    "subscriptions.rotate_secret": Rule(Need.READ, "stream"),
+    "stream.stream_socket": Rule(Need.READ, "stream"),
     "sources.create_source": Rule(Need.OWN),
     "sources.change_source": Rule(Need.OWN),
     "sources.replace_source": Rule(Need.OWN),

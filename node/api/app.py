@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from quart import Response, g, request
+from quart import Response, g, has_request_context, has_websocket_context, request, websocket
 from quart_trio import QuartTrio
 
 from node.api import (
@@ -23,7 +23,10 @@ from node.api import (
     problems,
     sources,
     stream,
+    subscriptions,
+    webhooks,
 )
+from node.api.pacing import PacedConnection, PacedRequest
 from node.api.services import Services
 
 REQUEST_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
@@ -45,6 +48,8 @@ PREFLIGHT: Final = {"Access-Control-Allow-Headers": "Authorization, *", "Access-
 def create_app(services: Services) -> QuartTrio:
     """Build the node's HTTP interface."""
     app = QuartTrio("node.api", static_folder=None)
+    app.asgi_http_class = PacedConnection
+    app.request_class = PacedRequest
     app.config["MAX_CONTENT_LENGTH"] = services.settings.body_bytes_max
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
@@ -53,7 +58,9 @@ def create_app(services: Services) -> QuartTrio:
         ingest,
         events,
         stream,
+        subscriptions,
         sources,
+        webhooks,
         policies,
         objects,
         overlay,
@@ -66,9 +73,11 @@ def create_app(services: Services) -> QuartTrio:
         app.register_blueprint(module.routes(services))
     problems.register(app)
 
+    @app.before_websocket
     @app.before_request
     async def name_request() -> None:
-        given = request.headers.get("X-Request-Id", "")
+        asked = websocket if has_websocket_context() else request
+        given = asked.headers.get("X-Request-Id", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
     authentication.register(app, services)
@@ -83,13 +92,17 @@ def create_app(services: Services) -> QuartTrio:
         response.headers["X-Request-Id"] = g.get("request_id", "")
         return response
 
+    @app.after_websocket  # type: ignore[type-var]
+    async def finish_refusal(response: Response | None) -> Response | None:  # none where it was served
+        return None if response is None else await finish(response)
+
     return app
 
 
 def _open_to_pages(response: Response) -> None:
     """Wallets and applications in browsers call nodes of any origin (Fetch, section 3.2)."""
     headers = dict(CROSS_ORIGIN)
-    if request.method == "OPTIONS":
+    if has_request_context() and request.method == "OPTIONS":
         headers |= PREFLIGHT | {"Access-Control-Allow-Methods": response.headers.get("Allow", "")}
     for name, value in headers.items():
         response.headers.setdefault(name, value)

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import attrs
 import trio
-from quart import Blueprint, Quart, Response, g, request
+from quart import Blueprint, Quart, Response, g, has_websocket_context, request, websocket
 
 from node.api.access import OPEN, Rule, rule_of
 from node.api.services import Services
@@ -43,7 +43,8 @@ ENTROPY_BYTES: Final = 32
 CERTIFICATES_WAIT_S: Final = 10.0
 WAITING_MAX: Final = 256  # requests held at once for the certificates of their sessions
 INGEST: Final = "ingest.ingest_events"
-ENDLESS: Final = frozenset({"stream.stream_events"})  # an answer without an end cannot be signed
+WEBHOOK: Final = "webhooks.take_delivery"  # proven by its source's secret, in headers of any name
+ENDLESS: Final = frozenset({"stream.stream_events", "stream.stream_socket"})  # no answer that could be signed
 
 
 class Gate:
@@ -70,19 +71,20 @@ class Gate:
         return Response(text, content_type=JSON_TYPE)
 
     async def enter(self) -> None:
-        """Set ``g.caller``, or refuse."""
-        rule = OPEN if request.method == "OPTIONS" else rule_of(request.endpoint)
+        """Set ``g.caller``, or refuse. A WebSocket's handshake is a request like any other, without a body."""
+        asked = websocket if has_websocket_context() else request
+        rule = OPEN if asked.method == "OPTIONS" else rule_of(asked.endpoint)
         g.caller = Caller(roles=self._access.roles_of(None))
         bare = HttpRequest(
-            method=request.method,
-            path=request.scope["raw_path"],
-            query=request.scope["query_string"],
-            headers=tuple((bytes(name).lower(), bytes(value)) for name, value in request.scope["headers"]),
+            method=asked.method,
+            path=asked.scope["raw_path"],
+            query=asked.scope["query_string"],
+            headers=tuple((bytes(name).lower(), bytes(value)) for name, value in asked.scope["headers"]),
         )
-        form = form_of(bare)
+        form = None if asked.endpoint == WEBHOOK else form_of(bare)
         if form is not None:
-            g.body = await self._body(rule)
-            await self._prove(form, attrs.evolve(bare, body=g.body), rule)
+            g.body = await self._body(rule) if asked is request else b""
+            await self._prove(form, attrs.evolve(bare, body=g.body), rule, asked.endpoint)
         if not self._permits(rule):
             raise self._access.refusal(g.caller, rule.need)
 
@@ -120,7 +122,7 @@ class Gate:
             g.room = self._services.ingest.room()
         return await read_body(request, settings.body_timeout_s, bytes_max, g.get("room"))
 
-    async def _prove(self, form: AuthenticationForm, signed: HttpRequest, rule: Rule) -> None:
+    async def _prove(self, form: AuthenticationForm, signed: HttpRequest, rule: Rule, endpoint: str | None) -> None:
         key, size = self._services.key, len(signed.body)
         if form == "headers":
             ttl_ms = self._services.settings.signature_ttl_ms
@@ -130,7 +132,7 @@ class Gate:
             await self._services.nonces.spend(spent)
             g.caller = await self._caller(form, proven.identity)
             return
-        if request.endpoint in ENDLESS:
+        if endpoint in ENDLESS:
             raise InvalidAuthenticationError(
                 "a stream has no end to be signed", field="", remedy="sign the request in its headers: X-Signature"
             )
@@ -194,6 +196,7 @@ def register(app: Quart, services: Services) -> None:
     blueprint.post("/authrite/initialRequest")(gate.authrite_handshake)
     app.register_blueprint(blueprint)
     app.before_request(gate.enter)
+    app.before_websocket(gate.enter)
     app.after_request(gate.leave)
 
     @app.teardown_request

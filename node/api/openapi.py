@@ -3,33 +3,29 @@
 from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
+from node.api.openapi_doors import DOOR_SCHEMAS, door_paths, ingest_operation
 from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
+from node.api.openapi_subscriptions import SUBSCRIPTION_SCHEMAS, subscription_paths
 from node.api.schemas import EVENT, HEX, LEVEL, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
 from node.policy_files import YAML_TYPES
 
 VERSION: Final = "3.1.0"
-TAGS: Final = ("events", "batches", "sources", "objects", "overlay services", "market", "identity", "node")
+TAGS: Final = (
+    "events",
+    "batches",
+    "subscriptions",
+    "sources",
+    "objects",
+    "overlay services",
+    "market",
+    "identity",
+    "node",
+)
 DESCRIPTION: Final = (
     "Post batches of events to any node; follow their certification; stream what is certified; keep a "
     "certificate that verifies offline. Errors are problem documents (RFC 9457) that say what to do."
 )
 
-EXAMPLE_REQUEST: Final = {
-    "sourceId": "iot-sensors-farm-001",
-    "events": [
-        {
-            "externalId": "sensor_001_20240115_103000",
-            "eventType": "sensor_reading",
-            "timestamp": "2024-01-15T10:30:00Z",
-            "data": {"sensorId": "temp_001", "value": 23.5, "unit": "celsius"},
-        }
-    ],
-    "processingOptions": {
-        "requireCertification": True,
-        "distributionTopics": ["gitdata.events.iot"],
-        "consensusLevel": "enhanced",
-    },
-}
 EXAMPLE_SOURCE: Final = {
     "sourceId": "iot-sensors-farm-001",
     "name": "Farm 1",
@@ -37,11 +33,6 @@ EXAMPLE_SOURCE: Final = {
     "mappingPolicy": {"required": ["sensorId", "value"]},
     "validationRules": {"bounds": [{"field": "value", "min": -90, "max": 60}]},
     "overlayTopics": ["gitdata.events.iot"],
-}
-OTHER_BODIES: Final[dict[str, Schema]] = {
-    "application/x-ndjson": text("One event a line."),
-    "application/cloudevents+json": record({name: text() for name in ("id", "source", "specversion", "type")}),
-    "application/cloudevents-batch+json": array({"type": "object"}, "CloudEvents."),
 }
 EXAMPLE_TRIAL: Final = {"events": [{"externalId": "r-1", "eventType": "reading", "data": {"value": 23.5}}]}
 EXAMPLE_STREAM: Final = (
@@ -52,56 +43,6 @@ EXAMPLE_STREAM: Final = (
     '"batchId":"batch_77"}}\n\ndata: {"type":"heartbeat","timestamp":"2024-01-15T10:30:30.000Z",'
     '"activeSubscriptions":1,"eventsProcessed":156}\n\n'
 )
-
-
-def _ingest() -> dict[str, Any]:
-    prefer = {
-        "name": "Prefer",
-        "in": "header",
-        "required": False,
-        "schema": text(),
-        "description": "return=minimal leaves the per-event lists out (RFC 7240).",
-    }
-    body = json_body(ref("IngestRequest"), EXAMPLE_REQUEST)
-    body["content"] |= {media_type: {"schema": schema} for media_type, schema in OTHER_BODIES.items()}
-    return operation(
-        "ingestEvents",
-        "events",
-        "Take events in",
-        {
-            "202": json_answer(
-                "Durable: the answer leaves after the commit, flushed to disk.",
-                ref("IngestAnswer"),
-                Preference_Applied="return=minimal where it was applied.",
-            ),
-            **problem_answers(
-                "invalid-json",
-                "invalid-request",
-                "source-disabled",
-                "unknown-source",
-                "request-timeout",
-                "body-too-large",
-                "too-many-events",
-                "unsupported-media-type",
-                "overloaded",
-                "ingestion-disabled",
-                "unavailable",
-            ),
-        },
-        description=(
-            "Idempotent on (sourceId, externalId): a repeat is answered as duplicate with the same ids; another "
-            "body under a known externalId is a new version or a conflict, by the source's policy. A bad event "
-            "is reported by its index; the others are taken."
-        ),
-        parameters=[
-            prefer,
-            in_query("sourceId", text(), "For lines and CloudEvents, whose bodies have no place for it."),
-            in_query("consensusLevel", LEVEL, "For those: as in processingOptions."),
-            in_query("durability", text(enum=["local", "replicated"]), "For those: as in processingOptions."),
-            in_query("distributionTopics", text(), "For those: comma-separated."),
-        ],
-        requestBody=body,
-    )
 
 
 def _stream() -> dict[str, Any]:
@@ -158,7 +99,7 @@ def _event_paths() -> dict[str, Any]:
     versions = record({"eventId": text(), "sourceId": text(), "versions": chain})
     event_page = record({"events": array(record(summary)), "nextAfter": {"type": ["string", "null"]}})
     return {
-        "/overlay/events/ingest": {"post": _ingest()},
+        "/overlay/events/ingest": {"post": ingest_operation()},
         "/overlay/events/stream": {"get": _stream()},
         "/overlay/events": {
             "get": operation(
@@ -468,7 +409,9 @@ def document() -> dict[str, Any]:
         "tags": [{"name": name} for name in TAGS],
         "paths": {
             **_event_paths(),
+            **subscription_paths(),
             **_source_paths(),
+            **door_paths(),
             **_object_paths(),
             **overlay_paths(),
             **identity_paths(),
@@ -477,5 +420,8 @@ def document() -> dict[str, Any]:
             **_node_paths(),
         },
         "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
-        "components": {"schemas": SCHEMAS, "securitySchemes": SECURITY_SCHEMES},
+        "components": {
+            "schemas": SCHEMAS | DOOR_SCHEMAS | SUBSCRIPTION_SCHEMAS,
+            "securitySchemes": SECURITY_SCHEMES,
+        },
     }

@@ -3,6 +3,7 @@
 ``type`` is ``urn:overlay:problem:<code>``: stable, part of the interface. ``remedy`` says what to do about it.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -22,15 +23,20 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-json": (400, "The body is no acceptable JSON", "Send one JSON document in UTF-8."),
     "invalid-request": (400, "The request is not in its form", "See /openapi.json for the form."),
     "invalid-parameter": (400, "A query parameter is wrong", "See /openapi.json for the parameters."),
+    "invalid-filter": (400, "The filter criteria are wrong", "Mend the member named; see /openapi.json."),
+    "invalid-message": (400, "The message is not understood", "See /openapi.json for messages of the stream."),
     "invalid-uhrp-url": (400, "No UHRP URL", "Use XU and 50 characters, or a SHA-256 in hex."),
     "invalid-query": (400, "The service does not know the query", "Its documentation describes the queries."),
     "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
     "bad-request": (400, "The request is not understood", "See /openapi.json for the form."),
+    "invalid-idempotency-key": (400, "No idempotency key", "Send 1 to 255 visible characters, a UUID for example."),
     "invalid-authentication": (400, "The proof of identity is malformed", "Mend the header or member named."),
     "not-authenticated": (401, "The identity is not proven", "Shake hands again, or sign the request anew."),
     "identity-required": (401, "The route wants a proven identity", "Sign the request: see /docs."),
     "not-permitted": (403, "The identity may not do this", "Ask the node's operator."),
     "source-bound": (403, "The source belongs to one identity", "Prove that identity, or use another source."),
+    "signature-refused": (401, "The delivery is not signed as it should", "Sign it with the source's secret."),
+    "no-webhook": (404, "The source takes no webhooks", "Set 'scheme' in its configuration, or use the ingest API."),
     "invalid-submission": (400, "The submission is not in its form", "See /openapi.json for headers and body."),
     "invalid-beef": (400, "The body is no BEEF", "Send a transaction with its ancestry: BRC-62, 95 or 96."),
     "invalid-transaction": (400, "The transaction cannot be valid", "Mend the transaction named."),
@@ -48,10 +54,14 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "unknown-template": (404, "No such template", "GET /overlay/job-templates lists those in use."),
     "unknown-dead-letter": (404, "No such dead batch", "GET /overlay/dead-letters lists those there are."),
     "not-dead": (409, "The batch is not dead", "GET /overlay/batches/{batchId} says where it stands."),
+    "unknown-subscription": (404, "No such subscription", "GET /overlay/subscriptions lists yours."),
     "not-found": (404, "Nothing is at this address", "See /docs for what there is."),
     "method-not-allowed": (405, "The method does not apply here", "See the Allow header."),
     "request-timeout": (408, "The body did not arrive in time", "Send it again, in smaller requests."),
+    "stream-idle": (408, "The stream said nothing for too long", "Go on after the last acknowledged line."),
     "source-exists": (409, "The source exists", "Change it with PATCH /overlay/sources/{sourceId}."),
+    "subscription-exists": (409, "The subscription exists", "Change it with PATCH, or leave its id out."),
+    "subscription-not-active": (409, "The subscription is not active", "Set its subscriptionStatus to active."),
     "not-certified": (409, "The event is not certified yet", "Ask again shortly."),
     "event-dead": (409, "The event ran out of attempts", "An operator finds the reasons at its batch."),
     "event-expired": (410, "The event is deleted", "Whoever kept its certificate can still prove it."),
@@ -62,19 +72,30 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "range-not-satisfiable": (416, "No byte is in the range", "Content-Range says how many there are."),
     "invalid-configuration": (422, "The source's configuration is not usable", "Mend the field named."),
     "source-fault": (503, "The source cannot be read", "See its state at /overlay/sources/{sourceId}."),
+    "invalid-callback": (422, "The callback URL is not called", "Send an https URL of a public host."),
     "invalid-policy": (422, "The policy is not usable", "Mend the document at the path named."),
     "missing-function": (422, "The policy names a function that is not here", "Install its package on this node."),
     "invalid-template": (422, "The job template is not usable", "Mend the field named."),
     "source-disabled": (403, "The source is disabled", "Enable it with PATCH /overlay/sources/{sourceId}."),
+    "too-many-subscriptions": (429, "There are as many subscriptions as may be", "Delete some that are not used."),
+    "too-many-messages": (429, "Too many messages on one connection", "Send fewer a second."),
     "overloaded": (429, "The node is at its limit", "Wait as long as Retry-After says, then send it again."),
+    "idempotency-key-in-use": (409, "The first request with this key is under way", "Ask again shortly."),
+    "idempotency-key-reused": (422, "The key was used for another request", "Use a key of its own for each request."),
     "internal": (500, "The node failed", "Tell its operator the request id."),
     "unavailable": (503, "Something the node needs is down", "Send it again shortly."),
+    "workers-busy": (503, "More requests wait to be read than may", "Send it again shortly."),
     "database-unavailable": (503, "The database does not answer", "Send it again: a repeat is harmless."),
     "ingestion-disabled": (503, "This node takes no events in", "Post to another node."),
     "not-synced": (503, "The node has not caught up yet", "Ask again shortly, or another node."),
     "too-few-holders": (503, "Too few peers could hold the batch", "Ask for durability 'local', or send it later."),
     "not-replicated": (503, "Too few peers hold the batch so far", "Send it again: a repeat is harmless."),
     "stream-disabled": (503, "This node serves no streams", "Use another node."),
+    "too-many-expressions": (
+        503,
+        "As many expressions are evaluated as may be",
+        "Filter at the client, or elsewhere.",
+    ),
     "too-many-streams": (503, "The node serves as many streams as it may", "Try again later, or elsewhere."),
 }
 HTTP_CODES: Final = {
@@ -88,24 +109,43 @@ HTTP_CODES: Final = {
     500: "internal",
 }
 RETRY_AFTER_S: Final = {
+    "idempotency-key-in-use": 1,
+    "workers-busy": 2,
     "overloaded": 1,
+    "too-many-subscriptions": 60,
     "unavailable": 2,
     "database-unavailable": 2,
     "not-synced": 2,
     "too-few-holders": 5,
     "not-replicated": 2,
+    "too-many-expressions": 10,
     "too-many-streams": 10,
     "not-certified": 1,
 }
 
 
-def problem(code: str, detail: str, fields: dict[str, Any] | None = None) -> Response:
-    """A problem document as a response. ``fields`` become members of the document."""
+def described(error: OverlayError) -> tuple[str, dict[str, Any]]:
+    """The code that an error has here, and its problem document. What is the node's own fault is logged."""
+    code = error.code if error.code in PROBLEMS else "internal"
+    if PROBLEMS[code][0] >= 500:
+        log.warning("api.failed", code=error.code, why=str(error))
+    return code, document(code, str(error), error.fields)
+
+
+def document(code: str, detail: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem document, JSON values. ``fields`` become members of it."""
     status, title, remedy = PROBLEMS[code]
-    document: dict[str, Any] = {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail}
-    document["remedy"] = remedy
-    document.update(fields or {})
-    response = Response(orjson.dumps(document), status=status, content_type=MEDIA_TYPE)
+    head = {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail, "remedy": remedy}
+    return {**head, **fields}
+
+
+def problem(code: str, detail: str) -> Response:
+    """A problem document as a response."""
+    return _response(code, document(code, detail, {}))
+
+
+def _response(code: str, document: Mapping[str, Any]) -> Response:
+    response = Response(orjson.dumps(document), status=PROBLEMS[code][0], content_type=MEDIA_TYPE)
     if code in RETRY_AFTER_S:
         seconds = document.get("retryAfter", RETRY_AFTER_S[code])
         response.headers["Retry-After"] = str(seconds)
@@ -116,10 +156,7 @@ def register(app: Quart) -> None:
     """Make every error that leaves a route a problem document."""
 
     async def on_overlay_error(error: OverlayError) -> Response:
-        code = error.code if error.code in PROBLEMS else "internal"
-        if PROBLEMS[code][0] >= 500:
-            log.warning("api.failed", code=error.code, why=str(error))
-        return problem(code, str(error), dict(error.fields))
+        return _response(*described(error))
 
     async def on_http_error(error: HTTPException) -> Response:
         code = HTTP_CODES.get(error.code or 500, "bad-request")

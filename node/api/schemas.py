@@ -343,7 +343,7 @@ SOURCE: Final = record(
 )
 SOURCE_STATE: Final = record(
     {
-        "status": text(enum=["starting", "running", "failing", "ended"]),
+        "status": text(enum=["starting", "running", "failing", "ended", "listening"]),
         "since": nullable(TIME),
         "detail": text(),
         "lag": {"type": ["integer", "null"], "description": "Events known to wait upstream."},

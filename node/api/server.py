@@ -3,16 +3,22 @@
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
 from hypercorn.config import Config, Sockets
-from hypercorn.trio import serve as hypercorn_serve
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, ConnectionState, Scope
+from hypercorn.utils import repr_socket_addr, wrap_app
 from quart_trio import QuartTrio
 
+from node.api.connection import Connection
+
 CLOSING_S: Final = 5.0
+CLIENT_MESSAGE_BYTES_MAX: Final = 64 * 1024  # of a WebSocket; longer ones close it, 1009
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +85,7 @@ def server_config(bind: str, limits: ServerLimits) -> Config:
     config.keep_alive_max_requests = limits.requests_per_connection_max
     config.graceful_timeout = limits.graceful_s
     config.backlog = limits.backlog
+    config.websocket_max_message_size = CLIENT_MESSAGE_BYTES_MAX
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
@@ -111,4 +118,34 @@ async def _serve(
     *,
     task_status: "trio.TaskStatus[list[str]]",  # type: ignore[name-defined]
 ) -> None:
-    await hypercorn_serve(FinishedResponses(app), config, shutdown_trigger=shutdown_trigger, task_status=task_status)
+    """Hypercorn's worker, with connections that streams can write to directly, and without TLS and HTTP/3."""
+    wrapped = wrap_app(FinishedResponses(app), config.wsgi_max_body_size, "asgi")
+    lifespan = Lifespan(wrapped, config, {})
+    context = WorkerContext(None)
+    async with trio.open_nursery() as life:
+        await life.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        async with trio.open_nursery() as connections:
+            sockets = config.create_sockets().insecure_sockets
+            for each in sockets:
+                each.listen(config.backlog)
+            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in sockets]
+            urls = [f"http://{repr_socket_addr(each.family, each.getsockname())}" for each in sockets]
+            logging.getLogger("hypercorn.error").info("Running on %s", ", ".join(urls))
+            task_status.started(urls)
+
+            async def serve_connection(stream: trio.SocketStream) -> None:
+                await Connection(wrapped, config, context, ConnectionState({}), stream)
+
+            try:
+                async with trio.open_nursery() as doors:
+                    doors.start_soon(
+                        partial(trio.serve_listeners, serve_connection, listeners, handler_nursery=connections)
+                    )
+                    await (shutdown_trigger or trio.sleep_forever)()
+                    doors.cancel_scope.cancel()
+            finally:
+                await context.terminated.set()
+                connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+        await lifespan.wait_for_shutdown()
+        life.cancel_scope.cancel()

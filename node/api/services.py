@@ -8,7 +8,11 @@ import attrs
 from node.callers import Access
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.ledger import CursorLedger
+from node.delivery.webhook_keeper import WebhookKeeper
+from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest
+from node.line_stream import IDLE_S
 from node.market import Market
 from node.nonces import NonceLedger
 from node.objects import Objects
@@ -46,7 +50,9 @@ class ApiSettings:
     body_bytes_max: int
     public_url: str = ""
     body_timeout_s: float = 30.0
+    ingest_idle_s: float = IDLE_S
     stream_enabled: bool = True
+    websocket_enabled: bool = True
     stream_clients_max: int = 1_000
     heartbeat_ms: int = 15_000
     signature_ttl_ms: int = 300_000
@@ -65,9 +71,12 @@ class Services:
     key: PrivateKey
     access: Access
     nonces: NonceLedger
+    idempotency: IdempotencyLedger
     ingest: Ingest
     sources: SourceKeeper
     feed: Feed
+    cursors: CursorLedger
+    webhooks: WebhookKeeper
     objects: Objects
     overlay: OverlayServices
     database: Database

@@ -16,7 +16,9 @@ def routes(services: Services) -> Blueprint:
     keeper = services.sources
 
     def with_state(source: dict[str, Any]) -> dict[str, Any]:
-        return {**source, "state": keeper.state(source["sourceId"])}
+        has_door = source["enabled"] and source["sourceType"] == "webhook" and source["configuration"].get("scheme")
+        state = keeper.door_state if has_door else keeper.state
+        return {**source, "state": state(source["sourceId"])}
 
     @blueprint.post("/overlay/sources")
     async def create_source() -> Response:
@@ -57,13 +59,15 @@ def routes(services: Services) -> Blueprint:
     @blueprint.delete("/overlay/sources/<source_id>")
     async def delete_source(source_id: str) -> Response:
         await database.run(partial(documents.delete, source_id=source_id, caller=g.caller))
+        keeper.close_door(source_id)
         keeper.changed()
         return Response(b"", status=204)
 
     @blueprint.get("/overlay/sources/<source_id>/progress")
     async def get_progress(source_id: str) -> Response:
         progress = await database.run(partial(documents.progress, source_id=source_id))
-        return answer({**progress, "state": keeper.state(source_id)})
+        source = await database.run(partial(documents.get, source_id=source_id))
+        return answer({**progress, "state": with_state(source)["state"]})
 
     @blueprint.delete("/overlay/sources/<source_id>/progress")
     async def rewind_source(source_id: str) -> Response:

@@ -1,95 +1,158 @@
-"""GET /overlay/events/stream: certified events as server-sent events, from any place in the feed onwards.
+"""/overlay/events/stream: certified events as server-sent events or over WebSocket, from any place in the feed on.
 
 A client that names a place (``Last-Event-ID`` or ``since``) first gets what was sealed after it, then the live
 feed. A client too slow for its buffer is told where it stopped and let go; it comes back with that place.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Final
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlsplit
+from weakref import finalize
 
-import orjson
-import trio
-from quart import Blueprint, Request, Response, request
+from quart import Blueprint, Request, Response, Websocket, request, websocket
 
+from node.api.connection import line_of
+from node.api.events_socket import EventSocket
+from node.api.events_sse import EventStream
 from node.api.services import Services
-from node.api.wire import (
-    InvalidParameterError,
-    choice_parameter,
-    list_parameter,
-    only_parameters,
-)
-from node.clock import clock_ms
-from node.delivery.chunks import STATUSES, Chunk, Filter, Options, Place, read_place
-from node.delivery.feed import Feed
+from node.api.wire import InvalidParameterError, only_parameters
+from node.callers import NotPermittedError
+from node.delivery.beats import Beats
+from node.delivery.chunks import Place, read_place
+from node.delivery.criteria import InvalidCriteriaError, read_criteria
+from node.delivery.filters import Filter
 from node.delivery.reading import Reading
-from protocols.certificate import rfc3339
-from protocols.errors import ClientFault
-from protocols.messages import Level
-from storage.database import Database
+from protocols.errors import ClientFault, WorldFault
 
-WRITE_BYTES: Final = 64 * 1024
-PARAMETERS: Final = ("topics", "sourceIds", "minCertificationLevel", "includeProcessingEvidence", "status", "since")
+LISTS: Final = ("topics", "sourceIds", "eventTypes")
+WORDS: Final = ("minCertificationLevel", "status")
+FLAGS: Final = ("includeProcessingEvidence", "includeCertificate")
+EXPRESSION: Final = "filter"
+PARAMETERS: Final = (*LISTS, *WORDS, *FLAGS, EXPRESSION, "since")
+BOOLEANS: Final = {"true": True, "false": False}
 
 
 class StreamDisabledError(ClientFault):
     code = "stream-disabled"
 
 
-class TooManyStreamsError(ClientFault):
+class TooManyStreamsError(WorldFault):
     code = "too-many-streams"
 
 
 def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("stream", __name__)
-    settings, feed = services.settings, services.feed
-    places = trio.CapacityLimiter(max(1, settings.stream_clients_max))
+    settings, feed, database = services.settings, services.feed, services.database
+    beats = Beats(feed=feed, key=services.key, network=settings.network, interval_s=settings.heartbeat_ms / 1000)
+    places = Places(settings.stream_clients_max)
 
     @blueprint.get("/overlay/events/stream")
     async def stream_events() -> Response:
         if not settings.stream_enabled:
             raise StreamDisabledError("EVENT_STREAM_SSE_ENABLED is false on this node")
-        only_parameters(request, *PARAMETERS)
-        wanted, start = read_filter(request), read_start(request)
-        ticket = object()
-        try:
-            places.acquire_on_behalf_of_nowait(ticket)
-        except trio.WouldBlock as full:
-            raise TooManyStreamsError(f"{settings.stream_clients_max} streams are served already") from full
-        stream = Stream(services.database, feed, wanted, settings.heartbeat_ms, start)
+        wanted, start = read_wish(request)
+        gzip = request.accept_encodings["gzip"] > 0
+        if request.method == "HEAD":
+            return _answer(b"", gzip=gzip)
+        feed.refuse_expression(wanted)
+        ticket = places.take()
+        line = line_of(request.scope)
+        reading = partial(Reading, database, feed, wanted, start)
+        stream = EventStream(reading, feed, beats, line, gzip=gzip)
 
         async def body() -> AsyncGenerator[bytes, None]:
-            try:
+            with ticket:
                 async with aclosing(stream.parts()) as parts:
                     async for part in parts:
                         yield part
-            finally:
-                stream.close()
-                places.release_on_behalf_of(ticket)
 
-        response = Response(body(), content_type="text/event-stream; charset=utf-8")
-        response.timeout = None
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Accel-Buffering"] = "no"
-        return response
+        parts = body()
+        finalize(parts, ticket.release)  # where the client leaves before the first part is asked for
+        return _answer(parts, gzip=gzip)
+
+    @blueprint.websocket("/overlay/events/stream")
+    async def stream_socket() -> None:
+        if not settings.websocket_enabled:
+            raise StreamDisabledError("EVENT_STREAM_WEBSOCKET_ENABLED is false on this node")
+        if services.access.open_admin:
+            refuse_other_origins(websocket)
+        wanted, start = read_wish(websocket)
+        feed.refuse_expression(wanted)
+        with places.take():
+            await websocket.accept()
+            line = line_of(websocket.scope)
+            socket = EventSocket(partial(Reading, database, feed), feed, beats, websocket, line)
+            await socket.serve(wanted, start)
 
     return blueprint
 
 
-def read_filter(asked: Request) -> Filter:
-    level = choice_parameter(asked, "minCertificationLevel", tuple(level.word for level in Level), Level.BASIC.word)
-    evidence = choice_parameter(asked, "includeProcessingEvidence", ("true", "false"), "false")
-    status = choice_parameter(asked, "status", (*STATUSES, "all"), "valid")
-    statuses = frozenset(STATUSES) if status == "all" else frozenset({status})
-    return Filter(
-        topics=list_parameter(asked, "topics"),
-        source_ids=list_parameter(asked, "sourceIds"),
-        level=Level[level.upper()],
-        options=Options(evidence=evidence == "true", statuses=statuses),
-    )
+class Places:
+    """How many streams there may be at once, of both kinds together."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._taken = 0
+
+    def take(self) -> "Ticket":
+        """Raises TooManyStreamsError where there is no place left."""
+        if self._taken >= self._count_max:
+            raise TooManyStreamsError(f"{self._count_max} streams are served already")
+        self._taken += 1
+        return Ticket(self._give_back)
+
+    def _give_back(self) -> None:
+        self._taken -= 1
 
 
-def read_start(asked: Request) -> Place | None:
+class Ticket:
+    """A place that is taken; given back once, at the end of the block."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+        self._held = True
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self._give_back()
+
+
+def read_wish(asked: Request | Websocket) -> tuple[Filter, Place | None]:
+    """What the query asks for, and from where on.
+
+    Raises:
+        InvalidParameterError: A parameter is unknown or wrong.
+    """
+    only_parameters(asked, *PARAMETERS)
+    arguments = asked.args
+    document: dict[str, Any] = {name: _listed(arguments[name]) for name in LISTS if arguments.get(name)}
+    document |= {name: arguments[name] for name in WORDS if name in arguments}
+    document |= {name: BOOLEANS.get(arguments[name], arguments[name]) for name in FLAGS if name in arguments}
+    if arguments.get(EXPRESSION):
+        document["expression"] = arguments[EXPRESSION]
+    try:
+        wanted = read_criteria(document)
+    except InvalidCriteriaError as error:
+        member = str(error.fields["field"]).split("/")[1]
+        field = EXPRESSION if member == "expression" else member
+        raise InvalidParameterError(str(error), field=field, remedy=error.fields["remedy"]) from error
+    return wanted, _read_start(asked)
+
+
+def _listed(text: str) -> list[str] | None:
+    return [item.strip() for item in text.split(",") if item.strip()] or None
+
+
+def _read_start(asked: Request | Websocket) -> Place | None:
     """Where to go on; ``Last-Event-ID``, which a browser sends when it reconnects, goes before ``since``."""
     text = asked.headers.get("Last-Event-ID") or asked.args.get("since")
     if not text:
@@ -104,62 +167,25 @@ def read_start(asked: Request) -> Place | None:
         ) from error
 
 
-class Stream:
-    """One client: the bytes it gets, in order."""
+def refuse_other_origins(asked: Websocket) -> None:
+    """Where everybody is an operator, pages of other origins are kept out, as the missing CORS headers do for HTTP.
 
-    def __init__(
-        self, database: Database, feed: Feed, wanted: Filter, heartbeat_ms: int, start: Place | None
-    ) -> None:
-        self._feed = feed
-        self._reading = Reading(database, feed, wanted, start)
-        self._heartbeat_s = heartbeat_ms / 1000
-        self._next_beat_s = 0.0
-
-    def close(self) -> None:
-        self._reading.close()
-
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        """The stream's bytes, without an end but for a client that is too slow."""
-        self._next_beat_s = trio.current_time() + self._heartbeat_s
-        yield b": connected\n\n"  # so that the client knows at once
-        async with aclosing(self._reading.chunks(self._heartbeat_s)) as chunks:
-            async for chunk in chunks:
-                for part in _written(chunk):
-                    yield part
-                if trio.current_time() >= self._next_beat_s:
-                    yield self._heartbeat()
-        yield self._farewell()
-
-    def _heartbeat(self) -> bytes:
-        self._next_beat_s = trio.current_time() + self._heartbeat_s
-        stats = self._feed.stats
-        return _message(
-            {
-                "type": "heartbeat",
-                "timestamp": rfc3339(clock_ms()),
-                "activeSubscriptions": stats.subscriptions,
-                "eventsProcessed": stats.events,
-            }
-        )
-
-    def _farewell(self) -> bytes:
-        """Told to a client whose buffer overflowed: everything up to ``lastEventId`` was sent."""
-        return _message(
-            {
-                "type": "dropped",
-                "timestamp": rfc3339(clock_ms()),
-                "lastEventId": str(self._reading.place),
-                "reason": "the client read more slowly than events were certified",
-                "remedy": "reconnect with Last-Event-ID",
-            }
+    Raises:
+        NotPermittedError: A browser says that the page is of another origin (RFC 6455, section 10.2).
+    """
+    origin = asked.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != asked.headers.get("Host"):
+        raise NotPermittedError(
+            f"a page of {origin[:200]!r} may not do this here", remedy="use the node's own origin"
         )
 
 
-def _written(chunk: Chunk | None) -> list[bytes]:
-    """A chunk in parts of some size, so that cancellation comes through."""
-    text = b"" if chunk is None else chunk.sse
-    return [text[start : start + WRITE_BYTES] for start in range(0, len(text), WRITE_BYTES)]
-
-
-def _message(value: dict[str, object]) -> bytes:
-    return b"data: " + orjson.dumps(value) + b"\n\n"
+def _answer(body: AsyncGenerator[bytes, None] | bytes, *, gzip: bool) -> Response:
+    response = Response(body, content_type="text/event-stream; charset=utf-8")
+    response.timeout = None
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Vary"] = "Accept-Encoding"
+    if gzip:
+        response.headers["Content-Encoding"] = "gzip"
+    return response

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import orjson
 import trio
-from quart import Request, Response, g
+from quart import Request, Response, Websocket, g
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
 from node.ingest import Room
@@ -84,7 +84,7 @@ async def read_document(request: Request, timeout_s: float) -> dict[str, Any]:
     return document
 
 
-def only_parameters(request: Request, *known: str) -> None:
+def only_parameters(request: Request | Websocket, *known: str) -> None:
     """Refuse query parameters that are not known or stand twice: none is left out silently."""
     for name, values in request.args.lists():
         if name not in known:

@@ -10,15 +10,21 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from node.source_settings.base import HIDDEN, SECRET_NAMES, SourceSettings
+from node.source_settings.kafka import KafkaSettings
+from node.source_settings.mqtt import MqttSettings
 from node.source_settings.overlay import OverlaySettings
+from node.source_settings.poll import PollSettings
 from node.source_settings.webhook import WebhookSettings
 from protocols.errors import ClientFault
 
 __all__ = ["HIDDEN", "SECRET_NAMES", "SETTINGS", "InvalidConfigurationError", "SourceSettings", "hidden", "read"]
 
 SETTINGS: Final[dict[str, type[SourceSettings]]] = {
+    "mqtt": MqttSettings,
+    "kafka": KafkaSettings,
     "overlay": OverlaySettings,
     "webhook": WebhookSettings,
+    "poll": PollSettings,
 }
 
 

@@ -25,8 +25,8 @@ Pointer = Annotated[str, StringConstraints(pattern="^(/[^/]*)*$", max_length=256
 HeaderName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]*$", max_length=128)]
 
 
-class EventSettings(SourceSettings):
-    """How events are read from messages; see ``node.shaping.Shape``."""
+class ShapeSettings(SourceSettings):
+    """Where in a message the type, id and time of its event stand; see ``node.shaping.Shape``."""
 
     event_type: str = Field("", max_length=EVENT_TYPE_CHARS_MAX)
     event_type_path: Pointer = ""
@@ -35,6 +35,15 @@ class EventSettings(SourceSettings):
     external_id_header: HeaderName = ""
     timestamp_path: Pointer = ""
     timestamp_header: HeaderName = ""
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(**{name: getattr(self, name) for name in ShapeSettings.model_fields})
+
+
+class EventSettings(ShapeSettings):
+    """How events are read from messages; see ``node.shaping.Shape``."""
+
     format: Format = "json"
 
     @property

@@ -2,5 +2,6 @@
 
 from node.sources.intake import Connector, Intake, Mark, SourceFault, Taken
 from node.sources.keeper import SourceKeeper
+from node.sources.webhooks import Webhooks
 
-__all__ = ["Connector", "Intake", "Mark", "SourceFault", "SourceKeeper", "Taken"]
+__all__ = ["Connector", "Intake", "Mark", "SourceFault", "SourceKeeper", "Taken", "Webhooks"]

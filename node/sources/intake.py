@@ -6,7 +6,7 @@ then may a connector acknowledge them upstream. What it needs to go on from is a
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -24,12 +24,20 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 EVENTS_MAX: Final = 1_000  # that are handed on at once; more are handed on one after the other
 FULL_S: Final = 0.5
+ERROR_CHARS_MAX: Final = 500
 
 
 class SourceFault(WorldFault):
-    """A source cannot be read now: the text is what an operator is shown."""
+    """A source cannot be read now: the text is what an operator is shown. Field ``retryAfter``, seconds: tried
+    again no sooner."""
 
     code = "source-fault"
+
+
+class Compute(Protocol):
+    """Runs a picklable call in a worker process."""
+
+    async def __call__(self, call: Callable[[], T], /) -> T: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +84,19 @@ class Status:
         if (state, detail) != (self.state, self.detail) or not self.since_ms:
             self.state, self.detail, self.since_ms = state, detail, clock_ms()
 
+    def fail(self, why: str) -> None:
+        self.errors += 1
+        self.last_error = why[:ERROR_CHARS_MAX]
+        self.last_error_ms = clock_ms()
+
+    def count(self, received: int, counts: Mapping[str, int]) -> None:
+        """Events came; ``counts`` as in the answer to them."""
+        self.received += received
+        self.accepted += counts["accepted"]
+        self.duplicates += counts["duplicates"]
+        self.rejected += counts["rejected"]
+        self.last_event_ms = clock_ms()
+
     def document(self) -> dict[str, Any]:
         """As JSON values; times as text, null where there is none."""
 
@@ -112,6 +133,7 @@ class Intake:
         status: Status,
         ingest: Ingest,
         outbound_allowed: Sequence[Network],
+        compute: Compute,
     ) -> None:
         """Args:
         mark: Where the source has been read to, as it was committed last; None before the first.
@@ -123,6 +145,12 @@ class Intake:
         self.outbound_allowed = tuple(outbound_allowed)
         self._status = status
         self._ingest = ingest
+        self._compute = compute
+
+    @property
+    def held_up(self) -> bool:
+        """The node is full: nothing of what is being taken has been handed on yet."""
+        return self._status.held_up
 
     def connected(self, detail: str = "") -> None:
         """The source is being read; ``detail`` is shown."""
@@ -169,15 +197,9 @@ class Intake:
                 await trio.sleep(FULL_S)
         self._status.held_up = False
         counts = answer.counts
-        taken = Taken(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
-        status = self._status
-        status.received += len(said)
-        status.accepted += taken.accepted
-        status.duplicates += taken.duplicates
-        status.rejected += taken.rejected
-        status.last_event_ms = clock_ms()
-        return taken
+        self._status.count(len(said), counts)
+        return Taken(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Run a picklable call in a worker process: parsing, above all."""
-        return await self._ingest.try_out(call)
+        return await self._compute(call)

@@ -14,10 +14,9 @@ import structlog
 import trio
 
 from node import source_settings
-from node.clock import clock_ms
 from node.config import RestartPolicy
 from node.ingest import Ingest
-from node.sources.intake import Connector, Intake, Mark, Network, Status
+from node.sources.intake import Compute, Connector, Intake, Mark, Network, SourceFault, Status
 from protocols.errors import OverlayError
 from storage import sources
 from storage.database import Database
@@ -29,7 +28,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
-ERROR_CHARS_MAX: Final = 500
+ASKED_S_MAX: Final = 3_600.0
+DOORS_MAX: Final = 10_000
 
 
 @attrs.frozen(kw_only=True)
@@ -59,14 +59,20 @@ class SourceKeeper:
         connectors: Mapping[str, Connector],
         outbound_allowed: Sequence[Network] = (),
         pauses: RestartPolicy = PAUSES,
+        compute: Compute | None = None,
     ) -> None:
+        """Args:
+        compute: Runs calls in a worker process; None: beside the requests.
+        """
         self._database = database
         self._ingest = ingest
         self._connectors = connectors
         self._outbound_allowed = tuple(outbound_allowed)
         self._pauses = pauses
+        self._compute = compute or ingest.try_out
         self._running: dict[str, _Running] = {}
         self._statuses: dict[str, Status] = {}
+        self._doors: dict[str, Status] = {}
         self._news = trio.Event()
 
     def changed(self) -> None:
@@ -84,6 +90,27 @@ class SourceKeeper:
         """How a source that this node reads is doing, as JSON values; None where it reads no such source."""
         status = self._statuses.get(source_id)
         return None if status is None else status.document()
+
+    def door(self, source_id: str) -> Status:
+        """How a source that delivers webhooks is doing, to be written by whoever takes them in.
+
+        The ``DOORS_MAX`` sources that delivered last are remembered.
+        """
+        status = self._doors.pop(source_id, None)
+        if status is None:
+            status = _listening()
+            while len(self._doors) >= DOORS_MAX:
+                del self._doors[next(iter(self._doors))]
+        self._doors[source_id] = status
+        return status
+
+    def door_state(self, source_id: str) -> dict[str, Any]:
+        """How a source that delivers webhooks is doing, as JSON values."""
+        return self._doors.get(source_id, _listening()).document()
+
+    def close_door(self, source_id: str) -> None:
+        """Forget how a source was doing that is no more."""
+        self._doors.pop(source_id, None)
 
     async def run(self) -> None:
         """Keep the sources running until cancelled."""
@@ -140,16 +167,16 @@ class SourceKeeper:
             status=status,
             ingest=self._ingest,
             outbound_allowed=self._outbound_allowed,
+            compute=self._compute,
         )
         await self._connectors[wanted.source_type].run(intake)
 
     async def _pause(self, status: Status, error: Exception) -> None:
         delay_s = min(self._pauses.delay_s_first * 2 ** min(status.failures, 16), self._pauses.delay_s_max)
         delay_s *= 1 - self._pauses.jitter * random.random()  # noqa: S311  # spreads load, guards nothing
+        delay_s = max(delay_s, _asked_s(error))
         status.failures += 1
-        status.errors += 1
-        status.last_error = _text(error)
-        status.last_error_ms = clock_ms()
+        status.fail(_text(error))
         status.retry_ms = status.last_error_ms + round(1000 * delay_s)
         status.enter("failing", status.last_error)
         log.warning("source.failing", why=status.last_error, delay_s=round(delay_s, 3), exc_info=_is_bug(error))
@@ -157,10 +184,20 @@ class SourceKeeper:
         status.retry_ms = 0
 
 
+def _listening() -> Status:
+    return Status(state="listening")
+
+
 def _text(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_text(each) for each in error.exceptions)[:ERROR_CHARS_MAX]
-    return (str(error) or type(error).__name__)[:ERROR_CHARS_MAX]
+        return "; ".join(_text(each) for each in error.exceptions)
+    return str(error) or type(error).__name__
+
+
+def _asked_s(error: BaseException) -> float:
+    """How long the source asks to be left alone."""
+    asked = error.fields.get("retryAfter") if isinstance(error, SourceFault) else None
+    return min(float(asked), ASKED_S_MAX) if isinstance(asked, int | float) else 0.0
 
 
 def _is_bug(error: BaseException) -> BaseException | None:

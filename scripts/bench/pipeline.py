@@ -50,16 +50,17 @@ class Feed:
         )
 
     def body(self, size: int) -> bytes:
-        events = []
-        for _ in range(size):
-            n = self.count = self.count + 1
-            day = f"2013-{1 + n // 2419200 % 12:02}-{1 + n // 86400 % 28:02}"
-            at = f"{day}T{n // 3600 % 24:02}:{n // 60 % 60:02}:{n % 60:02}Z"
-            events.append(self._template % (n, at, at, 39 + n % 40, n % 36 * 10))
+        events = [self.event() for _ in range(size)]
         return (
             f'{{"sourceId":"{self.source_id}","processingOptions":{{"requireCertification":true,'
             f'"consensusLevel":"enhanced"}},"events":[{",".join(events)}]}}'
         ).encode()
+
+    def event(self) -> str:
+        n = self.count = self.count + 1
+        day = f"2013-{1 + n // 2419200 % 12:02}-{1 + n // 86400 % 28:02}"
+        at = f"{day}T{n // 3600 % 24:02}:{n // 60 % 60:02}:{n % 60:02}Z"
+        return self._template % (n, at, at, 39 + n % 40, n % 36 * 10)
 
 
 def register(node: Node, feed: Feed, policy: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agents.policy import policy_document
 from agents.roles import execute
 from agents.units import SIGNIFICANT_DIGITS, UNITS, converter
+from protocols.errors import InvalidPolicyError
 from protocols.identifiers import content_event_id, record_line
 
 
@@ -148,6 +149,73 @@ def test_coercion(run: Any, coercion: dict[str, Any], value: Any, result: Any) -
         assert [type(item["v"]) for item in flat.data] == [type(result)] * 2
         assert flat.issues == [[], []]
         assert deep.data == [{"a": {"b": result, "c": 1}}]
+
+
+@pytest.mark.parametrize(("coercion", "value", "result"), COERCIONS)
+def test_coercion_of_the_elements_of_an_array(run: Any, coercion: dict[str, Any], value: Any, result: Any) -> None:
+    """A member of each element, and the elements themselves; an issue names the element, and costs no other."""
+    inside = {"each": "order.items", "field": "v", **coercion}
+    elements = [{"v": value, "c": 1}, {"c": 2}, "no object", {"v": None}]
+    ran = run({"coercion": [inside]}, {"order": {"items": elements}})
+    bare = run({"coercion": [{"each": "list", **coercion}]}, {"list": [None, value]})
+    if result is ABSENT:
+        assert ran.data == [{"order": {"items": elements}}]
+        assert [entry["path"] for entry in ran.issues[0]] == ["/order/items/0/v"]
+        assert [entry["path"] for entry in bare.issues[0]] == ["/list/1"]
+    else:
+        assert ran.data == [{"order": {"items": [{"v": result, "c": 1}, *elements[1:]]}}]
+        assert bare.data == [{"list": [None, result]}]
+        assert ran.issues == bare.issues == [[]]
+
+
+def test_elements_are_looked_for_in_arrays_alone(run: Any) -> None:
+    policy = {"coercion": [{"each": "items", "field": "v", "type": "number"}]}
+    events: list[Any] = [{"items": {"v": "1"}}, {"items": "x"}, {"items": None}, {}, [1]]
+    ran = run(policy, *events)
+    assert ran.data == events
+    assert ran.issues == [[]] * 5
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([{"type": "number"}], "needs 'field'"),
+        ([{"each": "a", "type": "number"}, {"each": "a", "field": "b", "type": "number"}], "lies inside"),
+        ([{"each": "a", "field": "b", "type": "number"}] * 2, "named before"),
+    ],
+)
+def test_coercions_of_elements_that_are_refused(entries: list[dict[str, Any]], reason: str) -> None:
+    with pytest.raises(InvalidPolicyError, match=reason):
+        policy_document({"coercion": entries})
+
+
+LEVEL_FORMS: list[dict[str, Any]] = [
+    {"type": "number"},
+    {"type": "integer"},
+    {"type": "boolean", "trueValues": ["yes", 1], "falseValues": ["no", 0]},
+    {"type": "decimal", "scale": 2, "rounding": "half-even"},
+    {"type": "string", "trim": True, "case": "lower", "unicode": "NFC"},
+    {"type": "timestamp", "formats": ["rfc3339", "unix"]},
+    {"type": "enum", "values": ["kilo", "mega"], "aliases": {"k": "kilo", "M": "mega"}, "ignoreCase": True},
+]
+SAID = (
+    st.none() | st.booleans() | st.floats(-1e6, 1e6) | st.integers(-(2**53), 2**53) | st.text(max_size=12)
+    | st.sampled_from([" 1.50 ", "1e3", "YES", "no", "k", "MEGA", "2013-01-01T05:00:00-05:00", "1357034400"])
+    | st.sampled_from(["A\u030a"])
+)  # fmt: skip
+
+
+@given(st.sampled_from(LEVEL_FORMS), st.sampled_from(LEVEL_FORMS), st.lists(SAID, min_size=1, max_size=3))
+def test_what_is_normalized_is_a_fixed_point_where_fields_keep_their_names(
+    run: Any, one: dict[str, Any], other: dict[str, Any], said: list[Any]
+) -> None:
+    """A policy that neither moves fields nor changes units gives the same bytes for its own output."""
+    policy = {"coercion": [{"field": "a", **one}, {"each": "list", **other}]}
+    first = run(policy, {"a": said[0], "list": said})
+    if first.issues == [[]]:
+        again = run(policy, first.data[0])
+        assert again.output.normalized == first.output.normalized
+        assert again.issues == [[]]
 
 
 def test_true_is_not_one(run: Any) -> None:

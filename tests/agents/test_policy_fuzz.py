@@ -58,6 +58,7 @@ SCHEMAS = st.recursive(
     max_leaves=6,
 )
 COERCIONS = with_all(field=PATHS, type=TYPES) | some(
+    each=PATHS,
     field=PATHS,
     type=TYPES,
     nullValues=st.lists(SCALARS, max_size=2),

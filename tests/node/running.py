@@ -1,5 +1,6 @@
 """A node's HTTP interface over a real socket and a real database, with a seam where the driver would be."""
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -22,9 +23,13 @@ from node.compute import pack_outputs
 from node.config import ReadGroup, RestartPolicy
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
+from node.delivery.ledger import CursorLedger
+from node.delivery.reading import begin
+from node.delivery.webhook_keeper import WebhookKeeper
 from node.driver import Driver
 from node.executor import Sealed
 from node.group import GroupWriter, IngestPolicy
+from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest, IngestLimits
 from node.market import Market
 from node.nonces import NonceLedger
@@ -177,6 +182,8 @@ class Running:
     database: Database
     ingest: Ingest
     feed: Feed
+    cursors: CursorLedger
+    webhooks: WebhookKeeper
     recorder: Recorder
     overlay: OverlayServices
     market: Market
@@ -321,12 +328,17 @@ async def running(
     adverts: Sequence[bytes] = (),
     transport: MemoryTransport | None = None,
     connectors: Mapping[str, Connector] | None = None,
+    outbound_allowed: Sequence[str] = ("127.0.0.0/8",),
+    idempotency_bounds: Mapping[str, int] | None = None,
+    pauses: RestartPolicy | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
     migrate(postgres_url)
     feed = feed or Feed()
     recorder = Recorder()
     with Database(postgres_url) as database:
+        await begin(feed, database)
         ingest = Ingest(
             network=NETWORK,
             limits=limits or IngestLimits(),
@@ -344,10 +356,20 @@ async def running(
             database=database,
             ingest=ingest,
             connectors=connectors or {},
-            outbound_allowed=[ip_network("127.0.0.0/8")],
+            outbound_allowed=[ip_network(network) for network in outbound_allowed],
             pauses=RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
         )
+        cursors = CursorLedger(database, flush_s=0.05)
+        webhooks = WebhookKeeper(
+            database=database,
+            feed=feed,
+            cursors=cursors,
+            allowed=[ip_network(network) for network in outbound_allowed],
+            pauses=pauses or RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
+            tls=tls,
+        )
         nonces = NonceLedger(database)
+        idempotency = IdempotencyLedger(database, **(idempotency_bounds or {}))
         transport = transport or MemoryTransport(NODE.identity)
         objects = Objects(database=database, transport=transport, key=NODE.key, public_url=PUBLIC_URL)
 
@@ -375,9 +397,12 @@ async def running(
             key=NODE.key,
             access=access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True),
             nonces=nonces,
+            idempotency=idempotency,
             ingest=ingest,
             sources=keeper,
             feed=feed,
+            cursors=cursors,
+            webhooks=webhooks,
             objects=objects,
             overlay=overlay,
             database=database,
@@ -398,7 +423,10 @@ async def running(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ingest.run)
             nursery.start_soon(nonces.run)
+            nursery.start_soon(idempotency.run)
             nursery.start_soon(keeper.run)
+            nursery.start_soon(cursors.run)
+            nursery.start_soon(webhooks.run)
             nursery.start_soon(objects.run)
             nursery.start_soon(overlay.propagation.run)
             nursery.start_soon(feed.run)
@@ -414,6 +442,8 @@ async def running(
                     database=database,
                     ingest=ingest,
                     feed=feed,
+                    cursors=cursors,
+                    webhooks=webhooks,
                     recorder=recorder,
                     overlay=overlay,
                     market=market,

@@ -35,7 +35,7 @@ SPECIFIED = {
     "EVENT_SIGNATURE_TTL_SECONDS": "300",
 }
 ON_TOPICS = ("gitdata.events.ingest", "gitdata.events.certified")
-NOT_HONOURED = {"EVENT_STREAM_WEBSOCKET_ENABLED"}
+NOT_HONOURED: set[str] = set()
 ROOT = Path(__file__).resolve().parents[2]
 
 

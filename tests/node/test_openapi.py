@@ -1,13 +1,15 @@
 """The description of the interface is valid, complete, and true to its examples."""
 
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import orjson
 
-from node.api.openapi import EXAMPLE_REQUEST, EXAMPLE_SOURCE, document
+from node.api.openapi import EXAMPLE_SOURCE, document
+from node.api.openapi_doors import EXAMPLE_LINES, EXAMPLE_REQUEST
 from node.api.problems import HTTP_CODES, PROBLEMS
 from tests.node.running import Running, running
 
@@ -45,6 +47,9 @@ def test_every_reference_and_schema_resolves() -> None:
 def test_examples_satisfy_their_schemas() -> None:
     schema_of("IngestRequest").validate(EXAMPLE_REQUEST)
     schema_of("SourceInput").validate(EXAMPLE_SOURCE)
+    acknowledged, end = EXAMPLE_LINES.splitlines()
+    schema_of("LinesAcknowledged").validate(orjson.loads(acknowledged))
+    schema_of("LinesEnd").validate(orjson.loads(end))
     for path in document()["paths"].values():
         for method in path.values():
             for answer in method["responses"].values():
@@ -78,6 +83,7 @@ async def _answers_are_as_described(node: Running) -> None:
     schema_of("IngestAnswer").validate(answer)
     minimal = (await node.post(event, 7, headers={"Prefer": "return=minimal"})).json()
     schema_of("IngestAnswer").validate(minimal)
+    await _lines_are_as_described(node)
     path = f"/overlay/events/{answer['processedEvents'][0]['eventId']}"
     for _ in range(2):  # while pending, then when certified
         schema_of("Event").validate((await node.client.get(path)).json())
@@ -90,6 +96,18 @@ async def _answers_are_as_described(node: Running) -> None:
     schema_of("Certificate").validate((await node.client.get(f"{path}/certificate")).json())
     schema_of("Readiness").validate((await node.client.get("/readyz")).json())
     schema_of("Problem").validate((await node.client.get("/overlay/events/none")).json())
+
+
+async def _lines_are_as_described(node: Running) -> None:
+    async def content() -> AsyncIterator[bytes]:
+        yield b'{"externalId":"e1","eventType":"reading","data":1}\n\n7\n'
+
+    headers = {"Content-Type": "application/x-ndjson"}
+    streamed = await node.client.post("/overlay/events/ingest?sourceId=s1", content=content(), headers=headers)
+    acknowledged, end = map(orjson.loads, streamed.text.splitlines())
+    schema_of("LinesAcknowledged").validate(acknowledged)
+    schema_of("LinesEnd").validate(end)
+    assert (acknowledged["counts"]["rejected"], end["lines"]) == (1, 3)
 
 
 def _camel(name: str) -> str:

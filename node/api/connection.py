@@ -1,0 +1,110 @@
+"""A connection of the HTTP server that a stream can also write to directly.
+
+What a thousand clients get is written once, as the bytes that go over the wire; handing them to each through the
+layers of server and framework would cost more than all else. So a stream that has sent its headers (or accepted
+its WebSocket) writes to the connection itself: chunks of a chunked body, or frames. Both have no state in the
+layers above, which go on reading requests, answering pings and closing, and their bytes wait their turn here.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, HTTPScope, Scope, WebsocketScope
+
+LINE: Final = "overlay.line"  # in the extensions of a request's scope
+
+
+class Connection(TCPServer):
+    """One client's connection. The line is for streams: ``take``, ``send``, ``flush``."""
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        state: ConnectionState,
+        stream: trio.SocketStream,
+    ) -> None:
+        super().__init__(_WithLine(app, self), config, context, state, stream)  # type: ignore[arg-type]
+        self._socket = stream.socket
+        self._rest: bytes | memoryview = b""
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether ``take`` took more than the system would: ``flush`` waits until that is gone."""
+        return len(self._rest) > 0
+
+    def take(self, data: bytes) -> bool:
+        """Write without waiting. False where something else is being written: then nothing was taken."""
+        if self._rest or self.send_lock.locked():
+            return False
+        try:
+            count = os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            count = 0
+        except OSError:
+            return True  # the client is gone; whoever reads from it hears of that
+        if count < len(data):
+            self._rest = memoryview(data)[count:]
+        return True
+
+    async def flush(self) -> None:
+        """Wait until all that was taken is written.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: The client is gone.
+        """
+        if self._rest:
+            await self.send(b"")
+
+    async def send(self, data: bytes) -> None:
+        """Write, after all that was taken; raises as ``flush``. Cancelled in its middle, the connection is lost."""
+        async with self.send_lock:
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                await self.stream.send_all(rest)
+            if data:
+                await self.stream.send_all(data)
+
+    async def protocol_send(self, event: Event) -> None:
+        """What the server writes: answers, headers, control frames; whole, whatever is cancelled."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        with trio.CancelScope(shield=True):
+            try:
+                await self.send(event.data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
+
+
+class _WithLine:
+    """The app, with the connection in the scope of every request of HTTP/1.1: in HTTP/2 frames have state."""
+
+    def __init__(self, app: AppWrapper, connection: Connection) -> None:
+        self._app = app
+        self._connection = connection
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: ASGIReceiveCallable,
+        send: Callable[..., Awaitable[None]],
+        sync_spawn: Callable[..., Any],
+        call_soon: Callable[..., Any],
+    ) -> None:
+        if scope["type"] != "lifespan" and scope["http_version"] == "1.1":
+            scope["extensions"][LINE] = self._connection  # type: ignore[assignment]
+        await self._app(scope, receive, send, sync_spawn, call_soon)
+
+
+def line_of(scope: HTTPScope | WebsocketScope) -> Connection | None:
+    """The connection of a request, where a stream may write to it."""
+    line = (scope.get("extensions") or {}).get(LINE)
+    return line if isinstance(line, Connection) else None

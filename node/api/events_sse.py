@@ -1,0 +1,124 @@
+"""One client's server-sent events."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Final
+
+import orjson
+import structlog
+import trio
+
+from node.api.connection import Connection
+from node.clock import clock_ms
+from node.delivery import forms
+from node.delivery.beats import Beats
+from node.delivery.chunks import Place
+from node.delivery.feed import Feed, Outlet, in_form
+from node.delivery.reading import Reading
+from protocols.certificate import rfc3339
+from protocols.errors import WorldFault
+
+log = structlog.get_logger(__name__)
+
+WRITE_BYTES: Final = 64 * 1024
+RETRY_MS: Final = 2_000  # after which clients come back by themselves
+TOO_SLOW: Final = "the client read more slowly than events were certified"
+
+
+def dropped(place: Place, **more: str) -> bytes:
+    """Told to a client whose buffer overflowed: everything up to the place was sent."""
+    return orjson.dumps(
+        {
+            "type": "dropped",
+            "timestamp": rfc3339(clock_ms()),
+            "lastEventId": str(place),
+            "reason": TOO_SLOW,
+            **more,
+        }
+    )
+
+
+class EventStream:
+    """The bytes that one client gets, in order.
+
+    With a line they go straight to the connection, and what is live is taken from the feed's own hands; without
+    one (HTTP/2) every part goes through the server.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Outlet | None], Reading],
+        feed: Feed,
+        beats: Beats,
+        line: Connection | None,
+        *,
+        gzip: bool,
+    ) -> None:
+        self._feed = feed
+        self._beats = beats
+        self._line = line
+        self._gzip = gzip
+        self._form = forms.sse_gzip if gzip else forms.sse
+        self._in_parts = forms.sse_gzip_parts if gzip else forms.sse_parts
+        self._reading = read(None if line is None else Outlet(form=self._in_parts, take=self._take))
+        self._reading.open()
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """The stream's bytes, as far as they do not go to the line. Ends when the node or the client does."""
+        yield (forms.GZIP_HEADER if self._gzip else b"") + self._encoded(self._hello())
+        try:
+            async with aclosing(self._messages()) as messages:
+                async for message in messages:
+                    if self._line is None:
+                        for start in range(0, len(message), WRITE_BYTES):
+                            yield message[start : start + WRITE_BYTES]
+                    else:
+                        await self._line.send(message)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+        except WorldFault as fault:  # the client comes back with its place
+            log.warning("stream.failed", code=fault.code, why=str(fault))
+        finally:
+            self._reading.close()
+
+    async def _messages(self) -> AsyncGenerator[bytes, None]:
+        """Everything, in the form that goes out."""
+        form = self._form if self._line is None else self._in_parts
+        beat_s = self._beats.next_s()
+        async with aclosing(self._reading.chunks(lambda: beat_s - trio.current_time())) as chunks:
+            async for chunk in chunks:
+                if self._line is not None:
+                    await self._line.flush()
+                if chunk is not None:
+                    yield await in_form(chunk, form)
+                if trio.current_time() >= beat_s:
+                    beat_s = self._beats.next_s()
+                    yield self._heartbeat()
+                if self._feed.closing:
+                    return
+        yield self._written(forms.event(dropped(self._reading.place, remedy="reconnect with Last-Event-ID")))
+
+    def _hello(self) -> bytes:
+        """Sent at once; with an id, so that a client cut off before the first event knows its place."""
+        return b": connected\nretry: %d\nid: %b\n\n" % (RETRY_MS, str(self._reading.place).encode())
+
+    def _heartbeat(self) -> bytes:
+        """Its id moves the client on, also where nothing was for it."""
+        beat, place = self._beats.current(), self._reading.place
+        if place >= beat.head:
+            return self._written(forms.event(beat.body, beat.head))
+        return self._written(forms.event(beat.behind(place), place))
+
+    def _take(self, data: bytes) -> bool:
+        assert self._line is not None, "it is the line's outlet"
+        taken = self._line.take(data)
+        if self._line.has_rest:
+            self._reading.nudge()
+        return taken
+
+    def _encoded(self, text: bytes) -> bytes:
+        return forms.block(text) if self._gzip else text
+
+    def _written(self, text: bytes) -> bytes:
+        encoded = self._encoded(text)
+        return encoded if self._line is None else forms.part(encoded)

@@ -1,0 +1,75 @@
+"""Bodies of lines without a known length: acknowledged while they come."""
+
+from typing import Any, Final, cast
+
+import trio
+from quart import Request, Response, g
+
+from node.api.keyed import HEADER
+from node.api.pacing import PacedRequest
+from node.api.problems import described
+from node.api.services import Services
+from node.api.stream import TooManyStreamsError
+from node.bodies import Form
+from node.line_stream import LineStream
+from protocols.errors import OverlayError
+
+LINES_TYPE: Final = "application/x-ndjson"
+STREAMS_MAX: Final = 256
+UNREAD_BYTES: Final = 64 * 1024  # of a body, that wait to be read
+
+
+class IngestStreams:
+    """All such requests of a node."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._places = trio.CapacityLimiter(STREAMS_MAX)
+
+    def takes(self, asked: Request, form: Form) -> bool:
+        """Whether a body is taken as it comes. One that is signed, or has a key, is read whole."""
+        return (
+            form.shape == "lines" and asked.content_length is None and "body" not in g and HEADER not in asked.headers
+        )
+
+    async def respond(self, asked: Request, form: Form) -> Response:
+        """Raises TooManyStreamsError, and what keeps the first piece from being taken."""
+        request = cast(PacedRequest, asked)
+        room = self._services.ingest.room()
+        stream = LineStream(
+            ingest=self._services.ingest,
+            body=request.body,
+            form=form,
+            room=room,
+            describe=_describe,
+            idle_s=self._services.settings.ingest_idle_s,
+        )
+        try:
+            self._places.acquire_on_behalf_of_nowait(stream)
+        except trio.WouldBlock as full:
+            raise TooManyStreamsError(f"{STREAMS_MAX} streams are taken in already") from full
+        request.body.pace(UNREAD_BYTES)
+        try:
+            await stream.begin()
+        except BaseException:
+            self._end(stream)
+            raise
+        request.tasks.start_soon(self._run, stream)
+        response = Response(stream.answer(), status=202, content_type=LINES_TYPE)
+        response.timeout = None
+        response.headers["X-Accel-Buffering"] = "no"
+        return response
+
+    async def _run(self, stream: LineStream) -> None:
+        try:
+            await stream.run()
+        finally:
+            self._end(stream)
+
+    def _end(self, stream: LineStream) -> None:
+        stream.close()
+        self._places.release_on_behalf_of(stream)
+
+
+def _describe(fault: OverlayError) -> dict[str, Any]:
+    return described(fault)[1]

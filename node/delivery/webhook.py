@@ -1,0 +1,233 @@
+"""Deliveries of one webhook subscription: in order, at least once, from where it stands.
+
+A delivery goes out when the one before it was taken (2xx), so order is that of the feed. One that was not taken is
+sent again, the same bytes under the same id, after pauses that grow. Meanwhile nothing is read or buffered for the
+receiver: when it takes deliveries again, what it missed is read from the database.
+"""
+
+import random
+from contextlib import aclosing
+from typing import Final
+
+import attrs
+import orjson
+import structlog
+import trio
+
+from node.clock import clock_ms
+from node.config import RestartPolicy
+from node.delivery.ahead import Ahead
+from node.delivery.chunks import Message, Place
+from node.delivery.feed import Feed
+from node.delivery.filters import Filter
+from node.delivery.ledger import CursorLedger
+from node.delivery.posting import Answer, Line
+from node.delivery.reading import Reading
+from node.delivery.signatures import message_id, read_secret, signed_headers
+from storage.database import Database
+from storage.subscriptions import Step
+
+log = structlog.get_logger(__name__)
+
+BYTES_MAX: Final = 256 * 1024  # of the events of a delivery, unless one alone is longer
+PATIENCE_S: Final = 5.0
+GONE: Final = 410
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How a subscription is delivered.
+
+    Attributes:
+        max_events: 1: each event is a body of its own. More: up to so many in a list.
+        retry_for_s: How long deliveries may fail before the subscription is paused.
+        timeout_s: For connecting, sending and the answer's head, all together.
+    """
+
+    max_events: int = 1
+    retry_for_s: int = 86_400
+    timeout_s: int = 15
+
+
+@attrs.frozen(kw_only=True)
+class Secrets:
+    """What deliveries are signed with; after a rotation both, until ``previous_until_ms``."""
+
+    current: str = attrs.field(repr=False)
+    previous: str | None = attrs.field(default=None, repr=False)
+    previous_until_ms: int = 0
+
+    def keys(self, now_ms: int) -> list[bytes]:
+        both = self.previous is not None and now_ms < self.previous_until_ms
+        return [read_secret(text) for text in (self.current, self.previous if both else None) if text is not None]
+
+
+@attrs.frozen(kw_only=True)
+class Parcel:
+    """One delivery: its name, its body, and where the subscription stands once it is taken."""
+
+    name: str
+    body: bytes
+    upto: Place
+
+
+def pack(subscription_id: str, messages: list[Message], upto: Place, *, as_list: bool) -> Parcel:
+    name = message_id(subscription_id, [message.place for message in messages])
+    if not as_list:
+        return Parcel(name=name, body=messages[0].body, upto=upto)
+    events = b",".join(message.body for message in messages)
+    body = b'{"type":"events","subscriptionId":%b,"events":[%b]}' % (orjson.dumps(subscription_id), events)
+    return Parcel(name=name, body=body, upto=upto)
+
+
+async def send(line: Line, parcel: Parcel, secrets: Secrets, timeout_s: float) -> Answer:
+    """Sign a parcel as of now and post it."""
+    now_ms = clock_ms()
+    headers = signed_headers(parcel.name, now_ms // 1000, parcel.body, secrets.keys(now_ms))
+    return await line.post(headers, parcel.body, timeout_s)
+
+
+class Delivery:
+    """Runs one subscription.
+
+    Attributes:
+        failing_since_ms: The first failure since the last success, in an earlier run or this one.
+        next_try_ms: When a delivery that was not taken is sent again; 0 where none waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        subscription_id: str,
+        wanted: Filter,
+        options: Options,
+        secrets: Secrets,
+        start: Place,
+        revision: int,
+        failing_since_ms: int | None,
+        line: Line,
+        database: Database,
+        feed: Feed,
+        cursors: CursorLedger,
+        pauses: RestartPolicy,
+    ) -> None:
+        self._subscription_id = subscription_id
+        self._wanted = wanted
+        self._options = options
+        self._secrets = secrets
+        self._place = start
+        self._revision = revision
+        self.failing_since_ms = failing_since_ms
+        self._line = line
+        self._database = database
+        self._feed = feed
+        self._cursors = cursors
+        self._pauses = pauses
+        self.next_try_ms = 0
+
+    async def run(self) -> str:
+        """Deliver until that makes no sense any more. Returns why.
+
+        Raises:
+            WorldFault: The database is away; in groups.
+        """
+        try:
+            while True:
+                parcel, answer = await self._while_taken()
+                why = await self._insist(parcel, answer)
+                if why:
+                    return why
+        finally:
+            await self._line.aclose()
+
+    async def _while_taken(self) -> tuple[Parcel, Answer]:
+        """Deliver while all goes well. Returns what was not taken."""
+        ahead = Ahead(events_max=self._options.max_events, bytes_max=BYTES_MAX)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read, ahead, self._place)
+            while True:
+                messages, upto = await ahead.take()
+                if not messages:
+                    self._passed(upto)
+                    continue
+                parcel = pack(self._subscription_id, messages, upto, as_list=self._options.max_events > 1)
+                answer = await self._send(parcel)
+                if answer.delivered:
+                    self._taken(parcel)
+                    continue
+                nursery.cancel_scope.cancel()
+                return parcel, answer
+        raise AssertionError("the loop ends with a return")
+
+    async def _read(self, ahead: Ahead, place: Place) -> None:
+        """Read on and on; where the feed cuts the reader off, from the database."""
+        while True:
+            reading = Reading(self._database, self._feed, self._wanted, place)
+            try:
+                async with aclosing(reading.chunks(PATIENCE_S)) as chunks:
+                    async for chunk in chunks:
+                        for message in () if chunk is None else chunk.messages:
+                            await ahead.put(message)
+                        ahead.passed(reading.place)
+            finally:
+                reading.close()
+            place = reading.place
+
+    async def _insist(self, parcel: Parcel, answer: Answer) -> str:
+        """Send a parcel again until it is taken (empty), or until that makes no sense; why."""
+        delay_s = self._pauses.delay_s_first
+        while not answer.delivered:
+            now_ms = clock_ms()
+            self._failed(answer, now_ms)
+            assert self.failing_since_ms is not None, "it failed just now"
+            left_s = self._options.retry_for_s - (now_ms - self.failing_since_ms) / 1000
+            if answer.status == GONE:
+                return "the receiver answered 410: it wants no more"
+            if left_s <= 0:
+                return f"no delivery was taken for {self._options.retry_for_s} s; the last one: {answer.reason}"
+            spread_s = delay_s * (1 - self._pauses.jitter * random.random())  # noqa: S311  # spreads load only
+            pause_s = min(max(spread_s, answer.retry_after_s or 0.0), left_s)
+            self.next_try_ms = now_ms + round(1000 * pause_s)
+            await trio.sleep(pause_s)
+            delay_s = min(2 * delay_s, self._pauses.delay_s_max)
+            answer = await self._send(parcel)
+        self._taken(parcel)
+        return ""
+
+    async def _send(self, parcel: Parcel) -> Answer:
+        return await send(self._line, parcel, self._secrets, self._options.timeout_s)
+
+    def _passed(self, upto: Place) -> None:
+        if upto > self._place:
+            self._place = upto
+            self._note(Step(revision=self._revision, cursor=(upto.sequence, upto.position)))
+
+    def _taken(self, parcel: Parcel) -> None:
+        self._place = max(self._place, parcel.upto)
+        self.failing_since_ms = None
+        self.next_try_ms = 0
+        self._note(
+            Step(
+                revision=self._revision,
+                cursor=(self._place.sequence, self._place.position),
+                deliveries=1,
+                last_success_ms=clock_ms(),
+            )
+        )
+
+    def _failed(self, answer: Answer, now_ms: int) -> None:
+        if self.failing_since_ms is None:
+            self.failing_since_ms = now_ms
+            log.warning("webhook.failing", why=answer.reason, status=answer.status)
+        self._note(
+            Step(
+                revision=self._revision,
+                failures=1,
+                last_failure_ms=now_ms,
+                last_failure_status=answer.status,
+                last_failure_reason=answer.reason,
+            )
+        )
+
+    def _note(self, step: Step) -> None:
+        self._cursors.note(self._subscription_id, attrs.evolve(step, failing_since_ms=self.failing_since_ms))

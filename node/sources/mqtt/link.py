@@ -1,0 +1,167 @@
+"""The connection to a broker: to a judged address, under the broker's name, packet by packet."""
+
+import os
+import ssl
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Final
+
+import httpx
+import trio
+
+from node.outbound import resolve
+from node.source_settings.mqtt import MqttSettings, MqttTls
+from node.sources.intake import SourceFault
+from node.sources.mqtt import codec
+from protocols.errors import PeerFault
+
+CONNECT_S: Final = 10.0  # for the connection, and as much again for TLS
+SEND_S: Final = 30.0
+CHUNK_BYTES: Final = 64 * 1024
+CA_BYTES_MAX: Final = 1024 * 1024
+
+
+class Link:
+    """Packets to and from a broker. Any task may send, one receives.
+
+    What goes wrong is a ``SourceFault``.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, version: codec.Version) -> None:
+        self._stream = stream
+        self._reader = codec.PacketReader(version)
+        self._sending = trio.Lock()
+        self._is_torn = False  # a packet went out in part: what is sent then would be taken for the rest of it
+
+    async def send(self, packets: bytes) -> None:
+        async with self._sending:
+            if self._is_torn:
+                raise SourceFault("the connection to the broker broke")
+            self._is_torn = True
+            try:
+                with trio.fail_after(SEND_S):
+                    await self._stream.send_all(packets)
+            except trio.TooSlowError:
+                raise SourceFault(f"the broker takes nothing for {SEND_S:.0f} s") from None
+            except (trio.BrokenResourceError, OSError) as error:
+                raise SourceFault(f"the connection to the broker broke: {_cause(error)}") from error
+            self._is_torn = False
+
+    async def receive(self) -> list[codec.Packet]:
+        """The packets that came next; none while one is not complete."""
+        try:
+            data = bytes(await self._stream.receive_some(CHUNK_BYTES))
+        except (trio.BrokenResourceError, OSError) as error:
+            raise SourceFault(f"the connection to the broker broke: {_cause(error)}") from error
+        if not data:
+            raise SourceFault("the broker closed the connection (for a second client under the same id, it may be)")
+        try:
+            return self._reader.feed(data)
+        except PeerFault as error:
+            raise SourceFault(f"the broker does not keep to MQTT: {error}") from error
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+async def open_link(settings: MqttSettings, allowed: Sequence[IPv4Network | IPv6Network]) -> Link:
+    """Connect to the broker.
+
+    Raises:
+        ForbiddenAddressError: the host leads where this node may not call. SourceFault: it cannot be reached, or
+            does not prove to be whom it should be.
+    """
+    stream = await _connected(settings, allowed)
+    if settings.tls is not None:
+        try:
+            stream = await _secured(stream, settings.tls, settings.tls.server_name or settings.host)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+    return Link(stream, 5 if settings.protocol_version == "5" else 4)
+
+
+async def _connected(settings: MqttSettings, allowed: Sequence[IPv4Network | IPv6Network]) -> trio.abc.Stream:
+    place = f"{settings.host}:{settings.at_port}"
+    try:
+        addresses = await resolve(settings.host, settings.at_port, allowed)
+        with trio.fail_after(CONNECT_S):
+            for address in addresses[:-1]:
+                with suppress(OSError):
+                    return await trio.open_tcp_stream(str(address), settings.at_port)
+            return await trio.open_tcp_stream(str(addresses[-1]), settings.at_port)
+    except trio.TooSlowError:
+        raise SourceFault(f"{place} does not answer") from None
+    except OSError as error:
+        raise SourceFault(f"{place} cannot be reached: {_cause(error)}") from error
+
+
+async def _secured(stream: trio.abc.Stream, tls: MqttTls, name: str) -> trio.abc.Stream:
+    context = await trio.to_thread.run_sync(partial(tls_context, tls))  # reading the authorities takes 15 ms
+    secured = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
+    try:
+        with trio.fail_after(CONNECT_S):
+            await secured.do_handshake()
+    except trio.TooSlowError:
+        raise SourceFault(f"TLS with {name}: the broker does not answer; is its port one for TLS?") from None
+    except (trio.BrokenResourceError, OSError) as error:
+        raise SourceFault(f"TLS with {name}: {_cause(error)}") from error
+    return secured
+
+
+def tls_context(tls: MqttTls) -> ssl.SSLContext:
+    """What the settings say of TLS. Blocks.
+
+    Raises:
+        SourceFault: certificates or key cannot be used.
+    """
+    trusted = tls.ca_pem or (_text_of(Path(tls.ca_file)) if tls.ca_file else "")
+    if not trusted:
+        context = httpx.create_ssl_context(trust_env=False)
+    else:
+        try:
+            context = ssl.create_default_context(cadata=trusted)
+        except ssl.SSLError:
+            raise SourceFault("tls: caPem or caFile holds no certificates that can be read") from None
+    if tls.certificate_pem and tls.key_pem is not None:
+        _show(context, tls.certificate_pem, tls.key_pem.get_secret_value())
+    return context
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode) or path.stat().st_size > CA_BYTES_MAX:
+            raise ValueError(path)
+        return path.read_text("ascii")
+    except (OSError, ValueError):
+        raise SourceFault("tls: caFile is no file with certificates that can be read") from None
+
+
+def _show(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Python reads a key from a file only: this one never has a name, nor reaches a disk."""
+    descriptor = os.memfd_create("mqtt-client")
+    with os.fdopen(descriptor, "wb") as held:
+        held.write(f"{certificate}\n{key}\n".encode())
+        held.flush()
+        try:
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")  # never asks at the terminal
+        except (ssl.SSLError, ValueError):
+            raise SourceFault("tls: certificatePem and keyPem do not fit, or the key is encrypted") from None
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: trio says only that something broke, or that no attempt was successful."""
+    while True:
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+        if inner is None:
+            break
+        error = inner
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the broker's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or type(error).__name__
+    return str(error) or type(error).__name__

@@ -1,0 +1,168 @@
+"""What senders push to a source's webhook: proven by the source's own secret, then taken in as it stands.
+
+The body is checked as it came, before anything is made of it. A refused delivery is shown with the source, with its
+reason; whoever sent it learns that it was refused, and no more.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import attrs
+import trio
+
+from node import source_settings
+from node.answers import IngestAnswer
+from node.bodies import Coding
+from node.clock import clock_ms
+from node.deliveries import Delivery, document_of, read_delivery
+from node.group import SourceBoundError, SourceDisabledError
+from node.ingest import Ingest
+from node.signatures import SignatureRefusedError, check_signature
+from node.source_documents import find
+from node.source_settings.webhook import WebhookSettings
+from node.sources.keeper import SourceKeeper
+from protocols.canonical import parse_json
+from protocols.errors import ClientFault, InvalidJsonError
+from storage.database import Database
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+T = TypeVar("T")
+
+INLINE_BYTES_MAX: Final = 16 * 1024  # a longer body is hashed on a thread and read in a worker process
+CHALLENGE_CHARS_MAX: Final = 512
+REFUSED: Final = "the delivery does not prove that it comes from this source"
+NOTHING: Final = {"accepted": 0, "duplicates": 0, "rejected": 0, "versions": 0}
+
+
+class NoWebhookError(ClientFault):
+    """The source takes no webhooks."""
+
+    code = "no-webhook"
+
+
+@attrs.frozen(kw_only=True)
+class Door:
+    """A source that takes webhooks, as its row says now.
+
+    Attributes:
+        is_bound: Whether it takes events of one identity alone.
+    """
+
+    source_id: str
+    settings: WebhookSettings
+    is_bound: bool
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether a delivery that gets in comes from the source."""
+        return self.settings.scheme != "none"
+
+
+class Webhooks:
+    """Takes deliveries in."""
+
+    def __init__(self, *, database: Database, ingest: Ingest, keeper: SourceKeeper, bytes_max: int) -> None:
+        """``bytes_max``: of a delivery, once it is not compressed."""
+        self._database = database
+        self._ingest = ingest
+        self._keeper = keeper
+        self._bytes_max = bytes_max
+
+    async def door(self, source_id: str) -> Door:
+        """The door of a source.
+
+        Raises:
+            UnknownSourceError, NoWebhookError, SourceDisabledError: It has none, or none that is open.
+            SourceBoundError: Nothing would prove the identity that it is bound to.
+        """
+        return await self._database.run(partial(_door, source_id=source_id))
+
+    async def receive(
+        self, door: Door, body: bytes, *, headers: Mapping[str, str], media_type: str, coding: Coding
+    ) -> IngestAnswer | dict[str, Any]:
+        """Take a delivery in. Returns once its events are durable; JSON values are an answer to what holds none.
+
+        Args:
+            headers: By lower-case name.
+
+        Raises:
+            SignatureRefusedError: It proves nothing. ClientFault, WorldFault: as ``Ingest.submit``.
+        """
+        settings, status = door.settings, self._keeper.door(door.source_id)
+        now_s = clock_ms() / 1_000
+        check = partial(check_signature, settings.signing, settings.every_secret, headers, body, now_s)
+        try:
+            await self._by_size(body, check)
+        except SignatureRefusedError as refused:
+            status.fail(f"refused: {refused}")
+            raise SignatureRefusedError(REFUSED) from None
+        shape = settings.reading
+        named = (shape.event_type_header, shape.external_id_header, shape.timestamp_header)
+        delivery = Delivery(
+            body=body,
+            coding=coding,
+            media_type=media_type,
+            headers={name.lower(): headers.get(name.lower(), "") for name in named if name},
+            shape=shape,
+            events_path=settings.events_path,
+        )
+        greeting = _greeting(settings, headers, delivery)
+        if greeting is not None:
+            return greeting
+        try:
+            said = await self._compute(body, coding, partial(read_delivery, delivery, self._bytes_max))
+            if not said:
+                return {"processedEvents": [], "counts": NOTHING, "rejected": [], "batches": [], "receipts": []}
+            answer = await self._ingest.submit_read(door.source_id, said, is_proven=door.is_proven)
+        except ClientFault as fault:
+            status.fail(str(fault))
+            raise
+        status.count(len(said), answer.counts)
+        return answer
+
+    async def _by_size(self, body: bytes, call: Callable[[], T]) -> T:
+        return call() if len(body) <= INLINE_BYTES_MAX else await trio.to_thread.run_sync(call)
+
+    async def _compute(self, body: bytes, coding: Coding, call: Callable[[], T]) -> T:
+        is_short = len(body) <= INLINE_BYTES_MAX and coding == "identity"
+        return call() if is_short else await self._ingest.try_out(call)
+
+
+def _door(connection: "Connection", source_id: str) -> Door:
+    row = find(connection, source_id)
+    settings = source_settings.read(row.source_type, row.configuration) if row.source_type == "webhook" else None
+    if not isinstance(settings, WebhookSettings) or not settings.scheme:
+        raise NoWebhookError(f"the source {source_id!r} takes no webhooks")
+    if not row.enabled:
+        raise SourceDisabledError(f"the source {source_id!r} is disabled")
+    door = Door(source_id=source_id, settings=settings, is_bound=row.identity_key is not None)
+    if door.is_bound and not door.is_proven:
+        raise SourceBoundError(
+            f"the source {source_id!r} takes events of one identity alone, and its webhooks prove none",
+            remedy="give the source a signature scheme and a secret",
+        )
+    return door
+
+
+def _greeting(settings: WebhookSettings, headers: Mapping[str, str], delivery: Delivery) -> dict[str, Any] | None:
+    """The answer to a sender that only tries the address; None where the delivery is no such thing."""
+    if settings.preset.greeting == "github" and headers.get("x-github-event") == "ping":
+        return {"answer": "pong", "delivery": headers.get("x-github-delivery", "")[:CHALLENGE_CHARS_MAX]}
+    is_short = len(delivery.body) <= INLINE_BYTES_MAX and delivery.coding == "identity"
+    if settings.preset.greeting == "slack" and is_short:
+        said = _object(document_of(delivery, INLINE_BYTES_MAX))
+        challenge = said.get("challenge")
+        if said.get("type") == "url_verification" and isinstance(challenge, str):
+            return {"challenge": challenge[:CHALLENGE_CHARS_MAX]}
+    return None
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        found: Any = parse_json(text)
+    except InvalidJsonError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,56 @@
+"""The head of a node's feed, signed: a client that hears nothing can tell silence from loss, and prove it."""
+
+from typing import Any, Final
+
+from protocols import keys
+from protocols.canonical import canonical_json, parse_json
+from protocols.errors import BadSignatureError, MalformedError
+
+PROTOCOL: Final = (2, "overlay log checkpoint")
+KEY_ID: Final = "1"
+TYPE: Final = "overlay-log-checkpoint"
+
+
+def checkpoint_document(
+    key: keys.PrivateKey, *, network: str, place: str, batch_id: str, timestamp: str
+) -> dict[str, Any]:
+    """Sign where a feed stands.
+
+    Args:
+        place: The last event's ``<sequence>.<position>``. batch_id: of its batch; empty where there is none.
+        timestamp: RFC 3339.
+    """
+    said = {"type": TYPE, "network": network, "place": place, "batchId": batch_id, "timestamp": timestamp}
+    signed = canonical_json(said)
+    return {
+        "place": place,
+        "batchId": batch_id,
+        "identityKey": key.identity.hex(),
+        "protocolID": list(PROTOCOL),
+        "keyID": KEY_ID,
+        "signed": signed.hex(),
+        "signature": key.sign(PROTOCOL, KEY_ID, signed).hex(),
+    }
+
+
+def verify_checkpoint(document: dict[str, Any], *, network: str, identity: bytes) -> dict[str, Any]:
+    """What a node signed of its feed's head: ``place``, ``batchId`` and ``timestamp``.
+
+    Args:
+        identity: The node's identity key, 33 bytes.
+
+    Raises:
+        MalformedError: It is no such document. BadSignatureError: not this node's, or not of this network.
+    """
+    try:
+        signed, signature = bytes.fromhex(document["signed"]), bytes.fromhex(document["signature"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedError("no signed checkpoint") from error
+    if not keys.verify(identity, PROTOCOL, KEY_ID, signed, signature):
+        raise BadSignatureError("the checkpoint is not signed by this node")
+    said = parse_json(signed)
+    if not isinstance(said, dict) or said.get("type") != TYPE or said.get("network") != network:
+        raise BadSignatureError("the signature is over something else")
+    if any(document.get(name) != said[name] for name in ("place", "batchId")):
+        raise BadSignatureError("the readable members are not what is signed")
+    return said
