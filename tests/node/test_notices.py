@@ -14,6 +14,7 @@ from node.caches import BytesCache
 from node.certificate_log import CertificateLog
 from node.delivery import overlay
 from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
+from node.delivery.patterns import Patterns
 from node.driver import Driver
 from node.exchange import Exchange
 from node.library import ABSENT, PRESENT
@@ -115,7 +116,7 @@ async def test_what_subscriptions_want_is_told_by_address(
     node: Running, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subscribe(postgres_url, ["weather.*"], sourceIds=["s1"])
-    subscribe(postgres_url, ["orders.#"], eventTypes=["placed"], minCertificationLevel="enhanced")
+    subscribe(postgres_url, ["orders.#"], eventTypes=["placed"], minCertificationLevel="enhanced", status="all")
     subscribe(postgres_url, ["paused"], status="paused")
     subscribe(postgres_url, ["expired"], ends="-1 minute")
     subscribe(postgres_url, ["unreadable"], minCertificationLevel="golden")
@@ -229,7 +230,7 @@ async def test_certificates_are_had_of_whoever_told_of_them_else_of_others(
         here.notices.hear(notice(*digests))
         await trio.sleep(0.2)
         assert here.network.asked == [], "no source here follows the topic"
-        with here.interests.follow(["weather.#"]):
+        with here.interests.follow(Patterns(frozenset({"weather.#"}))):
             here.notices.hear(notice(*digests, topic="orders"))
             here.notices.hear(notice(*digests))  # its signer does not answer
             with trio.fail_after(10):
@@ -253,7 +254,7 @@ async def test_certificates_that_do_not_hold_are_a_fault_and_left_out(node: Runn
 
     async with hearing(other_postgres_url) as here:
         here.network.answers = {NODE.identity: lying}
-        with here.interests.follow(["#"]):
+        with here.interests.follow(Patterns(frozenset("#"))):
             here.notices.hear(notice(digest))
             await until(lambda: bool(here.transport.struck))
             assert await here.known() == 0
@@ -268,7 +269,7 @@ async def test_certificates_that_do_not_hold_are_a_fault_and_left_out(node: Runn
 async def test_a_node_that_never_stops_telling_is_not_heard_more_for_it(postgres_url: str) -> None:
     async with hearing(postgres_url) as here:
         here.network.answers = {NODE.identity: silent, AGENT.identity: absent}
-        with here.interests.follow(["#"]):
+        with here.interests.follow(Patterns(frozenset("#"))):
             for number in range(200):
                 here.notices.hear(notice(number.to_bytes(32, "big")))
             here.notices.hear(notice(DIGEST, signer=AGENT))
