@@ -24,11 +24,11 @@ class SealedRow:
 def sealed_after(
     connection: psycopg.Connection, sequence: int, limit: int, *, with_outputs: bool
 ) -> Sequence[SealedRow]:
-    """Batches of topics that were sealed here after a sequence, in their order."""
+    """Batches that were sealed here after a sequence, in their order."""
     rows = connection.execute(
         """SELECT seal_sequence, batch_id, source_id, level, valid, invalid, topics, certificate,
                   CASE WHEN %s THEN outputs END
-           FROM batches WHERE seal_sequence > %s AND cardinality(topics) > 0 ORDER BY seal_sequence LIMIT %s""",
+           FROM batches WHERE seal_sequence > %s ORDER BY seal_sequence LIMIT %s""",
         (with_outputs, sequence, limit),
     )
     names = [field.name for field in attrs.fields(SealedRow)]

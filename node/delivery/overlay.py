@@ -62,6 +62,7 @@ class Watch:
         wanted, chosen = self.wanted, self.wanted.selection
         return (
             row.sequence > self.after
+            and len(row.topics) > 0  # without a topic it is not meant for others
             and (wanted.topics is None or wanted.topics.allow_any(row.topics))
             and row.level >= wanted.level
             and (wanted.source_ids is None or row.source_id in wanted.source_ids)
