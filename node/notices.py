@@ -7,7 +7,7 @@ certificates come by the peers' logs, too.
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -15,9 +15,9 @@ from typing import Final
 import structlog
 import trio
 
+from node.delivery.patterns import Patterns
 from node.log_pages import PREFIX
 from node.sync import Synchronizer
-from node.topic_patterns import matches_any
 from node.transport import PeerUnreachableError, Transport
 from protocols.errors import PeerFault
 from protocols.messages import CertifiedNotice, IdentityKey, Signed
@@ -39,10 +39,10 @@ class Interests:
     """The topics that sources here follow, while they do."""
 
     def __init__(self) -> None:
-        self._followed: dict[object, Collection[str]] = {}
+        self._followed: dict[object, Patterns] = {}
 
     @contextmanager
-    def follow(self, patterns: Collection[str]) -> Iterator[None]:
+    def follow(self, patterns: Patterns) -> Iterator[None]:
         key = object()
         self._followed[key] = patterns
         try:
@@ -51,7 +51,7 @@ class Interests:
             del self._followed[key]
 
     def wants(self, topics: Sequence[str]) -> bool:
-        return any(matches_any(patterns, topics) for patterns in list(self._followed.values()))
+        return any(patterns.allow_any(topics) for patterns in list(self._followed.values()))
 
     def __bool__(self) -> bool:
         return bool(self._followed)

@@ -6,10 +6,10 @@ batches: it is a matter of ``status`` and ``eventTypes`` whether one event of a 
 chooses among its events. What an expression would choose is left to them, too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import orjson
@@ -17,17 +17,21 @@ import structlog
 import trio
 
 from node.clock import clock_ms
+from node.delivery.chunks import WHOLE_BATCH
+from node.delivery.filters import Filter
 from node.log_pages import PREFIX
 from node.stored import read_certificate, unpack_outputs
-from node.topic_patterns import EVERYTHING, matches_any
-from node.transport import PeerUnreachableError, Transport
+from node.subscription_documents import read_filter, status_of
+from node.transport import Transport
 from protocols.canonical import sha256
 from protocols.envelope import Signer, sign, to_frame
+from protocols.errors import ClientFault
 from protocols.limits import NOTICE_BATCHES_MAX
-from protocols.messages import CertifiedBatch, CertifiedNotice, Level
-from storage import notices
+from protocols.messages import CertifiedBatch, CertifiedNotice
+from storage import notices, subscriptions
 from storage.database import Database
-from storage.notices import OverlaySubscription, SealedRow
+from storage.notices import SealedRow
+from storage.subscriptions import Step, Subscription
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -40,55 +44,42 @@ NOTICES_AT_ONCE: Final = 3  # in one such time
 PAGE: Final = NOTICES_AT_ONCE * NOTICE_BATCHES_MAX
 PAGE_WITH_OUTPUTS: Final = 16
 TOPICS_BYTES_MAX: Final = 40_000  # of one notice: the rest of it has a fixed size and fits
-AGAIN_MS: Final = 60_000  # a node that starts says again what it sealed so lately: it may not have said it
+LOOK_S: Final = 5.0  # a subscription that was changed is seen after so long
+SUBSCRIPTIONS_MAX: Final = 1_000
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
-    """A subscription's filter, for batches. None stands for all."""
+class Watch:
+    """A subscription in force: what it wants, and where it stands."""
 
-    topics: tuple[str, ...]
-    source_ids: frozenset[str] | None
-    event_types: frozenset[str] | None
-    level: Level
-    statuses: frozenset[str]
+    subscription_id: str
+    revision: int
+    after: int
+    wanted: Filter
 
     def takes(self, row: SealedRow, event_types: frozenset[str]) -> bool:
+        """Whether it is to be told of a batch, as far as that can be said of a batch as a whole."""
+        wanted, chosen = self.wanted, self.wanted.selection
         return (
-            matches_any(self.topics, row.topics)
-            and row.level >= self.level
-            and (self.source_ids is None or row.source_id in self.source_ids)
-            and (("valid" in self.statuses and row.valid > 0) or ("invalid" in self.statuses and row.invalid > 0))
-            and (self.event_types is None or not self.event_types.isdisjoint(event_types))
+            row.sequence > self.after
+            and len(row.topics) > 0  # without a topic it is not meant for others
+            and (wanted.topics is None or wanted.topics.allow_any(row.topics))
+            and row.level >= wanted.level
+            and (wanted.source_ids is None or row.source_id in wanted.source_ids)
+            and (("valid" in chosen.statuses and row.valid > 0) or ("invalid" in chosen.statuses and row.invalid > 0))
+            and (chosen.event_types is None or any(map(chosen.event_types.allow, event_types)))
         )
 
 
-def read_wanted(subscription: OverlaySubscription) -> Wanted:
-    """The filter of a row.
+@attrs.frozen(kw_only=True)
+class Looked:
+    """Batches to tell of with their sequences, in their order, and who wants which; ``end`` is how far was looked."""
 
-    Raises:
-        ValueError: It is none.
-    """
-    said = subscription.criteria
-    status = said.get("status", "valid")
-    word = said.get("minCertificationLevel", "basic")
-    if status not in ("valid", "invalid", "any") or word not in [level.word for level in Level]:
-        raise ValueError("filter_criteria names a status or a level that there is not")
-    topics = subscription.topics or tuple(_texts(said, "topics") or EVERYTHING)
-    return Wanted(
-        topics=topics,
-        source_ids=_texts(said, "sourceIds"),
-        event_types=_texts(said, "eventTypes"),
-        level=Level[word.upper()],
-        statuses=frozenset(("valid", "invalid") if status == "any" else (status,)),
-    )
-
-
-def _texts(said: dict[str, Any], name: str) -> frozenset[str] | None:
-    value = said.get(name)
-    if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
-        raise ValueError(f"filter_criteria: {name} is no list of texts")
-    return frozenset(value) if value else None
+    watches: Sequence[Watch] = ()
+    batches: Sequence[tuple[int, CertifiedBatch]] = ()
+    wanted: Mapping[str, Sequence[int]] = attrs.Factory(dict)
+    end: int = 0
+    more: bool = False
 
 
 class Announcer:
@@ -108,7 +99,6 @@ class Announcer:
         self._signer = signer
         self._transport = transport
         self._on_sent = on_sent
-        self._sequence = 0
         self._news = trio.Event()
         self._news.set()  # the first look is at what an earlier run left
 
@@ -117,10 +107,10 @@ class Announcer:
         self._news.set()
 
     async def run(self) -> None:
-        """Tell of what is sealed, until cancelled."""
-        self._sequence = await self._database.run(partial(notices.sequence_at, certified_ms=clock_ms() - AGAIN_MS))
+        """Tell of what is sealed, and of what subscriptions go back to, until cancelled."""
         while True:
-            await self._news.wait()
+            with trio.move_on_after(LOOK_S):
+                await self._news.wait()
             self._news = trio.Event()
             await trio.sleep(NOTICE_S)
             if await self._tell():
@@ -128,54 +118,74 @@ class Announcer:
 
     async def _tell(self) -> bool:
         """Tell of as much as one time allows. Returns whether there may be more."""
-        looked = await self._database.run(partial(_look, after=self._sequence))
+        looked = await self._database.run(_look)
         parts = list(islice(_parts(looked.batches), NOTICES_AT_ONCE))
         for part in parts:
             batches = tuple(batch for _, batch in part)
             message = CertifiedNotice(network=self._network, issued_ms=clock_ms(), batches=batches)
             frame = to_frame(sign(self._signer, message))
-            try:
-                await self._transport.publish(GOSSIP_CERTIFIED, frame)
-            except PeerUnreachableError as error:
-                log.info("notice.unheard", why=str(error))
-            else:
-                self._on_sent("gossip", CertifiedNotice.__name__, len(frame))
+            await self._transport.publish(GOSSIP_CERTIFIED, frame)
+            self._on_sent("gossip", CertifiedNotice.__name__, len(frame))
         told_all = sum(map(len, parts)) == len(looked.batches)
-        self._sequence = looked.end if told_all else parts[-1][-1][0]
+        steps = _steps(looked, looked.end if told_all else parts[-1][-1][0])
+        if steps:
+            await self._database.run(partial(subscriptions.take_steps, steps=steps))
         return looked.more or not told_all
 
 
-@attrs.frozen(kw_only=True)
-class Looked:
-    """Batches to tell of, each with its sequence; ``end`` is how far was looked."""
-
-    batches: Sequence[tuple[int, CertifiedBatch]]
-    end: int
-    more: bool
-
-
-def _look(connection: "Connection", *, after: int) -> Looked:
+def _look(connection: "Connection") -> Looked:
     """What was sealed and is wanted. Runs on a database thread."""
-    wanted = list(_wanted(notices.overlay_subscriptions(connection)))
-    if not wanted:
-        return Looked(batches=(), end=max(after, notices.last_sequence(connection)), more=False)
-    by_type = any(each.event_types is not None for each in wanted)
+    watches = list(_watches(subscriptions.active(connection, "overlay", SUBSCRIPTIONS_MAX)))
+    if not watches:
+        return Looked()
+    after = min(watch.after for watch in watches)
+    by_type = any(watch.wanted.selection.event_types is not None for watch in watches)
     limit = PAGE_WITH_OUTPUTS if by_type else PAGE
     rows = notices.sealed_after(connection, after, limit, with_outputs=by_type)
     batches = []
+    wanted: dict[str, list[int]] = {}
     for row in rows:
         event_types = _event_types(row)
-        if any(each.takes(row, event_types) for each in wanted):
+        takers = [watch.subscription_id for watch in watches if watch.takes(row, event_types)]
+        if takers:
             batches.append((row.sequence, _address(row)))
-    return Looked(batches=batches, end=rows[-1].sequence if rows else after, more=len(rows) == limit)
+        for taker in takers:
+            wanted.setdefault(taker, []).append(row.sequence)
+    end = rows[-1].sequence if rows else after
+    return Looked(watches=watches, batches=batches, wanted=wanted, end=end, more=len(rows) == limit)
 
 
-def _wanted(subscriptions: Sequence[OverlaySubscription]) -> Iterator[Wanted]:
-    for subscription in subscriptions:
+def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
+    now_ms = clock_ms()
+    for row in rows:
+        if status_of(row, now_ms) != "active":
+            continue
         try:
-            yield read_wanted(subscription)
-        except ValueError as error:
-            log.warning("subscription.unreadable", subscription=subscription.subscription_id, why=str(error))
+            wanted = read_filter(row.filter_criteria, row.overlay_topics)
+        except ClientFault as error:
+            log.warning("subscription.unreadable", subscription=row.subscription_id, why=str(error))
+            continue
+        yield Watch(
+            subscription_id=row.subscription_id,
+            revision=row.cursor_revision,
+            after=row.cursor_sequence - (row.cursor_position < WHOLE_BATCH),  # within a batch: all of it again
+            wanted=wanted,
+        )
+
+
+def _steps(looked: Looked, end: int) -> dict[str, Step]:
+    """Where the subscriptions stand once all up to ``end`` is told; none for those that stood there before."""
+    return {
+        watch.subscription_id: Step(
+            revision=watch.revision,
+            cursor=(end, WHOLE_BATCH),
+            deliveries=told,
+            last_success_ms=clock_ms() if told else None,
+        )
+        for watch in looked.watches
+        for told in [sum(sequence <= end for sequence in looked.wanted.get(watch.subscription_id, ()))]
+        if watch.after < end
+    }
 
 
 def _event_types(row: SealedRow) -> frozenset[str]:

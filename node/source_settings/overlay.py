@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from node.source_settings.base import SourceSettings
-from node.topic_patterns import EVERYTHING
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX
 from protocols.messages import IdentityKey, Level
 
@@ -20,7 +19,8 @@ class OverlaySettings(SourceSettings):
     """Which batches are read, and what becomes of their events.
 
     Attributes:
-        topics: Patterns (``node.topic_patterns``); a batch is read with any one of its topics, without topics never.
+        topics: Names and patterns (``node.delivery.patterns``); a batch is read for any one of its topics, and never
+            without topics.
         source_ids: Of the nodes that took the events in; empty: all.
         coordinators: Identity keys of nodes that are trusted: only their batches are read; empty: those of all. Who
             signs a certificate must be known here, or stand in this list.
@@ -29,11 +29,11 @@ class OverlaySettings(SourceSettings):
         wait_seconds: How long a batch whose bytes nobody gives is asked for, before it is given up and shown.
     """
 
-    topics: tuple[Pattern, ...] = Field(EVERYTHING, min_length=1, max_length=LIST_MAX)
+    topics: tuple[Pattern, ...] = Field(("#",), min_length=1, max_length=LIST_MAX)
     source_ids: tuple[SourceId, ...] = Field((), max_length=LIST_MAX)
     coordinators: tuple[Identity, ...] = Field((), max_length=LIST_MAX)
     min_certification_level: Literal["basic", "enhanced", "critical"] = "basic"
-    status: Literal["valid", "invalid", "any"] = "valid"
+    status: Literal["valid", "invalid", "all"] = "valid"
     include_reference: bool = False
     wait_seconds: int = Field(HOUR_S, ge=0, le=7 * 24 * HOUR_S)
 

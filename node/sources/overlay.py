@@ -17,12 +17,12 @@ import trio
 from node.bodies import RawEvent
 from node.certificate_log import CertificateLog
 from node.clock import clock_ms
+from node.delivery.patterns import Patterns
 from node.foreign import BatchUnavailableError, ForeignBatches
 from node.foreign_events import UnreadableError, Wishes, chain_of, choose, manifest_problem, read_events
 from node.notices import Interests
 from node.source_settings.overlay import OverlaySettings
 from node.sources.intake import Connector, Intake, Mark
-from node.topic_patterns import matches_any
 from protocols.messages import IdentityKey, Manifest, QuorumCertificate
 from storage import certificate_log, events, sources
 from storage.certificate_log import Entry
@@ -44,7 +44,7 @@ LOOK_S: Final = 5.0
 PAUSE_S_FIRST: Final = 1.0
 PAUSE_S_MAX: Final = 60.0
 UNMARKED_MAX: Final = 256  # entries without events that may be passed again after a crash
-STATUSES: Final = {"valid": ("valid",), "invalid": ("invalid",), "any": ("valid", "invalid")}
+STATUSES: Final = {"valid": ("valid",), "invalid": ("invalid",), "all": ("valid", "invalid")}
 
 
 @attrs.define(kw_only=True)
@@ -86,17 +86,19 @@ class OverlayReader:
     async def run(self, intake: Intake) -> None:
         """Read for one source until cancelled."""
         assert isinstance(intake.settings, OverlaySettings), "the settings of this type of source"
-        with self.interests.follow(intake.settings.topics):
-            await _Reading(self, intake, intake.settings).run()
+        topics = Patterns(frozenset(intake.settings.topics))
+        with self.interests.follow(topics):
+            await _Reading(self, intake, intake.settings, topics).run()
 
 
 class _Reading:
     """One source's way through the log."""
 
-    def __init__(self, reader: OverlayReader, intake: Intake, settings: OverlaySettings) -> None:
+    def __init__(self, reader: OverlayReader, intake: Intake, settings: OverlaySettings, topics: Patterns) -> None:
         self._reader = reader
         self._intake = intake
         self._settings = settings
+        self._topics = topics
         self._wishes = Wishes(
             network=reader.network,
             reader=reader.identity,
@@ -107,6 +109,7 @@ class _Reading:
         )
         self._number, self._aside = _read_mark(intake.mark)
         self._marked = self._number
+        self._is_overtaken = False
 
     async def run(self) -> None:
         while True:
@@ -137,15 +140,13 @@ class _Reading:
         return self._number < last
 
     async def _note_pruned(self, last: int) -> None:
-        """Say so where the log let certificates go before this source came to them."""
+        """Say so, once, where the log lets certificates go before this source comes to them."""
         gone_to = last - self._reader.certificates.kept_max
-        if not 0 < self._number < gone_to:
-            return
-        why = (
-            f"certificates between {self._number} and {gone_to} of the log may have been let go before they were read"
-        )
-        await self._reject(None, why, "raise OVERLAY_CERTIFICATES_MAX, and read these batches of their nodes")
-        self._number = gone_to
+        was_overtaken, self._is_overtaken = self._is_overtaken, 0 < self._number < gone_to
+        if self._is_overtaken and not was_overtaken:
+            numbers = f"{self._number + 1} to {gone_to}"
+            why = f"certificates {numbers} of the log may have been let go before they were read"
+            await self._reject(None, why, "raise OVERLAY_CERTIFICATES_MAX, and read these batches of their nodes")
 
     async def _again(self) -> None:
         """Ask again for what was set aside, the first of each stream, and go on with it while that works."""
@@ -224,7 +225,7 @@ class _Reading:
         problem = manifest_problem(manifest, statement)
         if problem:
             return found(why=problem, lasting=True)
-        if not matches_any(self._settings.topics, manifest.topics):
+        if not self._topics.allow_any(manifest.topics):
             return found()
         if not self._trusts(certificate):
             return found(why="its certificate is signed by a node that is not known here")

@@ -14,6 +14,7 @@ from node.caches import BytesCache
 from node.certificate_log import CertificateLog
 from node.delivery import overlay
 from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
+from node.delivery.patterns import Patterns
 from node.driver import Driver
 from node.exchange import Exchange
 from node.library import ABSENT, PRESENT
@@ -30,7 +31,7 @@ from protocols.messages import (
     IdentityKey,
     Signed,
 )
-from storage import certificate_log
+from storage import certificate_log, subscriptions
 from storage.database import Database
 from tests.node.memory_transport import MemoryNetwork, MemoryTransport
 from tests.node.running import (
@@ -89,14 +90,14 @@ async def certify(node: Running, value: Any, *topics: str, source: str = "s1", k
 
 
 def subscribe(
-    url: str, topics: Sequence[str], status: str = "active", ends: str | None = None, **criteria: Any
+    url: str, topics: Sequence[str], state: str = "active", ends: str | None = None, **criteria: Any
 ) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             """INSERT INTO overlay_event_subscriptions (subscription_id, client_id, subscription_type,
                    overlay_topics, filter_criteria, subscription_status, expires_at)
                VALUES (gen_random_uuid(), 'c', 'overlay', %s, %s, %s, NOW() + %s::interval)""",
-            (list(topics), Jsonb(criteria), status, ends),
+            (list(topics), Jsonb(criteria), state, ends),
         )
 
 
@@ -111,15 +112,24 @@ async def announcing(node: Running, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         nursery.cancel_scope.cancel()
 
 
+async def until_all_stand_at(node: Running, sequence: int) -> None:
+    """Wait until some subscription stands at a sequence, and none that moves before it."""
+    with trio.fail_after(10):
+        while True:
+            rows = await node.database.run(lambda connection: subscriptions.active(connection, "overlay", 10))
+            if {row.cursor_sequence for row in rows if row.cursor_sequence} == {sequence}:
+                return
+            await trio.sleep(0.02)
+
+
 async def test_what_subscriptions_want_is_told_by_address(
     node: Running, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subscribe(postgres_url, ["weather.*"], sourceIds=["s1"])
-    subscribe(postgres_url, ["orders.#"], eventTypes=["placed"], minCertificationLevel="enhanced")
-    subscribe(postgres_url, ["paused"], status="paused")
+    subscribe(postgres_url, ["orders.#"], eventTypes=["placed"], minCertificationLevel="enhanced", status="all")
+    subscribe(postgres_url, ["paused"], state="paused")
     subscribe(postgres_url, ["expired"], ends="-1 minute")
     subscribe(postgres_url, ["unreadable"], minCertificationLevel="golden")
-    subscribe(postgres_url, ["rejected"], status="active", status_="ignored")
     wanted = [await certify(node, 1, "weather.jfk", "other")]
     await certify(node, 2, "weather.jfk", source="s2")
     wanted.append(await certify(node, 3, "orders", kind="placed"))
@@ -128,9 +138,11 @@ async def test_what_subscriptions_want_is_told_by_address(
     await certify(node, 4)
     async with announcing(node, monkeypatch) as transport:
         await until(lambda: len(transport.batches()) == 2)
-        await trio.sleep(0.3)
+        await until_all_stand_at(node, 9)
         first, second = transport.batches()
     assert [first.batch, second.batch] == wanted
+    rows = await node.database.run(lambda connection: subscriptions.active(connection, "overlay", 10))
+    assert sorted(row.deliveries for row in rows) == [0, 0, 1, 1]
     assert set(first.topics) == {"other", "weather.jfk"}
     (found,) = await node.database.run(
         lambda connection: certificate_log.find(connection, [f"batch_{first.batch.hex()}"])
@@ -147,9 +159,14 @@ async def test_many_batches_go_in_few_messages(
     topics = [f"{number:02}".ljust(128, "t") for number in range(16)]
     wanted = [await certify(node, number, *topics) for number in range(30)]
     async with announcing(node, monkeypatch) as transport:
-        await until(lambda: len(transport.batches()) == 30)
+        await until_all_stand_at(node, 30)
     assert [batch.batch for batch in transport.batches()] == wanted, "in the order of their seals"
     assert len(transport.gossiped) == 2, "as the bytes of their topics allow"
+    later = await certify(node, "later", "weather.jfk")
+    async with announcing(node, monkeypatch) as transport:
+        await until_all_stand_at(node, 31)
+    assert len(transport.batches()) == 1
+    assert transport.batches()[0].batch == later, "a node that starts goes on where it stopped"
 
 
 @attrs.frozen(kw_only=True)
@@ -229,7 +246,7 @@ async def test_certificates_are_had_of_whoever_told_of_them_else_of_others(
         here.notices.hear(notice(*digests))
         await trio.sleep(0.2)
         assert here.network.asked == [], "no source here follows the topic"
-        with here.interests.follow(["weather.#"]):
+        with here.interests.follow(Patterns(frozenset({"weather.#"}))):
             here.notices.hear(notice(*digests, topic="orders"))
             here.notices.hear(notice(*digests))  # its signer does not answer
             with trio.fail_after(10):
@@ -253,7 +270,7 @@ async def test_certificates_that_do_not_hold_are_a_fault_and_left_out(node: Runn
 
     async with hearing(other_postgres_url) as here:
         here.network.answers = {NODE.identity: lying}
-        with here.interests.follow(["#"]):
+        with here.interests.follow(Patterns(frozenset("#"))):
             here.notices.hear(notice(digest))
             await until(lambda: bool(here.transport.struck))
             assert await here.known() == 0
@@ -268,7 +285,7 @@ async def test_certificates_that_do_not_hold_are_a_fault_and_left_out(node: Runn
 async def test_a_node_that_never_stops_telling_is_not_heard_more_for_it(postgres_url: str) -> None:
     async with hearing(postgres_url) as here:
         here.network.answers = {NODE.identity: silent, AGENT.identity: absent}
-        with here.interests.follow(["#"]):
+        with here.interests.follow(Patterns(frozenset("#"))):
             for number in range(200):
                 here.notices.hear(notice(number.to_bytes(32, "big")))
             here.notices.hear(notice(DIGEST, signer=AGENT))

@@ -96,9 +96,11 @@ class World:
 
     async def until_state(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         with trio.fail_after(10):
-            while not condition(shown := await self.state()):
+            while True:
+                shown = await self.state()
+                if shown is not None and condition(shown):
+                    return shown
                 await trio.sleep(0.02)
-        return shown
 
     async def rejections(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.reader.client.get("/overlay/sources/copy/progress")).json()[
@@ -115,8 +117,9 @@ class World:
 
         self.network.answers[liar] = answer
 
-    async def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = (await self.reader.client.get("/overlay/sources/copy")).json()["state"]
+    async def state(self) -> dict[str, Any] | None:
+        """None until the source is being read."""
+        found: dict[str, Any] | None = (await self.reader.client.get("/overlay/sources/copy")).json()["state"]
         return found
 
 

@@ -17,6 +17,7 @@ from protocols.messages import (
     MESSAGES,
     Award,
     Bid,
+    CertifiedBatch,
     Level,
     Message,
     Progress,
@@ -40,6 +41,7 @@ BY_NAME = {
     "holders": st.lists(KEY, max_size=2).map(tuple),
     "quorum": st.integers(0, SIGNERS_MAX),
     **dict.fromkeys(("policy_hash", "input_root", "normalized_root", "output_root", "statement_digest"), DIGEST),
+    "topics": st.lists(st.text(min_size=1, max_size=20), max_size=2).map(tuple),
     **dict.fromkeys(("input_digest", "output_digest", "context_in"), DIGEST),
 }
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
@@ -62,6 +64,8 @@ def of_class(cls: type[Any]) -> st.SearchStrategy[Any]:
 
 def of_field(cls: type[Any], name: str, hint: Any) -> st.SearchStrategy[Any]:
     if name == "context_out" and cls is not WorkResult:  # there it is the context itself, not its digest
+        return DIGEST
+    if cls is CertifiedBatch and hint is bytes:
         return DIGEST
     return BY_NAME[name] if name in BY_NAME else of_type(hint)
 

@@ -138,6 +138,9 @@ class InlineWorkers:
         await trio.sleep(self.world.rng.uniform(0.0005, 0.005))
         return call()
 
+    async def read(self, call: Callable[[], T]) -> T:
+        return await self.admit(call)
+
     async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
         return await self.execute(call)
 
