@@ -7,7 +7,7 @@ from node.api.openapi_doors import DOOR_SCHEMAS, door_paths
 from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
 from node.api.openapi_stream import stream_paths
 from node.api.openapi_subscriptions import SUBSCRIPTION_SCHEMAS, subscription_paths
-from node.api.schemas import EVENT, HEX, LEVEL, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
+from node.api.schemas import EVENT, HEX, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
 from node.policy_files import YAML_TYPES
 
 VERSION: Final = "3.1.0"
@@ -38,56 +38,6 @@ EXAMPLE_SOURCE: Final = {
 EXAMPLE_TRIAL: Final = {"events": [{"externalId": "r-1", "eventType": "reading", "data": {"value": 23.5}}]}
 
 
-def _ingest() -> dict[str, Any]:
-    prefer = {
-        "name": "Prefer",
-        "in": "header",
-        "required": False,
-        "schema": text(),
-        "description": "return=minimal leaves the per-event lists out (RFC 7240).",
-    }
-    body = json_body(ref("IngestRequest"), EXAMPLE_REQUEST)
-    body["content"] |= {media_type: {"schema": schema} for media_type, schema in OTHER_BODIES.items()}
-    return operation(
-        "ingestEvents",
-        "events",
-        "Take events in",
-        {
-            "202": json_answer(
-                "Durable: the answer leaves after the commit, flushed to disk.",
-                ref("IngestAnswer"),
-                Preference_Applied="return=minimal where it was applied.",
-            ),
-            **problem_answers(
-                "invalid-json",
-                "invalid-request",
-                "source-disabled",
-                "unknown-source",
-                "request-timeout",
-                "body-too-large",
-                "too-many-events",
-                "unsupported-media-type",
-                "overloaded",
-                "ingestion-disabled",
-                "unavailable",
-            ),
-        },
-        description=(
-            "Idempotent on (sourceId, externalId): a repeat is answered as duplicate with the same ids; another "
-            "body under a known externalId is a new version or a conflict, by the source's policy. A bad event "
-            "is reported by its index; the others are taken."
-        ),
-        parameters=[
-            prefer,
-            in_query("sourceId", text(), "For lines and CloudEvents, whose bodies have no place for it."),
-            in_query("consensusLevel", LEVEL, "For those: as in processingOptions."),
-            in_query("durability", text(enum=["local", "replicated"]), "For those: as in processingOptions."),
-            in_query("distributionTopics", text(), "For those: comma-separated."),
-        ],
-        requestBody=body,
-    )
-
-
 def _event_paths() -> dict[str, Any]:
     one = [in_path("eventId")]
     missing = problem_answers("unknown-event", "event-expired")
@@ -102,7 +52,7 @@ def _event_paths() -> dict[str, Any]:
     versions = record({"eventId": text(), "sourceId": text(), "versions": chain})
     event_page = record({"events": array(record(summary)), "nextAfter": {"type": ["string", "null"]}})
     return {
-        "/overlay/events/ingest": {"post": _ingest()},
+        "/overlay/events/ingest": {"post": ingest_operation()},
         **stream_paths(),
         "/overlay/events": {
             "get": operation(

@@ -152,8 +152,8 @@ class SourceKeeper:
                         await self._once(wanted, status)
                         status.enter("ended")
                         await trio.sleep_forever()
-                    except Exception as error:  # noqa: BLE001  # brokers' libraries raise what they like
-                        await self._pause(status, error)
+                    except* Exception as failures:  # noqa: BLE001  # brokers' libraries raise what they like
+                        await self._pause(status, _sole(failures))
         finally:
             running.ended.set()
 
@@ -186,6 +186,14 @@ class SourceKeeper:
 
 def _listening() -> Status:
     return Status(state="listening")
+
+
+def _sole(failures: ExceptionGroup[Exception]) -> Exception:
+    """What happened, where it is one thing."""
+    inner: Exception = failures
+    while isinstance(inner, ExceptionGroup) and len(inner.exceptions) == 1:
+        inner = inner.exceptions[0]
+    return inner
 
 
 def _text(error: BaseException) -> str:

@@ -96,6 +96,37 @@ async def test_a_source_that_fails_is_shown_and_tried_again_and_its_neighbour_ru
     await until(lambda: bell.under_way == 2)
 
 
+async def test_a_source_that_fails_while_it_is_stopped_stops_no_other(
+    postgres_url: str, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its nursery then raises a group of both, the cancellation and the failure."""
+    monkeypatch.setitem(source_settings.SETTINGS, "mqtt", BellSettings)
+    monkeypatch.setitem(source_settings.SETTINGS, "kafka", BellSettings)
+    started = trio.Event()
+
+    async def run(intake: Intake) -> None:
+        async def part() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise SourceFault("the broker left at the same time")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(part)
+            nursery.start_soon(trio.sleep_forever)
+            started.set()
+
+    connectors = {"mqtt": Connector(run=bell.run), "kafka": Connector(run=run)}
+    async with running(postgres_url, connectors=connectors) as node:
+        await node.source(sourceType="mqtt")
+        await node.source("s2", sourceType="kafka")
+        await started.wait()
+        await until(lambda: bell.under_way == 1)
+        assert (await node.client.delete("/overlay/sources/s2")).status_code == 204
+        assert (await node.source("s3", sourceType="mqtt")).status_code == 201
+        await until(lambda: bell.under_way == 2)
+
+
 async def test_what_is_taken_is_committed_with_its_mark(node: Running, bell: Bell) -> None:
     await node.source(sourceType="mqtt")
     await until(lambda: bell.under_way == 1)
