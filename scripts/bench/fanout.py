@@ -28,6 +28,7 @@ import psutil
 import trio
 
 from node.api.services import ApiSettings
+from node.delivery.feed import Feed
 from scripts import stream_clients
 from storage.embedded import EmbeddedPostgres
 from tests.node.running import NETWORK, Running, running
@@ -36,6 +37,7 @@ P95_MAX_MS = 500.0
 SETTLE_S = 3.0
 DRAIN_S = 20.0
 LEAST_RATE = 25
+BUFFER_BYTES = 1024 * 1024  # of a client: small, so that one that stops reading meets its bound within the run
 CLIENTS_MAX = 10_000
 SOURCE = "bench-1"
 
@@ -92,7 +94,7 @@ def serve(pipe: Connection, postgres_url: str) -> None:
 
     async def main() -> None:
         settings = ApiSettings(network=NETWORK, body_bytes_max=1024 * 1024, stream_clients_max=CLIENTS_MAX)
-        async with running(postgres_url, settings=settings) as node:
+        async with running(postgres_url, settings=settings, feed=Feed(buffer_bytes_max=BUFFER_BYTES)) as node:
             await node.source(SOURCE, overlayTopics=["gitdata.events.iot"])
             fed = Fed(node)
             pipe.send(node.url)
