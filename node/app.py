@@ -330,6 +330,7 @@ class Node:
             outbound_allowed=outbound_allowed,
             compute=workers.read,
         )
+        self.metrics.watch_sources(self.sources.states)
         self.cursors = CursorLedger(database)
         self.webhooks = WebhookKeeper(
             database=database, feed=self.feed, cursors=self.cursors, allowed=outbound_allowed

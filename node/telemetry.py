@@ -3,11 +3,13 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor
 
 QUIET: Final = ("libp2p", "multiaddr", "zeroconf", "trio-websocket", "httpx", "httpcore", "urllib3", "asyncio")
@@ -105,6 +107,30 @@ def _route(handler: logging.Handler, level: int) -> None:
     logging.captureWarnings(True)
 
 
+class SourceFigures(Collector):
+    """How the sources are doing that this node reads, from their states as they are shown."""
+
+    def __init__(self, states: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        """A row for each source and figure."""
+        up = GaugeMetricFamily("overlay_source_up", "Whether a source is being read", labels=["source"])
+        lag = GaugeMetricFamily("overlay_source_lag", "Events known to wait at a source", labels=["source"])
+        faults = CounterMetricFamily("overlay_source_errors", "Failures of a source", labels=["source"])
+        events = CounterMetricFamily(
+            "overlay_source_events", "What sources said, by what became of it", labels=["source", "outcome"]
+        )
+        for source, state in self._states().items():
+            up.add_metric([source], float(state["status"] in ("running", "listening")))
+            if state["lag"] is not None:
+                lag.add_metric([source], state["lag"])
+            faults.add_metric([source], state["errors"])
+            for outcome in ("accepted", "duplicates", "rejected"):
+                events.add_metric([source, outcome], state[outcome])
+        yield from (up, lag, faults, events)
+
+
 class Metrics:
     """Everything the node counts, by what happened. Times in seconds."""
 
@@ -144,6 +170,10 @@ class Metrics:
         self._clients = gauge("stream_clients", "Event streams being served")
         self._cached = gauge("processing_cache_bytes", "Results of processing kept")
         self._connected = gauge("peers_connected", "Peers connected")
+
+    def watch_sources(self, states: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
+        """Show how sources are doing, read whenever the metrics are: by source, its state as JSON values."""
+        self._registry.register(SourceFigures(states))
 
     def admitted(self, *, accepted: int, duplicates: int, rejected: int, seconds: float) -> None:
         """A request was answered."""

@@ -91,6 +91,10 @@ class SourceKeeper:
         status = self._statuses.get(source_id)
         return None if status is None else status.document()
 
+    def states(self) -> dict[str, dict[str, Any]]:
+        """How all sources are doing that this node reads, or that deliver webhooks, by id."""
+        return {source_id: status.document() for source_id, status in (self._doors | self._statuses).items()}
+
     def door(self, source_id: str) -> Status:
         """How a source that delivers webhooks is doing, to be written by whoever takes them in.
 

@@ -197,3 +197,18 @@ def test_two_nodes_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.buried(3)
     assert samples(other)["overlay_events_dead_total"] == 0
+
+
+def test_sources_are_shown_as_they_are_when_they_are_asked_for() -> None:
+    metrics, states = Metrics(), dict[str, dict[str, Any]]()
+    metrics.watch_sources(lambda: states)
+    assert not any(name.startswith("overlay_source") for name in samples(metrics))
+    counts = {"errors": 2, "accepted": 10, "duplicates": 1, "rejected": 3}
+    states["farm"] = {"status": "running", "lag": 7, **counts}
+    states["gone"] = {"status": "failing", "lag": None, **counts}
+    found = samples(metrics)
+    assert (found["overlay_source_upfarm"], found["overlay_source_upgone"]) == (1, 0)
+    assert found["overlay_source_lagfarm"] == 7
+    assert "overlay_source_laggone" not in found
+    assert found["overlay_source_errors_totalfarm"] == 2
+    assert found["overlay_source_events_totalacceptedfarm"] == 10
