@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-import attrs
 import orjson
 import structlog
 import trio
@@ -231,7 +230,7 @@ class Reader:
 
     def _sorted(self, found: Sequence[Message]) -> list[KafkaMessage]:
         """The messages among what was read, of partitions that are ours by now."""
-        messages = []
+        left: list[tuple[Message, str, int, int]] = []
         for each in found:
             error = each.error()
             if error is not None:
@@ -245,11 +244,11 @@ class Reader:
                 continue  # it was asked back since: the next one reads it
             if self._offsets.goes_back((topic, number), offset):
                 self._logs.pop(topic, None)  # it may have been made anew
-            messages.append(_message(each, topic, number, offset))
-        unknown = {message.topic for message in messages} - set(self._logs)
+            left.append((each, topic, number, offset))
+        unknown = {topic for _, topic, _, _ in left} - set(self._logs)
         if unknown:
             self._logs.update(self._cluster.logs(sorted(unknown)))
-        return [attrs.evolve(message, log=self._logs[message.topic]) for message in messages]
+        return [_message(each, topic, number, offset, self._logs[topic]) for each, topic, number, offset in left]
 
     def _fly(self, consumer: Consumer, flight: Flight) -> None:
         """Have messages handed on; returns once they are, or could not be."""
@@ -435,12 +434,12 @@ def _parts(messages: Sequence[KafkaMessage]) -> list[list[KafkaMessage]]:
     return parts
 
 
-def _message(each: Message, topic: str, number: int, offset: int) -> KafkaMessage:
+def _message(each: Message, topic: str, number: int, offset: int, named: str) -> KafkaMessage:
     kind, moment_ms = each.timestamp()
     headers: Any = each.headers() or ()
     return KafkaMessage(
         topic=topic,
-        log=topic,
+        log=named,
         partition=number,
         offset=offset,
         key=_bytes(each.key()),
