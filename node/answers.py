@@ -6,7 +6,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from node.admission import Admitted, Rejection
+from node.parsing.admission import Admitted, Rejection
 from node.planning import Sorted, Terms
 from protocols.certificate import receipt_document, rfc3339
 from protocols.levels import rule_for

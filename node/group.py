@@ -13,9 +13,9 @@ import trio
 
 from agents.policy import compile_policy
 from agents.roles import event_level
-from node.admission import Admitted
 from node.answers import IngestAnswer, job_id
 from node.compute import pack, unpack
+from node.parsing.admission import Admitted
 from node.planning import Draft, Planner, Request, Sorted, Terms, Version, quorum_for, strictest
 from node.plugins import functions_for
 from node.stored import manifest_bytes, read_manifest

@@ -15,12 +15,12 @@ import attrs
 import structlog
 import trio
 
-from node.admission import Admitted
 from node.answers import IngestAnswer
-from node.bodies import PLAIN, Form, RawEvent, admit_form, admit_read
 from node.caches import BytesCache
 from node.clock import clock_ms
 from node.group import Committed, Decision, Group, GroupWriter, Pending, Reading
+from node.parsing.admission import Admitted
+from node.parsing.bodies import PLAIN, Form, RawEvent, admit_form, admit_read
 from node.replication import Replications
 from protocols.errors import ClientFault, WorldFault
 from protocols.job import BatchCommitted, Stimulus

@@ -16,10 +16,10 @@ import structlog
 import trio
 
 from node.answers import REJECTED, IngestAnswer, render_lines
-from node.bodies import Form
 from node.ingest import Ingest, OverloadedError, Room
-from node.lines import LineGatherer, Piece
-from node.unpacking import unpacker
+from node.parsing.bodies import Form
+from node.parsing.lines import LineGatherer, Piece
+from node.parsing.unpacking import unpacker
 from node.workers import WorkersBusyError
 from protocols.errors import ClientFault, OverlayError
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from node.admission import Admitted, Rejection, with_previous
+from node.parsing.admission import Admitted, Rejection, with_previous
 from protocols.identifiers import record_hash
 from protocols.levels import LEVELS
 from protocols.messages import Level

@@ -11,7 +11,7 @@ from agents.normalize import scope_of
 from agents.policy import LEVELS
 from agents.roles import program
 from agents.validate import highest_level
-from node.admission import admit
+from node.parsing.admission import admit
 from node.plugins import functions_for
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import NotCanonicalizableError

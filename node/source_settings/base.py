@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from node.shaping import Format, Shape
+from node.parsing.shaping import Format, Shape
 from protocols.limits import EVENT_TYPE_CHARS_MAX
 
 HIDDEN: Final = "(hidden)"
@@ -26,7 +26,7 @@ HeaderName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]*$", max_l
 
 
 class ShapeSettings(SourceSettings):
-    """Where in a message the type, id and time of its event stand; see ``node.shaping.Shape``."""
+    """Where in a message the type, id and time of its event stand; see ``node.parsing.shaping.Shape``."""
 
     event_type: str = Field("", max_length=EVENT_TYPE_CHARS_MAX)
     event_type_path: Pointer = ""
@@ -42,7 +42,7 @@ class ShapeSettings(SourceSettings):
 
 
 class EventSettings(ShapeSettings):
-    """How events are read from messages; see ``node.shaping.Shape``."""
+    """How events are read from messages; see ``node.parsing.shaping.Shape``."""
 
     format: Format = "json"
 

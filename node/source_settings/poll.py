@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
-from node.polled import BodyFormat, Reader
+from node.parsing.polled import BodyFormat, Reader
 from node.source_settings.base import Pointer, ShapeSettings
 
 HEADERS_MAX: Final = 32

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 import attrs
 from pydantic import Field, StringConstraints, model_validator
 
-from node.shaping import Shape
+from node.parsing.shaping import Shape
 from node.signatures import PRESETS, Encoding, Preset, Scheme, secret_key
 from node.source_settings.base import EventSettings, HeaderName, Pointer
 

@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import attrs
 import trio
 
-from node.bodies import RawEvent
 from node.clock import clock_ms
 from node.ingest import Ingest, OverloadedError
+from node.parsing.bodies import RawEvent
 from node.source_settings import SourceSettings
 from protocols.certificate import rfc3339
 from protocols.errors import WorldFault

@@ -14,13 +14,13 @@ import attrs
 import structlog
 import trio
 
-from node.bodies import RawEvent
 from node.certificate_log import CertificateLog
 from node.clock import clock_ms
 from node.delivery.patterns import Patterns
 from node.foreign import BatchUnavailableError, ForeignBatches
-from node.foreign_events import UnreadableError, Wishes, chain_of, choose, manifest_problem, read_events
 from node.notices import Interests
+from node.parsing.bodies import RawEvent
+from node.parsing.foreign_events import UnreadableError, Wishes, chain_of, choose, manifest_problem, read_events
 from node.source_settings.overlay import OverlaySettings
 from node.sources.intake import Connector, Intake, Mark
 from protocols.messages import IdentityKey, Manifest, QuorumCertificate

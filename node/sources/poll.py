@@ -22,8 +22,8 @@ from node.outbound import (
     retry_after_s,
     same_origin,
 )
-from node.polled import Polled, read_body, unpacked
-from node.reading_bodies import UnreadableBodyError
+from node.parsing.polled import Polled, read_body, unpacked
+from node.parsing.text import UnreadableBodyError
 from node.source_settings.poll import PollSettings
 from node.sources.intake import Connector, Intake, SourceFault
 from node.sources.positions import (

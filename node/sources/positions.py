@@ -10,7 +10,7 @@ import httpx
 import orjson
 
 from node.outbound import Fetched, following
-from node.polled import Polled, greater
+from node.parsing.polled import Polled, greater
 from node.source_settings.poll import PollSettings
 
 VALIDATOR_CHARS_MAX: Final = 1_024

@@ -13,11 +13,11 @@ import trio
 
 from node import source_settings
 from node.answers import IngestAnswer
-from node.bodies import Coding
 from node.clock import clock_ms
-from node.deliveries import Delivery, document_of, read_delivery
 from node.group import SourceBoundError, SourceDisabledError
 from node.ingest import Ingest
+from node.parsing.bodies import Coding
+from node.parsing.webhook_bodies import Delivery, document_of, read_delivery
 from node.signatures import SignatureRefusedError, check_signature
 from node.source_documents import find
 from node.source_settings.webhook import WebhookSettings

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.foreign_events import CHAIN_MAX, UnreadableError, Wishes, chain_of, choose, manifest_problem, read_events
+from node.parsing.foreign_events import (
+    CHAIN_MAX,
+    UnreadableError,
+    Wishes,
+    chain_of,
+    choose,
+    manifest_problem,
+    read_events,
+)
 from protocols.codec import encode
 from protocols.errors import MalformedError
 from protocols.limits import EXTERNAL_ID_CHARS_MAX

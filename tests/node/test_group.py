@@ -6,8 +6,8 @@ from functools import partial
 import orjson
 import pytest
 
-from node.admission import admit
 from node.group import Committed, Decision, Group, GroupWriter, IngestPolicy, Pending
+from node.parsing.admission import admit
 from tests.node.running import NETWORK, NODE, Running, running
 
 

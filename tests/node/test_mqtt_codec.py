@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from node.mqtt_messages import Message, event_type_of, events_of
-from node.shaping import Shape
+from node.parsing.mqtt_messages import Message, event_type_of, events_of
+from node.parsing.shaping import Shape
 from node.sources.mqtt import codec, reasons
 from node.sources.mqtt.codec import Answered, BrokenProtocolError, Connected, Left, Packet, PacketReader, Published
 from protocols.limits import EVENT_TYPE_CHARS_MAX

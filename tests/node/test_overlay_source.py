@@ -14,10 +14,10 @@ from agents.roles import read_payload
 from node.certificate_log import CertificateLog
 from node.compute import unpack
 from node.foreign import ForeignBatches
-from node.foreign_events import CHAIN_MAX
 from node.library import ABSENT, OUTPUTS, PRESENT, PeerLibrary
 from node.log_pages import MANIFESTS, ManifestPage
 from node.notices import Interests
+from node.parsing.foreign_events import CHAIN_MAX
 from node.sources import Connector, Intake
 from node.sources.overlay import OverlayReader
 from protocols.codec import encode

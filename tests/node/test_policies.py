@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from node.admission import admit
 from node.clock import UTC_MS, clock_ms
 from node.group import GroupWriter, IngestPolicy
+from node.parsing.admission import admit
 from node.planning import Planner, Request, Terms
 from node.retention import DAY_MS, Retention
 from protocols.messages import Level

@@ -6,10 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from node.bodies import RawEvent, admit_read
-from node.polled import EVENTS_MAX, PART_EVENTS_MAX, Polled, Reader, greater, read_body, unpacked
-from node.reading_bodies import UnreadableBodyError
-from node.shaping import Shape
+from node.parsing.bodies import RawEvent, admit_read
+from node.parsing.polled import EVENTS_MAX, PART_EVENTS_MAX, Polled, Reader, greater, read_body, unpacked
+from node.parsing.shaping import Shape
+from node.parsing.text import UnreadableBodyError
 from node.workers import Workers
 
 PLAIN = Shape()

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from node.outbound import Fetched, OutboundFault
-from node.polled import Polled
+from node.parsing.polled import Polled
 from node.source_settings import InvalidConfigurationError, hidden
 from node.source_settings import read as read_settings
 from node.source_settings.poll import PollSettings

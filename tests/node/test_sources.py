@@ -9,8 +9,8 @@ import trio
 from pydantic import Field
 
 from node import source_settings
-from node.bodies import RawEvent
 from node.ingest import IngestLimits
+from node.parsing.bodies import RawEvent
 from node.source_settings import HIDDEN, SECRET_NAMES, SourceSettings
 from node.sources import Connector, Intake, SourceFault
 from storage import sources

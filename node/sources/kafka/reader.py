@@ -17,8 +17,8 @@ import structlog
 import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from node.kafka_messages import KafkaMessage, Reading, events_of
 from node.outbound import ForbiddenAddressError, OutboundFault, resolve
+from node.parsing.kafka_messages import KafkaMessage, Reading, events_of
 from node.source_settings.kafka import KafkaSettings
 from node.sources.intake import Intake, SourceFault
 from node.sources.kafka import client

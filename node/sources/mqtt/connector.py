@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from node.mqtt_messages import Message, events_of
+from node.parsing.mqtt_messages import Message, events_of
 from node.source_settings.mqtt import MqttSettings
 from node.sources.intake import Connector, Intake, SourceFault
 from node.sources.mqtt import codec, reasons

@@ -17,7 +17,7 @@ from xml.parsers import expat
 
 import attrs
 
-from node.reading_bodies import UnreadableBodyError, text_of
+from node.parsing.text import UnreadableBodyError, text_of
 from protocols.certificate import rfc3339
 
 HEAD_BYTES_MAX: Final = 8 * 1024  # before the first element: feedparser's search of it takes the square of that

@@ -19,10 +19,10 @@ import cbor2
 import jiter
 import orjson
 
-from node.bodies import RawEvent
-from node.feeds import entries
-from node.reading_bodies import UnreadableBodyError, charset_of, text_of
-from node.shaping import Shape, at, shaped
+from node.parsing.bodies import RawEvent
+from node.parsing.feeds import entries
+from node.parsing.shaping import Shape, at, shaped
+from node.parsing.text import UnreadableBodyError, charset_of, text_of
 
 BodyFormat = Literal["json", "ndjson", "csv", "feed"]
 

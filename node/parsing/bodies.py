@@ -18,7 +18,7 @@ import jiter
 import orjson
 import zstandard
 
-from node.admission import Admitted, InvalidRequestError, admit
+from node.parsing.admission import Admitted, InvalidRequestError, admit
 from protocols.errors import ClientFault
 from protocols.limits import EVENTS_PER_REQUEST_MAX
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from node.bodies import RawEvent
+from node.parsing.bodies import RawEvent
 from protocols import certificate, codec
 from protocols.canonical import sha256
 from protocols.errors import MalformedError, OverlayError, WorldFault

@@ -12,7 +12,7 @@ import attrs
 import jiter
 import orjson
 
-from node.bodies import RawEvent
+from node.parsing.bodies import RawEvent
 from protocols.certificate import rfc3339
 
 Format = Literal["json", "text", "base64"]

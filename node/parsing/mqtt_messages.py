@@ -11,8 +11,8 @@ import attrs
 import jiter
 import orjson
 
-from node.bodies import RawEvent
-from node.shaping import Shape, encoded, shaped
+from node.parsing.bodies import RawEvent
+from node.parsing.shaping import Shape, encoded, shaped
 from protocols.limits import EVENT_TYPE_CHARS_MAX
 
 MARK_HEX: Final = 16

@@ -11,8 +11,8 @@ import attrs
 import jiter
 import orjson
 
-from node.bodies import RawEvent
-from node.shaping import Format, Shape, shaped
+from node.parsing.bodies import RawEvent
+from node.parsing.shaping import Format, Shape, shaped
 from protocols.certificate import rfc3339
 from protocols.limits import EVENT_TYPE_CHARS_MAX
 

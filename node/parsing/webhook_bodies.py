@@ -11,9 +11,9 @@ import attrs
 import jiter
 import orjson
 
-from node.admission import InvalidRequestError
-from node.bodies import Coding, RawEvent, decompressed
-from node.shaping import Shape, shaped
+from node.parsing.admission import InvalidRequestError
+from node.parsing.bodies import Coding, RawEvent, decompressed
+from node.parsing.shaping import Shape, shaped
 from protocols.limits import EVENTS_PER_REQUEST_MAX, EXTERNAL_ID_CHARS_MAX
 
 EVENT_TYPE: Final = "webhook"  # of events that say none

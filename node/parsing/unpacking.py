@@ -6,8 +6,8 @@ from typing import Any, Final, Protocol
 
 import zstandard
 
-from node.admission import InvalidRequestError
-from node.bodies import WINDOW_MAX, Coding
+from node.parsing.admission import InvalidRequestError
+from node.parsing.bodies import WINDOW_MAX, Coding
 
 STEP_BYTES: Final = 64 * 1024
 ZSTD_FEED_BYTES: Final = 64

@@ -14,7 +14,7 @@ import jiter
 import orjson
 
 from agents.timestamps import read_rfc3339
-from node.flaws import DATA_DEPTH_MAX, first_flaw, read_with_flaws
+from node.parsing.flaws import DATA_DEPTH_MAX, first_flaw, read_with_flaws
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import ClientFault, InvalidJsonError, NotCanonicalizableError
 from protocols.identifiers import EventIds, record_hash
