@@ -23,22 +23,30 @@ from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
 from node.build import build_id
 from node.caches import BytesCache
-from node.callers import Access, CallerRole, TrustedCertifier
 from node.certificate_log import CertificateLog
 from node.clock import clock_ms
-from node.config import ConfigError, RestartPolicy, Settings
+from node.config import RestartPolicy, Settings
 from node.dead_letters import DeadLetters
 from node.delivery.feed import Feed
 from node.delivery.ledger import CursorLedger
 from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
 from node.delivery.reading import begin
 from node.delivery.webhook_keeper import WebhookKeeper
+from node.derived import (
+    access,
+    ingest_policy,
+    make_offer,
+    own_certificate,
+    rules,
+    transport_config,
+    trusted_certifiers,
+)
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
 from node.exchange import Exchange
 from node.executor import Executor, Sealed
 from node.foreign import ForeignBatches
-from node.group import GroupWriter, IngestPolicy
+from node.group import GroupWriter
 from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest, IngestLimits
 from node.keyring import Keyring, load_key
@@ -52,8 +60,8 @@ from node.notices import Interests, Notices
 from node.objects import LETTERS, Objects
 from node.overlay.chain_tracker import ChainTracker
 from node.overlay.checking import TransactionChecker, Unchecked
-from node.overlay.services import SERVICES, TOPICS, OverlayServices
-from node.p2p import TransportConfig, open_transport
+from node.overlay.services import OverlayServices
+from node.p2p import open_transport
 from node.processing_cache import ProcessingCache
 from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
@@ -72,16 +80,15 @@ from node.transport import Transport
 from node.trust import TrustLedger
 from node.workers import Workers
 from protocols import job
-from protocols.advertisement import is_local, topic_manager_name
+from protocols.advertisement import topic_manager_name
 from protocols.certificate import rfc3339
 from protocols.coordination import choose_holders
 from protocols.envelope import to_frame
 from protocols.errors import PeerFault, WorldFault
-from protocols.job import WORK_ROLES, Batch, Effect, Lease, Rules, Stage, Strategy
+from protocols.job import WORK_ROLES, Batch, Effect, Lease, Stage
 from protocols.keys import PrivateKey
 from protocols.levels import shortfall
-from protocols.membership import NotAMemberError, check_membership
-from protocols.messages import Advertisement, IdentityKey, Level, Role, Signed
+from protocols.messages import Advertisement, IdentityKey, Level, Signed
 from storage import meta, outputs
 from storage import peers as stored_peers
 from storage.batches import PendingBatch
@@ -136,16 +143,7 @@ async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgre
 
 
 async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:
-    transport_config = TransportConfig(
-        secret=key.to_bytes(),
-        network=settings.overlay_network,
-        topics=(GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED),
-        listen=settings.overlay_p2p_listen,
-        announce=settings.overlay_p2p_announce,
-        bootstrap=settings.overlay_bootstrap,
-        members=_identities(settings.overlay_members) if settings.overlay_membership == "allowlist" else None,
-        eclipse_protection=settings.overlay_eclipse_protection,
-    )
+    gossip = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
     timeout_s = settings.event_processing_timeout_ms / 1000
     nodes: list[Node] = []  # there is one as soon as it is put together
 
@@ -154,7 +152,7 @@ async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> 
 
     async with (
         Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
-        open_transport(transport_config, answer) as transport,
+        open_transport(transport_config(settings, key, gossip), answer) as transport,
     ):
         node = Node(settings, database, Keyring(key), workers, transport)
         nodes.append(node)
@@ -228,12 +226,13 @@ class Node:
         self.replications = Replications()
         self._discovery: Discovery | None = None
         self._known = frozenset({keyring.identity})
-        self._certificate = self._own_certificate()
+        self._access = access(settings, keyring.identity, self._is_spent)
+        self._certificate = own_certificate(settings, keyring.identity)
         self.membership = Membership(
-            own=keyring.identity, trusted=self._trusted_certifiers(), is_revoked=self._access().is_revoked
+            own=keyring.identity, trusted=trusted_certifiers(settings), is_revoked=self._access.is_revoked
         )
         self.journal = EntityJournal(database, lambda level: self.driver.rules.attempts_at(level))
-        self.driver = Driver(self._rules(), self.journal, self._act)
+        self.driver = Driver(rules(settings, keyring.identity), self.journal, self._act)
         self.objects = Objects(
             database=database, transport=transport, key=keyring.key, public_url=settings.overlay_public_url
         )
@@ -289,7 +288,7 @@ class Node:
         )
         writer = GroupWriter(
             network=self._network,
-            policy=self._ingest_policy(),
+            policy=ingest_policy(settings),
             signer=keyring,
             quorum_floor=lambda level: self.driver.rules.quorum_floor(level),
         )
@@ -357,106 +356,11 @@ class Node:
         """Leaves and normalized data of a batch, for peers: of one under way here, or of one of a topic."""
         return await self.executor.outputs(batch_id) or await self.foreign.outputs(batch_id)
 
-    # --- settings --------------------------------------------------------------------------------------------
-
-    def roles(self) -> tuple[Role, ...]:
-        return tuple(Role[name.upper()] for name in self._settings.role_names)
-
-    def offer(self) -> Offer:
-        settings = self._settings
-        return Offer(
-            roles=self.roles(),
-            topics=settings.topics,
-            url=settings.overlay_public_url,
-            capacity=settings.overlay_capacity,
-            price=settings.overlay_price,
-            operator=settings.overlay_operator,
-            region=settings.overlay_region,
-            build=build_id(),
-            ttl_ms=settings.overlay_advertisement_ttl_ms,
-            allow_local_urls=is_local(settings.overlay_public_url),  # a network on one machine, or a public one
-            managers=TOPICS,
-            services=SERVICES,
-        )
-
-    def _trusted_certifiers(self) -> frozenset[tuple[IdentityKey, str]] | None:
-        if self._settings.overlay_membership != "certified":
-            return None
-        named = (entry.partition(":") for entry in self._settings.overlay_member_certifiers)
-        return frozenset((bytes.fromhex(certifier), kind) for certifier, _, kind in named)
-
-    def _own_certificate(self) -> bytes:
-        """This node's membership certificate.
-
-        Raises:
-            ConfigError: it cannot be read, or would convince nobody who trusts whom this node trusts.
-        """
-        file = self._settings.overlay_member_certificate
-        if file is None:
-            return b""
-        try:
-            document = file.read_bytes()
-            trusted = self._trusted_certifiers()
-            if trusted is not None:
-                check_membership(document, self._keyring.identity, trusted)
-        except (OSError, NotAMemberError) as error:
-            problem = f"OVERLAY_MEMBER_CERTIFICATE={file}: {error}; have a certifier of the network issue one"
-            raise ConfigError(problem, problems=[problem]) from error
-        return document
-
-    def _access(self) -> Access:
-        settings = self._settings
-        return Access(
-            operators=_identities(settings.overlay_operator_keys) | {self._keyring.identity},
-            owners=_identities(settings.overlay_owner_keys),
-            readers=_identities(settings.overlay_reader_keys),
-            certifiers=tuple(map(_certifier, settings.overlay_certifiers)),
-            revoked_serials=frozenset(settings.overlay_revoked_certificates),
-            public_reads=frozenset(settings.overlay_public_reads),
-            identity_required=settings.event_identity_verification_required,
-            open_admin=settings.overlay_open_admin,
-            is_spent=self._is_spent,
-        )
-
     async def _is_spent(self, outpoint: str) -> bool:
         """Whether a transaction that was submitted here spends an outpoint ``txid.index``: how certifiers revoke."""
         txid, _, index = outpoint.partition(".")
         spent = bytes.fromhex(txid)[::-1], int(index)
         return await self._database.run(partial(outputs.is_spent, outpoint=spent))
-
-    def _rules(self) -> Rules:
-        settings = self._settings
-        return Rules(
-            network=self._network,
-            self_key=self._keyring.identity,
-            roles=self.roles(),
-            operator=settings.overlay_operator,
-            region=settings.overlay_region,
-            price=settings.overlay_price,
-            capacity=settings.overlay_capacity,
-            strategy=Strategy[settings.event_agent_selection_strategy.upper()],
-            bid_window_ms=settings.overlay_bid_window_ms,
-            lease_ms=settings.overlay_lease_ms,
-            lease_batches=settings.overlay_lease_batches,
-            resend_ms=settings.overlay_resend_ms,
-            attempts_max=settings.overlay_attempts_max,
-            replicas=settings.overlay_replicas,
-            adopt_ms=settings.overlay_adopt_ms,
-            attempt_ms=settings.event_processing_timeout_ms,
-        )
-
-    def _ingest_policy(self) -> IngestPolicy:
-        settings = self._settings
-        return IngestPolicy(
-            batch_events=settings.event_batch_size,
-            coalesce=settings.event_batch_processing_enabled,
-            level_floor=Level.ENHANCED if settings.event_consensus_required else None,
-            threshold=settings.consensus_threshold,
-            topics=settings.topics,
-            distribute=settings.overlay_event_distribution_enabled,
-            replicated=settings.overlay_durability == "replicated",
-            replicas=settings.overlay_replicas,
-        )
 
     def _holders(self) -> tuple[IdentityKey, ...]:
         """Whom to have keep a batch: one more than must, of those connected that could finish it."""
@@ -513,7 +417,7 @@ class Node:
 
     async def run(self, doors: Doors) -> None:
         """Serve until ``stop``, then drain."""
-        offer = self.offer()
+        offer = make_offer(self._settings)
         tokens = make_tokens(self._keyring.key, offer)
         await self.standings.load()
         await self._learn_peers()
@@ -630,7 +534,7 @@ class Node:
                 signature_ttl_ms=self._settings.event_signature_ttl_seconds * 1000,
             ),
             key=self._keyring.key,
-            access=self._access(),
+            access=self._access,
             nonces=self.nonces,
             idempotency=self.idempotency,
             ingest=self.ingest,
@@ -864,13 +768,3 @@ def _remember(
     identity: IdentityKey, addresses: Sequence[str], frame: bytes, expires_ms: int, connection: Any
 ) -> None:
     stored_peers.remember(connection, identity, addresses, frame, expires_ms)
-
-
-def _identities(keys: Sequence[str]) -> frozenset[IdentityKey]:
-    return frozenset(map(bytes.fromhex, keys))
-
-
-def _certifier(entry: str) -> TrustedCertifier:
-    certifier, kind, role, *fields = entry.split(":")
-    names = tuple(fields[0].split("+")) if fields else ()
-    return TrustedCertifier(certifier=bytes.fromhex(certifier), type=kind, role=CallerRole(role), fields=names)
