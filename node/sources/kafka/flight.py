@@ -19,6 +19,7 @@ class Flight:
     Attributes:
         messages: In the order of their partitions.
         given_up: Partitions that are no longer ours: what is not handed on yet is not, and no offset counts.
+        scope: Of handing on. A source that ends is no reason to drop it in its midst: the thread says when.
         is_taken: All of it is on disk. Set, like ``fault``, before ``done``.
     """
 
@@ -27,7 +28,7 @@ class Flight:
     is_taken: bool = False
     fault: Exception | None = None
     done: threading.Event = attrs.field(factory=threading.Event)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
 
     @property
     def partitions(self) -> frozenset[Partition]:

@@ -38,6 +38,7 @@ HAND_OVER_S: Final = 20.0  # what is under way has so long when its partitions a
 DOWN_S: Final = 6.0  # without a broker that is connected
 JUDGE_S: Final = 60.0
 ASK_S: Final = 10.0
+FINISH_S: Final = 3.0
 CLOSE_S: Final = 5.0
 NO_OFFSET: Final = 0  # below it are the library's words for offsets
 
@@ -100,6 +101,8 @@ class Reader:
                 with trio.move_on_after(CLOSE_S) as closing:
                     closing.shield = True
                     await self._ended.wait()
+                if self._flight is not None:
+                    self._flight.scope.cancel()
                 nursery.cancel_scope.cancel()
         if self._fault is not None:
             raise self._fault
@@ -256,13 +259,23 @@ class Reader:
         self._soon(self._send.send_nowait, flight)
         waited = flight.done.wait(MOMENT_S)
         while not waited:
+            if self._stop.is_set():
+                self._finish(flight)
+                raise _StoppedError
             self._stand_by(consumer)
             waited = flight.done.wait(STEP_S)
 
+    def _finish(self, flight: Flight) -> None:
+        """A source that ends lets what is under way land, so that the next one does not read it again."""
+        deadline_s = time.monotonic() + FINISH_S
+        while not flight.done.wait(STEP_S) and time.monotonic() < deadline_s:
+            self._soon(self._let_go, flight, flight.partitions)
+        self._offsets.landed(flight)
+        self._soon(flight.scope.cancel)
+        self._flight = None
+
     def _stand_by(self, consumer: Consumer) -> None:
         """Be a living member of the group without reading on."""
-        if self._stop.is_set():
-            raise _StoppedError
         if not self._is_paused:
             self._is_paused = True
             consumer.pause(consumer.assignment())
@@ -270,7 +283,8 @@ class Reader:
         message = consumer.poll(0)
         if message is not None:
             self._backlog.append(message)
-        self._check()
+        if not self._stop.is_set():
+            self._check()
 
     def _resume(self, consumer: Consumer) -> None:
         if self._is_paused:
