@@ -1,5 +1,6 @@
 """One client's WebSocket: messages with their sequence, filters that change, acknowledgements, credit."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -37,7 +38,13 @@ ID_CHARS_MAX: Final = 64
 TOLD_MAX: Final = 16  # answers that wait to be written; then the client is not heard further
 CLOSING_S: Final = 2.0
 LOOK_S: Final = 1.0
-GOING_AWAY, POLICY, FAILED, TRY_LATER = 1001, 1008, 1011, 1013  # RFC 6455, section 7.4.1, and its registry
+NORMAL, GOING_AWAY, POLICY, FAILED, TRY_LATER = (
+    1000,
+    1001,
+    1008,
+    1011,
+    1013,
+)  # RFC 6455, section 7.4.1, and its registry
 
 MEMBERS: Final = {
     "subscribe": ("filter", "since", "id"),
@@ -77,6 +84,19 @@ class Ending:
 Told: TypeAlias = Wish | Ending | Callable[[], bytes]  # the last: an answer, made when it is written
 
 
+@attrs.frozen(kw_only=True)
+class Own:
+    """What a socket of a subscription has of it.
+
+    Attributes:
+        acknowledge: Told what the client has taken; None where there is no subscription.
+        ends_s: When it expires, by trio's clock.
+    """
+
+    acknowledge: Callable[[Place], None] | None = None
+    ends_s: float = math.inf
+
+
 class Allowance:
     """Messages per second, with some in reserve."""
 
@@ -103,7 +123,9 @@ class EventSocket:
         beats: Beats,
         socket: Websocket,
         line: Connection | None,
+        own: Own,
     ) -> None:
+        self._own = own
         self._read = read
         self._feed = feed
         self._beats = beats
@@ -215,6 +237,8 @@ class EventSocket:
             await self._say(self._heartbeat())
         if self._feed.closing and self._ending is None:
             self._ending = Ending(GOING_AWAY, "the node stops")
+        elif trio.current_time() >= self._own.ends_s and self._ending is None:
+            self._ending = Ending(NORMAL, "the subscription has expired")
 
     async def _change(self, wish: Wish) -> None:
         """Go on with another filter, from where the client stands or says."""
@@ -241,7 +265,8 @@ class EventSocket:
         return True
 
     def _patience(self) -> float:
-        return 0.0 if self._told.statistics().current_buffer_used else self._beat_s - trio.current_time()
+        next_s = min(self._beat_s, self._own.ends_s)
+        return 0.0 if self._told.statistics().current_buffer_used else next_s - trio.current_time()
 
     def _heartbeat(self) -> bytes:
         self._beat_s = self._beats.next_s()
@@ -294,6 +319,10 @@ class EventSocket:
         document = read_message(text)
         match document["type"]:
             case "subscribe":
+                if self._own.acknowledge is not None:
+                    raise InvalidMessageError(
+                        "the subscription says what is sent", field="/type", remedy="change the subscription"
+                    )
                 return _wish(document)
             case "ack":
                 return self._acknowledge(document)
@@ -312,6 +341,8 @@ class EventSocket:
                 f"nothing was sent past {self._place}", field="/sequence", remedy="acknowledge what was received"
             )
         self._acknowledged = place if self._acknowledged is None else max(place, self._acknowledged)
+        if self._own.acknowledge is not None:
+            self._own.acknowledge(self._acknowledged)
         return partial(orjson.dumps, {"type": "acked", "sequence": str(self._acknowledged)})
 
     def _grant(self, document: Mapping[str, Any]) -> "Told":

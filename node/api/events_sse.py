@@ -1,5 +1,6 @@
 """One client's server-sent events."""
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
@@ -53,7 +54,10 @@ class EventStream:
         line: Connection | None,
         *,
         gzip: bool,
+        ends_s: float = math.inf,
     ) -> None:
+        """``ends_s``: when the stream ends by itself, by trio's clock."""
+        self._ends_s = ends_s
         self._feed = feed
         self._beats = beats
         self._line = line
@@ -85,7 +89,7 @@ class EventStream:
         """Everything, in the form that goes out."""
         form = self._form if self._line is None else self._in_parts
         beat_s = self._beats.next_s()
-        async with aclosing(self._reading.chunks(lambda: beat_s - trio.current_time())) as chunks:
+        async with aclosing(self._reading.chunks(lambda: min(beat_s, self._ends_s) - trio.current_time())) as chunks:
             async for chunk in chunks:
                 if self._line is not None:
                     await self._line.flush()
@@ -94,7 +98,7 @@ class EventStream:
                 if trio.current_time() >= beat_s:
                     beat_s = self._beats.next_s()
                     yield self._written(self._heartbeat())
-                if self._feed.closing:
+                if self._feed.closing or trio.current_time() >= self._ends_s:
                     return
         yield self._written(forms.event(dropped(self._reading.place, remedy="reconnect with Last-Event-ID")))
 

@@ -60,6 +60,7 @@ def stream_paths() -> dict[str, Any]:
         ),
         in_query("includeProcessingEvidence", boolean, "Adds processingEvidence."),
         in_query("includeCertificate", boolean, "Adds certificate, which proves the event offline."),
+        in_query("subscriptionId", text(), "A subscription's filter and place; nothing beside it."),
         in_query("since", text(), "Start after this id; 0 for everything. Default: from now on."),
         last,
     ]
@@ -67,7 +68,15 @@ def stream_paths() -> dict[str, Any]:
         "description": EVENTS,
         "content": {"text/event-stream": {"schema": text(), "examples": {"one": {"value": EXAMPLE_STREAM}}}},
     }
-    codes = ("invalid-parameter", "too-many-streams", "too-many-expressions", "stream-disabled", "unavailable")
+    codes = (
+        "invalid-parameter",
+        "unknown-subscription",
+        "subscription-not-active",
+        "too-many-streams",
+        "too-many-expressions",
+        "stream-disabled",
+        "unavailable",
+    )
     described = operation(
         "streamEvents",
         "events",

@@ -1,9 +1,11 @@
 """/overlay/events/stream: certified events as server-sent events or over WebSocket, from any place in the feed on.
 
-A client that names a place (``Last-Event-ID`` or ``since``) first gets what was sealed after it, then the live
-feed. A client too slow for its buffer is told where it stopped and let go; it comes back with that place.
+A client that names a place (``Last-Event-ID`` or ``since``) first gets what was sealed after it, then the live feed;
+one that names a subscription goes on where that stands, with its filter. A client too slow for its buffer is told
+where it stopped and let go; it comes back with that place.
 """
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -11,27 +13,48 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import finalize
 
-from quart import Blueprint, Request, Response, Websocket, request, websocket
+import attrs
+import trio
+from quart import Blueprint, Request, Response, Websocket, g, request, websocket
 
 from node.api.connection import line_of
-from node.api.events_socket import EventSocket
+from node.api.events_socket import EventSocket, Own
 from node.api.events_sse import EventStream
 from node.api.services import Services
 from node.api.wire import InvalidParameterError, only_parameters
 from node.callers import NotPermittedError
+from node.clock import clock_ms
 from node.delivery.beats import Beats
 from node.delivery.chunks import Place, read_place
 from node.delivery.criteria import InvalidCriteriaError, read_criteria
 from node.delivery.filters import Filter
 from node.delivery.reading import Reading
+from node.subscriptions import follow
 from protocols.errors import ClientFault, WorldFault
 
 LISTS: Final = ("topics", "sourceIds", "eventTypes")
 WORDS: Final = ("minCertificationLevel", "status")
 FLAGS: Final = ("includeProcessingEvidence", "includeCertificate")
 EXPRESSION: Final = "filter"
+SUBSCRIPTION: Final = "subscriptionId"
 PARAMETERS: Final = (*LISTS, *WORDS, *FLAGS, EXPRESSION, "since")
 BOOLEANS: Final = {"true": True, "false": False}
+
+
+@attrs.frozen(kw_only=True)
+class Wish:
+    """What a client asks for.
+
+    Attributes:
+        start: None for what comes from now on.
+        acknowledge: Told what the client has taken, where a subscription keeps its place.
+        ends_s: When its subscription expires, by trio's clock.
+    """
+
+    wanted: Filter
+    start: Place | None
+    acknowledge: Callable[[Place], None] | None = None
+    ends_s: float = math.inf
 
 
 class StreamDisabledError(ClientFault):
@@ -52,15 +75,15 @@ def routes(services: Services) -> Blueprint:
     async def stream_events() -> Response:
         if not settings.stream_enabled:
             raise StreamDisabledError("EVENT_STREAM_SSE_ENABLED is false on this node")
-        wanted, start = read_wish(request)
+        wish = await wish_of(request, "sse")
         gzip = request.accept_encodings["gzip"] > 0
         if request.method == "HEAD":
             return _answer(b"", gzip=gzip)
-        feed.refuse_expression(wanted)
+        feed.refuse_expression(wish.wanted)
         ticket = places.take()
         line = line_of(request.scope)
-        reading = partial(Reading, database, feed, wanted, start)
-        stream = EventStream(reading, feed, beats, line, gzip=gzip)
+        reading = partial(Reading, database, feed, wish.wanted, wish.start)
+        stream = EventStream(reading, feed, beats, line, gzip=gzip, ends_s=wish.ends_s)
 
         async def body() -> AsyncGenerator[bytes, None]:
             with ticket:
@@ -78,15 +101,42 @@ def routes(services: Services) -> Blueprint:
             raise StreamDisabledError("EVENT_STREAM_WEBSOCKET_ENABLED is false on this node")
         if services.access.open_admin:
             refuse_other_origins(websocket)
-        wanted, start = read_wish(websocket)
-        feed.refuse_expression(wanted)
+        wish = await wish_of(websocket, "websocket")
+        feed.refuse_expression(wish.wanted)
         with places.take():
             await websocket.accept()
             line = line_of(websocket.scope)
-            socket = EventSocket(partial(Reading, database, feed), feed, beats, websocket, line)
-            await socket.serve(wanted, start)
+            read = partial(Reading, database, feed)
+            own = Own(acknowledge=wish.acknowledge, ends_s=wish.ends_s)
+            socket = EventSocket(read, feed, beats, websocket, line, own)
+            await socket.serve(wish.wanted, wish.start)
+
+    async def wish_of(asked: Request | Websocket, kind: str) -> Wish:
+        if SUBSCRIPTION not in asked.args:
+            wanted, start = read_wish(asked)
+            return Wish(wanted=wanted, start=start)
+        only_parameters(asked, SUBSCRIPTION)
+        followed = await follow(
+            database,
+            services.cursors,
+            asked.args[SUBSCRIPTION],
+            caller=g.caller,
+            kind=kind,
+            acknowledged=read_place_of(asked.headers.get("Last-Event-ID")),
+        )
+        return Wish(
+            wanted=followed.wanted,
+            start=followed.place,
+            acknowledge=partial(services.cursors.moved, followed.subscription_id, followed.revision),
+            ends_s=math.inf if followed.expires_ms is None else _moment_s(followed.expires_ms),
+        )
 
     return blueprint
+
+
+def _moment_s(moment_ms: int) -> float:
+    """A moment by trio's clock."""
+    return trio.current_time() + (moment_ms - clock_ms()) / 1000
 
 
 class Places:
@@ -154,7 +204,15 @@ def _listed(text: str) -> list[str] | None:
 
 def _read_start(asked: Request | Websocket) -> Place | None:
     """Where to go on; ``Last-Event-ID``, which a browser sends when it reconnects, goes before ``since``."""
-    text = asked.headers.get("Last-Event-ID") or asked.args.get("since")
+    return read_place_of(asked.headers.get("Last-Event-ID") or asked.args.get("since"))
+
+
+def read_place_of(text: str | None) -> Place | None:
+    """A place as a client names it.
+
+    Raises:
+        InvalidParameterError: It is none.
+    """
     if not text:
         return None
     try:
