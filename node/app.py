@@ -7,6 +7,7 @@ way is brought to its end within the grace period, then the node takes its leave
 
 import itertools
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -28,7 +29,7 @@ from node.certificate_log import CertificateLog
 from node.clock import clock_ms
 from node.config import ConfigError, RestartPolicy, Settings
 from node.dead_letters import DeadLetters
-from node.delivery.feed import Feed
+from node.delivery.feed import SWITCH_S, Feed
 from node.delivery.reading import begin
 from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
 from node.driver import Driver
@@ -111,6 +112,7 @@ def run(settings: Settings) -> None:
             log.info("settings.note", note=note)
         for warning in settings.warnings():
             log.warning("settings.unknown", warning=warning)
+        sys.setswitchinterval(SWITCH_S)
         trio.run(_run, settings, database, postgres)
     log.info("node.stopped")
 
