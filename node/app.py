@@ -7,6 +7,7 @@ way is brought to its end within the grace period, then the node takes its leave
 
 import itertools
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -27,7 +28,7 @@ from node.certificate_log import CertificateLog
 from node.clock import clock_ms
 from node.config import RestartPolicy, Settings
 from node.dead_letters import DeadLetters
-from node.delivery.feed import Feed
+from node.delivery.feed import SWITCH_S, Feed
 from node.delivery.ledger import CursorLedger
 from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
 from node.delivery.reading import begin
@@ -125,6 +126,7 @@ def run(settings: Settings) -> None:
             log.info("settings.note", note=note)
         for warning in settings.warnings():
             log.warning("settings.unknown", warning=warning)
+        sys.setswitchinterval(SWITCH_S)
         trio.run(_run, settings, database, postgres)
     log.info("node.stopped")
 

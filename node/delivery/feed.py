@@ -35,6 +35,7 @@ ROUND_BATCHES_MAX: Final = 64  # batches handed out together
 EXPRESSIONS_MAX: Final = 64  # different expressions evaluated for each batch
 GAP_S: Final = 1.0  # a batch sealed before others is waited for so long; then clients read it from the database
 TURN_S: Final = 0.002  # then others get the loop
+SWITCH_S: Final = 0.0002  # every write to a client lets other threads run: how long one keeps the interpreter
 GATHER_SHARE: Final = 2.0  # of the time that handing out took, as a pause in which batches gather
 GATHER_S_MAX: Final = 0.1
 

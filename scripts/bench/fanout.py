@@ -28,7 +28,7 @@ import psutil
 import trio
 
 from node.api.services import ApiSettings
-from node.delivery.feed import Feed
+from node.delivery.feed import SWITCH_S, Feed
 from scripts import stream_clients
 from storage.embedded import EmbeddedPostgres
 from tests.node.running import NETWORK, Running, running
@@ -91,6 +91,8 @@ def serve(pipe: Connection, postgres_url: str) -> None:
     """The node's process: says its address, then does what it is told through the pipe."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    sys.setswitchinterval(SWITCH_S)
 
     async def main() -> None:
         settings = ApiSettings(network=NETWORK, body_bytes_max=1024 * 1024, stream_clients_max=CLIENTS_MAX)
