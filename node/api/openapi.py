@@ -5,6 +5,7 @@ from typing import Any, Final
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.openapi_doors import DOOR_SCHEMAS, door_paths, ingest_operation
 from node.api.openapi_overlay import SECURITY_SCHEMES, dead_letter_paths, identity_paths, market_paths, overlay_paths
+from node.api.openapi_sources import configuration_schemas
 from node.api.openapi_stream import stream_paths
 from node.api.openapi_subscriptions import SUBSCRIPTION_SCHEMAS, subscription_paths
 from node.api.schemas import EVENT, HEX, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
@@ -374,7 +375,7 @@ def document() -> dict[str, Any]:
         },
         "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
         "components": {
-            "schemas": SCHEMAS | DOOR_SCHEMAS | SUBSCRIPTION_SCHEMAS,
+            "schemas": SCHEMAS | DOOR_SCHEMAS | SUBSCRIPTION_SCHEMAS | configuration_schemas(),
             "securitySchemes": SECURITY_SCHEMES,
         },
     }

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from node.api.openapi_sources import configuration_by_type
 from node.api.problems import PROBLEMS, TYPE_PREFIX
 from protocols.limits import (
     EVENT_TYPE_CHARS_MAX,
@@ -301,7 +302,7 @@ SOURCE_INPUT: Final = record(
         "sourceId": text(minLength=1, maxLength=SOURCE_ID_CHARS_MAX, pattern="^[A-Za-z0-9._:-]+$"),
         "name": text(minLength=1),
         "sourceType": text(enum=list(SOURCE_TYPES)),
-        "configuration": ANY_OBJECT,
+        "configuration": configuration_by_type(),
         "mappingPolicy": {
             "type": "object",
             "description": "Sections of the policy, those of mapping, coercion and required.",
@@ -333,6 +334,10 @@ SOURCE_CHANGE: Final[Schema] = {
 SOURCE: Final = record(
     {
         **SOURCE_INPUT["properties"],
+        "configuration": {
+            **ANY_OBJECT,
+            "description": "Secrets are hidden; a change may repeat that.",
+        },
         "policyHash": HEX,
         "objects": record({"policy": OBJECT_URL}),
         "lastActivityAt": nullable(TIME),

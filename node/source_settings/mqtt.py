@@ -44,22 +44,18 @@ class MqttTls(SourceSettings):
     """How the broker proves itself, and the node to it.
 
     Attributes:
-        ca_pem, ca_file: Certificates that are trusted instead of the public authorities: as text, or in a file of
-            the node's machine.
+        ca_pem: Certificates that are trusted instead of the public authorities.
         certificate_pem, key_pem: What the node shows the broker.
         server_name: Whom the broker's certificate has to name, where that is not ``host``.
     """
 
     ca_pem: Pem = ""
-    ca_file: Name = ""
     certificate_pem: Pem = ""
     key_pem: SecretStr | None = Field(None, max_length=PEM_CHARS_MAX)
     server_name: Host | None = None
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "MqttTls":
-        if self.ca_pem and self.ca_file:
-            raise ValueError("caPem and caFile say the same thing; keep one")
         if bool(self.certificate_pem) != bool(self.key_pem):
             raise ValueError("certificatePem and keyPem go together")
         return self

@@ -435,9 +435,8 @@ async def test_messages_come_by_tls_with_certificates_on_both_sides(node: Runnin
 async def test_a_broker_under_another_name_is_not_trusted_unless_it_is_named(
     node: Running, authority: Authority
 ) -> None:
-    (authority.directory / "trusted.pem").write_text(authority.pem)
     with authority.broker("broker.example") as broker:
-        tls = {"caFile": str(authority.directory / "trusted.pem")}
+        tls = {"caPem": authority.pem}
         await node.source(sourceType="mqtt", configuration=configuration(broker, tls=tls))
         told = await fault(node)
         assert "the broker's certificate is not accepted: IP address mismatch" in told

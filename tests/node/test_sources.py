@@ -1,16 +1,21 @@
 """Sources that the node reads itself: kept running as their rows say, their marks, and what is no event."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import trio
 from pydantic import Field
 
 from node import source_settings
+from node.api.openapi_sources import configuration_schemas
 from node.ingest import IngestLimits
 from node.parsing.bodies import RawEvent
+from node.source_documents import SOURCE_TYPES
 from node.source_settings import HIDDEN, SECRET_NAMES, SourceSettings
 from node.sources import Connector, Intake, SourceFault
 from storage import sources
@@ -279,3 +284,27 @@ async def test_trust_follows_what_validation_finds(node: Running) -> None:
     assert 95 <= await score("s1") <= 99
     await node.client.patch("/overlay/sources/s1", json={"trustScore": 10})
     assert await score("s1") == 10, "the operator's word is where it begins again"
+
+
+CONFIGURED = {
+    file.stem: json.loads(file.read_text())
+    for file in sorted((Path(__file__).parents[2] / "configs" / "sources").glob("*.json"))
+}
+
+
+def test_there_is_an_example_of_every_type() -> None:
+    types = {document["sourceType"] for document in CONFIGURED.values()}
+    assert types == set(source_settings.SETTINGS) == set(SOURCE_TYPES)
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+async def test_the_examples_are_taken_and_hide_their_secrets(postgres_url: str, name: str) -> None:
+    document = CONFIGURED[name]
+    async with running(postgres_url) as node:
+        made = await node.client.post("/overlay/sources", json=document)
+    assert made.status_code == 201, made.text
+    assert not [word for word in ("TOKEN", "PASSWORD", "SECRET") if word in made.text]
+    model = source_settings.SETTINGS[document["sourceType"]].__name__
+    schemas = configuration_schemas()
+    described = {**schemas[model], "components": {"schemas": schemas}}
+    jsonschema_rs.validator_for(described).validate(document["configuration"])

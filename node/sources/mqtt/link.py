@@ -2,12 +2,10 @@
 
 import os
 import ssl
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -119,26 +117,16 @@ def tls_context(tls: MqttTls) -> ssl.SSLContext:
     Raises:
         SourceFault: certificates or key cannot be used.
     """
-    trusted = tls.ca_pem or (_text_of(Path(tls.ca_file)) if tls.ca_file else "")
-    if not trusted:
+    if not tls.ca_pem:
         context = httpx.create_ssl_context(trust_env=False)
     else:
         try:
-            context = ssl.create_default_context(cadata=trusted)
+            context = ssl.create_default_context(cadata=tls.ca_pem)
         except ssl.SSLError:
-            raise SourceFault("tls: caPem or caFile holds no certificates that can be read") from None
+            raise SourceFault("tls: caPem holds no certificates that can be read") from None
     if tls.certificate_pem and tls.key_pem is not None:
         _show(context, tls.certificate_pem, tls.key_pem.get_secret_value())
     return context
-
-
-def _text_of(path: Path) -> str:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode) or path.stat().st_size > CA_BYTES_MAX:
-            raise ValueError(path)
-        return path.read_text("ascii")
-    except (OSError, ValueError):
-        raise SourceFault("tls: caFile is no file with certificates that can be read") from None
 
 
 def _show(context: ssl.SSLContext, certificate: str, key: str) -> None:
