@@ -15,17 +15,19 @@ from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 
 _numbers = itertools.count()
+LONGEST = ("simulation",)
 GROUPS = {"e2e": "networks", "faults": "networks", "interop": "sdk"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that start whole networks on one worker, where they run one after the other, and those that share a
-    package of the official SDK's on one.
+    package of the official SDK's on one. Those that take longest begin first.
     """
     for item in items:
         group = GROUPS.get(item.path.parent.name)
         if group is not None:
             item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (item.path.parent.name not in LONGEST, item.path.parent.name not in GROUPS))
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def routes(services: Services) -> Blueprint:
         values = documents.read_values(await read_document(request, timeout_s), creates=True)
         call = partial(subscriptions.create, values=values, caller=g.caller, allowed=keeper.allowed)
         made, secret = await database.run(call)
-        keeper.changed()
+        await keeper.heed()
         response = answer(with_state(made, secret), 201)
         response.headers["Location"] = f"/overlay/subscriptions/{made['subscriptionId']}"
         return response
@@ -60,7 +60,7 @@ def routes(services: Services) -> Blueprint:
         document = await database.run(call)
         if "subscription_status" in values:
             keeper.restart(subscription_id)
-        keeper.changed()
+        await keeper.heed()
         return answer(with_state(document))
 
     @blueprint.patch("/overlay/subscriptions/<subscription_id>")
@@ -74,7 +74,7 @@ def routes(services: Services) -> Blueprint:
     @blueprint.delete("/overlay/subscriptions/<subscription_id>")
     async def delete_subscription(subscription_id: str) -> Response:
         await database.run(partial(subscriptions.delete, subscription_id=subscription_id, caller=g.caller))
-        keeper.changed()
+        await keeper.heed()
         return Response(b"", status=204)
 
     @blueprint.post("/overlay/subscriptions/<subscription_id>/replay")
@@ -82,7 +82,7 @@ def routes(services: Services) -> Blueprint:
         since = documents.read_since(await read_document(request, timeout_s))
         call = partial(subscriptions.replay, subscription_id=subscription_id, since=since, caller=g.caller)
         document = await database.run(call)
-        keeper.changed()
+        await keeper.heed()
         return answer(with_state(document))
 
     @blueprint.post("/overlay/subscriptions/<subscription_id>/test")
@@ -98,7 +98,7 @@ def routes(services: Services) -> Blueprint:
             subscriptions.rotate, subscription_id=subscription_id, given=given, keep_s=keep_s, caller=g.caller
         )
         document, secret = await database.run(call)
-        keeper.changed()
+        await keeper.heed()
         return answer(with_state(document, secret))
 
     return blueprint

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOOK_S_MIN: Final = 0.05  # many changes are followed together
+HEED_S: Final = 5.0
 LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=300.0)
 RESTARTS: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
@@ -92,14 +93,19 @@ class WebhookKeeper:
         self._running: dict[str, _Running] = {}
         self._tests = trio.CapacityLimiter(TESTS_AT_ONCE)
         self._news = trio.Event()
+        self._heeded: list[trio.Event] = []
 
     @property
     def allowed(self) -> tuple[Network, ...]:
         return self._dialler.allowed
 
-    def changed(self) -> None:
-        """Look at the rows again: one was written."""
+    async def heed(self) -> None:
+        """Look at the rows again: one was written. Returns once deliveries are as it says, or ``HEED_S`` later."""
+        heeded = trio.Event()
+        self._heeded.append(heeded)
         self._news.set()
+        with trio.move_on_after(HEED_S):
+            await heeded.wait()
 
     def restart(self, subscription_id: str) -> None:
         """Begin anew with a subscription: one that waits for its next try, tries at once."""
@@ -140,8 +146,11 @@ class WebhookKeeper:
             try:
                 while True:
                     self._news = trio.Event()
+                    heeded, self._heeded = self._heeded, []
                     wanted = await self._database.run(_wanted)
                     await self._follow(wanted, nursery)
+                    for each in heeded:
+                        each.set()
                     await trio.sleep(LOOK_S_MIN)
                     with trio.move_on_after(_until_expiry_s(wanted)):
                         await self._news.wait()

@@ -2,7 +2,8 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ NAME = "objects"
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
-    """Three nodes; the first has certified a batch, of which the others keep nothing."""
+    """Three nodes; the first has certified a batch, of whose records the others keep nothing."""
     directory = tmp_path_factory.mktemp("objects")
     directory.chmod(0o755)
     with LocalNetwork(directory, 3, name=NAME, settings=SETTINGS) as running:
@@ -37,6 +38,18 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
         yield running
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def has(node: Node, url: str) -> bool:
+    """Whether an object is there, before others are asked."""
+    return httpx.get(f"{node.url}/uhrp/{url}?local=true").status_code == 200
+
+
 def first_event(node: Node) -> dict[str, Any]:
     return dict(get(node, "/overlay/events?limit=1")["events"][0])
 
@@ -44,15 +57,18 @@ def first_event(node: Node) -> dict[str, Any]:
 def test_a_node_serves_what_only_another_has(network: LocalNetwork) -> None:
     coordinator, other, third = network.nodes
     batch = get(coordinator, f"/overlay/batches/{first_event(coordinator)['batchId']}")
-    for kind in ("payload", "certificate"):
+    certificate, payload = batch["objects"]["certificate"], batch["objects"]["payload"]
+    until(lambda: has(other, certificate))  # it is sent to all who follow a topic of the batch
+    assert not has(other, payload)
+    for kind in ("certificate", "payload"):
         url = batch["objects"][kind]
-        assert httpx.get(f"{other.url}/uhrp/{url}?local=true").status_code == 404
         answer = httpx.get(f"{other.url}/uhrp/{url}", timeout=20)
         assert answer.status_code == 200
         assert content_url(answer.content) == url
         assert httpx.get(f"{coordinator.url}/uhrp/{url}").content == answer.content
         assert httpx.get(f"{other.url}/uhrp/{url}?local=true").content == answer.content
-    verify_quorum(read_certificate(answer.content), network=NAME)
+        if kind == "certificate":
+            verify_quorum(read_certificate(answer.content), network=NAME)
     coordinator.kill()
     answer = httpx.get(f"{third.url}/uhrp/{url}", timeout=30)  # of the node that fetched it
     assert answer.status_code == 200

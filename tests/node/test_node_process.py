@@ -89,7 +89,7 @@ def counted(client: httpx.Client) -> dict[str, float]:
 def test_a_node_heeds_its_settings_counts_and_ends_in_order(node: RunningNode) -> None:
     ready = node.until("node.ready")
     assert [address.split("/p2p/")[0] for address in ready["addresses"]] == ["/dns4/node.example/tcp/4001"]
-    (warning,) = [line["warning"] for line in node.parsing.lines if line["event"] == "settings.unknown"]
+    (warning,) = [line["warning"] for line in node.lines if line["event"] == "settings.unknown"]
     assert warning.startswith("OVERLAY_NODE_SERVICE_HOST: is no setting")
     with httpx.Client(base_url=ready["url"], timeout=20) as client:
         operator = SignedRequests(load_key(node.key_file), bytes.fromhex(ready["identity"]))
