@@ -19,6 +19,7 @@ LONGEST = ("simulation",)
 GROUPS = {"e2e": "networks", "faults": "networks", "interop": "sdk"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that start whole networks on one worker, where they run one after the other, and those that share a
     package of the official SDK's on one. Those that take longest begin first.
