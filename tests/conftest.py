@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from _pytest.nodeid import coerce_node_id
 
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
@@ -19,16 +20,19 @@ LONGEST = ("simulation",)
 GROUPS = {"e2e": "networks", "faults": "networks", "interop": "sdk"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep tests that start whole networks on one worker, where they run one after the other, and those that share a
     package of the official SDK's on one. Those that take longest begin first.
+
+    A worker knows a group by the end of a test's id; pytest-xdist 3.8 writes it where pytest 9.2 does not read it.
     """
+    items.sort(key=lambda item: (item.path.parent.name not in LONGEST, item.path.parent.name not in GROUPS))
+    if not hasattr(config, "workerinput"):
+        return
     for item in items:
         group = GROUPS.get(item.path.parent.name)
         if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (item.path.parent.name not in LONGEST, item.path.parent.name not in GROUPS))
+            item._id = coerce_node_id(f"{item.nodeid}@{group}")
 
 
 @pytest.fixture(scope="session")
