@@ -16,6 +16,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 
 _numbers = itertools.count()
+_emptied: list[str] = []
 LONGEST = ("simulation",)
 GROUPS = {"e2e": "networks", "faults": "networks", "interop": "sdk"}
 
@@ -49,9 +50,9 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def postgres_url(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """A database of the test's own, migrated."""
-    with own_database(postgres) as url:
+def postgres_url(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database of the test's own, without a row in it. Tests of the schema get one that was never used."""
+    with own_database(postgres, is_new=request.path.parent.name == "storage") as url:
         yield url
 
 
@@ -63,14 +64,41 @@ def other_postgres_url(postgres: EmbeddedPostgres) -> Iterator[str]:
 
 
 @contextmanager
-def own_database(postgres: EmbeddedPostgres) -> Iterator[str]:
-    name = f"test_{next(_numbers)}"
+def own_database(postgres: EmbeddedPostgres, *, is_new: bool = False) -> Iterator[str]:
+    """Emptying a database takes a tenth of the time of making one: those that are done with are used again."""
     maintenance = postgres.url.replace("/overlay?", "/postgres?")
-    with psycopg.connect(maintenance, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE overlay".encode())
-    yield postgres.url.replace("/overlay?", f"/{name}?")
-    with psycopg.connect(maintenance, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    name = "" if is_new or not _emptied else _emptied.pop()
+    if not name:
+        name = f"test_{next(_numbers)}"
+        with psycopg.connect(maintenance, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE overlay".encode())
+    url = postgres.url.replace("/overlay?", f"/{name}?")
+    yield url
+    if is_new:
+        with psycopg.connect(maintenance, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    else:
+        empty(url)
+        _emptied.append(name)
+
+
+def empty(url: str) -> None:
+    """Make a database as it was when it was new, and end what is still connected to it."""
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+        )
+        connection.execute("SET LOCAL session_replication_role = replica")  # no foreign keys on the way
+        tables = connection.execute(
+            """SELECT quote_ident(tablename) FROM pg_tables
+               WHERE schemaname = 'public' AND tablename <> 'schema_migrations'"""
+        ).fetchall()
+        for (table,) in tables:
+            connection.execute(f"DELETE FROM {table}".encode())
+        connection.execute(
+            "SELECT setval(format('public.%I', sequencename)::regclass, start_value, false) FROM pg_sequences"
+        )
 
 
 @pytest.fixture
