@@ -118,7 +118,7 @@ def test_events_that_end_their_worker_are_found_and_the_others_certified(tmp_pat
         "functions": [{"name": "acme.fragile", "version": "1.0", "hash": digest}],
         "rules": [{"name": "fragile", "check": "acme.fragile(data.value)"}],
     }
-    settings = {**SETTINGS, "event_processing_timeout_ms": 6_000}
+    settings = {**SETTINGS, "event_processing_timeout_ms": 10_000}
     with LocalNetwork(tmp_path, 3, settings=settings) as network:
         first = network.nodes[0]
         network.wait_agents()
@@ -127,7 +127,7 @@ def test_events_that_end_their_worker_are_found_and_the_others_certified(tmp_pat
         ids = post(first, "fragile", [{"value": value} for value in values], "enhanced")
         bad = [index for index, value in enumerate(values) if value in (666, 667)]
         expected = ["dead" if index in bad else "certified" for index in range(len(values))]
-        wait(lambda: states(first, ids) == expected, 240, lambda: (states(first, ids), first.tail(30)))
+        wait(lambda: states(first, ids) == expected, 400, lambda: (states(first, ids), first.tail(30)))
         stats = get(first, "/overlay/stats")
         assert (stats["certified"], stats["dead"]) == (40, 2)
         letters = httpx.get(f"{first.url}/overlay/dead-letters", auth=first.operator, timeout=30).json()[
