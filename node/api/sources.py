@@ -24,7 +24,7 @@ def routes(services: Services) -> Blueprint:
     async def create_source() -> Response:
         values = documents.whole(await read_document(request, timeout_s))
         made = await database.run(partial(documents.create, values=values, caller=g.caller))
-        keeper.changed()
+        keeper.changed(made["sourceId"])
         response = answer(with_state(made), 201)
         response.headers["Location"] = f"/overlay/sources/{made['sourceId']}"
         return response
@@ -45,7 +45,7 @@ def routes(services: Services) -> Blueprint:
         values = documents.read_values(await read_document(request, timeout_s))
         call = partial(documents.change, source_id=source_id, values=values, caller=g.caller)
         changed = await database.run(call)
-        keeper.changed()
+        keeper.changed(source_id)
         return answer(with_state(changed))
 
     @blueprint.put("/overlay/sources/<source_id>")
@@ -53,14 +53,14 @@ def routes(services: Services) -> Blueprint:
         values = documents.whole(await read_document(request, timeout_s), source_id=source_id)
         call = partial(documents.change, source_id=source_id, values=values, caller=g.caller)
         changed = await database.run(call)
-        keeper.changed()
+        keeper.changed(source_id)
         return answer(with_state(changed))
 
     @blueprint.delete("/overlay/sources/<source_id>")
     async def delete_source(source_id: str) -> Response:
         await database.run(partial(documents.delete, source_id=source_id, caller=g.caller))
         keeper.close_door(source_id)
-        keeper.changed()
+        keeper.changed(source_id)
         return Response(b"", status=204)
 
     @blueprint.get("/overlay/sources/<source_id>/progress")

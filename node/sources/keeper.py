@@ -74,9 +74,11 @@ class SourceKeeper:
         self._statuses: dict[str, Status] = {}
         self._doors: dict[str, Status] = {}
         self._news = trio.Event()
+        self._changing: dict[str, trio.Event] = {}
 
-    def changed(self) -> None:
-        """Look at the rows again: one was written."""
+    def changed(self, source_id: str) -> None:
+        """Look at the rows again: that of this source was written. What was said of it before holds no longer."""
+        self._changing[source_id] = self._news
         self._news.set()
 
     def restart(self, source_id: str) -> None:
@@ -84,11 +86,13 @@ class SourceKeeper:
         running = self._running.get(source_id)
         if running is not None:
             running.scope.cancel()
-        self._news.set()
+        self.changed(source_id)
 
     def state(self, source_id: str) -> dict[str, Any] | None:
         """How a source that this node reads is doing, as JSON values; None where it reads no such source."""
         status = self._statuses.get(source_id)
+        if status is not None and source_id in self._changing:
+            status = Status()
         return None if status is None else status.document()
 
     def states(self) -> dict[str, dict[str, Any]]:
@@ -124,6 +128,7 @@ class SourceKeeper:
                     self._news = trio.Event()
                     wanted = await self._database.run(partial(_wanted, types=list(self._connectors)))
                     await self._follow(wanted, nursery)
+                    self._changing = {key: news for key, news in self._changing.items() if news is self._news}
                     with trio.move_on_after(LOOK_S):
                         await self._news.wait()
             finally:

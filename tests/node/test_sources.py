@@ -101,6 +101,32 @@ async def test_a_source_that_fails_is_shown_and_tried_again_and_its_neighbour_ru
     await until(lambda: bell.under_way == 2)
 
 
+async def test_what_was_wrong_with_a_source_is_not_said_of_what_it_is_changed_into(node: Running, bell: Bell) -> None:
+    """From the answer to the change on, not only from when the node got round to it."""
+
+    async def has_failed() -> None:
+        await until(lambda: not bell.faults)
+        with trio.fail_after(10):
+            while (await state(node))["lastError"] != "the broker is away":
+                await trio.sleep(0.01)
+
+    bell.faults = [SourceFault("the broker is away")]
+    await node.source(sourceType="mqtt")
+    await has_failed()
+    changed = await node.client.patch("/overlay/sources/s1", json={"configuration": {"firstNumber": 7}})
+    assert changed.json()["state"]["lastError"] is None
+    assert (await state(node))["lastError"] is None
+    await until(lambda: bell.under_way == 1)
+    bell.faults = [SourceFault("the broker is away")]
+    await node.client.patch("/overlay/sources/s1", json={"configuration": {"firstNumber": 8}})
+    await has_failed()
+    await node.client.delete("/overlay/sources/s1")
+    made = await node.source(sourceType="mqtt")
+    assert made.json()["state"] is None or made.json()["state"]["lastError"] is None
+    assert (await state(node) or {}).get("lastError") is None
+    await until(lambda: bell.under_way == 1)
+
+
 async def test_a_source_that_fails_while_it_is_stopped_stops_no_other(
     postgres_url: str, bell: Bell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
