@@ -200,7 +200,7 @@ def run(pipe: Connection, address: tuple[str, int], counts: dict[str, int]) -> N
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     load = Load(address, counts)
-    thread = threading.Thread(target=load.run)
+    thread = threading.Thread(target=load.run, daemon=True)
     thread.start()
     pipe.send(len(load.state()["messages"]))
     while (told := pipe.recv()) != "stop":

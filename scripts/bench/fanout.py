@@ -84,6 +84,7 @@ class Fed:
             (await self._node.post(*events, source=SOURCE)).raise_for_status()
             manifest = self._node.recorder.told.pop().manifest
         sealed = await self._node.seal(manifest)
+        self._node.ingest.settle(batch)  # as the node does it: what has ended no longer counts against the next
         seals[sealed.sequence] = (batch, time.monotonic_ns())
 
 
@@ -236,6 +237,7 @@ def measure(chosen: argparse.Namespace, postgres_url: str, directory: Path) -> i
     load_pipe, load_end = context.Pipe()
     node = context.Process(target=serve, args=(node_end, postgres_url), daemon=True)
     node.start()
+    node_end.close()  # so that a process that ends is an end of the pipe, not a wait without one
     url = node_pipe.recv()
     assert node.pid is not None
     empty_mb = psutil.Process(node.pid).memory_info().rss / 2**20
@@ -243,6 +245,7 @@ def measure(chosen: argparse.Namespace, postgres_url: str, directory: Path) -> i
     counts = {"gzip": chosen.gzip, "sse": chosen.sse - chosen.gzip, "ws": chosen.websockets}
     load = context.Process(target=stream_clients.run, args=(load_end, (host, int(port)), counts), daemon=True)
     load.start()
+    load_end.close()
     assert load.pid is not None
     clients = load_pipe.recv()
     time.sleep(SETTLE_S)
