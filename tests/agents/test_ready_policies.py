@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import lzma
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -130,6 +131,18 @@ def test_every_sample_ends_as_it_should(name: str) -> None:
         wanted = event["externalId"] in CRITICAL.get(name, [])
         alone = run(name, [event]).level
         assert (alone == 3) >= wanted
+
+
+@pytest.mark.parametrize("kind", ["push", "issues", "release"])
+def test_what_github_sent_is_valid(kind: str) -> None:
+    """Each recording by itself: they are of many years, and told in no order."""
+    recorded = json.loads(lzma.decompress((ROOT / "tests/node/vectors/github-deliveries.json.xz").read_bytes()))
+    for number, data in enumerate(recorded[kind]):
+        output = run(f"github-{kind}", [{"eventType": kind, "externalId": f"{kind}-{number}", "data": data}])
+        leaf = json.loads(output.leaves)
+        assert (leaf["status"], [issue for issue in leaf["issues"] if issue["severity"] == E]) == ("valid", [])
+        made = json.loads(output.normalized)
+        assert (made["repository"], made["sender"]) == (data["repository"]["full_name"], data["sender"]["login"])
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import hmac
 import json
+import lzma
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from node.source_settings import HIDDEN, InvalidConfigurationError, read
 from tests.node.running import NETWORK, Running, running
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+VECTORS = Path(__file__).parent / "vectors"
 SECRET = "It's a Secret to Everybody"
 GITHUB = {"scheme": "github", "secret": SECRET}
 
@@ -34,7 +36,7 @@ async def node(postgres_url: str) -> AsyncIterator[Running]:
         yield started
 
 
-def recorded(kind: str) -> list[dict[str, Any]]:
+def samples(kind: str) -> list[dict[str, Any]]:
     lines = (CONFIGS / "samples" / f"github-{kind}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
@@ -75,7 +77,7 @@ async def test_deliveries_of_github_under_a_ready_policy(node: Running, kind: st
     policy = json.loads((CONFIGS / "policies" / f"github-{kind}.json").read_text())
     shelved = (await node.client.post("/overlay/policies", json=policy)).json()["policyHash"]
     assert (await node.source(configuration=GITHUB, policyHash=shelved)).status_code == 201
-    deliveries = recorded(kind)
+    deliveries = samples(kind)
     for each in deliveries:
         body = json.dumps(each["data"], indent=1).encode()
         answer = await github(node, body, kind=kind, delivery=f"guid-{each['externalId']}")
@@ -94,6 +96,30 @@ async def test_deliveries_of_github_under_a_ready_policy(node: Running, kind: st
     counts = [shown[name] for name in ("status", "received", "accepted", "duplicates", "rejected", "errors")]
     assert counts == ["listening", 2 * len(deliveries), len(deliveries), len(deliveries), 0, 0]
     assert shown["lastEventAt"]
+
+
+async def test_everything_that_github_sent_is_taken(node: Running) -> None:
+    """329 recorded deliveries of 58 kinds, signed anew: nobody has the secrets they were recorded under."""
+    recorded = json.loads(lzma.decompress((VECTORS / "github-deliveries.json.xz").read_bytes()))
+    await node.source(configuration=GITHUB)
+    sent = [
+        (kind, f"{kind}-{number}", data)
+        for kind, all_of_it in recorded.items()
+        for number, data in enumerate(all_of_it)
+    ]
+    assert len(sent) == 329
+    taken = 0
+    for kind, delivery, data in sent:
+        answer = await github(node, json.dumps(data, ensure_ascii=False).encode(), kind=kind, delivery=delivery)
+        if kind == "ping":
+            assert answer.status_code == 200, answer.text
+            continue
+        assert answer.status_code == 202, answer.text
+        found = await event(node, answer)
+        assert (found["eventType"], found["externalId"], found["data"]) == (kind, delivery, data)
+        taken += 1
+    shown = await state(node)
+    assert (taken, shown["accepted"], shown["errors"]) == (325, 325, 0)
 
 
 async def test_a_delivery_that_proves_nothing_is_refused_and_shown(node: Running) -> None:
