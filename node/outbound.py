@@ -101,9 +101,8 @@ async def resolve(host: str, port: int, allowed: Sequence[Network]) -> tuple[Add
     addresses = tuple(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
     for address in addresses:
         if not is_allowed(address, allowed):
-            raise ForbiddenAddressError(
-                f"{host} leads to {address}, which is not public; OVERLAY_OUTBOUND_ALLOW allows networks"
-            )
+            what = f"{host} leads to {address}, which" if host.strip("[]") != str(address) else host
+            raise ForbiddenAddressError(f"{what} is not public; OVERLAY_OUTBOUND_ALLOW allows networks")
     return addresses
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from agents.timestamps import epoch_ms
-from node.delivery.chunks import WHOLE_BATCH, Place, read_place
+from node.delivery.chunks import Place, read_place
 from node.delivery.criteria import read_criteria
 from node.delivery.filters import Filter
 from node.delivery.signatures import read_secret
@@ -267,11 +267,6 @@ def place_of(row: Subscription) -> Place:
     return Place(sequence=row.cursor_sequence, position=row.cursor_position)
 
 
-def written(place: Place) -> str:
-    """A place the way it can be sent back."""
-    return str(place.sequence) if place.position >= WHOLE_BATCH else str(place)
-
-
 def milliseconds(moment: datetime.datetime | None) -> int | None:
     """Postgres' UTC in milliseconds since 1970."""
     return None if moment is None else (moment - EPOCH) // datetime.timedelta(milliseconds=1)
@@ -324,7 +319,7 @@ def _state(row: Subscription, last_sequence: int) -> Document:
         "reason": row.last_failure_reason,
     }
     return {
-        "cursor": written(place_of(row)),
+        "cursor": str(place_of(row)),
         "lagBatches": max(0, last_sequence - row.cursor_sequence),
         "deliveries": row.deliveries,
         "failures": row.failures,

@@ -32,14 +32,14 @@ class Place(NamedTuple):
     position: int
 
     def __str__(self) -> str:
-        return f"{self.sequence}.{self.position}"
+        return str(self.sequence) if self.position >= WHOLE_BATCH else f"{self.sequence}.{self.position}"
 
 
 START: Final = Place(sequence=0, position=0)
 
 
 def read_place(text: str) -> Place:
-    """The inverse of ``str``; a sequence alone stands after the whole batch.
+    """The inverse of ``str``: a sequence alone stands after the whole batch.
 
     Raises:
         ValueError: No such place.
