@@ -6,31 +6,25 @@ way is brought to its end within the grace period, then the node takes its leave
 """
 
 import itertools
-import signal
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 import trio
 
 from node.answers import IngestAnswer
-from node.api.app import create_app
-from node.api.server import ServerLimits, serve
-from node.api.services import ApiSettings, Check, Services
+from node.api.services import ApiSettings, Services
 from node.build import build_id
 from node.caches import BytesCache
 from node.certificate_log import CertificateLog
-from node.clock import clock_ms
 from node.config import RestartPolicy, Settings
 from node.dead_letters import DeadLetters
-from node.delivery.feed import SWITCH_S, Feed
+from node.delivery.feed import Feed
 from node.delivery.ledger import CursorLedger
-from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
+from node.delivery.overlay import Announcer
 from node.delivery.reading import begin
 from node.delivery.webhook_keeper import WebhookKeeper
 from node.derived import (
@@ -39,19 +33,19 @@ from node.derived import (
     make_offer,
     own_certificate,
     rules,
-    transport_config,
     trusted_certifiers,
 )
-from node.discovery import GOSSIP_WHO, Discovery, Offer, make_tokens
+from node.discovery import Discovery, Offer, make_tokens
 from node.driver import Driver
 from node.exchange import Exchange
 from node.executor import Executor, Sealed
 from node.foreign import ForeignBatches
 from node.group import GroupWriter
+from node.health import Health
 from node.idempotency import IdempotencyLedger
 from node.ingest import Ingest, IngestLimits
-from node.keyring import Keyring, load_key
-from node.library import ABSENT, PeerLibrary
+from node.keyring import Keyring
+from node.library import PeerLibrary
 from node.log_pages import ENTRIES, IDS, MANIFESTS, PROOFS
 from node.market import Market
 from node.membership import Membership, StrangerError
@@ -62,40 +56,34 @@ from node.objects import LETTERS, Objects
 from node.overlay.chain_tracker import ChainTracker
 from node.overlay.checking import TransactionChecker, Unchecked
 from node.overlay.services import OverlayServices
-from node.p2p import open_transport
 from node.processing_cache import ProcessingCache
-from node.processor_time import ProcessorTimes
 from node.records import EntityJournal, NodeRecords
-from node.relay import GOSSIP_WORK, Relay
+from node.recovery import Recovery
+from node.relay import Relay
 from node.replication import Replications
 from node.retention import Retention
 from node.salvage import Salvage
 from node.sources import Connector, SourceKeeper, kafka, mqtt, poll
 from node.sources.overlay import OverlayReader
 from node.standings import Standings
-from node.stored import read_advertisement, read_manifest
+from node.stored import read_advertisement
 from node.supervisor import supervise
-from node.sync import Freshness, Synchronizer
-from node.telemetry import Metrics, configure_logging
+from node.sync import Synchronizer
+from node.telemetry import Metrics
 from node.transport import Transport
 from node.trust import TrustLedger
 from node.workers import Workers
 from protocols import job
 from protocols.advertisement import topic_manager_name
-from protocols.certificate import rfc3339
 from protocols.coordination import choose_holders
 from protocols.envelope import to_frame
-from protocols.errors import PeerFault, WorldFault
-from protocols.job import WORK_ROLES, Batch, Effect, Lease, Stage
-from protocols.keys import PrivateKey
+from protocols.errors import PeerFault
+from protocols.job import WORK_ROLES, Effect
 from protocols.levels import shortfall
 from protocols.messages import Advertisement, IdentityKey, Level, Signed
-from storage import meta, outputs
+from storage import outputs
 from storage import peers as stored_peers
-from storage.batches import PendingBatch
 from storage.database import Database
-from storage.embedded import EmbeddedPostgres
-from storage.migrate import migrate
 
 log = structlog.get_logger(__name__)
 
@@ -106,85 +94,6 @@ HTTP_GRACE_S = 4.0
 DRAIN_POLL_S = 0.05
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 RESTARTS = RestartPolicy()
-
-
-def run(settings: Settings) -> None:
-    """Run a node until SIGTERM or SIGINT. Called in the main thread: the embedded database is its child."""
-    configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
-    with ExitStack() as stack:
-        postgres = None
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
-        else:
-            postgres = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir)))
-            url = postgres.url
-        database = stack.enter_context(Database(url))
-        database.claim()
-        applied = migrate(url)
-        log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
-        for note in settings.notes():
-            log.info("settings.note", note=note)
-        for warning in settings.warnings():
-            log.warning("settings.unknown", warning=warning)
-        sys.setswitchinterval(SWITCH_S)
-        trio.run(_run, settings, database, postgres)
-    log.info("node.stopped")
-
-
-async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgres | None) -> None:
-    """The node on its ground: a database that is started again when it dies, and stays this process's."""
-    key = load_key(Path(settings.overlay_key_file))
-    owner = partial(meta.bind, network=settings.overlay_network, identity=key.identity)
-    await database.run(owner)
-    async with trio.open_nursery() as ground:
-        ground.start_soon(database.hold)
-        if postgres is not None:
-            ground.start_soon(postgres.supervise)
-        await _run_node(settings, database, key)
-        ground.cancel_scope.cancel()
-
-
-async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:
-    gossip = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
-    timeout_s = settings.event_processing_timeout_ms / 1000
-    nodes: list[Node] = []  # there is one as soon as it is put together
-
-    async def answer(sender: IdentityKey, body: bytes) -> bytes:
-        return await nodes[0].answer(sender, body) if nodes else ABSENT
-
-    async with (
-        Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
-        open_transport(transport_config(settings, key, gossip), answer) as transport,
-    ):
-        node = Node(settings, database, Keyring(key), workers, transport)
-        nodes.append(node)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, node)
-            await node.run(partial(_serve_http, settings))
-            nursery.cancel_scope.cancel()
-
-
-async def _stop_on_signal(node: "Node") -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("node.stopping", signal=signal.Signals(number).name)
-            node.stop()
-            return
-
-
-async def _serve_http(
-    settings: Settings,
-    services: Services,
-    stop: trio.Event,
-    task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
-) -> None:
-    await serve(
-        create_app(services),
-        settings.overlay_http_bind,
-        limits=ServerLimits(graceful_s=2.0),
-        shutdown_trigger=stop.wait,
-        task_status=task_status,
-    )
 
 
 class Doors(Protocol):
@@ -337,6 +246,25 @@ class Node:
             database=database, feed=self.feed, cursors=self.cursors, allowed=outbound_allowed
         )
 
+        self.recovery = Recovery(
+            network=self._network,
+            records=self.records,
+            driver=self.driver,
+            ingest=self.ingest,
+            replications=self.replications,
+        )
+        self.health = Health(
+            database=database,
+            driver=self.driver,
+            ingest=self.ingest,
+            transport=transport,
+            feed=self.feed,
+            cache=self.cache,
+            metrics=self.metrics,
+            freshness=lambda: self.sync.freshness(),
+            is_open=lambda: self._ready,
+        )
+
     def _connectors(self) -> dict[str, Connector]:
         """How sources that this node reads are read, by their type."""
         overlay = OverlayReader(
@@ -472,7 +400,7 @@ class Node:
             core.start_soon(supervise, "pending", self.records.run_materialise, RESTARTS)
             core.start_soon(supervise, "salvage", self.salvage.run, RESTARTS)
             await core.start(self._run_driver)
-            await self._recover()
+            await self.recovery.tell_unfinished()
             async with trio.open_nursery() as edges:
                 edges.start_soon(supervise, "streams", exchange.run_streams, RESTARTS)
                 edges.start_soon(supervise, "gossip", exchange.run_gossip, RESTARTS)
@@ -486,8 +414,8 @@ class Node:
                 edges.start_soon(supervise, "trust", self.trust.run, RESTARTS)
                 edges.start_soon(supervise, "objects", self.objects.run, RESTARTS)
                 edges.start_soon(supervise, "retention", Retention(self._database).run, RESTARTS)
-                edges.start_soon(self._watch_gauges)
-                edges.start_soon(supervise, "recovery", self._retell_forgotten, RESTARTS)
+                edges.start_soon(self.health.run)
+                edges.start_soon(supervise, "recovery", self.recovery.run, RESTARTS)
                 overlay = self._overlay(discovery, offer)
                 edges.start_soon(supervise, "propagation", overlay.propagation.run, RESTARTS)
                 view = DirectoryView(discovery, self._transport, self.standings, offer)
@@ -556,7 +484,7 @@ class Node:
                 unsettle=self.ingest.unsettle,
                 refuse_if_full=self.ingest.refuse_if_full,
             ),
-            readiness=self._readiness,
+            readiness=self.health.readiness,
             freshness=self.sync.freshness,
             metrics=self.metrics.text,
         )
@@ -590,34 +518,6 @@ class Node:
                 await trio.sleep(DRAIN_POLL_S)
         log.info("node.drained", left=self.ingest.unsettled)
 
-    async def _recover(self) -> None:
-        """Count what an earlier run left unfinished, and tell the driver of batches it never heard of."""
-        adopted = []
-        for each in await self.records.pending():
-            if each.coordinator is not None:
-                adopted.append(each.batch_id)
-                continue
-            self.ingest.unsettle(each.events)
-            if each.holders:
-                self.replications.expect(each.batch_id)
-            if self.driver.find(job.batch_entity_id(each.batch_id)) is None:
-                await self._retell(each)
-        for hold in await self.records.holds(self._network):
-            await self.driver.tell(job.ReplicaKept(now_ms=clock_ms(), hold=hold))
-        for batch_id in adopted:
-            await self.driver.tell(job.BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
-
-    async def _retell(self, batch: PendingBatch, *, recovered: bool = True) -> None:
-        signed = read_manifest(batch.manifest, self._network)
-        told = job.BatchCommitted(
-            now_ms=clock_ms(),
-            manifest=signed,
-            stateful=batch.stateful,
-            holders=batch.holders,
-            recovered=recovered,
-        )
-        await self.driver.tell(told)
-
     async def _run_driver(self, *, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
         """Drive; when the database was away for long, go on from what it holds once it is back."""
         starts = itertools.count()
@@ -626,36 +526,6 @@ class Node:
             await self.driver.run(trio.TASK_STATUS_IGNORED if next(starts) else task_status)
 
         await supervise("driver", drive, RESTARTS)
-
-    async def _retell_forgotten(self) -> None:
-        """Tell the driver of batches that have neither an end nor an entity: their news was lost with a restart of
-        the driver, or with a commit whose fate was unknown.
-        """
-        dead: set[str] = set()
-        while True:
-            await trio.sleep(RETELL_S)
-            unburied: set[str] = set()
-            before_ms = clock_ms() - int(1000 * RETELL_S)
-            for each in await self.records.pending():
-                if each.coordinator is not None:
-                    continue
-                signed = read_manifest(each.manifest, self._network)
-                known = self.driver.find(job.batch_entity_id(each.batch_id))
-                if isinstance(known, Batch) and known.stage is Stage.DEAD:
-                    unburied.add(each.batch_id)
-                    if each.batch_id in dead:  # for two rounds: its burial, or the news of its replay, was lost
-                        log.warning("batch.revived", batch=each.batch_id)
-                        await self.driver.tell(
-                            job.BatchReplayed(
-                                now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
-                            )
-                        )
-                elif known is None and signed.message.received_ms < before_ms:
-                    log.warning("batch.retold", batch=each.batch_id)
-                    await self._retell(each)
-                elif self.replications.waits(each.batch_id):
-                    await self._retell(each, recovered=False)  # asks holders again where nobody is being asked
-            dead = unburied
 
     async def _learn_peers(self) -> None:
         for frame in await self._database.run(stored_peers.advertisements):
@@ -714,56 +584,6 @@ class Node:
         self.metrics.buried(events)
         if events:
             self.salvage.died(batch_id)
-
-    async def _watch_gauges(self) -> None:
-        processor = ProcessorTimes()
-        while True:
-            connected = sum(peer.connected for peer in self._transport.peers())
-            stages, leases = self._work()
-            self.metrics.worked(processor.since_last())
-            self.metrics.observe(
-                inbox=self.driver.depth,
-                unsettled=self.ingest.unsettled,
-                connected=connected,
-                subscribers=self.feed.stats.subscriptions,
-                stages=stages,
-                leases=leases,
-                cached=self.cache.size_bytes,
-            )
-            await trio.sleep(GAUGES_S)
-
-    def _work(self) -> tuple[dict[str, int], int]:
-        """How many batches are in each stage, and how many leases are in force."""
-        stages = dict.fromkeys((stage.name.lower() for stage in Stage), 0)
-        leases, now_ms = 0, clock_ms()
-        for entity in self.driver.entities():
-            if isinstance(entity, Batch):
-                stages[entity.stage.name.lower()] += 1
-            elif isinstance(entity, Lease) and entity.grant is not None:
-                leases += entity.grant.expires_ms > now_ms
-        return stages, leases
-
-    async def _readiness(self) -> Sequence[Check]:
-        try:
-            await self._database.run(lambda connection: connection.execute("SELECT 1") and None)
-            database = Check(name="database", ok=True)
-        except WorldFault as fault:
-            database = Check(name="database", ok=False, detail=str(fault))
-        connected = sum(peer.connected for peer in self._transport.peers())
-        return (
-            database,
-            Check(name="accepting", ok=self._ready, detail="" if self._ready else "starting or stopping"),
-            _sync_check(self.sync.freshness()),
-            Check(name="p2p", ok=bool(self._transport.addresses), detail=f"{connected} peers connected"),
-        )
-
-
-def _sync_check(fresh: Freshness) -> Check:
-    if fresh.alone:
-        return Check(name="sync", ok=True, detail="no peer was reached: what others certified is not known")
-    as_of = f"as of {rfc3339(fresh.as_of_ms)}" if fresh.as_of_ms else "never"
-    detail = f"level with {fresh.peers} of {fresh.connected} connected peers, {as_of}"
-    return Check(name="sync", ok=fresh.as_of_ms > 0, detail=detail)
 
 
 def _remember(

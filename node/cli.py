@@ -133,7 +133,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
     settings = load(chosen.config, os.environ)
 
-    from node.app import run
+    from node.process import run
 
     run(settings)
     return 0

@@ -1,0 +1,102 @@
+"""How the node is doing: the gauges of its figures, and whether it is ready."""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from node.api.services import Check
+from node.clock import clock_ms
+from node.delivery.feed import Feed
+from node.driver import Driver
+from node.ingest import Ingest
+from node.processing_cache import ProcessingCache
+from node.processor_time import ProcessorTimes
+from node.sync import Freshness
+from node.telemetry import Metrics
+from node.transport import Transport
+from protocols.certificate import rfc3339
+from protocols.errors import WorldFault
+from protocols.job import Batch, Lease, Stage
+from storage.database import Database
+
+GAUGES_S = 2.0
+
+
+class Health:
+    """Looks at the parts; changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        driver: Driver,
+        ingest: Ingest,
+        transport: Transport,
+        feed: Feed,
+        cache: ProcessingCache,
+        metrics: Metrics,
+        freshness: Callable[[], Freshness],
+        is_open: Callable[[], bool],
+    ) -> None:
+        self._database = database
+        self._driver = driver
+        self._ingest = ingest
+        self._transport = transport
+        self._feed = feed
+        self._cache = cache
+        self._metrics = metrics
+        self._freshness = freshness
+        self._is_open = is_open
+
+    async def run(self) -> None:
+        """Keep the gauges current until cancelled."""
+        processor = ProcessorTimes()
+        while True:
+            connected = sum(peer.connected for peer in self._transport.peers())
+            stages, leases = self._work()
+            self._metrics.worked(processor.since_last())
+            self._metrics.observe(
+                inbox=self._driver.depth,
+                unsettled=self._ingest.unsettled,
+                connected=connected,
+                subscribers=self._feed.stats.subscriptions,
+                stages=stages,
+                leases=leases,
+                cached=self._cache.size_bytes,
+            )
+            await trio.sleep(GAUGES_S)
+
+    async def readiness(self) -> Sequence[Check]:
+        """What must hold for the node to be of use, each with its state."""
+        try:
+            await self._database.run(lambda connection: connection.execute("SELECT 1") and None)
+            database = Check(name="database", ok=True)
+        except WorldFault as fault:
+            database = Check(name="database", ok=False, detail=str(fault))
+        is_open = self._is_open()
+        connected = sum(peer.connected for peer in self._transport.peers())
+        return (
+            database,
+            Check(name="accepting", ok=is_open, detail="" if is_open else "starting or stopping"),
+            _sync_check(self._freshness()),
+            Check(name="p2p", ok=bool(self._transport.addresses), detail=f"{connected} peers connected"),
+        )
+
+    def _work(self) -> tuple[dict[str, int], int]:
+        """How many batches are in each stage, and how many leases are in force."""
+        stages = dict.fromkeys((stage.name.lower() for stage in Stage), 0)
+        leases, now_ms = 0, clock_ms()
+        for entity in self._driver.entities():
+            if isinstance(entity, Batch):
+                stages[entity.stage.name.lower()] += 1
+            elif isinstance(entity, Lease) and entity.grant is not None:
+                leases += entity.grant.expires_ms > now_ms
+        return stages, leases
+
+
+def _sync_check(fresh: Freshness) -> Check:
+    if fresh.alone:
+        return Check(name="sync", ok=True, detail="no peer was reached: what others certified is not known")
+    as_of = f"as of {rfc3339(fresh.as_of_ms)}" if fresh.as_of_ms else "never"
+    detail = f"level with {fresh.peers} of {fresh.connected} connected peers, {as_of}"
+    return Check(name="sync", ok=fresh.as_of_ms > 0, detail=detail)

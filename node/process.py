@@ -1,0 +1,114 @@
+"""The process of a node: its database, its key, its workers, its network, and the signals that end it."""
+
+import signal
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from node.api.app import create_app
+from node.api.server import ServerLimits, serve
+from node.api.services import Services
+from node.app import Node
+from node.build import build_id
+from node.config import Settings
+from node.delivery.feed import SWITCH_S
+from node.delivery.overlay import GOSSIP_CERTIFIED
+from node.derived import transport_config
+from node.discovery import GOSSIP_WHO
+from node.keyring import Keyring, load_key
+from node.library import ABSENT
+from node.p2p import open_transport
+from node.relay import GOSSIP_WORK
+from node.telemetry import configure_logging
+from node.workers import Workers
+from protocols.keys import PrivateKey
+from protocols.messages import IdentityKey
+from storage import meta
+from storage.database import Database
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import migrate
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Run a node until SIGTERM or SIGINT. Called in the main thread: the embedded database is its child."""
+    configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
+    with ExitStack() as stack:
+        postgres = None
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            postgres = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir)))
+            url = postgres.url
+        database = stack.enter_context(Database(url))
+        database.claim()
+        applied = migrate(url)
+        log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
+        for note in settings.notes():
+            log.info("settings.note", note=note)
+        for warning in settings.warnings():
+            log.warning("settings.unknown", warning=warning)
+        sys.setswitchinterval(SWITCH_S)
+        trio.run(_run, settings, database, postgres)
+    log.info("node.stopped")
+
+
+async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgres | None) -> None:
+    """The node on its ground: a database that is started again when it dies, and stays this process's."""
+    key = load_key(Path(settings.overlay_key_file))
+    owner = partial(meta.bind, network=settings.overlay_network, identity=key.identity)
+    await database.run(owner)
+    async with trio.open_nursery() as ground:
+        ground.start_soon(database.hold)
+        if postgres is not None:
+            ground.start_soon(postgres.supervise)
+        await _run_node(settings, database, key)
+        ground.cancel_scope.cancel()
+
+
+async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:
+    gossip = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
+    timeout_s = settings.event_processing_timeout_ms / 1000
+    nodes: list[Node] = []  # there is one as soon as it is put together
+
+    async def answer(sender: IdentityKey, body: bytes) -> bytes:
+        return await nodes[0].answer(sender, body) if nodes else ABSENT
+
+    async with (
+        Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
+        open_transport(transport_config(settings, key, gossip), answer) as transport,
+    ):
+        node = Node(settings, database, Keyring(key), workers, transport)
+        nodes.append(node)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, node)
+            await node.run(partial(_serve_http, settings))
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(node: Node) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("node.stopping", signal=signal.Signals(number).name)
+            node.stop()
+            return
+
+
+async def _serve_http(
+    settings: Settings,
+    services: Services,
+    stop: trio.Event,
+    task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
+) -> None:
+    await serve(
+        create_app(services),
+        settings.overlay_http_bind,
+        limits=ServerLimits(graceful_s=2.0),
+        shutdown_trigger=stop.wait,
+        task_status=task_status,
+    )
