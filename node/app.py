@@ -246,6 +246,7 @@ class Node:
             database=database, feed=self.feed, cursors=self.cursors, allowed=outbound_allowed
         )
 
+        self.metrics.watch_delivery(lambda: self.feed.stats, lambda: self.webhooks.stats)
         self.recovery = Recovery(
             network=self._network,
             records=self.records,

@@ -4,13 +4,17 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor
+
+if TYPE_CHECKING:
+    from node.delivery.feed import FeedStats
+    from node.delivery.webhook_keeper import WebhookStats
 
 QUIET: Final = ("libp2p", "multiaddr", "zeroconf", "trio-websocket", "httpx", "httpcore", "urllib3", "asyncio")
 BURST: Final = 5
@@ -131,6 +135,32 @@ class SourceFigures(Collector):
         yield from (up, lag, faults, events)
 
 
+class DeliveryFigures(Collector):
+    """How certified events leave the node, from what the feed and the webhooks count themselves."""
+
+    def __init__(self, feed: Callable[[], "FeedStats"], webhooks: Callable[[], "WebhookStats"]) -> None:
+        self._feed, self._webhooks = feed, webhooks
+
+    def collect(self) -> Iterator[Metric]:
+        """One row a figure."""
+        feed, webhooks = self._feed(), self._webhooks()
+        events = CounterMetricFamily("overlay_feed_events", "Certified events handed to the feed")
+        events.add_metric([], feed.events)
+        cut_off = CounterMetricFamily("overlay_stream_cut_off", "Clients too slow for their buffer, let go")
+        cut_off.add_metric([], feed.cut_off)
+        receivers = GaugeMetricFamily(
+            "overlay_webhook_receivers", "Webhook subscriptions being delivered", labels=["state"]
+        )
+        receivers.add_metric(["delivering"], webhooks.active - webhooks.failing)
+        receivers.add_metric(["failing"], webhooks.failing)
+        deliveries = CounterMetricFamily(
+            "overlay_webhook_deliveries", "Webhook deliveries by outcome, each try", labels=["outcome"]
+        )
+        deliveries.add_metric(["taken"], webhooks.deliveries)
+        deliveries.add_metric(["failed"], webhooks.failures)
+        yield from (events, cut_off, receivers, deliveries)
+
+
 class Metrics:
     """Everything the node counts, by what happened. Times in seconds."""
 
@@ -174,6 +204,10 @@ class Metrics:
     def watch_sources(self, states: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
         """Show how sources are doing, read whenever the metrics are: by source, its state as JSON values."""
         self._registry.register(SourceFigures(states))
+
+    def watch_delivery(self, feed: Callable[[], "FeedStats"], webhooks: Callable[[], "WebhookStats"]) -> None:
+        """Show how events leave, read whenever the metrics are."""
+        self._registry.register(DeliveryFigures(feed, webhooks))
 
     def admitted(self, *, accepted: int, duplicates: int, rejected: int, seconds: float) -> None:
         """A request was answered."""

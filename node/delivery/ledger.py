@@ -20,7 +20,11 @@ LAST_FLUSH_S: Final = 5.0
 
 
 class CursorLedger:
-    """Steps that are not written yet, by subscription."""
+    """Steps that are not written yet, by subscription.
+
+    Attributes:
+        deliveries: Webhook deliveries taken since the process started. failures: those not taken, each try.
+    """
 
     def __init__(self, database: Database, flush_s: float = FLUSH_S) -> None:
         self._database = database
@@ -28,9 +32,13 @@ class CursorLedger:
         self._steps: dict[str, Step] = {}
         self._writing = trio.Lock()
         self._news = trio.Event()
+        self.deliveries = 0
+        self.failures = 0
 
     def note(self, subscription_id: str, step: Step) -> None:
         """Take a step in; never waits. Cursors that would go back are left where they are."""
+        self.deliveries += step.deliveries
+        self.failures += step.failures
         known = self._steps.get(subscription_id)
         self._steps[subscription_id] = step if known is None else _joined(known, step)
         self._news.set()

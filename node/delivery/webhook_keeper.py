@@ -67,6 +67,16 @@ class _Running:
     delivery: Delivery | None = None
 
 
+@attrs.frozen(kw_only=True)
+class WebhookStats:
+    """Subscriptions being delivered, those of them whose receiver refuses at present, and deliveries so far."""
+
+    active: int
+    failing: int
+    deliveries: int
+    failures: int
+
+
 class WebhookKeeper:
     """Runs a delivery for each active webhook subscription."""
 
@@ -98,6 +108,16 @@ class WebhookKeeper:
     @property
     def allowed(self) -> tuple[Network, ...]:
         return self._dialler.allowed
+
+    @property
+    def stats(self) -> WebhookStats:
+        running = [each.delivery for each in self._running.values() if not each.ended.is_set()]
+        return WebhookStats(
+            active=len(running),
+            failing=sum(delivery is not None and delivery.failing_since_ms is not None for delivery in running),
+            deliveries=self._cursors.deliveries,
+            failures=self._cursors.failures,
+        )
 
     async def heed(self) -> None:
         """Look at the rows again: one was written. Returns once deliveries are as it says, or ``HEED_S`` later."""

@@ -11,6 +11,8 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.delivery.feed import FeedStats
+from node.delivery.webhook_keeper import WebhookStats
 from node.telemetry import Metrics, RateLimit, configure_logging
 from protocols.errors import WorldFault
 
@@ -212,3 +214,15 @@ def test_sources_are_shown_as_they_are_when_they_are_asked_for() -> None:
     assert "overlay_source_laggone" not in found
     assert found["overlay_source_errors_totalfarm"] == 2
     assert found["overlay_source_events_totalacceptedfarm"] == 10
+
+
+def test_delivery_is_shown_as_it_is_when_it_is_asked_for() -> None:
+    metrics = Metrics()
+    feed = FeedStats(subscriptions=4, events=70, cut_off=1, serialised=70, evaluated=0)
+    webhooks = WebhookStats(active=5, failing=2, deliveries=40, failures=9)
+    metrics.watch_delivery(lambda: feed, lambda: webhooks)
+    found = samples(metrics)
+    assert (found["overlay_feed_events_total"], found["overlay_stream_cut_off_total"]) == (70, 1)
+    assert (found["overlay_webhook_receiversdelivering"], found["overlay_webhook_receiversfailing"]) == (3, 2)
+    assert found["overlay_webhook_deliveries_totaltaken"] == 40
+    assert found["overlay_webhook_deliveries_totalfailed"] == 9

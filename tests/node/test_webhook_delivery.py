@@ -21,6 +21,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from node.config import RestartPolicy
 from node.delivery.posting import Answer, Dialler, InvalidCallbackError, Line, read_receiver
 from node.delivery.signatures import make_secret
+from node.delivery.webhook_keeper import WebhookStats
 from tests.node.running import Running, running
 from tests.node.webhook_receiver import (
     SECRET,
@@ -231,10 +232,26 @@ async def test_it_is_paused_when_its_time_is_over_and_the_reason_is_told(node: R
         paused = await until_shown(node, subscription, subscriptionStatus="paused")
         assert paused["state"]["pauseReason"] == "no delivery was taken for 1 s; the last one: answered 500"
         assert paused["state"]["failures"] == len(receiver.hooks) > 2
+        assert node.webhooks.stats == WebhookStats(active=0, failing=0, deliveries=0, failures=len(receiver.hooks))
         receiver.otherwise = answers(204)
         await node.client.patch(f"/overlay/subscriptions/{subscription}", json={"subscriptionStatus": "active"})
         await receiver.until(lambda: receiver.first_arrivals == ids)
         await until_shown(node, subscription, subscriptionStatus="active", failingSince=None, cursor="1.2")
+        stats = node.webhooks.stats
+        assert (stats.active, stats.failing, stats.deliveries) == (1, 0, 2)
+
+
+async def test_who_refuses_at_present_is_counted(node: Running) -> None:
+    await certify(node, 1)
+    async with receiving() as receiver:
+        receiver.otherwise = answers(500)
+        await subscribe(node, receiver)
+        await receiver.until(lambda: len(receiver.hooks) > 1)
+        assert (node.webhooks.stats.active, node.webhooks.stats.failing) == (1, 1)
+        receiver.otherwise = answers(204)
+        with trio.fail_after(10):
+            while node.webhooks.stats.failing:
+                await trio.sleep(0.02)
 
 
 async def test_pause_stops_and_active_resumes(node: Running) -> None:
