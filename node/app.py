@@ -243,7 +243,11 @@ class Node:
         self.metrics.watch_sources(self.sources.states)
         self.cursors = CursorLedger(database)
         self.webhooks = WebhookKeeper(
-            database=database, feed=self.feed, cursors=self.cursors, allowed=outbound_allowed
+            database=database,
+            feed=self.feed,
+            cursors=self.cursors,
+            access=self._access,
+            allowed=outbound_allowed,
         )
 
         self.metrics.watch_delivery(lambda: self.feed.stats, lambda: self.webhooks.stats)

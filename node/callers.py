@@ -43,12 +43,29 @@ class NotPermittedError(ClientFault):
 
 
 @attrs.frozen(kw_only=True)
+class Credential:
+    """A certificate that an identity showed: what tells later whether it still gives a role (BRC-52).
+
+    Attributes:
+        certifier: Its identity key in hex.
+        type: 32 bytes in base64, as ``serial_number`` is.
+        revocation_outpoint: ``txid.index``; spent, once the certifier revokes.
+    """
+
+    certifier: str
+    type: str
+    serial_number: str
+    revocation_outpoint: str
+
+
+@attrs.frozen(kw_only=True)
 class Caller:
-    """Whoever sent a request. ``identity`` is proven, or None."""
+    """Whoever sent a request. ``identity`` is proven, or None; ``credentials`` are what it showed for its roles."""
 
     identity: IdentityKey | None = None
     form: Form = "anonymous"
     roles: frozenset[CallerRole] = frozenset()
+    credentials: tuple[Credential, ...] = ()
 
     @property
     def operates(self) -> bool:
@@ -108,6 +125,16 @@ class Access:
         }
         return frozenset(role for role, holds in listed.items() if holds).union(granted)
 
+    async def granted(self, credentials: Iterable[Credential]) -> list[CallerRole]:
+        """The roles that certificates give, as far as they are not revoked."""
+        return [
+            trusted.role
+            for shown in credentials
+            if not await self.is_revoked(shown.serial_number, shown.revocation_outpoint)
+            for trusted in self.certifiers
+            if (trusted.certifier.hex(), trusted.type) == (shown.certifier, shown.type)
+        ]
+
     async def is_revoked(self, serial_number: str, revocation_outpoint: str) -> bool:
         """Whether a certificate counts no more: listed by the operator, or taken back by its certifier."""
         return serial_number in self.revoked_serials or await self.is_spent(revocation_outpoint)
@@ -121,6 +148,11 @@ class Access:
         if need is Need.SEND:
             return caller.identity is not None or not self.identity_required
         return need is Need.OWN and CallerRole.OWNER in caller.roles
+
+    async def still_permits(self, caller: Caller, need: Need, group: str = "") -> bool:
+        """Whether who called once could now: as listed today, and by the certificates shown then."""
+        roles = self.roles_of(caller.identity, await self.granted(caller.credentials))
+        return self.permits(attrs.evolve(caller, roles=roles), need, group)
 
     def refusal(self, caller: Caller, need: Need) -> ClientFault:
         """Why ``permits`` says no."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from node.callers import Caller, IdentityRequiredError, NotPermittedError
+from node.callers import Access, Caller, Credential, IdentityRequiredError, Need, NotPermittedError
 from node.clock import clock_ms
 from node.delivery.chunks import WHOLE_BATCH, Place
 from node.delivery.filters import Filter
@@ -104,10 +104,31 @@ def create(
     if start is None:
         start = Place(sequence=last, position=WHOLE_BATCH)
     _refuse_future(start, last, "since")
+    values["authority"] = _authority(caller)
     row = subscriptions.create(
         connection, {**values, "cursor_sequence": start.sequence, "cursor_position": start.position}
     )
     return shown(row, now_ms=clock_ms(), last_sequence=last), made
+
+
+def _authority(caller: Caller) -> Document:
+    """A caller as ``is_vouched`` reads it."""
+    return {
+        "identity": None if caller.identity is None else caller.identity.hex(),
+        "credentials": [attrs.asdict(shown) for shown in caller.credentials],
+    }
+
+
+async def is_vouched(row: Subscription, access: Access) -> bool:
+    """Whether the caller on whose word a subscription is delivered may still read the stream."""
+    if not row.authority and row.client_identity_key is None:
+        return True  # an operator's, of before authorities were kept
+    identity = row.authority.get("identity", row.client_identity_key)
+    caller = Caller(
+        identity=None if identity is None else bytes.fromhex(identity),
+        credentials=tuple(Credential(**shown) for shown in row.authority.get("credentials", ())),
+    )
+    return await access.still_permits(caller, Need.READ, "stream")
 
 
 def _with_holder(values: Document, caller: Caller) -> Document:
@@ -253,7 +274,7 @@ def change(
             raise wrong("subscriptionStatus", "it has expired", "send a later expiresAt with it")
         values.setdefault("subscription_status", "active")
         values |= {"pause_reason": None, "failing_since_ms": None}
-    updated = subscriptions.update(connection, subscription_id, values)
+    updated = subscriptions.update(connection, subscription_id, {**values, "authority": _authority(caller)})
     assert updated is not None, "it was found in this transaction"
     return _shown(connection, updated)
 

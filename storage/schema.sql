@@ -487,3 +487,6 @@ ALTER TABLE overlay_event_subscriptions ALTER COLUMN created_at SET NOT NULL;
 CREATE INDEX idx_overlay_subscriptions_identity ON overlay_event_subscriptions (client_identity_key, subscription_id);
 -- certificates of others are objects too: who refers to one finds it wherever it is kept
 CREATE INDEX idx_certificate_log_object ON certificate_log (sha256(certificate)) WHERE certificate IS NOT NULL;
+
+-- on whose word a subscription is delivered: the caller who wrote it last, and what gave it the right
+ALTER TABLE overlay_event_subscriptions ADD COLUMN authority JSONB NOT NULL DEFAULT '{}'::jsonb;

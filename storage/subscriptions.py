@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from storage.errors import SubscriptionExistsError
 
 CREATE_LOCK: Final = 0x73756273
-JSON_COLUMNS: Final = frozenset({"filter_criteria", "delivery"})
+JSON_COLUMNS: Final = frozenset({"filter_criteria", "delivery", "authority"})
 WRITABLE: Final = frozenset(
     {
         "client_id",
@@ -27,6 +27,7 @@ WRITABLE: Final = frozenset(
         "previous_secret_until_ms",
         "failing_since_ms",
         "pause_reason",
+        "authority",
     }
 )
 CREATED: Final = WRITABLE | {
@@ -46,6 +47,7 @@ class Subscription:
         cursor_sequence: With ``cursor_position``: all up to there was delivered, or not wanted.
         cursor_revision: How often the cursor was set by hand.
         failing_since_ms: The first failure since the last success.
+        authority: Who wrote it last; see ``node.subscriptions.is_vouched``. Empty: before that was kept.
     """
 
     subscription_id: str
@@ -74,6 +76,7 @@ class Subscription:
     last_failure_reason: str | None
     failing_since_ms: int | None
     pause_reason: str | None
+    authority: dict[str, Any]
     updated_at: datetime.datetime
 
 

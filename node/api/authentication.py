@@ -19,7 +19,7 @@ from quart import Blueprint, Quart, Response, g, has_websocket_context, request,
 from node.api.access import OPEN, Rule, rule_of
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, read_body
-from node.callers import Access, Caller, CallerRole
+from node.callers import Access, Caller, Credential
 from node.clock import clock_ms
 from protocols.authentication import (
     HANDSHAKE_BYTES_MAX,
@@ -164,8 +164,9 @@ class Gate:
     async def _caller(
         self, form: AuthenticationForm, identity: bytes, certificates: Iterable[CheckedCertificate] = ()
     ) -> Caller:
-        granted = await granted_roles(self._access, certificates)
-        return Caller(identity=identity, form=form, roles=self._access.roles_of(identity, granted))
+        credentials = tuple(map(_credential, certificates))
+        roles = self._access.roles_of(identity, await self._access.granted(credentials))
+        return Caller(identity=identity, form=form, roles=roles, credentials=credentials)
 
 
 def requested_certificates(access: Access) -> RequestedCertificates:
@@ -177,15 +178,13 @@ def requested_certificates(access: Access) -> RequestedCertificates:
     return RequestedCertificates(certifiers=certifiers, types=types)
 
 
-async def granted_roles(access: Access, certificates: Iterable[CheckedCertificate]) -> list[CallerRole]:
-    """The roles that certificates give, as far as they are not revoked."""
-    return [
-        trusted.role
-        for shown in certificates
-        if not await access.is_revoked(shown.serial_number, shown.revocation_outpoint)
-        for trusted in access.certifiers
-        if (trusted.certifier, trusted.type) == (shown.certifier, shown.type)
-    ]
+def _credential(shown: CheckedCertificate) -> Credential:
+    return Credential(
+        certifier=shown.certifier.hex(),
+        type=shown.type,
+        serial_number=shown.serial_number,
+        revocation_outpoint=shown.revocation_outpoint,
+    )
 
 
 def register(app: Quart, services: Services) -> None:

@@ -4,20 +4,30 @@ What a thousand clients get is written once, as the bytes that go over the wire;
 layers of server and framework would cost more than all else. So a stream that has sent its headers (or accepted
 its WebSocket) writes to the connection itself: chunks of a chunked body, or frames. Both have no state in the
 layers above, which go on reading requests, answering pings and closing, and their bytes wait their turn here.
+
+A connection is closed as RFC 9112, section 9.6, wants it: announced by the answer where more of the request was to
+come, first in its writing half, then, once the client has closed too or had its time, in the other. Whoever is
+refused while it is still sending can then read why.
 """
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, HTTPScope, Scope, WebsocketScope
 
 LINE: Final = "overlay.line"  # in the extensions of a request's scope
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 16 * 1024 * 1024
+GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Connection(TCPServer):
@@ -34,11 +44,19 @@ class Connection(TCPServer):
         super().__init__(_WithLine(app, self), config, context, state, stream)  # type: ignore[arg-type]
         self._socket = stream.socket
         self._rest: bytes | memoryview = b""
+        self._reading = trio.CancelScope()
+        self._leaves = False
 
     @property
     def has_rest(self) -> bool:
         """Whether ``take`` took more than the system would: ``flush`` waits until that is gone."""
         return len(self._rest) > 0
+
+    @property
+    def is_being_sent_to(self) -> bool:
+        """Whether a request has not come to its end: after its answer, the connection is of no more use."""
+        protocol = self.protocol.protocol
+        return isinstance(protocol, H11Protocol) and protocol.connection.their_state is h11.SEND_BODY
 
     def take(self, data: bytes) -> bool:
         """Write without waiting. False where something else is being written: then nothing was taken."""
@@ -74,14 +92,40 @@ class Connection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """What the server writes: answers, headers, control frames; whole, whatever is cancelled."""
+        if isinstance(event, Closed):
+            await self._leave()
+            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
         with trio.CancelScope(shield=True):
             try:
                 await self.send(event.data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except GONE:
                 await self.protocol.handle(Closed())
+
+    async def _leave(self) -> None:
+        """Say no more. What the client still sends is thrown away by the task that reads, which then closes."""
+        self._leaves = True
+        self._reading.deadline = min(self._reading.deadline, trio.current_time() + LINGER_S)
+        with suppress(trio.BusyResourceError, *GONE):
+            await self.stream.send_eof()  # type: ignore[attr-defined]  # no TLS here
+        await self.protocol.handle(Closed())
+
+    async def _read_data(self) -> None:
+        thrown = 0
+        with self._reading:
+            while thrown <= LINGER_BYTES:
+                try:
+                    data = await self.stream.receive_some(MAX_RECV)
+                except GONE:
+                    break
+                if not self._leaves:
+                    await self.protocol.handle(RawData(bytes(data)))
+                if not data:
+                    break
+                thrown += len(data) if self._leaves else 0
+        await self.protocol.handle(Closed())
 
 
 class _WithLine:
@@ -99,9 +143,18 @@ class _WithLine:
         sync_spawn: Callable[..., Any],
         call_soon: Callable[..., Any],
     ) -> None:
-        if scope["type"] != "lifespan" and scope["http_version"] == "1.1":
-            scope["extensions"][LINE] = self._connection  # type: ignore[assignment]
-        await self._app(scope, receive, send, sync_spawn, call_soon)
+        if scope["type"] == "lifespan" or scope["http_version"] != "1.1":
+            await self._app(scope, receive, send, sync_spawn, call_soon)
+            return
+        connection = self._connection
+
+        async def announce(message: Any) -> None:
+            if message is not None and message["type"] == "http.response.start" and connection.is_being_sent_to:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        scope["extensions"][LINE] = connection  # type: ignore[assignment]
+        await self._app(scope, receive, announce, sync_spawn, call_soon)
 
 
 def line_of(scope: HTTPScope | WebsocketScope) -> Connection | None:

@@ -14,6 +14,7 @@ import orjson
 import structlog
 import trio
 
+from node.callers import Access
 from node.clock import clock_ms
 from node.config import RestartPolicy
 from node.delivery.feed import Feed
@@ -23,7 +24,7 @@ from node.delivery.signatures import message_id
 from node.delivery.webhook import Delivery, Parcel, Secrets, send
 from node.outbound import Network
 from node.subscription_documents import milliseconds, moment_of, place_of, read_delivery, read_filter
-from node.subscriptions import WEBHOOKS_MAX
+from node.subscriptions import WEBHOOKS_MAX, is_vouched
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, WorldFault
 from storage import subscriptions
@@ -41,6 +42,8 @@ LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so lo
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=300.0)
 RESTARTS: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
 TESTS_AT_ONCE: Final = 8
+RIGHTS_S: Final = 60.0  # a right that was taken back is missed after so long
+UNVOUCHED: Final = "whoever wrote this subscription may not read the stream any more"
 
 
 class TooManyTestsError(ClientFault):
@@ -86,13 +89,16 @@ class WebhookKeeper:
         database: Database,
         feed: Feed,
         cursors: CursorLedger,
+        access: Access,
         allowed: Sequence[Network] = (),
         pauses: RestartPolicy = PAUSES,
+        rights_s: float = RIGHTS_S,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Args:
         allowed: Networks besides public addresses that may be called, also in plain http.
         pauses: Between tries of a delivery that was not taken.
+        rights_s: How often it is looked whether who wrote a subscription may still read.
         tls: None for the certificate authorities of the public web.
         """
         self._database = database
@@ -100,6 +106,8 @@ class WebhookKeeper:
         self._cursors = cursors
         self._dialler = Dialler(allowed, tls)
         self._pauses = pauses
+        self._access = access
+        self._rights_s = rights_s
         self._running: dict[str, _Running] = {}
         self._tests = trio.CapacityLimiter(TESTS_AT_ONCE)
         self._news = trio.Event()
@@ -242,13 +250,31 @@ class WebhookKeeper:
         except ClientFault as fault:  # what was right when it was written, and is not any more
             why = str(fault)
         else:
-            why = await running.delivery.run()
+            why = await self._while_vouched(row, running.delivery)
         await self._cursors.flush()
         log.warning("webhook.paused", why=why)
         pause = partial(
             subscriptions.pause, subscription_id=subscription_id, revision=row.cursor_revision, reason=why
         )
         await self._database.run(pause)
+
+    async def _while_vouched(self, row: Subscription, delivery: Delivery) -> str:
+        """Deliver until that makes no sense, or is not allowed, any more. Returns why."""
+        why = UNVOUCHED
+        if not await is_vouched(row, self._access):
+            return why
+        async with trio.open_nursery() as nursery:
+
+            async def deliver() -> None:
+                nonlocal why
+                why = await delivery.run()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(deliver)
+            while await is_vouched(row, self._access):  # noqa: ASYNC110  # nobody tells when a right is taken back
+                await trio.sleep(self._rights_s)
+            nursery.cancel_scope.cancel()
+        return why
 
     def _delivery(self, row: Subscription) -> Delivery:
         """Args: row: Of an active webhook. Compiles its filter: not for the event loop."""

@@ -359,11 +359,14 @@ async def running(
             outbound_allowed=[ip_network(network) for network in outbound_allowed],
             pauses=RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
         )
+        access = access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True)
         cursors = CursorLedger(database, flush_s=0.05)
         webhooks = WebhookKeeper(
             database=database,
             feed=feed,
             cursors=cursors,
+            access=access,
+            rights_s=0.1,
             allowed=[ip_network(network) for network in outbound_allowed],
             pauses=pauses or RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
             tls=tls,
@@ -395,7 +398,7 @@ async def running(
         services = Services(
             settings=settings or ApiSettings(network=NETWORK, body_bytes_max=1024 * 1024, heartbeat_ms=200),
             key=NODE.key,
-            access=access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True),
+            access=access,
             nonces=nonces,
             idempotency=idempotency,
             ingest=ingest,
