@@ -1,7 +1,7 @@
 """The main job: a network of nodes on this machine certifies a year of real weather, and proves it.
 
 Run through ``scripts/demo``, which sets up what it needs. ``--keep`` leaves the network up, ``--nodes N`` runs
-more nodes, ``--fresh`` forgets earlier runs.
+more nodes; earlier runs are forgotten.
 """
 
 import argparse

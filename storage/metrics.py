@@ -61,7 +61,7 @@ def _latency(connection: psycopg.Connection) -> dict[str, float | None]:
             FROM (SELECT certified_ms, received_ms FROM batches WHERE seal_sequence IS NOT NULL
                   ORDER BY seal_sequence DESC LIMIT {LATENCY_BATCHES}) AS latest""",  # noqa: S608
     )
-    values: list[Any] = list(row[0]) if row[0] is not None else [None] * 4
+    values: list[Any] = [round(value, 1) for value in row[0]] if row[0] is not None else [None] * 4
     return dict(zip(("p50", "p95", "p99", "max"), values, strict=True))
 
 

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.schemas import Schema, array, integer, nullable, record, text
+from node.dead_letters import REPLAYED_AT_ONCE
 
 LIMIT: Final = in_query("limit", integer(minimum=1, maximum=1000), "Page size; default 100.")
 EXAMPLE_TEMPLATE: Final = {
@@ -149,8 +150,28 @@ def overlay_paths() -> dict[str, Any]:
     }
 
 
+DEAD_LETTER: Final = {
+    "batchId": text(),
+    "sourceId": text(),
+    "level": text("basic, enhanced or critical."),
+    "quorum": integer("How many equal results it needed."),
+    "events": integer(),
+    "attempts": integer("Those it had."),
+    "reasons": array(text(), "One for each attempt: when, and why it failed."),
+    "receivedAt": text(format="date-time"),
+    "state": text("dead; another one after a replay."),
+    "deadAt": nullable(text(format="date-time")),
+    "coordinator": nullable(text("Whose batch it is; null where it is this node's.")),
+}
+REPLAY: Final = {
+    "askedBy": nullable(text("The identity that had it tried again.")),
+    "at": text(format="date-time"),
+    "reasons": array(text(), "Why it had been dead."),
+}
+
+
 def dead_letter_paths() -> dict[str, Any]:
-    anything: Schema = {"type": "object"}
+    letter, life = record(DEAD_LETTER), record(REPLAY)
     one = [in_path("batchId")]
     replayed = record({"replayed": array(text("A batch id."))})
     return {
@@ -161,7 +182,7 @@ def dead_letter_paths() -> dict[str, Any]:
                 "Batches that ran out of attempts, the latest first",
                 {
                     "200": json_answer(
-                        "A page.", record({"deadLetters": array(anything), "nextBefore": nullable(text())})
+                        "A page.", record({"deadLetters": array(letter), "nextBefore": nullable(text())})
                     ),
                     **problem_answers("invalid-parameter"),
                 },
@@ -173,7 +194,10 @@ def dead_letter_paths() -> dict[str, Any]:
                 "getDeadLetter",
                 "batches",
                 "Why a batch is dead, attempt by attempt, and its earlier lives",
-                {"200": json_answer("The batch.", anything), **problem_answers("unknown-dead-letter")},
+                {
+                    "200": json_answer("The batch.", record({**DEAD_LETTER, "replays": array(life)})),
+                    **problem_answers("unknown-dead-letter"),
+                },
                 parameters=one,
             )
         },
@@ -193,7 +217,7 @@ def dead_letter_paths() -> dict[str, Any]:
             "post": operation(
                 "replayDeadLetters",
                 "batches",
-                "Have the latest 1,000 dead batches tried again",
+                f"Have the latest {REPLAYED_AT_ONCE} dead batches tried again",
                 {"202": json_answer("They wait again.", replayed)},
             )
         },
