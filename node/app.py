@@ -135,6 +135,7 @@ class Node:
             self.metrics.looked_up,
         )
         self.replications = Replications()
+        self._outbound_allowed = [ip_network(network) for network in settings.overlay_outbound_allow]
         self._discovery: Discovery | None = None
         self._known = frozenset({keyring.identity})
         self._access = access(settings, keyring.identity, self._is_spent)
@@ -173,13 +174,6 @@ class Node:
             checker=workers,
         )
         self.interests = Interests()
-        self.announcer = Announcer(
-            network=self._network,
-            database=database,
-            signer=keyring,
-            transport=transport,
-            on_sent=self.metrics.sent,
-        )
         self.executor = Executor(
             network=self._network,
             build=build_id(),
@@ -197,60 +191,8 @@ class Node:
             on_replicated=self.replications.held,
             on_run=lambda run: self.metrics.role_ran(run.cpu_us / 1e6),
         )
-        writer = GroupWriter(
-            network=self._network,
-            policy=ingest_policy(settings),
-            signer=keyring,
-            quorum_floor=lambda level: self.driver.rules.quorum_floor(level),
-        )
-        self.ingest = Ingest(
-            network=self._network,
-            limits=IngestLimits(
-                enabled=settings.event_ingestion_enabled,
-                event_bytes_max=settings.overlay_event_bytes_max,
-                unsettled_max=settings.overlay_unsettled_events_max,
-                body_bytes_max=settings.overlay_request_bytes_max,
-            ),
-            database=database,
-            front_door=workers,
-            writer=writer,
-            payloads=self._payloads,
-            tell=self.driver.tell,
-            replications=self.replications,
-            holders=self._holders,
-            shortfall=self._shortfall,
-            on_answer=self._on_answer,
-        )
-
-        self.salvage = Salvage(
-            network=self._network,
-            database=database,
-            workers=workers,
-            writer=writer,
-            library=self.library,
-            tell=self.driver.tell,
-            unsettle=self.ingest.unsettle,
-            timeout_s=settings.event_processing_timeout_ms / 1000,
-        )
-        outbound_allowed = [ip_network(network) for network in settings.overlay_outbound_allow]
-        self.sources = SourceKeeper(
-            database=database,
-            ingest=self.ingest,
-            connectors=self._connectors(),
-            outbound_allowed=outbound_allowed,
-            compute=workers.read,
-        )
-        self.metrics.watch_sources(self.sources.states)
-        self.cursors = CursorLedger(database)
-        self.webhooks = WebhookKeeper(
-            database=database,
-            feed=self.feed,
-            cursors=self.cursors,
-            access=self._access,
-            allowed=outbound_allowed,
-        )
-
-        self.metrics.watch_delivery(lambda: self.feed.stats, lambda: self.webhooks.stats)
+        self._open_ways_in()
+        self._open_ways_out()
         self.recovery = Recovery(
             network=self._network,
             records=self.records,
@@ -269,6 +211,70 @@ class Node:
             freshness=lambda: self.sync.freshness(),
             is_open=lambda: self._ready,
         )
+
+    def _open_ways_in(self) -> None:
+        """What events come in by, and what becomes of batches that find no end."""
+        writer = GroupWriter(
+            network=self._network,
+            policy=ingest_policy(self._settings),
+            signer=self._keyring,
+            quorum_floor=lambda level: self.driver.rules.quorum_floor(level),
+        )
+        self.ingest = Ingest(
+            network=self._network,
+            limits=IngestLimits(
+                enabled=self._settings.event_ingestion_enabled,
+                event_bytes_max=self._settings.overlay_event_bytes_max,
+                unsettled_max=self._settings.overlay_unsettled_events_max,
+                body_bytes_max=self._settings.overlay_request_bytes_max,
+            ),
+            database=self._database,
+            front_door=self._workers,
+            writer=writer,
+            payloads=self._payloads,
+            tell=self.driver.tell,
+            replications=self.replications,
+            holders=self._holders,
+            shortfall=self._shortfall,
+            on_answer=self._on_answer,
+        )
+        self.salvage = Salvage(
+            network=self._network,
+            database=self._database,
+            workers=self._workers,
+            writer=writer,
+            library=self.library,
+            tell=self.driver.tell,
+            unsettle=self.ingest.unsettle,
+            timeout_s=self._settings.event_processing_timeout_ms / 1000,
+        )
+        self.sources = SourceKeeper(
+            database=self._database,
+            ingest=self.ingest,
+            connectors=self._connectors(),
+            outbound_allowed=self._outbound_allowed,
+            compute=self._workers.read,
+        )
+        self.metrics.watch_sources(self.sources.states)
+
+    def _open_ways_out(self) -> None:
+        """What certified batches leave by."""
+        self.announcer = Announcer(
+            network=self._network,
+            database=self._database,
+            signer=self._keyring,
+            transport=self._transport,
+            on_sent=self.metrics.sent,
+        )
+        self.cursors = CursorLedger(self._database)
+        self.webhooks = WebhookKeeper(
+            database=self._database,
+            feed=self.feed,
+            cursors=self.cursors,
+            access=self._access,
+            allowed=self._outbound_allowed,
+        )
+        self.metrics.watch_delivery(lambda: self.feed.stats, lambda: self.webhooks.stats)
 
     def _connectors(self) -> dict[str, Connector]:
         """How sources that this node reads are read, by their type."""

@@ -125,35 +125,28 @@ PAGING = [
     in_query("after", text(), "The nextAfter of the page before."),
 ]
 
+BAD_DOCUMENT: Final = (
+    "invalid-json",
+    "invalid-request",
+    "unsupported-media-type",
+    "invalid-policy",
+    "body-too-large",
+)
+
 
 def _source_paths() -> dict[str, Any]:
     one = [in_path("sourceId")]
-    bad = ("invalid-json", "invalid-request", "unsupported-media-type", "invalid-policy", "body-too-large")
     saved = json_answer("The source.", ref("Source"))
-    kept = record({"policyHash": HEX, "objects": record({"policy": OBJECT_URL}), "policy": {"type": "object"}})
-    tried = record(
-        {
-            "index": integer(),
-            "externalId": {"type": ["string", "null"]},
-            "status": text(enum=["valid", "invalid", "rejected"]),
-            "data": {},
-            "normalizedData": {},
-            "issues": array({"type": "object"}),
-            "level": {"type": ["string", "null"]},
-        }
-    )
-    counts = {name: integer() for name in ("events", "valid", "invalid", "rejected", "contextBytes")}
-    trial = record({**counts, "issuesByRule": {"type": "object"}, "results": array(tried)})
     page = record({"sources": array(ref("Source")), "nextAfter": {"type": ["string", "null"]}})
     change = {"requestBody": json_body(ref("SourceChange"), {"enabled": False}), "parameters": one}
-    changed = {"200": saved, **problem_answers("unknown-source", *bad)}
+    changed = {"200": saved, **problem_answers("unknown-source", *BAD_DOCUMENT)}
     return {
         "/overlay/sources": {
             "post": operation(
                 "createSource",
                 "sources",
                 "Register a source",
-                {"201": saved, **problem_answers("source-exists", *bad)},
+                {"201": saved, **problem_answers("source-exists", *BAD_DOCUMENT)},
                 requestBody=json_body(ref("SourceInput"), EXAMPLE_SOURCE),
             ),
             "get": operation(
@@ -205,12 +198,31 @@ def _source_paths() -> dict[str, Any]:
                 parameters=one,
             ),
         },
+    }
+
+
+def _policy_paths() -> dict[str, Any]:
+    kept = record({"policyHash": HEX, "objects": record({"policy": OBJECT_URL}), "policy": {"type": "object"}})
+    tried = record(
+        {
+            "index": integer(),
+            "externalId": {"type": ["string", "null"]},
+            "status": text(enum=["valid", "invalid", "rejected"]),
+            "data": {},
+            "normalizedData": {},
+            "issues": array({"type": "object"}),
+            "level": {"type": ["string", "null"]},
+        }
+    )
+    counts = {name: integer() for name in ("events", "valid", "invalid", "rejected", "contextBytes")}
+    trial = record({**counts, "issuesByRule": {"type": "object"}, "results": array(tried)})
+    return {
         "/overlay/policies": {
             "post": operation(
                 "putPolicy",
                 "sources",
                 "Put a policy on the shelf, for sources to name by its hash",
-                {"201": json_answer("Its hash, and its canonical form.", kept), **problem_answers(*bad)},
+                {"201": json_answer("Its hash, and its canonical form.", kept), **problem_answers(*BAD_DOCUMENT)},
                 requestBody={
                     "required": True,
                     "content": {
@@ -226,7 +238,7 @@ def _source_paths() -> dict[str, Any]:
                 "Try a policy on events: what each would become, and which rule decided",
                 {
                     "200": json_answer("Each event before and after, with its issues.", trial),
-                    **problem_answers("unknown-policy", *bad),
+                    **problem_answers("unknown-policy", *BAD_DOCUMENT),
                 },
                 parameters=[in_path("policyHash")],
                 requestBody=json_body(record({"events": array({"type": "object"}, minItems=1)}), EXAMPLE_TRIAL),
@@ -365,6 +377,7 @@ def document() -> dict[str, Any]:
             **_event_paths(),
             **subscription_paths(),
             **_source_paths(),
+            **_policy_paths(),
             **door_paths(),
             **_object_paths(),
             **overlay_paths(),
