@@ -18,6 +18,8 @@ class SealedRow:
     invalid: int
     topics: tuple[str, ...]
     certificate: bytes
+    received_ms: int
+    certified_ms: int
     outputs: bytes | None
 
 
@@ -27,7 +29,7 @@ def sealed_after(
     """Batches that were sealed here after a sequence, in their order."""
     rows = connection.execute(
         """SELECT seal_sequence, batch_id, source_id, level, valid, invalid, topics, certificate,
-                  CASE WHEN %s THEN outputs END
+                  received_ms, certified_ms, CASE WHEN %s THEN outputs END
            FROM batches WHERE seal_sequence > %s ORDER BY seal_sequence LIMIT %s""",
         (with_outputs, sequence, limit),
     )

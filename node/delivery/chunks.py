@@ -5,7 +5,7 @@ expression evaluated once for each event, and clients with the same options and 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
@@ -142,14 +142,22 @@ class Rendering:
             found = self._chunks[selection, options] = self._chunk(selection, options, 0)
         return found
 
+    def has(self, selection: Selection) -> bool:
+        """Whether an event of the batch is selected; those after the first are not looked at."""
+        return next(self._selected(selection, 0), None) is not None
+
     def _chunk(self, selection: Selection, options: Options, after: int) -> Chunk:
         sequence = self.sealed.sequence
         messages = tuple(
             Message(place=Place(sequence=sequence, position=index + 1), body=self._body(index, options))
-            for index in range(after, len(self._leaves))
-            if selection.wants_leaf(self._leaves[index]) and self._holds(index, selection)
+            for index in self._selected(selection, after)
         )
         return Chunk(last=self.last, messages=messages)
+
+    def _selected(self, selection: Selection, after: int) -> Iterator[int]:
+        for index in range(after, len(self._leaves)):
+            if selection.wants_leaf(self._leaves[index]) and self._holds(index, selection):
+                yield index
 
     @functools.cached_property
     def _leaf_lines(self) -> list[bytes]:

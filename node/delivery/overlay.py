@@ -2,23 +2,22 @@
 
 What gathers in ``NOTICE_S`` goes out in few messages, each naming many batches: a gossiped message costs every node
 milliseconds whatever its size. Whoever follows a topic has certificates and bytes by stream. A subscription is for
-batches: it is a matter of ``status`` and ``eventTypes`` whether one event of a batch is wanted, and whoever reads it
-chooses among its events. What an expression would choose is left to them, too.
+batches: one is told of if one of its events is wanted, and whoever reads it chooses among its events.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import attrs
-import orjson
 import structlog
 import trio
 
 from node.clock import clock_ms
-from node.delivery.chunks import WHOLE_BATCH
-from node.delivery.filters import Filter
+from node.delivery.chunks import WHOLE_BATCH, Rendering
+from node.delivery.filters import Filter, Selection
+from node.executor import Sealed
 from node.log_pages import PREFIX
 from node.stored import read_certificate, unpack_outputs
 from node.subscription_documents import read_filter, status_of
@@ -46,6 +45,7 @@ PAGE_WITH_OUTPUTS: Final = 16
 TOPICS_BYTES_MAX: Final = 40_000  # of one notice: the rest of it has a fixed size and fits
 LOOK_S: Final = 5.0  # a subscription that was changed is seen after so long
 SUBSCRIPTIONS_MAX: Final = 1_000
+EXPRESSIONS_MAX: Final = 64  # different ones
 
 
 @attrs.frozen(kw_only=True)
@@ -57,8 +57,14 @@ class Watch:
     after: int
     wanted: Filter
 
-    def takes(self, row: SealedRow, event_types: frozenset[str]) -> bool:
-        """Whether it is to be told of a batch, as far as that can be said of a batch as a whole."""
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it takes the batch's events to tell if it is wanted."""
+        chosen = self.wanted.selection
+        return chosen.event_types is not None or chosen.expression is not None
+
+    def takes(self, row: SealedRow, events: "_Events") -> bool:
+        """Whether it is to be told of a batch."""
         wanted, chosen = self.wanted, self.wanted.selection
         return (
             row.sequence > self.after
@@ -67,7 +73,36 @@ class Watch:
             and row.level >= wanted.level
             and (wanted.source_ids is None or row.source_id in wanted.source_ids)
             and (("valid" in chosen.statuses and row.valid > 0) or ("invalid" in chosen.statuses and row.invalid > 0))
-            and (chosen.event_types is None or any(map(chosen.event_types.allow, event_types)))
+            and (not self.looks_inside or events.have(chosen))
+        )
+
+
+class _Events:
+    """The events of a batch, read by the first who has to look at them."""
+
+    def __init__(self, row: SealedRow) -> None:
+        self._row = row
+
+    def have(self, selection: Selection) -> bool:
+        """Whether one is selected; none is where they were deleted."""
+        return self._rendering is not None and self._rendering.has(selection)
+
+    @cached_property
+    def _rendering(self) -> Rendering | None:
+        row = self._row
+        if row.outputs is None:
+            return None
+        leaves, normalized = unpack_outputs(row.outputs)
+        return Rendering(
+            Sealed(
+                certificate=read_certificate(row.certificate),
+                topics=row.topics,
+                leaves=leaves,
+                normalized=normalized,
+                received_ms=row.received_ms,
+                certified_ms=row.certified_ms,
+                sequence=row.sequence,
+            )
         )
 
 
@@ -118,7 +153,8 @@ class Announcer:
 
     async def _tell(self) -> bool:
         """Tell of as much as one time allows. Returns whether there may be more."""
-        looked = await self._database.run(_look)
+        watches, rows, more = await self._database.run(_look)
+        looked = await trio.to_thread.run_sync(_choose, watches, rows, more)
         parts = list(islice(_parts(looked.batches), NOTICES_AT_ONCE))
         for part in parts:
             batches = tuple(batch for _, batch in part)
@@ -133,30 +169,37 @@ class Announcer:
         return looked.more or not told_all
 
 
-def _look(connection: "Connection") -> Looked:
-    """What was sealed and is wanted. Runs on a database thread."""
+def _look(connection: "Connection") -> tuple[Sequence[Watch], Sequence[SealedRow], bool]:
+    """Who wants to be told of what, what was sealed, and whether there may be more."""
     watches = list(_watches(subscriptions.active(connection, "overlay", SUBSCRIPTIONS_MAX)))
     if not watches:
-        return Looked()
+        return [], [], False
     after = min(watch.after for watch in watches)
-    by_type = any(watch.wanted.selection.event_types is not None for watch in watches)
-    limit = PAGE_WITH_OUTPUTS if by_type else PAGE
-    rows = notices.sealed_after(connection, after, limit, with_outputs=by_type)
+    looks_inside = any(watch.looks_inside for watch in watches)
+    limit = PAGE_WITH_OUTPUTS if looks_inside else PAGE
+    rows = notices.sealed_after(connection, after, limit, with_outputs=looks_inside)
+    return watches, rows, len(rows) == limit
+
+
+def _choose(watches: Sequence[Watch], rows: Sequence[SealedRow], more: bool) -> Looked:
+    """Which batches are wanted. Computes: not for the event loop, nor while a connection is held."""
     batches = []
     wanted: dict[str, list[int]] = {}
     for row in rows:
-        event_types = _event_types(row)
-        takers = [watch.subscription_id for watch in watches if watch.takes(row, event_types)]
+        events = _Events(row)
+        takers = [watch.subscription_id for watch in watches if watch.takes(row, events)]
         if takers:
             batches.append((row.sequence, _address(row)))
         for taker in takers:
             wanted.setdefault(taker, []).append(row.sequence)
-    end = rows[-1].sequence if rows else after
-    return Looked(watches=watches, batches=batches, wanted=wanted, end=end, more=len(rows) == limit)
+    end = rows[-1].sequence if rows else min((watch.after for watch in watches), default=0)
+    return Looked(watches=watches, batches=batches, wanted=wanted, end=end, more=more)
 
 
 def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
+    """The subscriptions in force. Past ``EXPRESSIONS_MAX`` one more chooses nothing: more is told, never less."""
     now_ms = clock_ms()
+    expressions: set[str] = set()
     for row in rows:
         if status_of(row, now_ms) != "active":
             continue
@@ -165,6 +208,12 @@ def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
         except ClientFault as error:
             log.warning("subscription.unreadable", subscription=row.subscription_id, why=str(error))
             continue
+        expression = wanted.selection.expression
+        if expression is not None and expression.text not in expressions:
+            if len(expressions) < EXPRESSIONS_MAX:
+                expressions.add(expression.text)
+            else:
+                wanted = attrs.evolve(wanted, selection=attrs.evolve(wanted.selection, expression=None))
         yield Watch(
             subscription_id=row.subscription_id,
             revision=row.cursor_revision,
@@ -186,14 +235,6 @@ def _steps(looked: Looked, end: int) -> dict[str, Step]:
         for told in [sum(sequence <= end for sequence in looked.wanted.get(watch.subscription_id, ()))]
         if watch.after < end
     }
-
-
-def _event_types(row: SealedRow) -> frozenset[str]:
-    """The types of a batch's events, where its outputs were read for them."""
-    if row.outputs is None:
-        return frozenset()
-    leaves = unpack_outputs(row.outputs)[0]
-    return frozenset(verdict["eventType"] for verdict in orjson.loads(b"[%b]" % leaves.replace(b"\n", b",")))
 
 
 def _address(row: SealedRow) -> CertifiedBatch:

@@ -152,6 +152,39 @@ async def test_what_subscriptions_want_is_told_by_address(
     assert (first.records, first.outputs) == (certificate.statement.input_root, certificate.statement.output_root)
 
 
+async def test_an_expression_chooses_batches_by_their_events(
+    node: Running, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe(postgres_url, ["a"], expression="data.t > 30")
+    subscribe(postgres_url, ["b"], expression="data.t > 30", eventTypes=["hot"])
+    body = {"processingOptions": {"distributionTopics": ["a"]}}
+    await node.post(*({"eventType": "reading", "data": {"t": t}} for t in (1, 2, 31)), source="s1", body=body)
+    mixed = await node.seal(node.recorder.told[-1].manifest)
+    wanted = [bytes.fromhex(mixed.certificate.statement.batch_id.removeprefix("batch_"))]
+    await certify(node, {"t": 30}, "a")
+    await certify(node, {"x": 99}, "a")
+    await certify(node, {"t": 99}, "b")
+    wanted.append(await certify(node, {"t": 99}, "b", kind="hot"))
+    await certify(node, {"t": 3}, "b", kind="hot")
+    async with announcing(node, monkeypatch) as transport:
+        await until_all_stand_at(node, 6)
+    assert [batch.batch for batch in transport.batches()] == wanted
+
+
+async def test_too_many_expressions_tell_more_never_less(
+    node: Running, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay, "EXPRESSIONS_MAX", 2)
+    for number in range(4):
+        subscribe(postgres_url, [f"t{number}"], expression=f"data > {number}")
+    subscribe(postgres_url, ["last"], expression="data > 0")
+    told = [await certify(node, -number, f"t{number}") for number in range(4)]
+    await certify(node, -9, "last")
+    async with announcing(node, monkeypatch) as transport:
+        await until_all_stand_at(node, 5)
+    assert [batch.batch for batch in transport.batches()] == told[2:]
+
+
 async def test_many_batches_go_in_few_messages(
     node: Running, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
