@@ -1,16 +1,26 @@
-"""A gate before a broker: it ends TLS, and may ask who calls (SASL PLAIN, KIP-152), then lets bytes pass."""
+"""A gate before a broker: it ends TLS, and may ask who calls, then lets bytes pass.
 
+It asks as Kafka does (KIP-152): SASL PLAIN (RFC 4616), and SCRAM with SHA-256 or SHA-512 (RFC 5802, RFC 7677).
+"""
+
+import base64
 import contextlib
+import hashlib
+import hmac
+import secrets
 import socket
 import ssl
 import struct
 import threading
+from collections.abc import Generator
 from types import TracebackType
 
 from scripts.network import free_ports
 
 SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
 SASL_AUTHENTICATION_FAILED = 58
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+ITERATIONS = 4_096
 
 
 class Gate:
@@ -58,22 +68,62 @@ class Gate:
 
     def _ask(self, client: socket.socket, broker: socket.socket) -> None:
         """Answer until the client has said who it is; what is not about that goes to the broker."""
+        logins, exchange = self._logins or {}, None
         while True:
             frame = _frame(client)
             key, version, correlation, name_length = struct.unpack(">hhih", frame[:10])
             body = frame[10 + max(0, name_length) :]
             if key == SASL_HANDSHAKE:
-                _send(client, struct.pack(">ihih", correlation, 0, 1, 5) + b"PLAIN")
+                mechanism = body[2:].decode()
+                exchange = _plain(logins) if mechanism == "PLAIN" else _scram(logins, mechanism.rpartition("-")[2])
+                next(exchange)
+                names = b"".join(struct.pack(">h", len(name)) + name.encode() for name in MECHANISMS)
+                _send(client, struct.pack(">ihi", correlation, 0, len(MECHANISMS)) + names)
             elif key == SASL_AUTHENTICATE:
-                _, user, password = body[4:].split(b"\0")
-                is_known = (self._logins or {}).get(user.decode()) == password.decode()
-                error = 0 if is_known else SASL_AUTHENTICATION_FAILED
-                _send(client, struct.pack(">ihhi", correlation, error, -1, 0) + bytes(8 if version else 0))
+                assert exchange is not None, "clients say first how they want to be known"
+                is_known, says = exchange.send(body[4:])
+                error = SASL_AUTHENTICATION_FAILED if is_known is False else 0
+                answer = struct.pack(">ihhi", correlation, error, -1, len(says)) + says
+                _send(client, answer + bytes(8 if version else 0))
                 if is_known:
                     return
             else:
                 _send(broker, frame)
                 _send(client, _frame(broker))
+
+
+Exchange = Generator[tuple[bool | None, bytes], bytes, None]
+"""Is sent what a client says; yields whether it is known (None: it has more to say), and what to answer."""
+
+
+def _plain(logins: dict[str, str]) -> Exchange:
+    said = yield None, b""
+    while True:
+        _, user, password = said.split(b"\0")
+        said = yield logins.get(user.decode()) == password.decode(), b""
+
+
+def _scram(logins: dict[str, str], bits: str) -> Exchange:
+    algorithm = f"sha{bits}"
+
+    def mac(key: bytes, text: bytes) -> bytes:
+        return hmac.digest(key, text, algorithm)
+
+    first = yield None, b""
+    bare = first.removeprefix(b"n,,")
+    parts = dict(part.split(b"=", 1) for part in bare.split(b","))
+    salt, nonce = secrets.token_bytes(16), parts[b"r"] + secrets.token_hex(16).encode()
+    challenge = b"r=%b,s=%b,i=%d" % (nonce, base64.b64encode(salt), ITERATIONS)
+    final = yield None, challenge
+    unproven, _, proof = final.rpartition(b",p=")
+    password = logins.get(parts[b"n"].decode(), secrets.token_hex()).encode()
+    salted = hashlib.pbkdf2_hmac(algorithm, password, salt, ITERATIONS)
+    client_key = mac(salted, b"Client Key")
+    agreed = b",".join((bare, challenge, unproven))
+    signature = mac(hashlib.new(algorithm, client_key).digest(), agreed)
+    expected = bytes(one ^ other for one, other in zip(client_key, signature, strict=True))
+    is_known = base64.b64decode(proof) == expected and dict([unproven.split(b",")[1].split(b"=", 1)]) == {b"r": nonce}
+    yield is_known, b"v=" + base64.b64encode(mac(mac(salted, b"Server Key"), agreed)) if is_known else b""
 
 
 def _frame(connection: socket.socket) -> bytes:

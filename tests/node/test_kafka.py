@@ -420,6 +420,34 @@ async def test_what_is_wrong_is_said_in_words(node: Running, broker: Broker, tmp
     assert "hush" not in said
 
 
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_a_password_that_is_proven_and_not_sent(node: Running, tmp_path: Path, mechanism: str) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    root = authority.cert_pem.bytes().decode()
+    with Gate(context, {"alice": "hush"}) as gate, Broker(tmp_path, advertised=gate.address) as broker:
+        gate.upstream = broker.port
+        client = {"ssl.ca.pem": root, "security.protocol": "SASL_SSL", "sasl.mechanism": mechanism}
+        client |= {"sasl.username": "alice", "sasl.password": "hush", "bootstrap.servers": gate.address}
+        await trio.to_thread.run_sync(partial(broker.create, "t", settings=client))
+        sender = broker.producer(**client)
+        sender.send("t", b"1")
+        await trio.to_thread.run_sync(sender.flush)
+        for password in ("hush", "guess"):
+            sasl = {"mechanism": mechanism, "username": "alice", "password": password}
+            there = {"brokers": [gate.address], "topics": ["t"], "properties": QUICK}
+            there |= {"tls": {"caPem": root}, "sasl": sasl}
+            await node.source("s1" if password == "hush" else "wrong", sourceType="kafka", configuration=there)
+        await until(partial(has, node, 1))
+
+        async def is_refused() -> bool:
+            return "does not accept the credentials" in str((await state(node, "wrong"))["lastError"])
+
+        await until(is_refused)
+        assert (await state(node, "wrong"))["accepted"] == 0
+
+
 @pytest.mark.slow
 async def test_tls_with_certificates_of_both_sides_and_a_password(node: Running, tmp_path: Path) -> None:
     authority = trustme.CA()
@@ -447,7 +475,7 @@ async def test_tls_with_certificates_of_both_sides_and_a_password(node: Running,
         sender = broker.producer(**client)
         sender.send("t", b"1")
         await trio.to_thread.run_sync(sender.flush)
-        there = {"brokers": [gate.address], "topics": ["t"]}
+        there = {"brokers": [gate.address], "topics": ["t"], "properties": QUICK}
         await node.source(sourceType="kafka", configuration={**there, "tls": tls, "sasl": login})
         await until(partial(has, node, 1))
         assert gate.passed > 0
