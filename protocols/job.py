@@ -240,7 +240,8 @@ class Batch:
         holders: Who keeps it too, and is told of its end.
         subscribers: Who is told of its end for a topic that it goes to.
         claim: Of a holder: what lets it order the work.
-        learned: The certificate that others brought about, in place of one of this node's making.
+        certificate: What it is sealed with. Votes that come later are counted, and change it no more.
+        learned: Others brought the certificate about.
         recovered: It was left behind by an earlier run, so the holders are to be asked about it.
         without_news: Holders that said they are not at it.
         agreed: A quorum agreed upon it once: the batches after it in its source rest on its context.
@@ -253,7 +254,8 @@ class Batch:
     holders: tuple[IdentityKey, ...] = ()
     subscribers: tuple[IdentityKey, ...] = ()
     claim: Claim | None = None
-    learned: QuorumCertificate | None = None
+    certificate: QuorumCertificate | None = None
+    learned: bool = False
     recovered: bool = False
     without_news: tuple[IdentityKey, ...] = ()
     agreed: bool = False

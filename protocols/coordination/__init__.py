@@ -31,7 +31,6 @@ from protocols.job import (
     TaskStage,
     Transition,
 )
-from protocols.messages import QuorumCertificate
 
 __all__ = ["advance", "choose_holders", "durable_mark", "recover", "step"]
 
@@ -77,7 +76,7 @@ def durable_mark(entity: Entity) -> object:
     match entity:
         case Batch(stage=Stage.CERTIFYING | Stage.BACKOFF | Stage.DEAD):
             return entity.stage, entity.attempt
-        case Batch(stage=Stage.SEALING, learned=QuorumCertificate()):
+        case Batch(stage=Stage.SEALING, learned=True):
             return entity.stage, entity.attempt
         case Chain():
             return entity.context

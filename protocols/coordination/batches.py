@@ -197,7 +197,8 @@ def on_checked(work: Workspace, stimulus: SealChecked) -> None:
         batch,
         stage=Stage.SEALING,
         statement=statement,
-        learned=sealed.certificate,
+        certificate=sealed.certificate,
+        learned=True,
         agreed=True,
         context_out=sealed.context,
         holders=_recipients(batch),
@@ -404,18 +405,18 @@ def _seal_if_ready(work: Workspace, batch: Batch) -> None:
     if len(batch.certifications) < quorum or not backed:
         work.put(batch)
         return
-    batch = attrs.evolve(batch, stage=Stage.SEALING)
+    assert batch.statement is not None, "there is a statement from CERTIFYING on"
+    certificate = QuorumCertificate(
+        statement=batch.statement, certifications=batch.certifications, evidence=asking.evidence_of(batch)
+    )
+    batch = attrs.evolve(batch, stage=Stage.SEALING, certificate=certificate)
     _report_votes(work, batch)
     _seal(work, batch)
 
 
 def _certificate(batch: Batch) -> QuorumCertificate:
-    if batch.learned is not None:
-        return batch.learned
-    assert batch.statement is not None, "there is a statement from CERTIFYING on"
-    return QuorumCertificate(
-        statement=batch.statement, certifications=batch.certifications, evidence=asking.evidence_of(batch)
-    )
+    assert batch.certificate is not None, "there is one from SEALING on"
+    return batch.certificate
 
 
 def _seal(work: Workspace, batch: Batch) -> None:

@@ -122,6 +122,23 @@ def test_a_batch_goes_its_way_to_the_seal() -> None:
     assert world.batch.stage is Stage.SEALED
 
 
+@pytest.mark.parametrize("resealed", [False, True])
+def test_a_vote_after_the_seal_changes_no_certificate(resealed: bool) -> None:
+    """What is written down is what others are told: one batch has one certificate, to the byte."""
+    world = World()
+    leased(world)
+    for stimulus in (result(0), result(1), certification(0)):
+        world.step(stimulus)
+    effects = world.step(certification(1))
+    world.step(result(2))
+    if resealed:
+        effects = world.step(job.AlarmRang(now_ms=world.batch.alarm_ms, entity_id=world.batch.entity_id))
+    seal = next(effect for effect in effects if isinstance(effect, job.Seal))
+    effects = world.step(job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
+    messages = {effect.message for effect in sent(effects, job.BatchSealed)}
+    assert [message.certificate for message in messages if isinstance(message, job.BatchSealed)] == [seal.certificate]
+
+
 def test_the_entity_goes_when_all_have_confirmed_and_voted() -> None:
     world = World()
     leased(world)
