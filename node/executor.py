@@ -376,8 +376,14 @@ class Executor:
             return
         certified_ms = clock_ms()
         sequence = await self._records.seal(effect, run, certified_ms)
-        subscribers = self._subscribers(effect.manifest.topics)
-        self._post(job.BatchWritten(now_ms=clock_ms(), batch_id=statement.batch_id, subscribers=subscribers))
+        earlier = await self._certificates.find(statement.batch_id) if sequence is None else None
+        written = job.BatchWritten(
+            now_ms=clock_ms(),
+            batch_id=statement.batch_id,
+            subscribers=self._subscribers(effect.manifest.topics),
+            earlier=None if earlier is None else earlier.certificate,
+        )
+        self._post(written)
         self._cache.strip("normalization", content_key(effect.manifest, effect.context))
         self._cache.strip("certification", statement.digest.hex())
         if sequence is not None:

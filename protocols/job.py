@@ -622,10 +622,12 @@ class BatchWritten(Stimulus):
 
     Attributes:
         subscribers: Who advertises a topic of the batch, this node left out.
+        earlier: The certificate that is kept, where the batch had been written before.
     """
 
     batch_id: str
     subscribers: tuple[IdentityKey, ...] = ()
+    earlier: QuorumCertificate | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -453,6 +453,8 @@ def on_written(work: Workspace, stimulus: BatchWritten) -> None:
     alarm_ms = work.now_ms + work.rules.confirm_ms
     batch = attrs.evolve(batch, stage=Stage.SEALED, sealed_ms=work.now_ms, alarm_ms=alarm_ms)
     batch = attrs.evolve(batch, subscribers=stimulus.subscribers[:SUBSCRIBERS_MAX])
+    if stimulus.earlier is not None and stimulus.earlier.statement == batch.statement:
+        batch = attrs.evolve(batch, certificate=stimulus.earlier)
     work.put(batch)
     work.alarm(batch.entity_id, alarm_ms)
     sealed = sealed_message(work, batch)

@@ -139,6 +139,19 @@ def test_a_vote_after_the_seal_changes_no_certificate(resealed: bool) -> None:
     assert [message.certificate for message in messages if isinstance(message, job.BatchSealed)] == [seal.certificate]
 
 
+def test_a_batch_that_was_written_before_is_told_of_as_it_was_written() -> None:
+    """A commit whose fate was unknown: the batch is certified again, by others, and not written again."""
+    world = World()
+    leased(world)
+    for stimulus in (result(0), result(1), certification(0), certification(1)):
+        world.step(stimulus)
+    assert world.batch.certificate is not None
+    earlier = attrs.evolve(world.batch.certificate, certifications=BATCH.certificate.certifications)
+    written = job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id, earlier=earlier)
+    messages = {effect.message for effect in sent(world.step(written), job.BatchSealed)}
+    assert [message.certificate for message in messages if isinstance(message, job.BatchSealed)] == [earlier]
+
+
 def test_the_entity_goes_when_all_have_confirmed_and_voted() -> None:
     world = World()
     leased(world)

@@ -265,6 +265,8 @@ class World:
         match effect:
             case job.Send(to=to, message=message):
                 self.sent[type(message).__name__] += 1
+                if isinstance(message, BatchSealed):
+                    self._check_told(node, message)
                 self._deliver(node, self.nodes[to], sign(node.key, message))
             case job.Publish(message=message):
                 self.sent[type(message).__name__] += 1
@@ -460,6 +462,13 @@ class World:
         signed = sign(node.key, message)
         self.tell(node, lambda now: job.StatementSigned(now_ms=now, certification=signed), 1)
 
+    @staticmethod
+    def _check_told(node: Node, sealed: BatchSealed) -> None:
+        """Holders who finish a batch may know each other's certificates too; who took it in has one."""
+        batch_id = sealed.certificate.statement.batch_id
+        written = node.sealed.get(batch_id) if batch_id in node.taken_in else None
+        assert written is None or written == sealed.certificate, "others are told of another certificate than is kept"
+
     def _seal(self, node: Node, effect: job.Seal) -> None:
         """Writing takes a while, and happens whole or not at all."""
         batch_id = effect.certificate.statement.batch_id
@@ -470,10 +479,14 @@ class World:
                 earlier = node.sealed.setdefault(batch_id, effect.certificate)
                 assert earlier.statement == effect.certificate.statement, "a batch was sealed twice, differently"
                 node.dissent += effect.dissent
-                sealed = BatchSealed(network=NETWORK, certificate=effect.certificate, context=effect.context_out)
-                node.ends.setdefault(batch_id, sealed)
+                sealed = BatchSealed(network=NETWORK, certificate=earlier, context=effect.context_out)
+                node.ends[batch_id] = sealed  # in place of what others said of it
                 others = tuple(key for key in self.nodes if key != node.key) if self.subscribed else ()
-                self.tell(node, lambda now: job.BatchWritten(now_ms=now, batch_id=batch_id, subscribers=others))
+                kept = None if earlier is effect.certificate else earlier
+                self.tell(
+                    node,
+                    lambda now: job.BatchWritten(now_ms=now, batch_id=batch_id, subscribers=others, earlier=kept),
+                )
 
         self.at(self.random.randint(1, 10), write)
 
