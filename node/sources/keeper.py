@@ -80,6 +80,8 @@ class SourceKeeper:
         """Look at the rows again: that of this source was written. What was said of it before holds no longer."""
         self._changing[source_id] = self._news
         self._news.set()
+        if (door := self._doors.get(source_id)) is not None:
+            door.last_error, door.last_error_ms = "", 0
 
     def restart(self, source_id: str) -> None:
         """Begin anew with a source, from its mark as it is now."""

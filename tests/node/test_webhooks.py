@@ -149,6 +149,12 @@ async def test_two_secrets_hold_while_one_is_changed_for_the_other(node: Running
     await node.client.patch("/overlay/sources/s1", json=changed)
     assert (await github(node, b"2", secret=SECRET)).status_code == 401
     assert (await github(node, b"2", secret="the next one", delivery="d-9")).status_code == 202
+    assert (await state(node))["lastError"]
+    await node.client.patch("/overlay/sources/s1", json={"configuration": GITHUB})
+    shown = await state(node)
+    assert (shown["lastError"], shown["errors"], shown["accepted"]) == (None, 1, 4), (
+        "what was wrong before the change"
+    )
 
 
 async def test_a_form_is_read_and_a_ping_answered(node: Running) -> None:
