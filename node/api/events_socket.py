@@ -1,7 +1,7 @@
 """One client's WebSocket: messages with their sequence, filters that change, acknowledgements, credit."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -86,13 +86,15 @@ Told: TypeAlias = Wish | Ending | Callable[[], bytes]  # the last: an answer, ma
 
 @attrs.frozen(kw_only=True)
 class Own:
-    """What a socket of a subscription has of it.
+    """What a socket has of its client and of the subscription it serves.
 
     Attributes:
+        may_stay: Asked with every heartbeat: whether the client may still read.
         acknowledge: Told what the client has taken; None where there is no subscription.
         ends_s: When it expires, by trio's clock.
     """
 
+    may_stay: Callable[[], Awaitable[bool]]
     acknowledge: Callable[[Place], None] | None = None
     ends_s: float = math.inf
 
@@ -235,6 +237,8 @@ class EventSocket:
                 await self._say(told())
         if trio.current_time() >= self._beat_s:
             await self._say(self._heartbeat())
+            if self._ending is None and not await self._own.may_stay():
+                self._ending = Ending(POLICY, "the stream may not be read any more")
         if self._feed.closing and self._ending is None:
             self._ending = Ending(GOING_AWAY, "the node stops")
         elif trio.current_time() >= self._own.ends_s and self._ending is None:

@@ -1,7 +1,7 @@
 """One client's server-sent events."""
 
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -54,9 +54,14 @@ class EventStream:
         line: Connection | None,
         *,
         gzip: bool,
+        may_stay: Callable[[], Awaitable[bool]],
         ends_s: float = math.inf,
     ) -> None:
-        """``ends_s``: when the stream ends by itself, by trio's clock."""
+        """Args:
+        may_stay: Asked with every heartbeat: whether the client may still read. It hears why when it comes back.
+        ends_s: When the stream ends by itself, by trio's clock.
+        """
+        self._may_stay = may_stay
         self._ends_s = ends_s
         self._feed = feed
         self._beats = beats
@@ -96,6 +101,8 @@ class EventStream:
                 if chunk is not None:
                     yield await in_form(chunk, form)
                 if trio.current_time() >= beat_s:
+                    if not await self._may_stay():
+                        return
                     beat_s = self._beats.next_s()
                     yield self._written(self._heartbeat())
                 if self._feed.closing or trio.current_time() >= self._ends_s:

@@ -6,7 +6,7 @@ where it stopped and let go; it comes back with that place.
 """
 
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
@@ -22,7 +22,7 @@ from node.api.events_socket import EventSocket, Own
 from node.api.events_sse import EventStream
 from node.api.services import Services
 from node.api.wire import InvalidParameterError, only_parameters
-from node.callers import NotPermittedError
+from node.callers import Caller, Need, NotPermittedError
 from node.clock import clock_ms
 from node.delivery.beats import Beats
 from node.delivery.chunks import Place, read_place
@@ -83,7 +83,7 @@ def routes(services: Services) -> Blueprint:
         ticket = places.take()
         line = line_of(request.scope)
         reading = partial(Reading, database, feed, wish.wanted, wish.start)
-        stream = EventStream(reading, feed, beats, line, gzip=gzip, ends_s=wish.ends_s)
+        stream = EventStream(reading, feed, beats, line, gzip=gzip, may_stay=may_stay(g.caller), ends_s=wish.ends_s)
 
         async def body() -> AsyncGenerator[bytes, None]:
             with ticket:
@@ -107,9 +107,12 @@ def routes(services: Services) -> Blueprint:
             await websocket.accept()
             line = line_of(websocket.scope)
             read = partial(Reading, database, feed)
-            own = Own(acknowledge=wish.acknowledge, ends_s=wish.ends_s)
+            own = Own(may_stay=may_stay(g.caller), acknowledge=wish.acknowledge, ends_s=wish.ends_s)
             socket = EventSocket(read, feed, beats, websocket, line, own)
             await socket.serve(wish.wanted, wish.start)
+
+    def may_stay(caller: Caller) -> Callable[[], Awaitable[bool]]:
+        return partial(services.access.still_permits, caller, Need.READ, "stream")
 
     async def wish_of(asked: Request | Websocket, kind: str) -> Wish:
         if SUBSCRIPTION not in asked.args:

@@ -25,7 +25,7 @@ from tests.node.test_stream import certify
 T = TypeVar("T")
 PATH = "/overlay/events/stream"
 BATCHES = 25
-CLIENT = PrivateKey.from_bytes(b"\7" * 32)
+CLIENT, STAYS = PrivateKey.from_bytes(b"\7" * 32), PrivateKey.from_bytes(b"\x08" * 32)
 
 
 class Socket:
@@ -285,6 +285,32 @@ async def test_a_handshake_is_authenticated_like_a_request(postgres_url: str) ->
             async with socket(node, additional_headers=headers):
                 pass
         assert refused.value.response.status_code == 401
+
+
+async def test_who_may_read_no_longer_is_sent_away(postgres_url: str) -> None:
+    """Over WebSocket and as server-sent events: with the next heartbeat, and nobody else."""
+    readers: Any = {CLIENT.identity, STAYS.identity}  # as an operator's list, or revoked certificates, change
+    async with running(postgres_url, access=Access(readers=readers)) as node:
+
+        def signed(key: PrivateKey) -> dict[str, str]:
+            nonce_ns = time.time_ns()
+            return sign_headers(key, NODE.identity, method="GET", target=PATH, body=b"", nonce_ns=nonce_ns)
+
+        async with (
+            socket(node, additional_headers=signed(CLIENT)) as client,
+            socket(node, additional_headers=signed(STAYS)) as other,
+            node.client.stream("GET", PATH, headers=signed(CLIENT)) as events,
+        ):
+            assert events.status_code == 200
+            readers.remove(CLIENT.identity)
+            assert await client.closed() == 1008
+            with trio.fail_after(10):
+                async for _ in events.aiter_bytes():
+                    pass  # to its end
+            await until(lambda: node.feed.stats.subscriptions == 1)
+            assert (await node.client.get(PATH, headers=signed(CLIENT))).status_code == 403
+            await other.say(type="ping", id="still here")
+            assert (await other.hear())["type"] == "pong"
 
 
 async def test_the_end_of_the_node_is_said(node: Running) -> None:
