@@ -27,7 +27,8 @@ SOCKET: Final = (
     'includeProcessingEvidence, includeCertificate), {"type":"credit","events":N} (at most so many further events, '
     'until the next credit), {"type":"ack","sequence":"12.5"} and {"type":"ping"}; subscribe and ping may carry an '
     "'id', which is answered. What is not understood is answered by a message of type error; repeated, it closes the "
-    "connection. Closing codes: 1001 the node stops, 1008 no right to read any more, nonsense or too many messages, 1011 a fault of the node, "
+    "connection. Closing codes: 1001 the node stops, 1008 nonsense, too many messages, or no right to read any "
+    "more, 1011 a fault of the node, "
     "1013 too slow, after a dropped message."
 )
 
