@@ -110,11 +110,11 @@ class _Events:
 class Looked:
     """Batches to tell of with their sequences, in their order, and who wants which; ``end`` is how far was looked."""
 
-    watches: Sequence[Watch] = ()
-    batches: Sequence[tuple[int, CertifiedBatch]] = ()
-    wanted: Mapping[str, Sequence[int]] = attrs.Factory(dict)
-    end: int = 0
-    more: bool = False
+    watches: Sequence[Watch]
+    batches: Sequence[tuple[int, CertifiedBatch]]
+    wanted: Mapping[str, Sequence[int]]
+    end: int
+    more: bool
 
 
 class Announcer:
@@ -154,6 +154,8 @@ class Announcer:
     async def _tell(self) -> bool:
         """Tell of as much as one time allows. Returns whether there may be more."""
         watches, rows, more = await self._database.run(_look)
+        if not rows:
+            return False
         looked = await trio.to_thread.run_sync(_choose, watches, rows, more)
         parts = list(islice(_parts(looked.batches), NOTICES_AT_ONCE))
         for part in parts:
@@ -182,7 +184,7 @@ def _look(connection: "Connection") -> tuple[Sequence[Watch], Sequence[SealedRow
 
 
 def _choose(watches: Sequence[Watch], rows: Sequence[SealedRow], more: bool) -> Looked:
-    """Which batches are wanted. Computes: not for the event loop, nor while a connection is held."""
+    """Which of ``rows``, at least one, are wanted. Computes: not for the loop, nor while a connection is held."""
     batches = []
     wanted: dict[str, list[int]] = {}
     for row in rows:
@@ -192,8 +194,7 @@ def _choose(watches: Sequence[Watch], rows: Sequence[SealedRow], more: bool) -> 
             batches.append((row.sequence, _address(row)))
         for taker in takers:
             wanted.setdefault(taker, []).append(row.sequence)
-    end = rows[-1].sequence if rows else min((watch.after for watch in watches), default=0)
-    return Looked(watches=watches, batches=batches, wanted=wanted, end=end, more=more)
+    return Looked(watches=watches, batches=batches, wanted=wanted, end=rows[-1].sequence, more=more)
 
 
 def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
