@@ -15,19 +15,57 @@ from typing import Any, Protocol
 import structlog
 import trio
 
-from node.answers import IngestAnswer
 from node.api.services import ApiSettings, Services
-from node.build import build_id
-from node.caches import BytesCache
-from node.certificate_log import CertificateLog
-from node.config import RestartPolicy, Settings
-from node.dead_letters import DeadLetters
+from node.coordination.dead_letters import DeadLetters
+from node.coordination.driver import Driver
+from node.coordination.executor import Executor, Sealed
+from node.coordination.market import Market
+from node.coordination.records import EntityJournal, NodeRecords
+from node.coordination.reputations import Standings
+from node.coordination.result_cache import ProcessingCache
+from node.coordination.retention import Retention
+from node.coordination.serialization import read_advertisement
+from node.delivery.announcer import Announcer
+from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
-from node.delivery.ledger import CursorLedger
-from node.delivery.overlay import Announcer
 from node.delivery.reading import begin
-from node.delivery.webhook_keeper import WebhookKeeper
-from node.derived import (
+from node.delivery.webhook_manager import WebhookKeeper
+from node.health import Health
+from node.ingest.bisection import Salvage
+from node.ingest.group_commit import GroupWriter
+from node.ingest.idempotency import IdempotencyLedger
+from node.ingest.pipeline import Ingest, IngestLimits
+from node.ingest.recovery import Recovery
+from node.ingest.replication import Replications
+from node.ingest.responses import IngestAnswer
+from node.ingest.trust_scores import TrustLedger
+from node.network.certificate_log import CertificateLog
+from node.network.content_exchange import PeerLibrary
+from node.network.directory_view import DirectoryView
+from node.network.discovery import Discovery, Offer, make_tokens
+from node.network.membership import Membership, StrangerError
+from node.network.notices import Interests, Notices
+from node.network.receiver import Exchange
+from node.network.remote_batches import ForeignBatches
+from node.network.sender import Relay
+from node.network.sync import Synchronizer
+from node.network.sync_messages import ENTRIES, IDS, MANIFESTS, PROOFS
+from node.network.transport import Transport
+from node.overlay.chain_tracker import ChainTracker
+from node.overlay.checking import TransactionChecker, Unchecked
+from node.overlay.objects import LETTERS, Objects
+from node.overlay.services import OverlayServices
+from node.runtime.build import build_id
+from node.runtime.caches import BytesCache
+from node.runtime.config import RestartPolicy, Settings
+from node.runtime.keyring import Keyring
+from node.runtime.nonces import NonceLedger
+from node.runtime.supervisor import supervise
+from node.runtime.workers import Workers
+from node.sources import Connector, SourceKeeper, kafka, mqtt, poll
+from node.sources.overlay import OverlayReader
+from node.telemetry import Metrics
+from node.wiring import (
     access,
     ingest_policy,
     make_offer,
@@ -35,44 +73,6 @@ from node.derived import (
     rules,
     trusted_certifiers,
 )
-from node.discovery import Discovery, Offer, make_tokens
-from node.driver import Driver
-from node.exchange import Exchange
-from node.executor import Executor, Sealed
-from node.foreign import ForeignBatches
-from node.group import GroupWriter
-from node.health import Health
-from node.idempotency import IdempotencyLedger
-from node.ingest import Ingest, IngestLimits
-from node.keyring import Keyring
-from node.library import PeerLibrary
-from node.log_pages import ENTRIES, IDS, MANIFESTS, PROOFS
-from node.market import Market
-from node.membership import Membership, StrangerError
-from node.network_view import DirectoryView
-from node.nonces import NonceLedger
-from node.notices import Interests, Notices
-from node.objects import LETTERS, Objects
-from node.overlay.chain_tracker import ChainTracker
-from node.overlay.checking import TransactionChecker, Unchecked
-from node.overlay.services import OverlayServices
-from node.processing_cache import ProcessingCache
-from node.records import EntityJournal, NodeRecords
-from node.recovery import Recovery
-from node.relay import Relay
-from node.replication import Replications
-from node.retention import Retention
-from node.salvage import Salvage
-from node.sources import Connector, SourceKeeper, kafka, mqtt, poll
-from node.sources.overlay import OverlayReader
-from node.standings import Standings
-from node.stored import read_advertisement
-from node.supervisor import supervise
-from node.sync import Synchronizer
-from node.telemetry import Metrics
-from node.transport import Transport
-from node.trust import TrustLedger
-from node.workers import Workers
 from protocols import job
 from protocols.advertisement import topic_manager_name
 from protocols.coordination import choose_holders

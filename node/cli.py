@@ -129,7 +129,7 @@ def _identity(text: str) -> bytes:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from node.config import load
+    from node.runtime.config import load
 
     settings = load(chosen.config, os.environ)
 
@@ -140,7 +140,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _keygen(chosen: argparse.Namespace) -> int:
-    from node.keyring import create_key
+    from node.runtime.keyring import create_key
 
     print(create_key(chosen.out).identity.hex())
     return 0
@@ -150,7 +150,7 @@ def _certify_member(chosen: argparse.Namespace) -> int:
     import base64
     import secrets
 
-    from node.keyring import load_key
+    from node.runtime.keyring import load_key
     from protocols.membership import NEVER_REVOKED, issue
 
     serial = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -179,7 +179,7 @@ def _call(chosen: argparse.Namespace) -> int:
     import httpx
 
     from node.calling import SignedRequests, identity_of
-    from node.keyring import load_key
+    from node.runtime.keyring import load_key
 
     key = load_key(chosen.key)
     try:
@@ -225,7 +225,7 @@ def _policy_diff(chosen: argparse.Namespace) -> int:
 
 
 def _migrate(chosen: argparse.Namespace) -> int:
-    from node.config import load
+    from node.runtime.config import load
 
     settings = load(chosen.config, os.environ)
 
@@ -242,7 +242,7 @@ def _migrate(chosen: argparse.Namespace) -> int:
 
 
 def _settings(_: argparse.Namespace) -> int:
-    from node.config import settings_table
+    from node.runtime.config import settings_table
 
     print(settings_table())
     return 0

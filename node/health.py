@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 import trio
 
 from node.api.services import Check
-from node.clock import clock_ms
+from node.coordination.driver import Driver
+from node.coordination.result_cache import ProcessingCache
 from node.delivery.feed import Feed
-from node.driver import Driver
-from node.ingest import Ingest
-from node.processing_cache import ProcessingCache
-from node.processor_time import ProcessorTimes
-from node.sync import Freshness
+from node.ingest.pipeline import Ingest
+from node.network.sync import Freshness
+from node.network.transport import Transport
+from node.runtime.clock import clock_ms
+from node.runtime.processor_time import ProcessorTimes
 from node.telemetry import Metrics
-from node.transport import Transport
 from protocols.certificate import rfc3339
 from protocols.errors import WorldFault
 from protocols.job import Batch, Lease, Stage

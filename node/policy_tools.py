@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.policy import policy_document, policy_hash
-from node.plugins import installed
-from node.policy_files import read_policy
-from node.trials import Tried, tried_document, try_policy
+from node.worker.plugins import installed
+from node.worker.policy_files import read_policy
+from node.worker.policy_trials import Tried, tried_document, try_policy
 from protocols.errors import ClientFault, InvalidPolicyError, OverlayError
 
 OK, FAILED, USAGE = 0, 1, 2

@@ -13,18 +13,18 @@ from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import Services
 from node.app import Node
-from node.build import build_id
-from node.config import Settings
+from node.delivery.announcer import GOSSIP_CERTIFIED
 from node.delivery.feed import SWITCH_S
-from node.delivery.overlay import GOSSIP_CERTIFIED
-from node.derived import transport_config
-from node.discovery import GOSSIP_WHO
-from node.keyring import Keyring, load_key
-from node.library import ABSENT
-from node.p2p import open_transport
-from node.relay import GOSSIP_WORK
+from node.network.content_exchange import ABSENT
+from node.network.discovery import GOSSIP_WHO
+from node.network.p2p import open_transport
+from node.network.sender import GOSSIP_WORK
+from node.runtime.build import build_id
+from node.runtime.config import Settings
+from node.runtime.keyring import Keyring, load_key
+from node.runtime.workers import Workers
 from node.telemetry import configure_logging
-from node.workers import Workers
+from node.wiring import transport_config
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey
 from storage import meta

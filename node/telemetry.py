@@ -14,7 +14,7 @@ from structlog.typing import EventDict, Processor
 
 if TYPE_CHECKING:
     from node.delivery.feed import FeedStats
-    from node.delivery.webhook_keeper import WebhookStats
+    from node.delivery.webhook_manager import WebhookStats
 
 QUIET: Final = ("libp2p", "multiaddr", "zeroconf", "trio-websocket", "httpx", "httpcore", "urllib3", "asyncio")
 BURST: Final = 5

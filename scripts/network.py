@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from node.calling import SignedRequests
-from node.keyring import load_key
+from node.runtime.keyring import load_key
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 90.0

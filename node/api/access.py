@@ -5,7 +5,7 @@ from typing import Final
 import attrs
 
 from node.api.wire import DOCUMENT_BYTES_MAX, SUBMISSION_BYTES_MAX
-from node.callers import Need
+from node.runtime.access import Need
 from protocols.limits import POLICY_BYTES_MAX
 
 

@@ -19,8 +19,8 @@ from quart import Blueprint, Quart, Response, g, has_websocket_context, request,
 from node.api.access import OPEN, Rule, rule_of
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, read_body
-from node.callers import Access, Caller, Credential
-from node.clock import clock_ms
+from node.runtime.access import Access, Caller, Credential
+from node.runtime.clock import clock_ms
 from protocols.authentication import (
     HANDSHAKE_BYTES_MAX,
     AuthenticationForm,

@@ -5,10 +5,10 @@ from functools import partial
 import trio
 from quart import Blueprint, Request, Response, request
 
-from node import history
 from node.api import certificate_page
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, answer, choice_parameter, only_parameters, page_size
+from node.delivery import history
 
 STATUSES = ("any", "pending", "certified", "invalid", "dead")
 

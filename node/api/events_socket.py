@@ -15,14 +15,14 @@ from quart import Websocket
 from node.api.connection import Connection
 from node.api.events_sse import dropped
 from node.api.problems import PROBLEMS
-from node.clock import clock_ms
-from node.delivery import forms
-from node.delivery.beats import Beats
+from node.delivery import encodings
 from node.delivery.chunks import Chunk, Place, read_place
 from node.delivery.criteria import criteria_document, read_criteria
 from node.delivery.feed import Feed, Outlet, in_form
 from node.delivery.filters import Filter
+from node.delivery.heartbeats import Beats
 from node.delivery.reading import Reading
+from node.runtime.clock import clock_ms
 from protocols.canonical import parse_json
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, OverlayError, WorldFault
@@ -255,7 +255,7 @@ class EventSocket:
         await self._say(orjson.dumps(answer if wish.name is None else {**answer, "id": wish.name}))
 
     def _reader(self, wanted: Filter, start: Place | None) -> Reading:
-        outlet = None if self._line is None else Outlet(form=forms.frames, take=self._take)
+        outlet = None if self._line is None else Outlet(form=encodings.frames, take=self._take)
         reading = self._read(wanted, start, outlet)
         reading.open()
         return reading
@@ -279,14 +279,14 @@ class EventSocket:
 
     async def _send(self, chunk: Chunk) -> None:
         if self._line is not None:
-            await self._line.send(await in_form(chunk, forms.frames))
+            await self._line.send(await in_form(chunk, encodings.frames))
             return
         for message in chunk.messages:
-            await self._socket.send(forms.numbered(message.body, message.place).decode())
+            await self._socket.send(encodings.numbered(message.body, message.place).decode())
 
     async def _say(self, body: bytes) -> None:
         if self._line is not None:
-            await self._line.send(forms.frame(body))
+            await self._line.send(encodings.frame(body))
         else:
             await self._socket.send(body.decode())
 

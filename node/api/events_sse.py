@@ -10,12 +10,12 @@ import structlog
 import trio
 
 from node.api.connection import Connection
-from node.clock import clock_ms
-from node.delivery import forms
-from node.delivery.beats import Beats
+from node.delivery import encodings
 from node.delivery.chunks import Place
 from node.delivery.feed import Feed, Outlet, in_form
+from node.delivery.heartbeats import Beats
 from node.delivery.reading import Reading
+from node.runtime.clock import clock_ms
 from protocols.certificate import rfc3339
 from protocols.errors import WorldFault
 
@@ -67,14 +67,14 @@ class EventStream:
         self._beats = beats
         self._line = line
         self._gzip = gzip
-        self._form = forms.sse_gzip if gzip else forms.sse
-        self._in_parts = forms.sse_gzip_parts if gzip else forms.sse_parts
+        self._form = encodings.sse_gzip if gzip else encodings.sse
+        self._in_parts = encodings.sse_gzip_parts if gzip else encodings.sse_parts
         self._reading = read(None if line is None else Outlet(form=self._in_parts, take=self._take))
         self._reading.open()
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
         """The stream's bytes, as far as they do not go to the line. Ends when the node or the client does."""
-        yield (forms.GZIP_HEADER if self._gzip else b"") + self._encoded(self._hello())
+        yield (encodings.GZIP_HEADER if self._gzip else b"") + self._encoded(self._hello())
         try:
             async with aclosing(self._messages()) as messages:
                 async for message in messages:
@@ -107,7 +107,7 @@ class EventStream:
                     yield self._written(self._heartbeat())
                 if self._feed.closing or trio.current_time() >= self._ends_s:
                     return
-        yield self._written(forms.event(dropped(self._reading.place, remedy="reconnect with Last-Event-ID")))
+        yield self._written(encodings.event(dropped(self._reading.place, remedy="reconnect with Last-Event-ID")))
 
     def _hello(self) -> bytes:
         """A heartbeat at once, so that a client cut off before the first event knows its place."""
@@ -116,7 +116,7 @@ class EventStream:
     def _heartbeat(self) -> bytes:
         """Its id moves the client on, also where nothing was for it."""
         beat, place = self._beats.current(), self._reading.place
-        return forms.event(beat.body if place >= beat.head else beat.at(place), place)
+        return encodings.event(beat.body if place >= beat.head else beat.at(place), place)
 
     def _take(self, data: bytes) -> bool:
         assert self._line is not None, "it is the line's outlet"
@@ -126,8 +126,8 @@ class EventStream:
         return taken
 
     def _encoded(self, text: bytes) -> bytes:
-        return forms.block(text) if self._gzip else text
+        return encodings.block(text) if self._gzip else text
 
     def _written(self, text: bytes) -> bytes:
         encoded = self._encoded(text)
-        return encoded if self._line is None else forms.part(encoded)
+        return encoded if self._line is None else encodings.part(encoded)

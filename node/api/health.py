@@ -4,7 +4,7 @@ from quart import Blueprint, Response
 
 from node.api.services import Services
 from node.api.wire import answer
-from node.history import node_stats
+from node.delivery.history import node_stats
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

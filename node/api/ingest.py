@@ -11,7 +11,7 @@ from node.api.ingest_stream import LINES_TYPE, IngestStreams
 from node.api.keyed import HEADER, ingest_once
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, list_parameter, only_parameters, read_body
-from node.parsing.bodies import Form, Shape
+from node.worker.parsing.bodies import Form, Shape
 
 SHAPES: Final[dict[str, Shape]] = {
     JSON_TYPE: "request",

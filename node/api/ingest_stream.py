@@ -10,8 +10,8 @@ from node.api.pacing import PacedRequest
 from node.api.problems import described
 from node.api.services import Services
 from node.api.stream import TooManyStreamsError
-from node.line_stream import LineStream
-from node.parsing.bodies import Form
+from node.ingest.ndjson_stream import LineStream
+from node.worker.parsing.bodies import Form
 from protocols.errors import OverlayError
 
 LINES_TYPE: Final = "application/x-ndjson"

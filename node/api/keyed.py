@@ -9,9 +9,9 @@ from quart import Request, Response, g
 
 from node.api.acknowledging import acknowledgement, wants_minimal
 from node.api.services import Services
-from node.idempotency import Asked, digest, read_key
-from node.ingest import Room
-from node.parsing.bodies import Form
+from node.ingest.idempotency import Asked, digest, read_key
+from node.ingest.pipeline import Room
+from node.worker.parsing.bodies import Form
 from storage.idempotency import Kept
 
 HEADER: Final = "Idempotency-Key"

@@ -6,7 +6,7 @@ from quart import Blueprint, Response, request
 
 from node.api.services import Services
 from node.api.wire import InvalidParameterError, answer, only_parameters, page_size, read_document
-from node.market import UnknownAgentError
+from node.coordination.market import UnknownAgentError
 
 AGENT = re.compile("(?:agent_)?(0[23][0-9a-f]{64})")
 HASH = re.compile("[0-9a-f]{64}")

@@ -4,8 +4,8 @@ from quart import Blueprint, Response, g
 
 from node.api.services import Services
 from node.api.wire import answer
-from node.build import build_id
-from node.callers import Caller
+from node.runtime.access import Caller
+from node.runtime.build import build_id
 from protocols.certificate import agent_id
 
 

@@ -12,7 +12,7 @@ from node.api.problems import problem
 from node.api.ranges import read_range
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, choice_parameter, only_parameters
-from node.objects import Content, Kind
+from node.overlay.objects import Content, Kind
 from protocols.errors import ClientFault
 from protocols.uhrp import read_uhrp_url
 

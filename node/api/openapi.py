@@ -9,7 +9,7 @@ from node.api.openapi_sources import configuration_schemas
 from node.api.openapi_stream import stream_paths
 from node.api.openapi_subscriptions import SUBSCRIPTION_SCHEMAS, subscription_paths
 from node.api.schemas import EVENT, HEX, OBJECT_URL, SCHEMAS, Schema, array, integer, record, ref, text
-from node.policy_files import YAML_TYPES
+from node.worker.policy_files import YAML_TYPES
 
 VERSION: Final = "3.1.0"
 TAGS: Final = (

@@ -6,7 +6,7 @@ from node.api.describing import in_path, in_query, json_answer, json_body, opera
 from node.api.ingest_stream import LINES_TYPE
 from node.api.keyed import HEADER, REPLAYED
 from node.api.schemas import LEVEL, Schema, array, integer, record, ref, text
-from node.source_settings.webhook import WebhookSettings
+from node.sources.settings.webhook import WebhookSettings
 
 EXAMPLE_REQUEST: Final = {
     "sourceId": "iot-sensors-farm-001",

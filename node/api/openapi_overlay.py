@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.schemas import Schema, array, integer, nullable, record, text
-from node.dead_letters import REPLAYED_AT_ONCE
+from node.coordination.dead_letters import REPLAYED_AT_ONCE
 
 LIMIT: Final = in_query("limit", integer(minimum=1, maximum=1000), "Page size; default 100.")
 EXAMPLE_TEMPLATE: Final = {

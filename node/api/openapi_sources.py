@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from node.source_settings import SETTINGS
+from node.sources.settings import SETTINGS
 
 PLACE: Final = "#/components/schemas/{model}"
 

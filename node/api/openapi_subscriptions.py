@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.schemas import LEVEL, Schema, array, integer, nullable, record, ref, text
-from node.subscription_documents import (
+from node.delivery.subscription_documents import (
     CLIENT_ID_CHARS_MAX,
     DAY_S,
     KEEP_SECRET_S_MAX,

@@ -8,11 +8,11 @@ from typing import Final
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from node import source_documents as documents
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, answer, read_body, read_document
-from node.policy_files import YAML_TYPES, read_policy
-from node.trials import trial_document
+from node.sources import documents
+from node.worker.policy_files import YAML_TYPES, read_policy
+from node.worker.policy_trials import trial_document
 from protocols.errors import ClientFault, MalformedError
 from protocols.limits import EVENTS_PER_BATCH_MAX, POLICY_BYTES_MAX
 

@@ -5,20 +5,20 @@ from typing import Any, Protocol
 
 import attrs
 
-from node.callers import Access
-from node.dead_letters import DeadLetters
+from node.coordination.dead_letters import DeadLetters
+from node.coordination.market import Market
+from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
-from node.delivery.ledger import CursorLedger
-from node.delivery.webhook_keeper import WebhookKeeper
-from node.idempotency import IdempotencyLedger
-from node.ingest import Ingest
-from node.line_stream import IDLE_S
-from node.market import Market
-from node.nonces import NonceLedger
-from node.objects import Objects
+from node.delivery.webhook_manager import WebhookKeeper
+from node.ingest.idempotency import IdempotencyLedger
+from node.ingest.ndjson_stream import IDLE_S
+from node.ingest.pipeline import Ingest
+from node.network.sync import Freshness
+from node.overlay.objects import Objects
 from node.overlay.services import OverlayServices
+from node.runtime.access import Access
+from node.runtime.nonces import NonceLedger
 from node.sources import SourceKeeper
-from node.sync import Freshness
 from protocols.keys import PrivateKey
 from storage.database import Database
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from quart import Blueprint, Response, g, request
 
-from node import source_documents as documents
 from node.api.services import Services
 from node.api.wire import answer, only_parameters, page_size, read_document
+from node.sources import documents
 
 
 def routes(services: Services) -> Blueprint:

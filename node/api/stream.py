@@ -22,14 +22,14 @@ from node.api.events_socket import EventSocket, Own
 from node.api.events_sse import EventStream
 from node.api.services import Services
 from node.api.wire import InvalidParameterError, only_parameters
-from node.callers import Caller, Need, NotPermittedError
-from node.clock import clock_ms
-from node.delivery.beats import Beats
 from node.delivery.chunks import Place, read_place
 from node.delivery.criteria import InvalidCriteriaError, read_criteria
 from node.delivery.filters import Filter
+from node.delivery.heartbeats import Beats
 from node.delivery.reading import Reading
-from node.subscriptions import follow
+from node.delivery.subscriptions import follow
+from node.runtime.access import Caller, Need, NotPermittedError
+from node.runtime.clock import clock_ms
 from protocols.errors import ClientFault, WorldFault
 
 LISTS: Final = ("topics", "sourceIds", "eventTypes")

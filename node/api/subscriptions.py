@@ -5,10 +5,10 @@ from typing import Any
 
 from quart import Blueprint, Response, g, request
 
-from node import subscription_documents as documents
-from node import subscriptions
 from node.api.services import Services
 from node.api.wire import answer, only_parameters, page_size, read_document
+from node.delivery import subscription_documents as documents
+from node.delivery import subscriptions
 from protocols.certificate import rfc3339
 
 

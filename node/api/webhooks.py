@@ -2,11 +2,11 @@
 
 from quart import Blueprint, Response, g, request
 
-from node.answers import IngestAnswer
 from node.api.acknowledging import acknowledgement, coding_of, wants_minimal
 from node.api.services import Services
 from node.api.wire import answer, read_body
-from node.callers import Need
+from node.ingest.responses import IngestAnswer
+from node.runtime.access import Need
 from node.sources import Webhooks
 
 

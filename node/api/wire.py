@@ -8,7 +8,7 @@ import trio
 from quart import Request, Response, Websocket, g
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
-from node.ingest import Room
+from node.ingest.pipeline import Room
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault
 from protocols.limits import BEEF_BYTES_MAX

@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import attrs
 import orjson
 
+from node.coordination.executor import Sealed
 from node.delivery.filters import Options, Selection
-from node.executor import Sealed
-from node.names import sha256_text, whole_ms
+from node.runtime.formats import sha256_text, whole_ms
 from protocols.certificate import STEPS, agent_id, certificate_document, proof_document, rfc3339
 from protocols.levels import rule_for
 from protocols.merkle import inclusion_paths, leaf_hash

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from agents.expressions import Expression, compile_expression
 from node.delivery.filters import NAMES, STATUSES, Filter, Options, Selection
-from node.delivery.patterns import Patterns
+from node.runtime.topic_patterns import Patterns
 from protocols.errors import ClientFault
 from protocols.messages import Level
 

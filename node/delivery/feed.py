@@ -20,9 +20,9 @@ import attrs
 import structlog
 import trio
 
+from node.coordination.executor import Sealed
 from node.delivery.chunks import START, Chunk, Form, Place, Rendering, Tally, chunks_of, merged
 from node.delivery.filters import Filter, Options, Selection
-from node.executor import Sealed
 from protocols.errors import WorldFault
 
 log = structlog.get_logger(__name__)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import attrs
 
 from agents.expressions import EvaluationError, Expression
-from node.delivery.patterns import Patterns
-from node.executor import Sealed
+from node.coordination.executor import Sealed
+from node.runtime.topic_patterns import Patterns
 from protocols.messages import Level
 
 STATUSES: Final = ("valid", "invalid")

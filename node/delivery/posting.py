@@ -24,8 +24,8 @@ import h11
 import httpx
 import trio
 
-from node.clock import clock_ms
-from node.outbound import PORTS, RESOLVE_S, Address, ForbiddenAddressError, Network, is_allowed
+from node.runtime.clock import clock_ms
+from node.runtime.guarded_http import PORTS, RESOLVE_S, Address, ForbiddenAddressError, Network, is_allowed
 from protocols.errors import ClientFault, WorldFault
 
 URL_CHARS_MAX: Final = 2_048

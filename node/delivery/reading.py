@@ -11,11 +11,11 @@ from typing import Final
 
 import trio
 
+from node.coordination.executor import Sealed
 from node.delivery.chunks import START, Chunk, Place, Rendering
 from node.delivery.feed import Feed, Outlet, Subscription, written
 from node.delivery.filters import Filter
-from node.executor import Sealed
-from node.history import sealed_since
+from node.delivery.history import sealed_since
 from storage import batches
 from storage.database import Database
 

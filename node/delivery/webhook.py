@@ -14,16 +14,16 @@ import orjson
 import structlog
 import trio
 
-from node.clock import clock_ms
-from node.config import RestartPolicy
-from node.delivery.ahead import Ahead
 from node.delivery.chunks import Message, Place
+from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.filters import Filter
-from node.delivery.ledger import CursorLedger
 from node.delivery.posting import Answer, Line
+from node.delivery.prefetch import Ahead
 from node.delivery.reading import Reading
 from node.delivery.signatures import message_id, read_secret, signed_headers
+from node.runtime.clock import clock_ms
+from node.runtime.config import RestartPolicy
 from storage.database import Database
 from storage.subscriptions import Step
 

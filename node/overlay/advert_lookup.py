@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import attrs
 
-from node.clock import clock_ms
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
+from node.runtime.clock import clock_ms
 from protocols.advertisement import Kind, Token
 from storage import outputs
 from storage.database import Database

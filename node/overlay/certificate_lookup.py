@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import orjson
 
-from node import history
+from node.coordination.serialization import read_certificate
+from node.delivery import history
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
-from node.stored import read_certificate
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
 from protocols.keys import PrivateKey

@@ -14,8 +14,8 @@ import orjson
 import structlog
 import trio
 
-from node.outbound import ForbiddenAddressError, Network, guarded_client
 from node.overlay.submit import Broadcast
+from node.runtime.guarded_http import ForbiddenAddressError, Network, guarded_client
 from protocols.overlay_bodies import Submission, write_submission
 
 log = structlog.get_logger(__name__)

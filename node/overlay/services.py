@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from node.clock import clock_ms
-from node.objects import Objects
-from node.outbound import Network
 from node.overlay.advert_lookup import AdvertLookup, Adverts
 from node.overlay.certificate_lookup import CertificateLookup
 from node.overlay.checking import TransactionChecker
 from node.overlay.lookup import LookupOutput, LookupService
+from node.overlay.objects import Objects
 from node.overlay.propagation import Propagation
 from node.overlay.submit import Submissions
 from node.overlay.uhrp_lookup import UhrpLookup
+from node.runtime.clock import clock_ms
+from node.runtime.guarded_http import Network
 from protocols.errors import ClientFault
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey

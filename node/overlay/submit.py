@@ -12,8 +12,8 @@ import attrs
 import structlog
 import trio
 
-from node.clock import clock_ms
 from node.overlay.checking import TransactionChecker
+from node.runtime.clock import clock_ms
 from protocols.beef import Beef, ancestry, check_amounts, read_beef, write_beef
 from protocols.errors import ClientFault, InvalidTransactionError, MalformedError
 from protocols.topics import Facts, TopicManager

@@ -1,7 +1,7 @@
 """``ls_uhrp``: who serves an object, as the official storage downloader asks it.
 
 This node answers for itself, passes on what its peers advertise of what they hold now, and what hosts submitted to
-``tm_uhrp``. Advertisements of nodes are minted when asked for, see ``node.objects.adverts``.
+``tm_uhrp``. Advertisements of nodes are minted when asked for, see ``node.overlay.objects.adverts``.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,10 +11,10 @@ from typing import Any, Final, TypeAlias
 import structlog
 import trio
 
-from node.clock import clock_ms
-from node.objects import DIGESTS_MAX, Objects
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
+from node.overlay.objects import DIGESTS_MAX, Objects
+from node.runtime.clock import clock_ms
 from protocols.beef import read_beef
 from protocols.errors import PeerFault
 from protocols.messages import IdentityKey

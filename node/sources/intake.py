@@ -11,10 +11,10 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import attrs
 import trio
 
-from node.clock import clock_ms
-from node.ingest import Ingest, OverloadedError
-from node.parsing.bodies import RawEvent
-from node.source_settings import SourceSettings
+from node.ingest.pipeline import Ingest, OverloadedError
+from node.runtime.clock import clock_ms
+from node.sources.settings import SourceSettings
+from node.worker.parsing.bodies import RawEvent
 from protocols.certificate import rfc3339
 from protocols.errors import WorldFault
 

@@ -14,15 +14,22 @@ import attrs
 import structlog
 import trio
 
-from node.certificate_log import CertificateLog
-from node.clock import clock_ms
-from node.delivery.patterns import Patterns
-from node.foreign import BatchUnavailableError, ForeignBatches
-from node.notices import Interests
-from node.parsing.bodies import RawEvent
-from node.parsing.foreign_events import UnreadableError, Wishes, chain_of, choose, manifest_problem, read_events
-from node.source_settings.overlay import OverlaySettings
+from node.network.certificate_log import CertificateLog
+from node.network.notices import Interests
+from node.network.remote_batches import BatchUnavailableError, ForeignBatches
+from node.runtime.clock import clock_ms
+from node.runtime.topic_patterns import Patterns
 from node.sources.intake import Connector, Intake, Mark
+from node.sources.settings.overlay import OverlaySettings
+from node.worker.parsing.bodies import RawEvent
+from node.worker.parsing.foreign_events import (
+    UnreadableError,
+    Wishes,
+    chain_of,
+    choose,
+    manifest_problem,
+    read_events,
+)
 from protocols.messages import IdentityKey, Manifest, QuorumCertificate
 from storage import certificate_log, events, sources
 from storage.certificate_log import Entry

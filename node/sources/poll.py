@@ -11,7 +11,7 @@ from typing import Final, TypedDict
 import httpx
 import trio
 
-from node.outbound import (
+from node.runtime.guarded_http import (
     REDIRECTS,
     Fetched,
     OutboundFault,
@@ -22,9 +22,7 @@ from node.outbound import (
     retry_after_s,
     same_origin,
 )
-from node.parsing.polled import Polled, read_body, unpacked
-from node.parsing.text import UnreadableBodyError
-from node.source_settings.poll import PollSettings
+from node.runtime.workers import WorkerCrashedError, WorkerTimeoutError
 from node.sources.intake import Connector, Intake, SourceFault
 from node.sources.positions import (
     Position,
@@ -36,7 +34,9 @@ from node.sources.positions import (
     seen,
     validators,
 )
-from node.workers import WorkerCrashedError, WorkerTimeoutError
+from node.sources.settings.poll import PollSettings
+from node.worker.parsing.polled import Polled, read_body, unpacked
+from node.worker.parsing.text import UnreadableBodyError
 
 OK: Final = 200
 NOTHING: Final = frozenset({204, 304})

@@ -9,9 +9,9 @@ import attrs
 import httpx
 import orjson
 
-from node.outbound import Fetched, following
-from node.parsing.polled import Polled, greater
-from node.source_settings.poll import PollSettings
+from node.runtime.guarded_http import Fetched, following
+from node.sources.settings.poll import PollSettings
+from node.worker.parsing.polled import Polled, greater
 
 VALIDATOR_CHARS_MAX: Final = 1_024
 LINK_CHARS_MAX: Final = 8_192

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 import trio
 
-from node import source_settings
-from node.answers import IngestAnswer
-from node.clock import clock_ms
-from node.group import SourceBoundError, SourceDisabledError
-from node.ingest import Ingest
-from node.parsing.bodies import Coding
-from node.parsing.webhook_bodies import Delivery, document_of, read_delivery
-from node.signatures import SignatureRefusedError, check_signature
-from node.source_documents import find
-from node.source_settings.webhook import WebhookSettings
-from node.sources.keeper import SourceKeeper
+from node.ingest.group_commit import SourceBoundError, SourceDisabledError
+from node.ingest.pipeline import Ingest
+from node.ingest.responses import IngestAnswer
+from node.runtime.clock import clock_ms
+from node.sources import settings as source_settings
+from node.sources.documents import find
+from node.sources.manager import SourceKeeper
+from node.sources.settings.webhook import WebhookSettings
+from node.sources.webhook_signatures import SignatureRefusedError, check_signature
+from node.worker.parsing.bodies import Coding
+from node.worker.parsing.webhook_bodies import Delivery, document_of, read_delivery
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault, InvalidJsonError
 from storage.database import Database

@@ -9,8 +9,9 @@ from typing import Any
 
 import attrs
 
-from node import compute, executor
 from node.cli import main
+from node.coordination import executor
+from node.worker import compute
 
 
 def lying_run_roles(**arguments: Any) -> compute.Run:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.keyring import load_key
+from node.runtime.keyring import load_key
 from scripts.network import ROOT, LocalNetwork, Node, get
 from tests.e2e.test_joining import connected
 from tests.e2e.weather import Client, batches_of, register_all

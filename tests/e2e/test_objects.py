@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from node.stored import read_certificate
+from node.coordination.serialization import read_certificate
 from protocols.certificate import verify_quorum
 from protocols.uhrp import content_url
 from scripts.network import LocalNetwork, Node, get

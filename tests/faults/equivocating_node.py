@@ -12,8 +12,8 @@ from typing import Final
 import attrs
 
 from node.cli import main
-from node.relay import Relay
-from node.transport import PeerUnreachableError
+from node.network.sender import Relay
+from node.network.transport import PeerUnreachableError
 from protocols.envelope import Signer, sign, to_frame
 from protocols.job import Send
 from protocols.messages import Evidence, Role, Signed, WorkResult

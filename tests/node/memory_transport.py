@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from node.transport import PeerUnreachableError, PeerView
+from node.network.transport import PeerUnreachableError, PeerView
 from protocols.messages import IdentityKey
 
 Answer = Callable[[IdentityKey, bytes], Awaitable[bytes]]

@@ -7,9 +7,9 @@ import sys
 
 import trio
 
-from node.p2p import TransportConfig, open_transport
-from node.p2p.network import PeerNetwork
-from node.transport import PeerUnreachableError
+from node.network.p2p import TransportConfig, open_transport
+from node.network.p2p.network import PeerNetwork
+from node.network.transport import PeerUnreachableError
 
 
 async def echo(sender: bytes, body: bytes) -> bytes:

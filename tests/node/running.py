@@ -12,35 +12,35 @@ import trio
 from quart_trio import QuartTrio
 
 from agents.roles import execute
-from node import compute
 from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
-from node.caches import BytesCache
-from node.callers import Access
-from node.clock import clock_ms
-from node.compute import pack_outputs
-from node.config import ReadGroup, RestartPolicy
-from node.dead_letters import DeadLetters
+from node.coordination.dead_letters import DeadLetters
+from node.coordination.driver import Driver
+from node.coordination.executor import Sealed
+from node.coordination.market import Market
+from node.coordination.reputations import Standings
+from node.coordination.serialization import certificate_bytes, evidence_bytes
+from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
-from node.delivery.ledger import CursorLedger
 from node.delivery.reading import begin
-from node.delivery.webhook_keeper import WebhookKeeper
-from node.driver import Driver
-from node.executor import Sealed
-from node.group import GroupWriter, IngestPolicy
-from node.idempotency import IdempotencyLedger
-from node.ingest import Ingest, IngestLimits
-from node.market import Market
-from node.nonces import NonceLedger
-from node.objects import Objects
+from node.delivery.webhook_manager import WebhookKeeper
+from node.ingest.group_commit import GroupWriter, IngestPolicy
+from node.ingest.idempotency import IdempotencyLedger
+from node.ingest.pipeline import Ingest, IngestLimits
+from node.ingest.replication import Replications
+from node.network.sync import Freshness
 from node.overlay.checking import Unchecked
+from node.overlay.objects import Objects
 from node.overlay.services import OverlayServices
-from node.replication import Replications
+from node.runtime.access import Access
+from node.runtime.caches import BytesCache
+from node.runtime.clock import clock_ms
+from node.runtime.config import ReadGroup, RestartPolicy
+from node.runtime.nonces import NonceLedger
 from node.sources import Connector, SourceKeeper
-from node.standings import Standings
-from node.stored import certificate_bytes, evidence_bytes
-from node.sync import Freshness
+from node.worker import compute
+from node.worker.compute import pack_outputs
 from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.roles import execute
-from node.parsing.admission import Admitted, InvalidRequestError, TooManyEventsError, admit, with_previous
-from node.parsing.flaws import DATA_DEPTH_MAX
+from node.worker.parsing.admission import Admitted, InvalidRequestError, TooManyEventsError, admit, with_previous
+from node.worker.parsing.flaws import DATA_DEPTH_MAX
 from protocols.errors import ClientFault, InvalidJsonError
 from protocols.identifiers import content_event_id, event_id, record_hash, record_line
 

@@ -8,10 +8,10 @@ import orjson
 import pytest
 import trio
 
-from node.answers import job_id
 from node.api.services import ApiSettings
-from node.group import IngestPolicy
-from node.ingest import IngestLimits
+from node.ingest.group_commit import IngestPolicy
+from node.ingest.pipeline import IngestLimits
+from node.ingest.responses import job_id
 from protocols.identifiers import event_id
 from protocols.merkle import leaf_hash, root_of_leaves
 from protocols.messages import Level

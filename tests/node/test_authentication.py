@@ -9,8 +9,8 @@ import httpx
 import orjson
 import pytest
 
-from node.callers import Access, CallerRole, TrustedCertifier
 from node.calling import SignedRequests
+from node.runtime.access import Access, CallerRole, TrustedCertifier
 from protocols.authentication import HttpRequest, sign_headers
 from protocols.keys import ORDER, PrivateKey
 from tests.authentication_client import AuthriteClient, MutualClient, b64, issue_certificate

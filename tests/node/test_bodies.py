@@ -10,8 +10,8 @@ import httpx
 import pytest
 import zstandard
 
-from node.parsing.admission import InvalidRequestError
-from node.parsing.bodies import BodyTooLargeError, Form, admit_form, decompressed
+from node.worker.parsing.admission import InvalidRequestError
+from node.worker.parsing.bodies import BodyTooLargeError, Form, admit_form, decompressed
 from protocols.errors import ClientFault
 from protocols.identifiers import event_id
 from tests.node.running import NETWORK, Running, running

@@ -3,7 +3,7 @@
 import pytest
 
 from node.api.access import RULES, rule_of
-from node.callers import (
+from node.runtime.access import (
     Access,
     Caller,
     CallerRole,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from node.api.certificate_page import render
-from node.callers import Access
-from node.stored import read_certificate
+from node.coordination.serialization import read_certificate
+from node.runtime.access import Access
 from protocols.certificate import event_document
 from protocols.uhrp import content_url
 from tests.network_of_keys import certified

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.config import ONLY, ConfigError, Settings, load, settings_table
+from node.runtime.config import ONLY, ConfigError, Settings, load, settings_table
 
 SPECIFIED = {
     "EVENT_INGESTION_ENABLED": "true",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from node.delivery.criteria import ITEMS_MAX, InvalidCriteriaError, criteria_document, read_criteria
-from node.delivery.patterns import Patterns
+from node.runtime.topic_patterns import Patterns
 from protocols.messages import Level
 
 EVERYTHING: dict[str, Any] = {

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.api import objects as routes
-from node.callers import Access
-from node.stored import read_certificate
+from node.coordination.serialization import read_certificate
+from node.runtime.access import Access
 from protocols.certificate import verify_quorum
 from protocols.uhrp import content_url, read_uhrp_url, uhrp_url
 from storage import policies

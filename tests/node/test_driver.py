@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from node.clock import clock_ms
-from node.driver import Driver
+from node.coordination.driver import Driver
+from node.runtime.clock import clock_ms
 from protocols import job
 from protocols.job import Effect, Entity, EntityId, Rules, Send, Transition
 from protocols.levels import LEVELS

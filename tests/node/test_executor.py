@@ -7,10 +7,10 @@ import attrs
 import pytest
 import trio
 
-from node.caches import BytesCache
-from node.compute import Run
-from node.executor import Executor
-from node.processing_cache import ProcessingCache
+from node.coordination.executor import Executor
+from node.coordination.result_cache import ProcessingCache
+from node.runtime.caches import BytesCache
+from node.worker.compute import Run
 from protocols import job
 from protocols.envelope import sign
 from protocols.messages import Award, Role, WorkOrder

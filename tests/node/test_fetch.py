@@ -14,7 +14,7 @@ import pytest
 import trio
 import trustme
 
-from node.outbound import (
+from node.runtime.guarded_http import (
     Fetched,
     ForbiddenAddressError,
     OutboundFault,

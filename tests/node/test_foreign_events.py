@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.parsing.foreign_events import (
+from node.worker.parsing.foreign_events import (
     CHAIN_MAX,
     UnreadableError,
     Wishes,

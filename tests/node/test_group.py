@@ -6,8 +6,8 @@ from functools import partial
 import orjson
 import pytest
 
-from node.group import Committed, Decision, Group, GroupWriter, IngestPolicy, Pending
-from node.parsing.admission import admit
+from node.ingest.group_commit import Committed, Decision, Group, GroupWriter, IngestPolicy, Pending
+from node.worker.parsing.admission import admit
 from tests.node.running import NETWORK, NODE, Running, running
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agents.policy import policy_document
-from node.policy_files import read_policy
-from node.trials import try_policy
+from node.worker.policy_files import read_policy
+from node.worker.policy_trials import try_policy
 from protocols.errors import InvalidPolicyError
 from protocols.limits import POLICY_BYTES_MAX
 

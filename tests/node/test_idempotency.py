@@ -10,7 +10,7 @@ import trio
 
 from node.api.services import ApiSettings
 from node.calling import SignedRequests
-from node.idempotency import InvalidIdempotencyKeyError, digest, read_key
+from node.ingest.idempotency import InvalidIdempotencyKeyError, digest, read_key
 from tests.node.running import NETWORK, NODE, KeySigner, Running, running
 
 BODY = {"sourceId": "s1", "events": [{"externalId": "e1", "eventType": "reading", "data": {"value": 1}}]}

@@ -16,10 +16,10 @@ import trio
 import zstandard
 
 from node.api.services import ApiSettings
-from node.callers import Access
 from node.calling import SignedRequests
-from node.compute import unpack
-from node.ingest import IngestLimits
+from node.ingest.pipeline import IngestLimits
+from node.runtime.access import Access
+from node.worker.compute import unpack
 from storage import batches
 from tests.node.running import NETWORK, NODE, KeySigner, Running, running
 
@@ -287,7 +287,7 @@ async def test_what_fails_on_the_way_is_said_with_the_last_line_that_counts(node
 async def test_a_database_that_goes_away_is_said_and_the_client_goes_on_from_there(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sources.keeper.LOOK_S", 3_600.0)  # in a node it is supervised
+    monkeypatch.setattr("node.sources.manager.LOOK_S", 3_600.0)  # in a node it is supervised
     async with running(postgres_url) as node:
         await node.source()
         sender = await Sender.opened(node)

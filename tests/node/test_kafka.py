@@ -12,10 +12,11 @@ import trio
 import trustme
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
-from node import compute, source_settings
-from node.ingest import IngestLimits
-from node.source_settings import HIDDEN
+from node.ingest.pipeline import IngestLimits
 from node.sources import kafka
+from node.sources import settings as source_settings
+from node.sources.settings import HIDDEN
+from node.worker import compute
 from storage import batches
 from tests.kafka_broker import Broker
 from tests.kafka_gate import Gate

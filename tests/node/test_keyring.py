@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.keyring import KeyFileError, Keyring, create_key, load_key
+from node.runtime.keyring import KeyFileError, Keyring, create_key, load_key
 from protocols.keys import verify
 
 PROTOCOL = (2, "overlay test")

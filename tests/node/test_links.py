@@ -9,9 +9,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.p2p.config import TransportConfig
-from node.p2p.faults import IGNORE_S, STRIKES_MAX, STRIKES_WITHIN_S, Faults
-from node.p2p.links import FRAME_COST, QUEUE_FRAMES_MAX, WINDOW, Intake, Link, Outbox
+from node.network.p2p.config import TransportConfig
+from node.network.p2p.faults import IGNORE_S, STRIKES_MAX, STRIKES_WITHIN_S, Faults
+from node.network.p2p.links import FRAME_COST, QUEUE_FRAMES_MAX, WINDOW, Intake, Link, Outbox
 from protocols.framing import Frame, FrameReader, Kind, encode_frame
 
 BODY = os.urandom(3 * 1024 * 1024)

@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from node.log_pages import EntryPage, check_entries
+from node.network.sync_messages import EntryPage, check_entries
 from protocols import codec
 from protocols.messages import BatchSealed
 from tests.network_of_keys import NETWORK, certified

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from node.api.openapi_overlay import EXAMPLE_TEMPLATE
-from node.clock import clock_ms
+from node.runtime.clock import clock_ms
 from protocols.certificate import agent_id
 from storage import auctions, peers, reputations
 from storage.reputations import Blemish

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from node.membership import Membership
+from node.network.membership import Membership
 from protocols.envelope import sign
 from protocols.keys import PrivateKey
 from protocols.membership import NotAMemberError, issue

@@ -12,13 +12,13 @@ import pytest
 import trio
 import trustme
 
-from node import compute
-from node.ingest import IngestLimits
-from node.source_settings import HIDDEN
+from node.ingest.pipeline import IngestLimits
 from node.sources import mqtt
 from node.sources.mqtt import codec
 from node.sources.mqtt.connector import default_client_id
 from node.sources.mqtt.link import CHUNK_BYTES
+from node.sources.settings import HIDDEN
+from node.worker import compute
 from scripts.mosquitto import Mosquitto, binary
 from storage import batches
 from tests.mqtt_clients import Said, held, publish

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from node.parsing.mqtt_messages import Message, event_type_of, events_of
-from node.parsing.shaping import Shape
 from node.sources.mqtt import codec, reasons
 from node.sources.mqtt.codec import Answered, BrokenProtocolError, Connected, Left, Packet, PacketReader, Published
+from node.worker.parsing.mqtt_messages import Message, event_type_of, events_of
+from node.worker.parsing.shaping import Shape
 from protocols.limits import EVENT_TYPE_CHARS_MAX
 
 VERSIONS: tuple[codec.Version, ...] = (4, 5)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from node.source_settings import InvalidConfigurationError, read
-from node.source_settings.mqtt import MqttTls
 from node.sources import SourceFault
 from node.sources.mqtt.connector import default_client_id
 from node.sources.mqtt.link import tls_context
+from node.sources.settings import InvalidConfigurationError, read
+from node.sources.settings.mqtt import MqttTls
 
 
 @pytest.mark.parametrize(

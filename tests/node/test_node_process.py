@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.calling import SignedRequests
-from node.keyring import create_key, load_key
+from node.runtime.keyring import create_key, load_key
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import trio
 
-from node.clock import clock_ms
-from node.nonces import NonceLedger, ReplayedError
+from node.runtime.clock import clock_ms
+from node.runtime.nonces import NonceLedger, ReplayedError
 from storage import nonces
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError

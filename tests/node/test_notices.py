@@ -10,17 +10,18 @@ import pytest
 import trio
 from psycopg.types.json import Jsonb
 
-from node.caches import BytesCache
-from node.certificate_log import CertificateLog
-from node.delivery import overlay
-from node.delivery.overlay import GOSSIP_CERTIFIED, Announcer
-from node.delivery.patterns import Patterns
-from node.driver import Driver
-from node.exchange import Exchange
-from node.library import ABSENT, PRESENT
-from node.notices import BURST, Interests, Notices
-from node.sync import Synchronizer
-from node.transport import Gossip
+from node.coordination.driver import Driver
+from node.coordination.serialization import read_certificate
+from node.delivery.announcer import GOSSIP_CERTIFIED, Announcer
+from node.network.certificate_log import CertificateLog
+from node.network.content_exchange import ABSENT, PRESENT
+from node.network.notices import BURST, Interests, Notices
+from node.network.receiver import Exchange
+from node.network.sync import Synchronizer
+from node.network.transport import Gossip
+from node.runtime.caches import BytesCache
+from node.runtime.topic_patterns import Patterns
+from protocols.canonical import sha256
 from protocols.envelope import open_frame, sign, to_frame
 from protocols.job import Rules
 from protocols.limits import GOSSIP_BYTES_MAX
@@ -103,7 +104,7 @@ def subscribe(
 
 @asynccontextmanager
 async def announcing(node: Running, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GossipedTo]:
-    monkeypatch.setattr(overlay, "NOTICE_S", 0.05)
+    monkeypatch.setattr("node.delivery.announcer.NOTICE_S", 0.05)
     transport = GossipedTo()
     announcer = Announcer(network=NETWORK, database=node.database, signer=NODE, transport=transport)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
@@ -147,8 +148,8 @@ async def test_what_subscriptions_want_is_told_by_address(
     (found,) = await node.database.run(
         lambda connection: certificate_log.find(connection, [f"batch_{first.batch.hex()}"])
     )
-    certificate = overlay.read_certificate(found[0])
-    assert first.certificate == overlay.sha256(found[0])
+    certificate = read_certificate(found[0])
+    assert first.certificate == sha256(found[0])
     assert (first.records, first.outputs) == (certificate.statement.input_root, certificate.statement.output_root)
 
 
@@ -174,7 +175,7 @@ async def test_an_expression_chooses_batches_by_their_events(
 async def test_too_many_expressions_tell_more_never_less(
     node: Running, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlay, "EXPRESSIONS_MAX", 2)
+    monkeypatch.setattr("node.delivery.announcer.EXPRESSIONS_MAX", 2)
     for number in range(4):
         subscribe(postgres_url, [f"t{number}"], expression=f"data > {number}")
     subscribe(postgres_url, ["last"], expression="data > 0")

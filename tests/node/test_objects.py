@@ -8,9 +8,9 @@ import attrs
 import pytest
 import trio
 
-from node.library import ABSENT, PRESENT
-from node.objects import Kind, Objects, ObjectsBusyError, search, shelf, wire
-from node.objects.wire import Part, PartRequest
+from node.network.content_exchange import ABSENT, PRESENT
+from node.overlay.objects import Kind, Objects, ObjectsBusyError, search, shelf, wire
+from node.overlay.objects.wire import Part, PartRequest
 from protocols.errors import MalformedError
 from protocols.messages import IdentityKey
 from protocols.uhrp import check_uhrp_advert, uhrp_url
@@ -271,7 +271,7 @@ async def test_searches_are_bounded(postgres_url: str, monkeypatch: pytest.Monke
 
     network = MemoryNetwork()
     network.answers[AGENT.identity] = silent
-    monkeypatch.setattr("node.objects.SEARCHES_WAITING_MAX", 2)
+    monkeypatch.setattr("node.overlay.objects.SEARCHES_WAITING_MAX", 2)
     async with member(postgres_url, network) as node, trio.open_nursery() as nursery:
         refused = []
 

@@ -5,7 +5,7 @@ import ipaddress
 import httpx
 import pytest
 
-from node.outbound import ForbiddenAddressError, guarded_client, is_allowed, resolve
+from node.runtime.guarded_http import ForbiddenAddressError, guarded_client, is_allowed, resolve
 from tests.node.running import running
 
 

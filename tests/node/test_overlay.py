@@ -13,7 +13,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from node.api.server import serve
-from node.stored import certificate_bytes
+from node.coordination.serialization import certificate_bytes
 from protocols.advertisement import build_token
 from protocols.beef import make_beef, read_beef, write_beef
 from protocols.keys import PrivateKey

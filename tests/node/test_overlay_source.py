@@ -11,15 +11,15 @@ import pytest
 import trio
 
 from agents.roles import read_payload
-from node.certificate_log import CertificateLog
-from node.compute import unpack
-from node.foreign import ForeignBatches
-from node.library import ABSENT, OUTPUTS, PRESENT, PeerLibrary
-from node.log_pages import MANIFESTS, ManifestPage
-from node.notices import Interests
-from node.parsing.foreign_events import CHAIN_MAX
+from node.network.certificate_log import CertificateLog
+from node.network.content_exchange import ABSENT, OUTPUTS, PRESENT, PeerLibrary
+from node.network.notices import Interests
+from node.network.remote_batches import ForeignBatches
+from node.network.sync_messages import MANIFESTS, ManifestPage
 from node.sources import Connector, Intake
 from node.sources.overlay import OverlayReader
+from node.worker.compute import unpack
+from node.worker.parsing.foreign_events import CHAIN_MAX
 from protocols.codec import encode
 from protocols.envelope import sign, to_frame
 from protocols.identifiers import event_id

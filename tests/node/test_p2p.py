@@ -20,15 +20,15 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils import encode_varint_prefixed
 from multiaddr import Multiaddr
 
-from node.p2p import ListenError, TransportConfig, open_transport
-from node.p2p.connector import LINK_ERRORS, usable_address
-from node.p2p.faults import STRIKES_MAX
-from node.p2p.inbound import INBOUND_BYTES_MAX
-from node.p2p.links import FRAME_COST, QUEUE_BYTES_MAX, WINDOW
-from node.p2p.network import PeerNetwork
-from node.p2p.stack import Host, build_host
-from node.p2p.streams import Wire
-from node.transport import PeerUnreachableError, Transport
+from node.network.p2p import ListenError, TransportConfig, open_transport
+from node.network.p2p.connector import LINK_ERRORS, usable_address
+from node.network.p2p.faults import STRIKES_MAX
+from node.network.p2p.inbound import INBOUND_BYTES_MAX
+from node.network.p2p.links import FRAME_COST, QUEUE_BYTES_MAX, WINDOW
+from node.network.p2p.network import PeerNetwork
+from node.network.p2p.stack import Host, build_host
+from node.network.p2p.streams import Wire
+from node.network.transport import PeerUnreachableError, Transport
 from protocols.errors import ClientFault, FrameTooLargeError
 from protocols.framing import COMPRESSED, Kind, encode_frame
 from protocols.keys import PrivateKey

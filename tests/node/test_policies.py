@@ -9,11 +9,11 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from node.clock import UTC_MS, clock_ms
-from node.group import GroupWriter, IngestPolicy
-from node.parsing.admission import admit
-from node.planning import Planner, Request, Terms
-from node.retention import DAY_MS, Retention
+from node.coordination.retention import DAY_MS, Retention
+from node.ingest.batching import Planner, Request, Terms
+from node.ingest.group_commit import GroupWriter, IngestPolicy
+from node.runtime.clock import UTC_MS, clock_ms
+from node.worker.parsing.admission import admit
 from protocols.messages import Level
 from storage import batches, events
 from tests.node.running import NETWORK, NODE, Running, running

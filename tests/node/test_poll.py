@@ -13,11 +13,12 @@ import orjson
 import pytest
 import trio
 
-from node import compute, workers
-from node.outbound import guarded_client
-from node.source_settings.poll import PollSettings
+from node.runtime import workers
+from node.runtime.guarded_http import guarded_client
 from node.sources import Intake, SourceFault, poll
 from node.sources.intake import Compute, Mark, Status
+from node.sources.settings.poll import PollSettings
+from node.worker import compute
 from storage import batches, sources
 from tests.node.http_server import HERE, Asked, Said, Server, named, serving
 from tests.node.running import Running, running, until

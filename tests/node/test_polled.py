@@ -6,11 +6,11 @@ from typing import Any
 import orjson
 import pytest
 
-from node.parsing.bodies import RawEvent, admit_read
-from node.parsing.polled import EVENTS_MAX, PART_EVENTS_MAX, Polled, Reader, greater, read_body, unpacked
-from node.parsing.shaping import Shape
-from node.parsing.text import UnreadableBodyError
-from node.workers import Workers
+from node.runtime.workers import Workers
+from node.worker.parsing.bodies import RawEvent, admit_read
+from node.worker.parsing.polled import EVENTS_MAX, PART_EVENTS_MAX, Polled, Reader, greater, read_body, unpacked
+from node.worker.parsing.shaping import Shape
+from node.worker.parsing.text import UnreadableBodyError
 
 PLAIN = Shape()
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from node.outbound import Fetched, OutboundFault
-from node.parsing.polled import Polled
-from node.source_settings import InvalidConfigurationError, hidden
-from node.source_settings import read as read_settings
-from node.source_settings.poll import PollSettings
+from node.runtime.guarded_http import Fetched, OutboundFault
 from node.sources.positions import Position, next_link, next_page, position_of, request_url, seen, validators
+from node.sources.settings import InvalidConfigurationError, hidden
+from node.sources.settings import read as read_settings
+from node.sources.settings.poll import PollSettings
+from node.worker.parsing.polled import Polled
 
 URL = "https://x.test/events?limit=2"
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from node import clock
-from node.compute import Run
-from node.processing_cache import ENTRY_BYTES, TTL_MS, ProcessingCache, content_key
+from node.coordination.result_cache import ENTRY_BYTES, TTL_MS, ProcessingCache, content_key
+from node.runtime import clock
+from node.worker.compute import Run
 from protocols.messages import Level
 from tests.node.running import FOUND, MANIFEST
 

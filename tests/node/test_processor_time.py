@@ -5,8 +5,8 @@ from functools import partial
 
 import trio
 
-from node.processor_time import ProcessorTimes
-from node.workers import Workers
+from node.runtime.processor_time import ProcessorTimes
+from node.runtime.workers import Workers
 from tests.node import work_calls
 
 BUSY_S = 0.3

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from node.records import EntityJournal
+from node.coordination.records import EntityJournal
 from protocols import codec
 from protocols.errors import MalformedError
 from protocols.job import Chain

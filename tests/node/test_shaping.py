@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.parsing.shaping import Shape, at, encoded, shaped
+from node.worker.parsing.shaping import Shape, at, encoded, shaped
 
 
 def test_headers_go_before_paths_and_both_before_the_connector_s_word() -> None:

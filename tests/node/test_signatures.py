@@ -9,7 +9,7 @@ import attrs
 import pytest
 from standardwebhooks import Webhook
 
-from node.signatures import PRESETS, Scheme, SignatureRefusedError, check_signature
+from node.sources.webhook_signatures import PRESETS, Scheme, SignatureRefusedError, check_signature
 
 GITHUB, STRIPE, SLACK = PRESETS["github"].scheme, PRESETS["stripe"].scheme, PRESETS["slack"].scheme
 STANDARD, BEARER = PRESETS["standard"].scheme, PRESETS["bearer"].scheme

@@ -11,13 +11,13 @@ import pytest
 import trio
 from pydantic import Field
 
-from node import source_settings
 from node.api.openapi_sources import configuration_schemas
-from node.ingest import IngestLimits
-from node.parsing.bodies import RawEvent
-from node.source_documents import SOURCE_TYPES
-from node.source_settings import HIDDEN, SECRET_NAMES, SourceSettings
+from node.ingest.pipeline import IngestLimits
 from node.sources import Connector, Intake, SourceFault
+from node.sources import settings as source_settings
+from node.sources.documents import SOURCE_TYPES
+from node.sources.settings import HIDDEN, SECRET_NAMES, SourceSettings
+from node.worker.parsing.bodies import RawEvent
 from storage import sources
 from tests.node.running import Running, running
 

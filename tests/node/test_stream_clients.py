@@ -15,8 +15,8 @@ import trio
 from httpx_sse import aconnect_sse
 from websockets.sync.client import connect
 
-from node.callers import Access
 from node.calling import SignedRequests
+from node.runtime.access import Access
 from protocols.keys import PrivateKey
 from tests.node.running import NODE, Running, running
 from tests.node.test_stream import certify

@@ -14,8 +14,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from node.api.services import ApiSettings
-from node.callers import Access
 from node.delivery.feed import Feed
+from node.runtime.access import Access
 from protocols.authentication import sign_headers
 from protocols.checkpoint import verify_checkpoint
 from protocols.keys import PrivateKey

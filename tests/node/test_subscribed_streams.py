@@ -7,7 +7,7 @@ import pytest
 import trio
 from websockets.exceptions import InvalidStatus
 
-from node.clock import clock_ms
+from node.runtime.clock import clock_ms
 from protocols.certificate import rfc3339
 from tests.node.running import Running, running, until
 from tests.node.test_stream import certify, stream

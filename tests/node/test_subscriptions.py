@@ -10,13 +10,13 @@ import pytest
 import trio
 import trio.lowlevel
 
-from node import subscriptions
-from node.callers import ANONYMOUS, Access, Caller
 from node.calling import SignedRequests
-from node.config import ReadGroup
+from node.delivery import subscriptions
 from node.delivery.chunks import WHOLE_BATCH, Place
 from node.delivery.signatures import read_secret
-from node.subscriptions import NotActiveError, UnknownSubscriptionError, follow
+from node.delivery.subscriptions import NotActiveError, UnknownSubscriptionError, follow
+from node.runtime.access import ANONYMOUS, Access, Caller
+from node.runtime.config import ReadGroup
 from protocols.errors import ClientFault
 from storage import subscriptions as stored
 from storage.subscriptions import Step

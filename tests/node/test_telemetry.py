@@ -12,7 +12,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.delivery.feed import FeedStats
-from node.delivery.webhook_keeper import WebhookStats
+from node.delivery.webhook_manager import WebhookStats
 from node.telemetry import Metrics, RateLimit, configure_logging
 from protocols.errors import WorldFault
 
@@ -37,7 +37,7 @@ def lines() -> Iterator[Lines]:
 
 
 def test_a_line_says_when_who_where_and_what(lines: Lines) -> None:
-    structlog.get_logger("node.relay").info("frame.sent", peer="02ab", size=5)
+    structlog.get_logger("node.network.sender").info("frame.sent", peer="02ab", size=5)
     (line,) = lines()
     moment = datetime.datetime.fromisoformat(line.pop("timestamp"))
     assert moment.utcoffset() == datetime.timedelta(0)
@@ -45,7 +45,7 @@ def test_a_line_says_when_who_where_and_what(lines: Lines) -> None:
     assert line == {
         "event": "frame.sent",
         "level": "info",
-        "logger": "node.relay",
+        "logger": "node.network.sender",
         "node": "node-7",
         "peer": "02ab",
         "size": 5,
@@ -54,14 +54,14 @@ def test_a_line_says_when_who_where_and_what(lines: Lines) -> None:
 
 def test_what_is_bound_to_a_task_stands_in_every_line_of_ours_and_of_libraries(lines: Lines) -> None:
     with structlog.contextvars.bound_contextvars(batch="batch_1"):
-        structlog.get_logger("node.workers").warning("workers.crashed")
+        structlog.get_logger("node.runtime.workers").warning("workers.crashed")
         logging.getLogger("hypercorn.error").warning("odd")
-    structlog.get_logger("node.workers").warning("workers.crashed")
+    structlog.get_logger("node.runtime.workers").warning("workers.crashed")
     assert [line.get("batch") for line in lines()] == ["batch_1", "batch_1", None]
 
 
 def test_lines_below_the_level_are_left_out(lines: Lines) -> None:
-    log = structlog.get_logger("node.relay")
+    log = structlog.get_logger("node.network.sender")
     log.debug("quiet")
     log.warning("loud")
     assert [line["event"] for line in lines()] == ["loud"]
@@ -69,7 +69,7 @@ def test_lines_below_the_level_are_left_out(lines: Lines) -> None:
 
 def test_an_error_group_stands_in_the_line_whole(lines: Lines) -> None:
     group = ExceptionGroup("both", [WorldFault("no disk"), OSError("no net")])
-    structlog.get_logger("node.supervisor").warning("component.restarting", exc_info=group)
+    structlog.get_logger("node.runtime.supervisor").warning("component.restarting", exc_info=group)
     (line,) = lines()
     assert "no disk" in line["exception"]
     assert "no net" in line["exception"]
@@ -110,7 +110,7 @@ def test_a_flood_from_one_place_is_held_back_and_others_are_not(lines: Lines) ->
         logging.getLogger("libp2p.stream_muxer.yamux").error(f"peer {attempt} is dead")
     logging.getLogger("libp2p.stream_muxer.yamux").error("another place")
     for _ in range(20):
-        structlog.get_logger("node.relay").warning("ours are never held back")
+        structlog.get_logger("node.network.sender").warning("ours are never held back")
     events = [line["event"] for line in lines()]
     assert sum("is dead" in event for event in events) == 5
     assert events.count("another place") == 1

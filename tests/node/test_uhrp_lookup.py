@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from node.library import PRESENT
-from node.objects import DIGESTS_MAX, wire
+from node.network.content_exchange import PRESENT
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
+from node.overlay.objects import DIGESTS_MAX, wire
 from node.overlay.uhrp_lookup import UhrpLookup, read_query, said_to_hold
 from protocols.beef import read_beef
 from protocols.errors import InvalidUhrpUrlError

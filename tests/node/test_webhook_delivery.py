@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from node.config import RestartPolicy
 from node.delivery.posting import Answer, Dialler, InvalidCallbackError, Line, read_receiver
 from node.delivery.signatures import make_secret
-from node.delivery.webhook_keeper import WebhookStats
+from node.delivery.webhook_manager import WebhookStats
+from node.runtime.config import RestartPolicy
 from tests.node.running import Running, running
 from tests.node.webhook_receiver import (
     SECRET,

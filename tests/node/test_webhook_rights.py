@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import trio
 
-from node import subscriptions
-from node.callers import Access, Caller, CallerRole, Credential, TrustedCertifier
 from node.calling import SignedRequests
-from node.delivery.webhook_keeper import UNVOUCHED
-from node.subscription_documents import read_values
+from node.delivery import subscriptions
+from node.delivery.subscription_documents import read_values
+from node.delivery.webhook_manager import UNVOUCHED
+from node.runtime.access import Access, Caller, CallerRole, Credential, TrustedCertifier
 from tests.node.running import AGENT, NODE, KeySigner, Running, running
 from tests.node.test_webhook_delivery import LOOPBACK, SECRET, certify, until_shown
 from tests.node.webhook_receiver import Receiver, receiving

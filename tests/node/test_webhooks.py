@@ -19,9 +19,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from node.api.services import ApiSettings
-from node.callers import Access
-from node.ingest import IngestLimits
-from node.source_settings import HIDDEN, InvalidConfigurationError, read
+from node.ingest.pipeline import IngestLimits
+from node.runtime.access import Access
+from node.sources.settings import HIDDEN, InvalidConfigurationError, read
 from tests.node.running import NETWORK, Running, running
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -11,8 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from node import workers as module
-from node.workers import WorkerCrashedError, Workers, WorkersBusyError, WorkerTimeoutError
+from node.runtime import workers as module
+from node.runtime.workers import WorkerCrashedError, Workers, WorkersBusyError, WorkerTimeoutError
 from protocols.errors import WorldFault
 from tests.node import work_calls
 
@@ -103,7 +103,7 @@ async def test_an_idle_worker_retires() -> None:
 PARENT = """
 import sys
 import trio
-from node.workers import Workers
+from node.runtime.workers import Workers
 from tests.node import work_calls
 
 async def main():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from protocols.errors import ClientFault, WorldFault
 
-HEAVY = ("libp2p", "quart", "hypercorn", "psycopg", "trio", "structlog", "pytest", "node.workers", "node.app")
+HEAVY = ("libp2p", "quart", "hypercorn", "psycopg", "trio", "structlog", "pytest", "node.runtime.workers", "node.app")
 
 
 class OddError(ClientFault):
@@ -21,7 +21,7 @@ class OddError(ClientFault):
 
 
 def facts() -> dict[str, object]:
-    from node import compute  # what a worker of a node has imported
+    from node.worker import compute  # what a worker of a node has imported
 
     pss = next(line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     return {

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from node.log_pages import ManifestPage, read_manifests
+from node.network.sync_messages import ManifestPage, read_manifests
 from protocols import envelope
 from protocols.advertisement import PROTOCOLS as SHIP_AND_SLAP
 from protocols.advertisement import build_token, check_token

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.parsing.admission import InvalidRequestError
-from node.parsing.shaping import Shape
-from node.parsing.webhook_bodies import Delivery, elements, read_delivery
+from node.worker.parsing.admission import InvalidRequestError
+from node.worker.parsing.shaping import Shape
+from node.worker.parsing.webhook_bodies import Delivery, elements, read_delivery
 
 VALUES = st.recursive(
     st.none()

@@ -9,10 +9,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.parsing.admission import InvalidRequestError
-from node.parsing.bodies import Coding
-from node.parsing.lines import BLANKS, LineGatherer, Piece
-from node.parsing.unpacking import unpacker
+from node.worker.parsing.admission import InvalidRequestError
+from node.worker.parsing.bodies import Coding
+from node.worker.parsing.lines import BLANKS, LineGatherer, Piece
+from node.worker.parsing.unpacking import unpacker
 
 LINE_BYTES, PIECE_BYTES, PIECE_LINES = 8, 20, 3
 BODIES = st.lists(st.sampled_from([b"\n", b"a", b"bb", b" ", b"\r", b"x" * 9, b"1234567"]), max_size=40).map(b"".join)

@@ -3,8 +3,8 @@
 import attrs
 import pytest
 
-from node.log_pages import ProofPage, read_proofs
-from node.stored import evidence_bytes
+from node.coordination.serialization import evidence_bytes
+from node.network.sync_messages import ProofPage, read_proofs
 from protocols import envelope, job
 from protocols.coordination import advance
 from protocols.errors import PeerFault

@@ -29,15 +29,16 @@ import trio.testing
 from trio._core import _run as trio_run
 
 from agents.roles import execute
-from node import clock, compute
 from node.api.app import create_app
 from node.api.services import Services
 from node.app import Node
-from node.config import Settings
-from node.keyring import Keyring
-from node.processor_time import ProcessorTimes
-from node.stored import read_certificate, read_manifest
-from node.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
+from node.coordination.serialization import read_certificate, read_manifest
+from node.network.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
+from node.runtime import clock
+from node.runtime.config import Settings
+from node.runtime.keyring import Keyring
+from node.runtime.processor_time import ProcessorTimes
+from node.worker import compute
 from protocols.canonical import sha256
 from protocols.certificate import verify_quorum
 from protocols.errors import OverlayError
@@ -157,7 +158,7 @@ class InlineWorkers:
 
 
 class SimulatedTransport:
-    """``node.transport.Transport`` over the simulated network."""
+    """``node.network.transport.Transport`` over the simulated network."""
 
     def __init__(self, world: "NetworkOfNodes", identity: IdentityKey) -> None:
         self.world = world

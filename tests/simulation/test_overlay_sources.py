@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from node import sync
-from node.config import Settings
+from node.network import sync
+from node.runtime.config import Settings
 from storage.embedded import EmbeddedPostgres
 from tests.simulation.network import STORM_S, Faults, Member, NetworkOfNodes, deterministic, grounds, reset
 

@@ -9,8 +9,8 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from node.source_settings.kafka import KafkaSettings
 from node.sources.intake import SourceFault
+from node.sources.settings.kafka import KafkaSettings
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from node.parsing.kafka_messages import KafkaMessage
+from node.worker.parsing.kafka_messages import KafkaMessage
 
 Partition: TypeAlias = tuple[str, int]  # topic, number
 

@@ -17,12 +17,12 @@ import structlog
 import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from node.outbound import ForbiddenAddressError, OutboundFault, resolve
-from node.parsing.kafka_messages import KafkaMessage, Reading, events_of
-from node.source_settings.kafka import KafkaSettings
+from node.runtime.guarded_http import ForbiddenAddressError, OutboundFault, resolve
 from node.sources.intake import Intake, SourceFault
 from node.sources.kafka import client
 from node.sources.kafka.flight import Flight, Offsets, Partition
+from node.sources.settings.kafka import KafkaSettings
+from node.worker.parsing.kafka_messages import KafkaMessage, Reading, events_of
 from protocols.errors import WorldFault
 
 log = structlog.get_logger(__name__)

@@ -13,12 +13,12 @@ from typing import Final
 
 import trio
 
-from node.parsing.mqtt_messages import Message, events_of
-from node.source_settings.mqtt import MqttSettings
 from node.sources.intake import Connector, Intake, SourceFault
 from node.sources.mqtt import codec, reasons
 from node.sources.mqtt.link import Link, open_link
 from node.sources.mqtt.waiting import Waiting
+from node.sources.settings.mqtt import MqttSettings
+from node.worker.parsing.mqtt_messages import Message, events_of
 from protocols.errors import OverlayError
 from protocols.messages import IdentityKey
 

@@ -11,10 +11,10 @@ from typing import Final
 import httpx
 import trio
 
-from node.outbound import resolve
-from node.source_settings.mqtt import MqttSettings, MqttTls
+from node.runtime.guarded_http import resolve
 from node.sources.intake import SourceFault
 from node.sources.mqtt import codec
+from node.sources.settings.mqtt import MqttSettings, MqttTls
 from protocols.errors import PeerFault
 
 CONNECT_S: Final = 10.0  # for the connection, and as much again for TLS

@@ -1,0 +1,169 @@
+"""The one writer of coordination state: stimuli in, ``advance``, a grouped commit, then the effects.
+
+Whatever wants to change a batch or a lease puts a stimulus here. What must survive a crash is on disk before
+anything leaves the node (``coordination.durable_mark``); what comes back by itself is not written at all. A
+commit that fails ends the process with nothing sent, and a restart goes on from the last one.
+"""
+
+import heapq
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+import trio
+
+from node.runtime.clock import clock_ms
+from protocols.coordination import advance, durable_mark
+from protocols.job import AlarmRang, Effect, Entity, EntityId, Restarted, Rules, SetAlarm, Stimulus, Transition
+
+log = structlog.get_logger(__name__)
+
+INBOX_MAX = 2_048  # stimuli from outside waiting; past it those who tell wait
+TIDY_MS = 1_000  # deletions wait for a commit that is needed anyway, at most so long after the last one
+GROUP_MAX = 64  # stimuli per commit: bounds both the loop's share and the transaction
+
+
+class Journal(Protocol):
+    """Where committed state lives."""
+
+    async def load(self) -> Sequence[Entity]:
+        """What a restarted node goes on with, see ``coordination.recover``."""
+
+    async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
+        """Store everything or nothing; returns once it is on disk."""
+
+    def note(self, transition: Transition) -> None:
+        """See what changed, for views that may lag behind; never waits."""
+
+
+class Driver:
+    """Feeds stimuli to ``advance``, commits, and hands the effects to ``act`` in the order of the commits."""
+
+    def __init__(self, rules: Rules, journal: Journal, act: Callable[[Sequence[Effect]], Awaitable[None]]) -> None:
+        self.rules = rules
+        self._journal = journal
+        self._act = act
+        self._entities: dict[EntityId, Entity] = {}
+        self._alarms: dict[EntityId, int] = {}
+        self._heap: list[tuple[int, EntityId]] = []
+        self._marks: dict[EntityId, object] = {}  # of what is stored
+        self._deletable: set[EntityId] = set()  # stored, and gone since
+        self._tidy_ms = 0
+        self._places = trio.Semaphore(INBOX_MAX)
+        self._send, self._receive = trio.open_memory_channel[tuple[Stimulus, bool]](math.inf)
+
+    async def tell(self, stimulus: Stimulus) -> None:
+        """Put in a stimulus from outside; waits while the inbox is full, which is the back-pressure."""
+        await self._places.acquire()
+        self._send.send_nowait((stimulus, True))
+
+    def post(self, stimulus: Stimulus) -> None:
+        """Put in what an effect of this node led to: bounded by the effects under way, so it never waits."""
+        self._send.send_nowait((stimulus, False))
+
+    def find(self, entity_id: EntityId) -> Entity | None:
+        """A committed entity, for reading only."""
+        return self._entities.get(entity_id)
+
+    def entities(self) -> Iterable[Entity]:
+        """All committed entities, for reading only."""
+        return tuple(self._entities.values())
+
+    @property
+    def depth(self) -> int:
+        """Stimuli waiting."""
+        return self._receive.statistics().current_buffer_used
+
+    async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]
+        """Load the state, utter again what it owes, then serve until cancelled."""
+        for state in (self._entities, self._alarms, self._heap, self._marks, self._deletable):
+            state.clear()
+        for entity in await self._journal.load():
+            self._entities[entity.entity_id] = entity
+            self._marks[entity.entity_id] = durable_mark(entity)
+        log.info("driver.loaded", entities=len(self._entities))
+        task_status.started()
+        now_ms = clock_ms()
+        for entity_id in tuple(self._entities):
+            self.post(Restarted(now_ms=now_ms, entity_id=entity_id))
+        while True:
+            group = await self._next_group()
+            if group:
+                await self._drive(group)
+
+    async def _next_group(self) -> list[Stimulus]:
+        """Everything that waits, up to a bound; else what comes next, or the alarm that is due first."""
+        group = self._due_alarms()
+        if not group:
+            wait_ms = self._heap[0][0] - clock_ms() if self._heap else 3_600_000
+            with trio.move_on_after(max(0, wait_ms) / 1000):
+                stimulus, counted = await self._receive.receive()
+                group.append(stimulus)
+                if counted:
+                    self._places.release()
+        while len(group) < GROUP_MAX:
+            try:
+                stimulus, counted = self._receive.receive_nowait()
+            except trio.WouldBlock:
+                break
+            group.append(stimulus)
+            if counted:
+                self._places.release()
+        return group
+
+    def _due_alarms(self) -> list[Stimulus]:
+        due: list[Stimulus] = []
+        now_ms = clock_ms()
+        while self._heap and self._heap[0][0] <= now_ms and len(due) < GROUP_MAX:
+            at_ms, entity_id = heapq.heappop(self._heap)
+            if self._alarms.get(entity_id) == at_ms:
+                del self._alarms[entity_id]
+                due.append(AlarmRang(now_ms=now_ms, entity_id=entity_id))
+        return due
+
+    async def _drive(self, group: list[Stimulus]) -> None:
+        transition = advance(self._entities, group, self.rules)
+        await self._store(transition)
+        for entity in transition.changed:
+            self._entities[entity.entity_id] = entity
+        for entity_id in transition.removed:
+            del self._entities[entity_id]
+            self._alarms.pop(entity_id, None)
+        effects = []
+        for effect in transition.effects:
+            if isinstance(effect, SetAlarm):
+                self._set_alarm(effect)
+            else:
+                effects.append(effect)
+        if effects:
+            await self._act(effects)
+
+    async def _store(self, transition: Transition) -> None:
+        """Commit what must survive, and with it the deletions that could wait until now."""
+        marks = {entity.entity_id: durable_mark(entity) for entity in transition.changed}
+        urgent = tuple(
+            entity
+            for entity in transition.changed
+            if marks[entity.entity_id] not in (None, self._marks.get(entity.entity_id))
+        )
+        self._deletable.update(entity_id for entity_id in transition.removed if entity_id in self._marks)
+        self._deletable.difference_update(marks)
+        due = bool(self._deletable) and clock_ms() >= self._tidy_ms
+        if not urgent and not due:
+            self._journal.note(transition)
+            return
+        removed = tuple(sorted(self._deletable))
+        await self._journal.commit(urgent, removed)
+        self._journal.note(transition)
+        self._marks.update({entity.entity_id: marks[entity.entity_id] for entity in urgent})
+        for entity_id in removed:
+            self._marks.pop(entity_id, None)
+        self._deletable.clear()
+        self._tidy_ms = clock_ms() + TIDY_MS
+
+    def _set_alarm(self, effect: SetAlarm) -> None:
+        """One alarm an entity, the last one set; the entity asks again if it rings too early."""
+        if self._alarms.get(effect.entity_id) != effect.at_ms:
+            self._alarms[effect.entity_id] = effect.at_ms
+            heapq.heappush(self._heap, (effect.at_ms, effect.entity_id))

@@ -1,0 +1,58 @@
+"""Keeps what events say for as long as their policies ask, and no longer."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from agents.functions import MissingFunctionError
+from agents.policy import compile_policy
+from node.runtime.clock import clock_ms
+from node.worker.plugins import functions_for
+from storage import retention
+from storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+ROUND_S: Final = 600.0
+BATCHES_AT_ONCE: Final = 20
+DAY_MS: Final = 86_400_000
+
+
+class Retention:
+    """Deletes, once in a while, a few batches in a transaction."""
+
+    def __init__(self, database: Database, sleep: Callable[[float], Awaitable[None]] = trio.sleep) -> None:
+        self._database = database
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        while True:
+            await self.round()
+            await self._sleep(ROUND_S)
+
+    async def round(self) -> int:
+        """Delete all that is over now. Returns how many batches."""
+        expired = 0
+        for policy_hash, document in await self._database.run(retention.policies):
+            try:
+                days = compile_policy(document, functions_for(document)).retention_days
+            except MissingFunctionError:
+                continue  # nothing of it was certified here
+            if days is None:
+                continue
+            now_ms = clock_ms()
+            expire = partial(
+                retention.expire,
+                policy_hash=policy_hash,
+                certified_before_ms=now_ms - days * DAY_MS,
+                now_ms=now_ms,
+                limit=BATCHES_AT_ONCE,
+            )
+            while found := await self._database.run(expire):
+                expired += found
+        if expired:
+            log.info("retention.expired", batches=expired)
+        return expired

@@ -1,0 +1,264 @@
+"""Delivery to other nodes: certified batches by address, on gossip, for active subscriptions of type ``overlay``.
+
+What gathers in ``NOTICE_S`` goes out in few messages, each naming many batches: a gossiped message costs every node
+milliseconds whatever its size. Whoever follows a topic has certificates and bytes by stream. A subscription is for
+batches: one is told of if one of its events is wanted, and whoever reads it chooses among its events.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import structlog
+import trio
+
+from node.coordination.executor import Sealed
+from node.coordination.serialization import read_certificate, unpack_outputs
+from node.delivery.chunks import WHOLE_BATCH, Rendering
+from node.delivery.filters import Filter, Selection
+from node.delivery.subscription_documents import read_filter, status_of
+from node.network.sync_messages import PREFIX
+from node.network.transport import Transport
+from node.runtime.clock import clock_ms
+from protocols.canonical import sha256
+from protocols.envelope import Signer, sign, to_frame
+from protocols.errors import ClientFault
+from protocols.limits import NOTICE_BATCHES_MAX
+from protocols.messages import CertifiedBatch, CertifiedNotice
+from storage import notices, subscriptions
+from storage.database import Database
+from storage.notices import SealedRow
+from storage.subscriptions import Step, Subscription
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+log = structlog.get_logger(__name__)
+
+GOSSIP_CERTIFIED: Final = "certified"
+NOTICE_S: Final = 1.0
+NOTICES_AT_ONCE: Final = 3  # in one such time
+PAGE: Final = NOTICES_AT_ONCE * NOTICE_BATCHES_MAX
+PAGE_WITH_OUTPUTS: Final = 16
+TOPICS_BYTES_MAX: Final = 40_000  # of one notice: the rest of it has a fixed size and fits
+LOOK_S: Final = 5.0  # a subscription that was changed is seen after so long
+SUBSCRIPTIONS_MAX: Final = 1_000
+EXPRESSIONS_MAX: Final = 64  # different ones
+
+
+@attrs.frozen(kw_only=True)
+class Watch:
+    """A subscription in force: what it wants, and where it stands."""
+
+    subscription_id: str
+    revision: int
+    after: int
+    wanted: Filter
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it takes the batch's events to tell if it is wanted."""
+        chosen = self.wanted.selection
+        return chosen.event_types is not None or chosen.expression is not None
+
+    def takes(self, row: SealedRow, events: "_Events") -> bool:
+        """Whether it is to be told of a batch."""
+        wanted, chosen = self.wanted, self.wanted.selection
+        return (
+            row.sequence > self.after
+            and len(row.topics) > 0  # without a topic it is not meant for others
+            and (wanted.topics is None or wanted.topics.allow_any(row.topics))
+            and row.level >= wanted.level
+            and (wanted.source_ids is None or row.source_id in wanted.source_ids)
+            and (("valid" in chosen.statuses and row.valid > 0) or ("invalid" in chosen.statuses and row.invalid > 0))
+            and (not self.looks_inside or events.have(chosen))
+        )
+
+
+class _Events:
+    """The events of a batch, read by the first who has to look at them."""
+
+    def __init__(self, row: SealedRow) -> None:
+        self._row = row
+
+    def have(self, selection: Selection) -> bool:
+        """Whether one is selected; none is where they were deleted."""
+        return self._rendering is not None and self._rendering.has(selection)
+
+    @cached_property
+    def _rendering(self) -> Rendering | None:
+        row = self._row
+        if row.outputs is None:
+            return None
+        leaves, normalized = unpack_outputs(row.outputs)
+        return Rendering(
+            Sealed(
+                certificate=read_certificate(row.certificate),
+                topics=row.topics,
+                leaves=leaves,
+                normalized=normalized,
+                received_ms=row.received_ms,
+                certified_ms=row.certified_ms,
+                sequence=row.sequence,
+            )
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Looked:
+    """Batches to tell of with their sequences, in their order, and who wants which; ``end`` is how far was looked."""
+
+    watches: Sequence[Watch]
+    batches: Sequence[tuple[int, CertifiedBatch]]
+    wanted: Mapping[str, Sequence[int]]
+    end: int
+    more: bool
+
+
+class Announcer:
+    """Tells the network of batches that were sealed here and that a subscription wants told of."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        database: Database,
+        signer: Signer,
+        transport: Transport,
+        on_sent: Callable[[str, str, int], None] = lambda carrier, message, size: None,
+    ) -> None:
+        self._network = network
+        self._database = database
+        self._signer = signer
+        self._transport = transport
+        self._on_sent = on_sent
+        self._news = trio.Event()
+        self._news.set()  # the first look is at what an earlier run left
+
+    def sealed(self) -> None:
+        """A batch was sealed. Never waits."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Tell of what is sealed, and of what subscriptions go back to, until cancelled."""
+        while True:
+            with trio.move_on_after(LOOK_S):
+                await self._news.wait()
+            self._news = trio.Event()
+            await trio.sleep(NOTICE_S)
+            if await self._tell():
+                self._news.set()
+
+    async def _tell(self) -> bool:
+        """Tell of as much as one time allows. Returns whether there may be more."""
+        watches, rows, more = await self._database.run(_look)
+        if not rows:
+            return False
+        looked = await trio.to_thread.run_sync(_choose, watches, rows, more)
+        parts = list(islice(_parts(looked.batches), NOTICES_AT_ONCE))
+        for part in parts:
+            batches = tuple(batch for _, batch in part)
+            message = CertifiedNotice(network=self._network, issued_ms=clock_ms(), batches=batches)
+            frame = to_frame(sign(self._signer, message))
+            await self._transport.publish(GOSSIP_CERTIFIED, frame)
+            self._on_sent("gossip", CertifiedNotice.__name__, len(frame))
+        told_all = sum(map(len, parts)) == len(looked.batches)
+        steps = _steps(looked, looked.end if told_all else parts[-1][-1][0])
+        if steps:
+            await self._database.run(partial(subscriptions.take_steps, steps=steps))
+        return looked.more or not told_all
+
+
+def _look(connection: "Connection") -> tuple[Sequence[Watch], Sequence[SealedRow], bool]:
+    """Who wants to be told of what, what was sealed, and whether there may be more."""
+    watches = list(_watches(subscriptions.active(connection, "overlay", SUBSCRIPTIONS_MAX)))
+    if not watches:
+        return [], [], False
+    after = min(watch.after for watch in watches)
+    looks_inside = any(watch.looks_inside for watch in watches)
+    limit = PAGE_WITH_OUTPUTS if looks_inside else PAGE
+    rows = notices.sealed_after(connection, after, limit, with_outputs=looks_inside)
+    return watches, rows, len(rows) == limit
+
+
+def _choose(watches: Sequence[Watch], rows: Sequence[SealedRow], more: bool) -> Looked:
+    """Which of ``rows``, at least one, are wanted. Computes: not for the loop, nor while a connection is held."""
+    batches = []
+    wanted: dict[str, list[int]] = {}
+    for row in rows:
+        events = _Events(row)
+        takers = [watch.subscription_id for watch in watches if watch.takes(row, events)]
+        if takers:
+            batches.append((row.sequence, _address(row)))
+        for taker in takers:
+            wanted.setdefault(taker, []).append(row.sequence)
+    return Looked(watches=watches, batches=batches, wanted=wanted, end=rows[-1].sequence, more=more)
+
+
+def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
+    """The subscriptions in force. Past ``EXPRESSIONS_MAX`` one more chooses nothing: more is told, never less."""
+    now_ms = clock_ms()
+    expressions: set[str] = set()
+    for row in rows:
+        if status_of(row, now_ms) != "active":
+            continue
+        try:
+            wanted = read_filter(row.filter_criteria, row.overlay_topics)
+        except ClientFault as error:
+            log.warning("subscription.unreadable", subscription=row.subscription_id, why=str(error))
+            continue
+        expression = wanted.selection.expression
+        if expression is not None and expression.text not in expressions:
+            if len(expressions) < EXPRESSIONS_MAX:
+                expressions.add(expression.text)
+            else:
+                wanted = attrs.evolve(wanted, selection=attrs.evolve(wanted.selection, expression=None))
+        yield Watch(
+            subscription_id=row.subscription_id,
+            revision=row.cursor_revision,
+            after=row.cursor_sequence - (row.cursor_position < WHOLE_BATCH),  # within a batch: all of it again
+            wanted=wanted,
+        )
+
+
+def _steps(looked: Looked, end: int) -> dict[str, Step]:
+    """Where the subscriptions stand once all up to ``end`` is told; none for those that stood there before."""
+    return {
+        watch.subscription_id: Step(
+            revision=watch.revision,
+            cursor=(end, WHOLE_BATCH),
+            deliveries=told,
+            last_success_ms=clock_ms() if told else None,
+        )
+        for watch in looked.watches
+        for told in [sum(sequence <= end for sequence in looked.wanted.get(watch.subscription_id, ()))]
+        if watch.after < end
+    }
+
+
+def _address(row: SealedRow) -> CertifiedBatch:
+    statement = read_certificate(row.certificate).statement
+    return CertifiedBatch(
+        batch=bytes.fromhex(row.batch_id.removeprefix(PREFIX)),
+        topics=row.topics,
+        certificate=sha256(row.certificate),
+        records=statement.input_root,
+        outputs=statement.output_root,
+    )
+
+
+def _parts(batches: Sequence[tuple[int, CertifiedBatch]]) -> Iterator[list[tuple[int, CertifiedBatch]]]:
+    """Batches in their order, as many at once as a notice may name."""
+    part: list[tuple[int, CertifiedBatch]] = []
+    left = TOPICS_BYTES_MAX
+    for sequence, batch in batches:
+        size = sum(len(topic.encode()) + 3 for topic in batch.topics)
+        if part and (len(part) == NOTICE_BATCHES_MAX or size > left):
+            yield part
+            part, left = [], TOPICS_BYTES_MAX
+        part.append((sequence, batch))
+        left -= size
+    if part:
+        yield part

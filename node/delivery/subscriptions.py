@@ -1,0 +1,366 @@
+"""Subscriptions: created, read, changed and deleted by those they belong to; cursors of streams.
+
+Operators may do everything. A proven identity has its own. Anonymous callers, where streams are public, may have
+cursors for their streams, for a limited time: who knows the id, which cannot be guessed, may use it. Nothing is ever
+sent out on the word of somebody who did not prove an identity.
+"""
+
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from node.delivery.chunks import WHOLE_BATCH, Place
+from node.delivery.cursor_ledger import CursorLedger
+from node.delivery.filters import Filter
+from node.delivery.posting import read_receiver
+from node.delivery.signatures import make_secret
+from node.delivery.subscription_documents import (
+    DEFAULTS,
+    STREAMS,
+    Document,
+    milliseconds,
+    moment_of,
+    place_of,
+    read_delivery,
+    read_filter,
+    refuse_moves,
+    shown,
+    status_of,
+    wrong,
+)
+from node.runtime.access import Access, Caller, Credential, IdentityRequiredError, Need, NotPermittedError
+from node.runtime.clock import clock_ms
+from node.runtime.guarded_http import Network
+from protocols.errors import ClientFault
+from storage import batches, subscriptions
+from storage.database import Database
+from storage.subscriptions import Subscription
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+SUBSCRIPTIONS_MAX: Final = 10_000
+WEBHOOKS_MAX: Final = 1_000  # active ones are a task each
+OPERATORS_SHARE: Final = 0.1  # of either: kept free for operators, whatever others make
+PER_IDENTITY_MAX: Final = 100
+ANONYMOUS_MAX: Final = 1_000  # of all anonymous callers together
+ANONYMOUS_MS_MAX: Final = 86_400_000
+
+
+class UnknownSubscriptionError(ClientFault):
+    code = "unknown-subscription"
+
+
+class TooManySubscriptionsError(ClientFault):
+    code = "too-many-subscriptions"
+
+
+class NotActiveError(ClientFault):
+    code = "subscription-not-active"
+
+
+@attrs.frozen(kw_only=True)
+class Followed:
+    """A subscription that a stream begins with.
+
+    Attributes:
+        place: All up to there was taken.
+        revision: What ``CursorLedger.moved`` wants to know.
+        expires_ms: When the stream has to end.
+    """
+
+    subscription_id: str
+    wanted: Filter
+    place: Place
+    revision: int
+    expires_ms: int | None
+
+
+def create(
+    connection: "Connection", values: Document, *, caller: Caller, allowed: tuple[Network, ...]
+) -> tuple[Document, str | None]:
+    """Make a subscription. Returns it as JSON values, and the secret where one was made for it.
+
+    Args:
+        values: As ``subscription_documents.read_values`` reads them of a new one.
+        allowed: Networks that may be called besides public addresses.
+    """
+    values = {**DEFAULTS, **values}
+    kind = values.get("subscription_type")
+    if kind is None:
+        raise wrong("subscriptionType", "is missing", "send sse, websocket, webhook or overlay")
+    values = _with_holder(values, caller)
+    made = None
+    if kind == "webhook":
+        made = None if "secret" in values else make_secret()
+        values.setdefault("secret", made)
+    _check(values, kind, allowed)
+    values.setdefault("subscription_id", f"sub_{secrets.token_hex(16)}")
+    _make_room(connection, values, caller)
+    start = values.pop("since", None)
+    last = batches.last_sequence(connection)
+    if start is None:
+        start = Place(sequence=last, position=WHOLE_BATCH)
+    _refuse_future(start, last, "since")
+    values["authority"] = _authority(caller)
+    row = subscriptions.create(
+        connection, {**values, "cursor_sequence": start.sequence, "cursor_position": start.position}
+    )
+    return shown(row, now_ms=clock_ms(), last_sequence=last), made
+
+
+def _authority(caller: Caller) -> Document:
+    """A caller as ``is_vouched`` reads it."""
+    return {
+        "identity": None if caller.identity is None else caller.identity.hex(),
+        "credentials": [attrs.asdict(shown) for shown in caller.credentials],
+    }
+
+
+async def is_vouched(row: Subscription, access: Access) -> bool:
+    """Whether the caller on whose word a subscription is delivered may still read the stream."""
+    if not row.authority and row.client_identity_key is None:
+        return True  # an operator's, of before authorities were kept
+    identity = row.authority.get("identity", row.client_identity_key)
+    caller = Caller(
+        identity=None if identity is None else bytes.fromhex(identity),
+        credentials=tuple(Credential(**shown) for shown in row.authority.get("credentials", ())),
+    )
+    return await access.still_permits(caller, Need.READ, "stream")
+
+
+def _with_holder(values: Document, caller: Caller) -> Document:
+    """The columns with whose it is. Operators make subscriptions for others, too."""
+    own = None if caller.identity is None else caller.identity.hex()
+    holder = values.get("client_identity_key", own)
+    if not caller.operates:
+        if own is None:
+            return _anonymous(values)
+        if holder != own:
+            raise NotPermittedError(
+                "a subscription belongs to who makes it", field="/clientIdentityKey", remedy="leave it out"
+            )
+    return {"client_id": holder or "operator", **values, "client_identity_key": holder}
+
+
+def _anonymous(values: Document) -> Document:
+    if values["subscription_type"] not in STREAMS:
+        raise IdentityRequiredError(
+            "nothing is sent out on the word of anonymous callers", remedy="prove your identity: see /docs"
+        )
+    for name, column in (("subscriptionId", "subscription_id"), ("clientIdentityKey", "client_identity_key")):
+        if column in values:
+            raise IdentityRequiredError(f"/{name}: is not for anonymous callers", remedy="leave it out")
+    latest = moment_of(clock_ms() + ANONYMOUS_MS_MAX)
+    expires = values["expires_at"]
+    expires = latest if expires is None else min(latest, expires)
+    return {"client_id": "anonymous", **values, "client_identity_key": None, "expires_at": expires}
+
+
+def _check(values: Document, kind: str, allowed: tuple[Network, ...]) -> None:
+    """Whether the parts fit each other, whole rows or those to be."""
+    read_filter(values["filter_criteria"], values["overlay_topics"])
+    if kind == "webhook":
+        if not values.get("callback_url"):
+            raise wrong("callbackUrl", "is missing", "send the URL that events are to be posted to")
+        read_receiver(values["callback_url"], allowed)
+        read_delivery(values["delivery"])
+        return
+    for name, column in (("callbackUrl", "callback_url"), ("delivery", "delivery"), ("secret", "secret")):
+        if values.get(column):
+            raise wrong(name, f"means nothing to a subscription of type {kind}", "leave it out")
+
+
+def _make_room(connection: "Connection", values: Document, caller: Caller) -> None:
+    """Hold creation to the limits; what has expired makes room.
+
+    Raises:
+        TooManySubscriptionsError
+    """
+    subscriptions.lock_creation(connection)
+    holder = values["client_identity_key"]
+    for last_try in (False, True):
+        counts = subscriptions.count(connection, subscription_type=values["subscription_type"], holder=holder)
+        share = 1.0 if caller.operates else 1.0 - OPERATORS_SHARE
+        own_max = ANONYMOUS_MAX if holder is None else PER_IDENTITY_MAX
+        full = (
+            counts.total >= share * SUBSCRIPTIONS_MAX
+            or (values["subscription_type"] == "webhook" and counts.of_type >= share * WEBHOOKS_MAX)
+            or (not caller.operates and counts.of_holder >= own_max)
+        )
+        if not full:
+            return
+        if last_try or not subscriptions.delete_expired(connection, holder=holder, now=moment_of(clock_ms())):
+            raise TooManySubscriptionsError(
+                f"there are {counts.of_holder} of yours, {counts.total} in all",
+                remedy="delete some that are not used",
+            )
+
+
+def _refuse_future(place: Place, last: int, field: str) -> None:
+    if place.sequence > last:
+        raise wrong(field, f"the feed stands at {last}", "send a place that was passed, or 0 for everything")
+
+
+def find(connection: "Connection", subscription_id: str, caller: Caller, *, lock: bool = False) -> Subscription:
+    """A subscription that is the caller's to use.
+
+    Raises:
+        UnknownSubscriptionError: There is none, or it is another's: which, is not told.
+    """
+    row = subscriptions.get(connection, subscription_id, lock=lock)
+    if row is None or not _is_own(row, caller):
+        raise UnknownSubscriptionError(f"no subscription {subscription_id[:100]!r} of yours is on this node")
+    return row
+
+
+def find_webhook(connection: "Connection", subscription_id: str, *, caller: Caller) -> Subscription:
+    """A webhook subscription that is the caller's to use."""
+    row = find(connection, subscription_id, caller)
+    if row.subscription_type != "webhook":
+        raise wrong("subscriptionType", f"is {row.subscription_type}", "use the id of a webhook subscription")
+    return row
+
+
+def _is_own(row: Subscription, caller: Caller) -> bool:
+    if caller.operates:
+        return True
+    if row.client_identity_key is None:
+        return row.subscription_type in STREAMS
+    return caller.identity is not None and row.client_identity_key == caller.identity.hex()
+
+
+def get(connection: "Connection", subscription_id: str, *, caller: Caller) -> Document:
+    return _shown(connection, find(connection, subscription_id, caller))
+
+
+def page(connection: "Connection", *, caller: Caller, after: str, limit: int) -> Document:
+    """The caller's subscriptions by id; all of them to operators."""
+    if caller.identity is None and not caller.operates:
+        raise IdentityRequiredError(
+            "whose subscriptions?", remedy="prove your identity, or ask for the one whose id you know"
+        )
+    holder = None if caller.operates or caller.identity is None else caller.identity.hex()
+    rows = subscriptions.page(connection, holder=holder, after=after, limit=limit)
+    now_ms, last = clock_ms(), batches.last_sequence(connection)
+    return {
+        "subscriptions": [shown(row, now_ms=now_ms, last_sequence=last) for row in rows],
+        "nextAfter": rows[-1].subscription_id if len(rows) == limit else None,
+    }
+
+
+def change(
+    connection: "Connection",
+    subscription_id: str,
+    values: Document,
+    *,
+    caller: Caller,
+    allowed: tuple[Network, ...],
+) -> Document:
+    """Change the columns in ``values``. Active: it goes on from where it stood."""
+    known = find(connection, subscription_id, caller, lock=True)
+    values = refuse_moves(known, values)
+    if known.client_identity_key is None and not caller.operates and "expires_at" in values:
+        latest = moment_of(clock_ms() + ANONYMOUS_MS_MAX)
+        values["expires_at"] = latest if values["expires_at"] is None else min(latest, values["expires_at"])
+    row = {**attrs.asdict(known), **values}
+    _check(row, known.subscription_type, allowed)
+    expires_ms = milliseconds(row["expires_at"])
+    expired = expires_ms is not None and expires_ms <= clock_ms()
+    if "subscription_status" in values or (known.subscription_status == "expired" and not expired):
+        if expired:
+            raise wrong("subscriptionStatus", "it has expired", "send a later expiresAt with it")
+        values.setdefault("subscription_status", "active")
+        values |= {"pause_reason": None, "failing_since_ms": None}
+    updated = subscriptions.update(connection, subscription_id, {**values, "authority": _authority(caller)})
+    assert updated is not None, "it was found in this transaction"
+    return _shown(connection, updated)
+
+
+def delete(connection: "Connection", subscription_id: str, *, caller: Caller) -> None:
+    find(connection, subscription_id, caller, lock=True)
+    subscriptions.delete(connection, subscription_id)
+
+
+def replay(connection: "Connection", subscription_id: str, *, since: Place, caller: Caller) -> Document:
+    """Have a subscription go on from another place: what comes after it is delivered, again or for the first time."""
+    find(connection, subscription_id, caller, lock=True)
+    _refuse_future(since, batches.last_sequence(connection), "since")
+    updated = subscriptions.set_cursor(connection, subscription_id, (since.sequence, since.position))
+    assert updated is not None, "it was found in this transaction"
+    return _shown(connection, updated)
+
+
+def rotate(
+    connection: "Connection", subscription_id: str, *, given: str | None, keep_s: int, caller: Caller
+) -> tuple[Document, str | None]:
+    """Sign with another secret from now on, and with the one before too for ``keep_s``.
+
+    Returns the subscription, and the secret where one was made for it.
+    """
+    known = find_webhook(connection, subscription_id, caller=caller)
+    made = None if given is not None else make_secret()
+    values = {
+        "secret": given or made,
+        "previous_secret": known.secret if keep_s else None,
+        "previous_secret_until_ms": clock_ms() + 1000 * keep_s if keep_s else 0,
+    }
+    updated = subscriptions.update(connection, subscription_id, values)
+    assert updated is not None, "it was found in this transaction"
+    return _shown(connection, updated), made
+
+
+async def follow(
+    database: Database,
+    cursors: CursorLedger,
+    subscription_id: str,
+    *,
+    caller: Caller,
+    kind: str,
+    acknowledged: Place | None = None,
+) -> Followed:
+    """Where a stream of a subscription begins, and what it is to carry.
+
+    Args:
+        kind: "sse" or "websocket"; the subscription has to be of it.
+        acknowledged: What the client has taken (``Last-Event-ID``): the cursor goes forward to it.
+
+    Raises:
+        UnknownSubscriptionError: There is none, or it is another's.
+        NotActiveError: It is paused, expired, or of another type.
+    """
+    if acknowledged is not None:
+        passed = partial(_passable, subscription_id=subscription_id, caller=caller, place=acknowledged)
+        cursors.moved(subscription_id, await database.run(passed), acknowledged)
+    await cursors.flush()
+    return await database.run(partial(_followed, subscription_id=subscription_id, caller=caller, kind=kind))
+
+
+def _passable(connection: "Connection", subscription_id: str, caller: Caller, place: Place) -> int:
+    """The revision of a cursor that may go forward to ``place``."""
+    row = find(connection, subscription_id, caller)
+    _refuse_future(place, batches.last_sequence(connection), "since")
+    return row.cursor_revision
+
+
+def _followed(connection: "Connection", subscription_id: str, caller: Caller, kind: str) -> Followed:
+    row = find(connection, subscription_id, caller)
+    status = status_of(row, clock_ms())
+    if row.subscription_type != kind or status != "active":
+        raise NotActiveError(
+            f"the subscription is {status}, of type {row.subscription_type}",
+            remedy=f"use an active subscription of type {kind}",
+        )
+    return Followed(
+        subscription_id=subscription_id,
+        wanted=read_filter(row.filter_criteria, row.overlay_topics),
+        place=place_of(row),
+        revision=row.cursor_revision,
+        expires_ms=milliseconds(row.expires_at),
+    )
+
+
+def _shown(connection: "Connection", row: Subscription) -> Document:
+    return shown(row, now_ms=clock_ms(), last_sequence=batches.last_sequence(connection))

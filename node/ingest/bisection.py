@@ -1,0 +1,139 @@
+"""A dead batch whose roles end their worker: bisected until the events that do it are found.
+
+Those become a dead batch of their own, which can be replayed once the cause is mended; the others become a batch that
+is processed like any other; and the batch they came in is ``split``.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
+
+import attrs
+import structlog
+import trio
+
+from agents.memory import EMPTY_CONTEXT
+from node.ingest.group_commit import CommittedBatch, GroupWriter, Split
+from node.network.content_exchange import PeerLibrary
+from node.runtime.clock import clock_ms
+from node.runtime.workers import WorkerCrashedError, Workers, WorkerTimeoutError
+from node.worker import compute
+from protocols.errors import OverlayError, WorldFault
+from protocols.job import BatchCommitted, Stimulus
+from protocols.messages import Manifest
+from storage import batches
+from storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+QUEUE_MAX: Final = 1_024
+PROBES_MAX: Final = 128  # runs of parts of one batch: several bad events among 500 take as many
+PROBE_S_MIN: Final = 2.0
+
+
+class Salvage:
+    """Looks at every batch that died on this node."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        database: Database,
+        workers: Workers,
+        writer: GroupWriter,
+        library: PeerLibrary,
+        tell: Callable[[Stimulus], Awaitable[None]],
+        unsettle: Callable[[int], None],
+        timeout_s: float,
+    ) -> None:
+        self._network = network
+        self._database = database
+        self._workers = workers
+        self._writer = writer
+        self._library = library
+        self._tell = tell
+        self._unsettle = unsettle
+        self._timeout_s = timeout_s
+        self._send, self._receive = trio.open_memory_channel[str](QUEUE_MAX)
+
+    def died(self, batch_id: str) -> None:
+        """Have a batch looked at; past the bound of those that wait it stays dead, whole."""
+        try:
+            self._send.send_nowait(batch_id)
+        except trio.WouldBlock:
+            log.warning("salvage.too_many", batch=batch_id)
+
+    async def run(self) -> None:
+        async for batch_id in self._receive:
+            try:
+                await self._look_at(batch_id)
+            except WorldFault as fault:
+                log.warning("salvage.failed", batch=batch_id, why=str(fault))
+
+    async def _look_at(self, batch_id: str) -> None:
+        row = await self._database.run(partial(batches.get, batch_id=batch_id))
+        packed = await self._database.run(partial(batches.payload, batch_id=batch_id))
+        if row is None or packed is None or row.state != "dead":
+            return
+        policy = await self._library.policy(row.policy_hash, self._library.identity)
+        if policy is None:
+            return
+        lines = compute.unpack(packed).split(b"\n")
+        search = Search(probe=partial(self._ends_workers, row.source_id, policy, len(lines)), left=PROBES_MAX)
+        bad = await search.bad(lines, 0) if len(lines) > 1 else []
+        if not bad or search.left <= 0:
+            return
+        split = partial(self._writer.split, batch_id=batch_id, bad=frozenset(bad), now_ms=clock_ms())
+        found = await self._database.run(split)
+        if found is not None:
+            await self._go_on(batch_id, found)
+
+    async def _go_on(self, batch_id: str, split: Split) -> None:
+        log.warning("batch.split", batch=batch_id, dead=split.dead, events=split.bad, rest=split.rest_id)
+        if split.rest is not None:
+            manifest: Manifest = split.rest.manifest.message
+            self._unsettle(manifest.events)
+            await self._tell(_told(split.rest))
+
+    async def _ends_workers(self, source_id: str, policy: bytes, whole: int, lines: Sequence[bytes]) -> bool:
+        """Whether the roles over these records end their worker, or take far longer than their share."""
+        call = partial(
+            compute.run_roles,
+            network=self._network,
+            source_id=source_id,
+            packed=compute.pack(b"\n".join(lines)),
+            policy=policy,
+            context=EMPTY_CONTEXT,
+            keep_outputs=False,
+        )
+        try:
+            await self._workers.probe(call, max(PROBE_S_MIN, self._timeout_s * len(lines) / whole))
+        except (WorkerCrashedError, WorkerTimeoutError):
+            return True
+        except OverlayError:  # it fails, and says why: that is no reason to take it apart
+            return False
+        return False
+
+
+@attrs.define
+class Search:
+    """Halves, and halves of those that are bad, with a bound on the runs."""
+
+    probe: Callable[[Sequence[bytes]], Awaitable[bool]]
+    left: int
+
+    async def bad(self, lines: Sequence[bytes], start: int) -> list[int]:
+        """The places of the records that are bad by themselves."""
+        self.left -= 1
+        if self.left < 0 or not await self.probe(lines):
+            return []
+        if len(lines) == 1:
+            return [start]
+        half = len(lines) // 2
+        return await self.bad(lines[:half], start) + await self.bad(lines[half:], start + half)
+
+
+def _told(batch: CommittedBatch) -> BatchCommitted:
+    return BatchCommitted(
+        now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful, holders=batch.holders, recovered=False
+    )

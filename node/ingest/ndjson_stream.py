@@ -1,0 +1,261 @@
+"""A body without an end: lines are taken in piece by piece, and each piece is acknowledged once it is durable.
+
+Nothing is read while the node is full, so the sender waits by TCP's own means. Many clients read nothing of an
+answer before they have sent all of their request: acknowledgements that nobody takes are put together, so that
+such a client never waits for a node that waits for it.
+"""
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import orjson
+import structlog
+import trio
+
+from node.ingest.pipeline import Ingest, OverloadedError, Room
+from node.ingest.responses import REJECTED, IngestAnswer, render_lines
+from node.runtime.workers import WorkersBusyError
+from node.worker.parsing.bodies import Form
+from node.worker.parsing.lines import LineGatherer, Piece
+from node.worker.parsing.unpacking import unpacker
+from protocols.errors import ClientFault, OverlayError
+
+log = structlog.get_logger(__name__)
+
+PIECE_EVENTS_MAX: Final = 1_000
+PIECE_BYTES_MAX: Final = 1024 * 1024
+QUIET_S: Final = 0.2  # without news: what is there goes
+LINGER_S: Final = 1.0  # the oldest line waits no longer, however steadily others trickle in
+IDLE_S: Final = 60.0
+FULL_S: Final = 0.5
+HELD_UP_S: Final = 300.0  # a node that is full for longer says so, and ends the stream
+LAST_WORD_S: Final = 2.0  # for the client to read why its stream ends, before the connection goes
+PENDING_MAX: Final = 16  # acknowledgements that the client has not taken; more become one
+REJECTIONS_MAX: Final = 1_000  # that such a one names
+COUNTS: Final = ("accepted", "duplicates", "rejected", "versions")
+
+
+class StreamIdleError(ClientFault):
+    """The client sent nothing for too long."""
+
+    code = "stream-idle"
+
+
+@attrs.define(kw_only=True)
+class Progress:
+    """What became of a stream. ``acknowledged``: the last line that is durable, or refused."""
+
+    acknowledged: int = 0
+    counts: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(COUNTS, 0))
+
+    def add(self, last: int, counts: Mapping[str, int]) -> None:
+        self.acknowledged = last
+        for name in COUNTS:
+            self.counts[name] += counts[name]
+
+
+class LineStream:
+    """One request. ``begin``, then ``run`` beside ``answer``."""
+
+    def __init__(
+        self,
+        *,
+        ingest: Ingest,
+        body: AsyncIterator[bytes],
+        form: Form,
+        room: Room,
+        describe: Callable[[OverlayError], dict[str, Any]],
+        idle_s: float = IDLE_S,
+    ) -> None:
+        """Args:
+        body: Its parts as they come, each of bounded size; they are asked for one at a time.
+        form: Of each piece; ``coding`` is that of the whole.
+        room: Where the bytes that are held are counted.
+        describe: A fault as the client is told it, JSON values.
+        idle_s: How long the client may say nothing.
+        """
+        limits = ingest.limits
+        self._ingest = ingest
+        self._body = body
+        self._form = attrs.evolve(form, coding="identity")
+        self._room = room
+        self._describe = describe
+        self._idle_s = idle_s
+        self._line_bytes_max = min(limits.event_bytes_max, limits.body_bytes_max)
+        self._gatherer = LineGatherer(
+            line_bytes_max=self._line_bytes_max,
+            piece_bytes_max=min(PIECE_BYTES_MAX, limits.body_bytes_max),
+            piece_lines_max=PIECE_EVENTS_MAX,
+        )
+        self._unpacker = unpacker(form.coding)
+        self._texts: Iterator[bytes] = iter(())
+        self._ready: deque[Piece] = deque()
+        self._oldest_s = 0.0
+        self._has_ended = False
+        self._has_begun = False
+        self._progress = Progress()
+        self._pending: deque[dict[str, Any]] = deque()
+        self._news = trio.Event()
+        self._is_over = False
+
+    async def begin(self) -> None:
+        """Take the first piece in: what is wrong with a stream as a whole shows here, before it is answered.
+
+        Raises:
+            StreamIdleError: No line came. OverloadedError: The node is full. And what ``Ingest.submit`` raises.
+        """
+        await self._take_next()
+        self._has_begun = True
+
+    async def run(self) -> None:
+        """Take the rest in, until the body ends or something fails; ``answer`` then comes to its end."""
+        try:
+            while await self._take_next():
+                pass
+            self._say({"done": True, "lines": self._gatherer.number, **attrs.asdict(self._progress)})
+        except OverlayError as fault:
+            log.info("ingest.stream_ended", why=str(fault), code=fault.code, acknowledged=self._progress.acknowledged)
+            self._say({"done": False, **attrs.asdict(self._progress), "problem": self._describe(fault)})
+            self.close()
+            await self._hear_out()
+        finally:
+            self.close()
+            self._is_over = True
+            self._news.set()
+
+    async def answer(self) -> AsyncGenerator[bytes, None]:
+        """The answer's bytes: one line of JSON for each acknowledgement, and one at the end."""
+        while self._pending or not self._is_over:
+            if self._pending:
+                yield orjson.dumps(self._pending.popleft(), option=orjson.OPT_APPEND_NEWLINE)
+            else:
+                await self._news.wait()
+
+    def close(self) -> None:
+        """Give the room back."""
+        self._room.hold(0)
+
+    async def _hear_out(self) -> None:
+        """Read on for a moment: a connection that is closed on unread bytes takes the last line with it."""
+        with trio.move_on_after(LAST_WORD_S):
+            async for _ in self._body:
+                pass
+
+    async def _take_next(self) -> bool:
+        """Take a piece in. False where there is no more."""
+        while not self._ready and not self._has_ended:
+            await self._gather()
+        if not self._ready:
+            return False
+        piece = self._ready.popleft()
+        document = await self._submitted(piece)
+        self._progress.add(piece.last, document["counts"])
+        self._say({"lines": [piece.first, piece.last], **document})
+        self._room.hold(self._held)
+        return True
+
+    async def _submitted(self, piece: Piece) -> dict[str, Any]:
+        """A piece's events, taken in: what became of them."""
+        document: dict[str, Any] = {"counts": dict.fromkeys(COUNTS, 0), "rejections": [], "batches": []}
+        if piece.lines:
+            answer = await self._waiting(partial(self._ingest.submit, piece.body, form=self._form))
+            document = render_lines(answer, piece.numbers)
+        for number in piece.too_long:
+            document["rejections"].append(self._too_long(number))
+        document["counts"]["rejected"] += len(piece.too_long)
+        document["rejections"].sort(key=lambda rejection: rejection["line"])
+        return document
+
+    def _too_long(self, number: int) -> dict[str, Any]:
+        reason = f"the line has more than {self._line_bytes_max} bytes"
+        return {"line": number, "code": REJECTED, "field": "", "reason": reason, "remedy": "send smaller events"}
+
+    async def _waiting(self, submit: Callable[[], Awaitable[IngestAnswer]]) -> IngestAnswer:
+        """An answer, once the node has room: before the first the client is told, later it waits."""
+        deadline_s = trio.current_time() + HELD_UP_S
+        while True:
+            try:
+                answer = await submit()
+            except (OverloadedError, WorkersBusyError):
+                if not self._has_begun or trio.current_time() >= deadline_s:
+                    raise
+                await trio.sleep(FULL_S)
+            else:
+                return answer
+
+    async def _gather(self) -> None:
+        """One step: a part of the body, or the silence after one, becomes pieces or nothing yet."""
+        text = next(self._texts, None)
+        if text is not None:
+            self._ready.extend(self._gatherer.feed(text))
+            await trio.lowlevel.checkpoint()  # a part of little may stand for much
+        else:
+            await self._read()
+        if not self._gatherer.has_lines:
+            self._oldest_s = trio.current_time()
+        elif not self._ready and trio.current_time() - self._oldest_s >= LINGER_S:
+            self._flush()
+        await self._find_room()
+
+    async def _read(self) -> None:
+        waits_s = self._idle_s
+        if self._gatherer.has_lines:
+            waits_s = max(0.0, min(QUIET_S, self._oldest_s + LINGER_S - trio.current_time()))
+        with trio.move_on_after(waits_s) as patience:
+            try:
+                part = await anext(self._body)
+            except StopAsyncIteration:
+                self._unpacker.close()
+                self._ready.extend(self._gatherer.finish())
+                self._has_ended = True
+            else:
+                self._texts = self._unpacker.feed(part)
+        if patience.cancelled_caught and not self._flush():
+            raise StreamIdleError(f"nothing came for {self._idle_s:g} s", remedy="go on after 'acknowledged'")
+
+    def _flush(self) -> bool:
+        piece = self._gatherer.flush()
+        if piece is not None:
+            self._ready.append(piece)
+        return piece is not None
+
+    @property
+    def _held(self) -> int:
+        return self._gatherer.held + sum(len(line) for piece in self._ready for line in piece.lines)
+
+    async def _find_room(self) -> None:
+        """Have what is held counted in; where it does not fit, send what can go, or wait."""
+        deadline_s = trio.current_time() + HELD_UP_S
+        while True:
+            try:
+                self._room.hold(self._held)
+                return
+            except OverloadedError:
+                if not self._has_begun or trio.current_time() >= deadline_s:
+                    raise
+                if self._ready or self._flush():
+                    return  # they are in memory as it is; taking them in makes room
+                await trio.sleep(FULL_S)
+
+    def _say(self, document: dict[str, Any]) -> None:
+        if len(self._pending) >= PENDING_MAX and "lines" in document and "done" not in document:
+            document = _merged([*self._pending, document])
+            self._pending.clear()
+        self._pending.append(document)
+        self._news.set()
+        self._news = trio.Event()
+
+
+def _merged(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Acknowledgements of lines that follow each other as one. Batches and receipts are left out."""
+    rejections = [rejection for document in documents for rejection in document["rejections"]]
+    return {
+        "lines": [documents[0]["lines"][0], documents[-1]["lines"][1]],
+        "counts": {name: sum(document["counts"][name] for document in documents) for name in COUNTS},
+        "rejections": rejections[:REJECTIONS_MAX],
+        "batches": [],
+        "abridged": True,
+    }

@@ -1,0 +1,89 @@
+"""What an earlier run left unfinished is taken up again, and so is what this run lost sight of."""
+
+import structlog
+import trio
+
+from node.coordination.driver import Driver
+from node.coordination.records import NodeRecords
+from node.coordination.serialization import read_manifest
+from node.ingest.pipeline import Ingest
+from node.ingest.replication import Replications
+from node.runtime.clock import clock_ms
+from protocols import job
+from protocols.job import Batch, Stage
+from storage.batches import PendingBatch
+
+log = structlog.get_logger(__name__)
+
+RETELL_S = 15.0
+
+
+class Recovery:
+    """Compares the batches on disk that have no end with what the driver knows."""
+
+    def __init__(
+        self, *, network: str, records: NodeRecords, driver: Driver, ingest: Ingest, replications: Replications
+    ) -> None:
+        self._network = network
+        self._records = records
+        self._driver = driver
+        self._ingest = ingest
+        self._replications = replications
+
+    async def tell_unfinished(self) -> None:
+        """Count what an earlier run left unfinished, and tell the driver of batches it never heard of."""
+        adopted = []
+        for each in await self._records.pending():
+            if each.coordinator is not None:
+                adopted.append(each.batch_id)
+                continue
+            self._ingest.unsettle(each.events)
+            if each.holders:
+                self._replications.expect(each.batch_id)
+            if self._driver.find(job.batch_entity_id(each.batch_id)) is None:
+                await self._retell(each)
+        for hold in await self._records.holds(self._network):
+            await self._driver.tell(job.ReplicaKept(now_ms=clock_ms(), hold=hold))
+        for batch_id in adopted:
+            await self._driver.tell(job.BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
+
+    async def run(self) -> None:
+        """Tell the driver of batches that have neither an end nor an entity: their news was lost with a restart of
+        the driver, or with a commit whose fate was unknown.
+        """
+        dead: set[str] = set()
+        while True:
+            await trio.sleep(RETELL_S)
+            unburied: set[str] = set()
+            before_ms = clock_ms() - int(1000 * RETELL_S)
+            for each in await self._records.pending():
+                if each.coordinator is not None:
+                    continue
+                signed = read_manifest(each.manifest, self._network)
+                known = self._driver.find(job.batch_entity_id(each.batch_id))
+                if isinstance(known, Batch) and known.stage is Stage.DEAD:
+                    unburied.add(each.batch_id)
+                    if each.batch_id in dead:  # for two rounds: its burial, or the news of its replay, was lost
+                        log.warning("batch.revived", batch=each.batch_id)
+                        await self._driver.tell(
+                            job.BatchReplayed(
+                                now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
+                            )
+                        )
+                elif known is None and signed.message.received_ms < before_ms:
+                    log.warning("batch.retold", batch=each.batch_id)
+                    await self._retell(each)
+                elif self._replications.waits(each.batch_id):
+                    await self._retell(each, recovered=False)  # asks holders again where nobody is being asked
+            dead = unburied
+
+    async def _retell(self, batch: PendingBatch, *, recovered: bool = True) -> None:
+        signed = read_manifest(batch.manifest, self._network)
+        told = job.BatchCommitted(
+            now_ms=clock_ms(),
+            manifest=signed,
+            stateful=batch.stateful,
+            holders=batch.holders,
+            recovered=recovered,
+        )
+        await self._driver.tell(told)

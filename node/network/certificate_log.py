@@ -1,0 +1,169 @@
+"""The node's log of certificates: what it is sent is written in groups, and peers read it to catch up."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from node.coordination.serialization import certificate_bytes, read_certificate
+from node.network.sync_messages import (
+    ENTRIES,
+    ENTRIES_BYTES_MAX,
+    ENTRIES_MAX,
+    IDS,
+    NUMBER_BYTES,
+    PREFIX,
+    PROOFS,
+    PROOFS_MAX,
+    EntryPage,
+    IdPage,
+    ProofPage,
+    read_keys,
+)
+from node.runtime.clock import clock_ms
+from protocols import codec
+from protocols.job import CertificateKept, KeepCertificate, Stimulus
+from protocols.limits import LOG_PAGE_MAX
+from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
+from storage import certificate_log, peers
+from storage.certificate_log import Logged
+from storage.database import Database
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+log = structlog.get_logger(__name__)
+
+GROUP_S: Final = 0.05
+GROUP_MAX: Final = 256
+QUEUE_MAX: Final = 4_096
+
+
+class CertificateLog:
+    """Writes and serves the log."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        database: Database,
+        kept_max: int,
+        is_known: Callable[[IdentityKey], bool],
+        post: Callable[[Stimulus], None],
+    ) -> None:
+        """Args:
+        kept_max: How many certificates of others are kept, the latest.
+        is_known: Whether a key is one that this network's nodes advertise by: others can sign what they like.
+        post: Tells the driver.
+        """
+        self._network = network
+        self._database = database
+        self.kept_max = kept_max
+        self._is_known = is_known
+        self._post = post
+        self._news = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[KeepCertificate](QUEUE_MAX)
+
+    @property
+    def news(self) -> trio.Event:
+        """Set with the next certificate of others that is entered. Get it before you read the log."""
+        return self._news
+
+    def admits(self, certificate: QuorumCertificate) -> bool:
+        """Whether all who signed are known here."""
+        return self.knows(signed.signer for signed in certificate.certifications)
+
+    def knows(self, identities: Iterable[IdentityKey]) -> bool:
+        """Whether all of these are nodes of this network, as far as this node has heard."""
+        return all(map(self._is_known, identities))
+
+    async def keep(self, effect: KeepCertificate) -> None:
+        """Queue a certificate to be written and confirmed; waits while too many are queued."""
+        if self.admits(effect.sealed.certificate):
+            await self._send.send(effect)
+        else:
+            log.info("certificate.unknown_signer", batch=effect.sealed.certificate.statement.batch_id)
+
+    async def run(self) -> None:
+        """Write what gathers in ``GROUP_S`` in one transaction, then report it."""
+        async for first in self._receive:
+            await trio.sleep(GROUP_S)
+            group = [first]
+            while len(group) < GROUP_MAX:
+                try:
+                    group.append(self._receive.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            await self.put([effect.sealed for effect in group])
+            for effect in group:
+                statement = effect.sealed.certificate.statement
+                kept = CertificateKept(
+                    now_ms=clock_ms(),
+                    batch_id=statement.batch_id,
+                    statement_digest=statement.digest,
+                    sender=effect.sender,
+                )
+                self._post(kept)
+
+    async def put(self, sealed: Sequence[BatchSealed]) -> int:
+        """Write certificates that were checked. Returns how many were news."""
+        entries = [_logged(each, clock_ms()) for each in sealed]
+        entered = await self._database.run(partial(certificate_log.put_many, entries=entries, kept_max=self.kept_max))
+        if entered:
+            self._news.set()
+            self._news = trio.Event()
+        return entered
+
+    async def find(self, batch_id: str) -> BatchSealed | None:
+        """The end of a batch, if it is known here."""
+        found = await self._database.run(partial(certificate_log.find, batch_ids=[batch_id]))
+        for certificate, context in found:
+            return BatchSealed(network=self._network, certificate=read_certificate(certificate), context=context)
+        return None
+
+    async def answer(self, body: bytes) -> bytes:
+        """Serve a peer that catches up. Garbage is answered like a log without entries."""
+        kind, key = body[:1], body[1:]
+        if kind == IDS and len(key) == NUMBER_BYTES:
+            return codec.encode(await self._database.run(partial(_id_page, after=int.from_bytes(key, "big"))))
+        if kind == ENTRIES and (wanted := read_keys(key, ENTRIES_MAX)):
+            found = await self._database.run(partial(certificate_log.find, batch_ids=wanted))
+            return codec.encode(EntryPage(entries=tuple(_within(found))))
+        if kind == PROOFS and not key:
+            proofs = await self._database.run(partial(peers.equivocations, signer=None, limit=PROOFS_MAX))
+            return codec.encode(ProofPage(entries=tuple((each.first, each.second) for each in proofs)))
+        return b""
+
+
+def _within(found: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """As many as fit an answer; whoever asked asks again for the rest."""
+    taken: list[tuple[bytes, bytes]] = []
+    size = 0
+    for certificate, context in found:
+        size += len(certificate) + len(context)
+        if taken and size > ENTRIES_BYTES_MAX:
+            break
+        taken.append((certificate, context))
+    return taken
+
+
+def _id_page(connection: "Connection", *, after: int) -> IdPage:
+    entries = certificate_log.ids_since(connection, after, LOG_PAGE_MAX)
+    last = certificate_log.last_number(connection)
+    return IdPage(
+        last=last,
+        entries=tuple((number, bytes.fromhex(batch_id.removeprefix(PREFIX))) for number, batch_id in entries),
+    )
+
+
+def _logged(sealed: BatchSealed, now_ms: int) -> Logged:
+    statement = sealed.certificate.statement
+    return Logged(
+        batch_id=statement.batch_id,
+        source_id=statement.source_id,
+        certificate=certificate_bytes(sealed.certificate),
+        context=sealed.context,
+        learned_ms=now_ms,
+    )

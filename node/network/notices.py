@@ -1,0 +1,164 @@
+"""Notices of certified batches: the certificates that they name are had by stream, checked, and entered in the log.
+
+A notice is a hint that costs whoever gives it nothing: what it names is asked for only if a source here follows one
+of the topics it claims, and believed only when its certificate holds. One that is lost costs half a minute:
+certificates come by the peers' logs, too.
+"""
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from node.network.sync import Synchronizer
+from node.network.sync_messages import PREFIX
+from node.network.transport import PeerUnreachableError, Transport
+from node.runtime.topic_patterns import Patterns
+from protocols.errors import PeerFault
+from protocols.messages import CertifiedNotice, IdentityKey, Signed
+from storage import certificate_log
+from storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+NODES_AT_ONCE: Final = 8  # whose notices are followed side by side: one that does not answer holds up its own
+WAITING_MAX: Final = 16  # notices of one node
+RATE_PER_S: Final = 4.0  # notices of one node that are heard
+BURST: Final = 16.0
+NODES_MAX: Final = 1_024
+SEEN_MAX: Final = 8_192
+OTHERS_ASKED_MAX: Final = 3
+
+
+class Interests:
+    """The topics that sources here follow, while they do."""
+
+    def __init__(self) -> None:
+        self._followed: dict[object, Patterns] = {}
+
+    @contextmanager
+    def follow(self, patterns: Patterns) -> Iterator[None]:
+        key = object()
+        self._followed[key] = patterns
+        try:
+            yield
+        finally:
+            del self._followed[key]
+
+    def wants(self, topics: Sequence[str]) -> bool:
+        return any(patterns.allow_any(topics) for patterns in list(self._followed.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._followed)
+
+
+class Notices:
+    """Hears notices, and has what they name."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        transport: Transport,
+        sync: Synchronizer,
+        interests: Interests,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._database = database
+        self._transport = transport
+        self._sync = sync
+        self._interests = interests
+        self._clock = clock
+        self._allowed: OrderedDict[IdentityKey, tuple[float, float]] = OrderedDict()  # notices left, and when counted
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._waiting: dict[IdentityKey, deque[CertifiedNotice]] = {}
+        self._places = trio.CapacityLimiter(NODES_AT_ONCE)
+        self._send, self._receive = trio.open_memory_channel[IdentityKey](NODES_MAX)
+
+    def hear(self, signed: Signed[CertifiedNotice]) -> None:
+        """Take a notice in whose signature was checked. Never waits; what is too much is left out."""
+        if not self._interests or not self._may(signed.signer):
+            return
+        waiting = self._waiting.get(signed.signer)
+        if waiting is not None:
+            if len(waiting) < WAITING_MAX:
+                waiting.append(signed.message)
+            return
+        try:
+            self._send.send_nowait(signed.signer)
+        except trio.WouldBlock:
+            log.warning("notice.dropped", peer=signed.signer.hex())
+        else:
+            self._waiting[signed.signer] = deque([signed.message])
+
+    async def run(self) -> None:
+        """Have what was heard of, until cancelled: a node's notices one after the other, those of several beside."""
+        async with trio.open_nursery() as nursery:
+            async for announcer in self._receive:
+                nursery.start_soon(self._follow_all, announcer)
+
+    async def _follow_all(self, announcer: IdentityKey) -> None:
+        async with self._places:
+            waiting = self._waiting[announcer]
+            try:
+                while waiting:
+                    await self._follow(announcer, waiting.popleft())
+            finally:
+                del self._waiting[announcer]
+
+    async def _follow(self, announcer: IdentityKey, notice: CertifiedNotice) -> None:
+        """Have the certificates that a notice names, of whoever gave it, else of others."""
+        batch_ids = await trio.to_thread.run_sync(self._wanted, notice)
+        missing = await self._unknown(batch_ids)
+        for peer in (announcer, *self._others(announcer)):
+            if not missing:
+                break
+            await self._ask(peer, missing)
+            missing = await self._unknown(missing)
+        self._remember(batch_id for batch_id in batch_ids if batch_id not in missing)
+
+    def _wanted(self, notice: CertifiedNotice) -> list[str]:
+        """The batches in a notice that a source here follows and that were not seen yet."""
+        named = [(PREFIX + batch.batch.hex(), batch.topics) for batch in notice.batches]
+        return [
+            batch_id for batch_id, topics in named if batch_id not in self._seen and self._interests.wants(topics)
+        ]
+
+    async def _ask(self, peer: IdentityKey, batch_ids: Sequence[str]) -> None:
+        try:
+            learned = await self._sync.fetch(peer, batch_ids)
+        except PeerUnreachableError as error:
+            log.info("notice.unreachable", peer=peer.hex(), why=str(error))
+        except PeerFault as fault:
+            self._transport.strike(peer, fault.code)
+        else:
+            log.debug("notice.followed", peer=peer.hex(), certificates=learned)
+
+    async def _unknown(self, batch_ids: Sequence[str]) -> list[str]:
+        return await self._database.run(partial(certificate_log.unknown, batch_ids=batch_ids))
+
+    def _others(self, announcer: IdentityKey) -> list[IdentityKey]:
+        connected = {peer.identity for peer in self._transport.peers() if peer.connected}
+        found = sorted(connected - {announcer, self._transport.identity})
+        random.shuffle(found)
+        return found[:OTHERS_ASKED_MAX]
+
+    def _may(self, signer: IdentityKey) -> bool:
+        """Whether a node may be heard once more now."""
+        now = self._clock()
+        left, counted = self._allowed.pop(signer, (BURST, now))
+        left = min(BURST, left + (now - counted) * RATE_PER_S)
+        self._allowed[signer] = (left - 1.0 if left >= 1.0 else left, now)
+        if len(self._allowed) > NODES_MAX:
+            self._allowed.popitem(last=False)
+        return left >= 1.0
+
+    def _remember(self, batch_ids: Iterator[str]) -> None:
+        self._seen.update(dict.fromkeys(batch_ids))
+        while len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)

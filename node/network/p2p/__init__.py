@@ -1,0 +1,6 @@
+"""The network over libp2p. Nothing outside this package imports libp2p."""
+
+from node.network.p2p.config import TransportConfig
+from node.network.p2p.opening import ListenError, open_transport
+
+__all__ = ["ListenError", "TransportConfig", "open_transport"]

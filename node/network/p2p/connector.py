@@ -1,0 +1,161 @@
+"""Getting through to peers over libp2p, and cutting them off."""
+
+from typing import Final
+
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from node.network.p2p.links import Link
+from node.network.p2p.stack import Host, identity_of, peer_id_of
+from node.network.p2p.streams import Wire
+from node.network.transport import PeerUnreachableError
+from protocols.messages import IdentityKey
+
+DIAL_S: Final = 8.0
+DIALS_AT_ONCE: Final = 8  # a network that comes back all at once is called a few at a time
+OPEN_S: Final = 8.0
+CUT_S: Final = 1.0
+TIE_S: Final = 0.6
+ADDRESS_TTL_S: Final = 120
+WILDCARDS: Final = ("/ip4/0.0.0.0/", "/ip6/::/")
+
+LINK_ERRORS: Final = (BaseLibp2pError, OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What talking to a peer over libp2p raises when the world fails."""
+
+
+def usable_address(text: str, identity: IdentityKey) -> str | None:
+    """An address that can be dialled for a peer, with its ``/p2p`` part; None if it is not one, or names another."""
+    try:
+        address = Multiaddr(text)
+        names = [protocol.name for protocol in address.protocols()]
+        named = str(address.value_for_protocol("p2p")) if "p2p" in names else None
+    except (MultiaddrError, ValueError):
+        return None
+    peer = str(peer_id_of(identity))
+    if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6") or names[1:2] != ["tcp"]:
+        return None
+    if named not in (None, peer) or names[2:] not in ([], ["p2p"]) or text.startswith(WILDCARDS):
+        return None
+    return text if named else f"{text}/p2p/{peer}"
+
+
+def identity_in(text: str) -> IdentityKey | None:
+    """The identity that a multiaddr's ``/p2p`` part names; None if it has no such part.
+
+    Raises:
+        ValueError: No multiaddr, or the peer id holds no identity key.
+    """
+    try:
+        address = Multiaddr(text)
+        if not any(protocol.name == "p2p" for protocol in address.protocols()):
+            return None
+        peer_id = ID.from_string(str(address.value_for_protocol("p2p")))
+    except MultiaddrError as error:
+        raise ValueError(f"{text} is no multiaddr") from error
+    identity = identity_of(peer_id.to_bytes())
+    if identity is None:
+        raise ValueError(f"{text} names a peer whose key is no identity key")
+    return identity
+
+
+class Connector:
+    """Dials, opens streams, hangs up."""
+
+    def __init__(self, host: Host, identity: IdentityKey, protocol: str) -> None:
+        self._host = host
+        self._identity = identity
+        self.protocol = TProtocol(protocol)
+        self._swarm = host.swarm
+        self._dialling = trio.CapacityLimiter(DIALS_AT_ONCE)
+
+    def live(self, identity: IdentityKey) -> list[INetConn]:
+        """The connections to a peer."""
+        return [conn for conn in self._swarm.get_connections(peer_id_of(identity)) if not conn.is_closed]
+
+    async def open(self, link: Link) -> Wire:
+        """A stream to a peer, over the connection that stands or a new one.
+
+        Raises:
+            PeerUnreachableError: There is no connection and no address.
+            LINK_ERRORS: It did not work.
+        """
+        peer_id = peer_id_of(link.identity)
+        if not self.live(link.identity):
+            await self._dial(link, peer_id)
+        with trio.fail_after(OPEN_S):
+            return Wire(await self._host.new_stream(peer_id, [self.protocol]))
+
+    async def _dial(self, link: Link, peer_id: ID) -> None:
+        if link.failures == 0 and self._identity > link.identity:
+            # both sides of a new pair want to dial: the lower key goes first, so that one connection comes of it
+            await link.pause(TIE_S)
+            if self.live(link.identity):
+                return
+        address = link.next_address()
+        if address is None:
+            raise PeerUnreachableError("the peer's address is not known")
+        # the library tries one address of a kind, and none at all for 60 s after a failure
+        self._swarm.unblock_peer(peer_id)
+        self._swarm.peerstore.clear_addrs(peer_id)
+        bare = Multiaddr(address).decapsulate(Multiaddr(f"/p2p/{peer_id}"))
+        self._swarm.peerstore.add_addrs(peer_id, [bare], ADDRESS_TTL_S)
+        async with self._dialling:
+            with trio.fail_after(DIAL_S):
+                await self._host.connect(PeerInfo(peer_id, [bare]))
+
+    async def who_is_at(self, address: str) -> IdentityKey:
+        """Connect to whoever listens at an address. Raises ``LINK_ERRORS``."""
+        with trio.fail_after(DIAL_S):
+            peer_id = await self._host.connect_unknown(Multiaddr(address))
+        identity = identity_of(peer_id.to_bytes())
+        assert identity is not None, "the handshake lets no other key in"
+        return identity
+
+    async def cut(self, identity: IdentityKey) -> None:
+        """Hang up, even where the other end no longer answers: the sockets first, the farewell after."""
+        for connection in self.live(identity):
+            with trio.move_on_after(CUT_S):
+                await connection.muxed_conn.secured_conn.close()  # type: ignore[attr-defined]
+        with trio.move_on_after(CUT_S):
+            await self._swarm.close_peer(peer_id_of(identity))
+
+    async def cut_all(self) -> None:
+        """Hang up on everybody, for the shutdown."""
+        async with trio.open_nursery() as nursery:
+            for peer_id in list(self._swarm.connections):
+                identity = identity_of(peer_id.to_bytes())
+                if identity is not None:
+                    nursery.start_soon(self.cut, identity)
+
+
+class Arrivals(INotifee):
+    """Tells of every new connection."""
+
+    def __init__(self, arrivals: trio.MemorySendChannel[IdentityKey]) -> None:
+        self._arrivals = arrivals
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        identity = identity_of(conn.muxed_conn.peer_id.to_bytes())
+        if identity is not None:
+            await self._arrivals.send(identity)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        """The streams end by themselves."""
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        """Of no interest."""
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        """Of no interest."""
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        """Of no interest."""
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        """Of no interest."""

@@ -1,0 +1,190 @@
+"""Gossip: gossipsub with strict signing, a budget per neighbour, and no message that can stop the service.
+
+In py-libp2p an exception in the handling of one message ends the whole pubsub service, and some malformed
+messages raise. Everything from a peer is therefore looked at here first.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+from google.protobuf.message import DecodeError
+from libp2p.abc import IHost, INetStream, ISubscriptionAPI
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+
+from node.network.p2p.stack import identity_of
+from node.network.transport import Gossip
+from protocols.errors import FrameTooLargeError
+from protocols.limits import GOSSIP_BYTES_MAX
+from protocols.messages import IdentityKey
+
+log = structlog.get_logger(__name__)
+
+BUDGET_PER_S: Final = 100.0  # messages a neighbour may pass on, over time
+BUDGET_BURST: Final = 400.0
+NEIGHBOURS_MAX: Final = 1_024  # remembered; past it the quietest is forgotten
+OUTBOX_MAX: Final = 256
+PUBLISH_S: Final = 20.0  # beyond the library's own patience with a neighbour
+INBOX_MAX: Final = 1_024
+DEGREE: Final = 6
+DEGREE_LOW: Final = 4
+DEGREE_HIGH: Final = 12
+RPC_BYTES_MAX: Final = 1024 * 1024
+SUBSCRIPTIONS_MAX: Final = 32
+KEY_HEAD_BYTES: Final = 2  # a peer id is these bytes, then the key as protobuf
+
+
+class Budget:
+    """A token bucket per neighbour."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left: dict[bytes, tuple[float, float]] = {}  # tokens, and when they were counted
+
+    def take(self, neighbour: bytes) -> bool:
+        """Whether the neighbour may pass on one more message now."""
+        now = self._clock()
+        tokens, counted = self._left.pop(neighbour, (BUDGET_BURST, now))
+        tokens = min(BUDGET_BURST, tokens + (now - counted) * BUDGET_PER_S)
+        allowed = tokens >= 1.0
+        self._left[neighbour] = (tokens - 1.0 if allowed else tokens, now)
+        if len(self._left) > NEIGHBOURS_MAX:
+            del self._left[next(iter(self._left))]
+        return allowed
+
+
+class GuardedPubsub(Pubsub):
+    """Pubsub that looks at what peers send before the library does."""
+
+    def report_to(self, on_fault: Callable[[IdentityKey, str], None]) -> None:
+        """Say who hears of faults. Called once, before the service reads anything."""
+        self._on_fault = on_fault
+        self._budget = Budget(time.monotonic)
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        """Take a message from a neighbour, or from this node itself."""
+        fault = None if msg_forwarder == self.my_id else self._fault(msg_forwarder, msg)
+        if fault is None:
+            try:
+                await super().push_msg(msg_forwarder, msg)
+            except (ValueError, DecodeError, BaseLibp2pError) as error:
+                fault = f"gossip: {error}"
+        if fault is not None:
+            self._blame(msg_forwarder, fault)
+
+    def _fault(self, neighbour: ID, message: rpc_pb2.Message) -> str | None:
+        if not self._budget.take(neighbour.to_bytes()):
+            return "gossip: too many messages"
+        if len(message.data) > GOSSIP_BYTES_MAX:
+            return f"gossip: a message of {len(message.data)} bytes"
+        if len(message.topicIDs) != 1 or message.topicIDs[0] not in self.topic_ids:
+            return "gossip: another topic"
+        if len(message.seqno) != 8 or identity_of(message.from_id) is None:
+            return "gossip: no proper origin"
+        if message.key not in (b"", message.from_id[KEY_HEAD_BYTES:]):
+            return "gossip: a key that is not the origin's"
+        return None
+
+    async def stream_handler(self, stream: INetStream) -> None:
+        """Read a neighbour's stream until it ends; bytes that are no protobuf end only that stream."""
+        neighbour = stream.muxed_conn.peer_id
+        try:
+            await super().stream_handler(stream)
+        except (ValueError, DecodeError, BaseLibp2pError) as error:
+            self._blame(neighbour, f"gossip: {error}")
+            await stream.reset()
+
+    def _blame(self, neighbour: ID, fault: str) -> None:
+        identity = identity_of(neighbour.to_bytes())
+        if identity is not None:
+            self._on_fault(identity, fault)
+
+
+class GossipPort:
+    """The node's part in its network's topics."""
+
+    def __init__(
+        self, host: IHost, network: str, *, admits: Callable[[IdentityKey], bool], eclipse_protection: bool
+    ) -> None:
+        self.router = GossipSub(
+            protocols=[PROTOCOL_ID_V11],
+            degree=DEGREE,
+            degree_low=DEGREE_LOW,
+            degree_high=DEGREE_HIGH,
+            heartbeat_interval=1,
+            adaptive_gossip_enabled=False,
+            spam_protection_enabled=False,  # the budget above stands in its place, and counts
+            eclipse_protection_enabled=eclipse_protection,
+            prune_back_off=10,
+        )
+        self.pubsub = GuardedPubsub(
+            host,
+            self.router,
+            max_inbound_rpc_size=RPC_BYTES_MAX,
+            max_subscriptions_per_rpc=SUBSCRIPTIONS_MAX,
+            max_subscriptions_per_peer=SUBSCRIPTIONS_MAX,
+        )
+        # the library counts from the second it started in: after a restart its numbers would be ones that
+        # peers have seen, and they would take its messages for repeats
+        self.pubsub.counter = time.time_ns()
+        self._admits = admits
+        self._self = host.get_id().to_bytes()
+        self._network = network
+        self._send, self.inbox = trio.open_memory_channel[Gossip](INBOX_MAX)
+        self._out, self._waiting = trio.open_memory_channel[tuple[str, bytes]](OUTBOX_MAX)
+        self._dropped = 0
+
+    def topic(self, name: str) -> str:
+        """A topic's full name."""
+        return f"/{self._network}/{name}/1"
+
+    async def join(self, name: str) -> ISubscriptionAPI:
+        """Begin to take part in a topic."""
+        return await self.pubsub.subscribe(self.topic(name))
+
+    async def run(self, name: str, subscription: ISubscriptionAPI) -> None:
+        """Hand what is heard on a topic to the inbox, until cancelled."""
+        while True:
+            message = await subscription.get()
+            sender = identity_of(message.from_id)
+            if sender is None or message.from_id == self._self or not self._admits(sender):
+                continue
+            try:
+                self._send.send_nowait(Gossip(topic=name, sender=sender, data=message.data))
+            except trio.WouldBlock:
+                self._count_dropped()
+
+    async def publish(self, name: str, data: bytes) -> None:
+        """Have a task of its own sign and gossip it: a neighbour that takes nothing holds up gossip alone."""
+        if len(data) > GOSSIP_BYTES_MAX:
+            raise FrameTooLargeError(
+                f"a message of {len(data)} bytes to gossip", bytes=len(data), bytes_max=GOSSIP_BYTES_MAX
+            )
+        try:
+            self._out.send_nowait((self.topic(name), data))
+        except trio.WouldBlock:
+            self._count_dropped()
+        await trio.lowlevel.checkpoint()
+
+    async def run_publisher(self) -> None:
+        """Gossip what was handed in, one after the other, until cancelled."""
+        async for topic, data in self._waiting:
+            with trio.move_on_after(PUBLISH_S) as waited:
+                try:
+                    await self.pubsub.publish(topic, data)
+                except (BaseLibp2pError, OSError) as error:
+                    log.info("gossip.unsent", topic=topic, why=str(error))
+            if waited.cancelled_caught:
+                log.warning("gossip.held_up", topic=topic, seconds=PUBLISH_S)
+
+    def _count_dropped(self) -> None:
+        self._dropped += 1
+        if math.log2(self._dropped).is_integer():  # 1, 2, 4, ...: heard, and not a flood of its own
+            log.warning("gossip.dropped", dropped=self._dropped)

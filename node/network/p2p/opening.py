@@ -1,0 +1,138 @@
+"""Brings the network up and takes it down again."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+import trio
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from node.network.p2p.config import TransportConfig
+from node.network.p2p.connector import WILDCARDS, Arrivals, Connector, identity_in
+from node.network.p2p.gossip import GossipPort
+from node.network.p2p.network import PeerNetwork
+from node.network.p2p.stack import Host, build_host, identity_of
+from node.network.transport import Answer
+from protocols.errors import WorldFault
+from protocols.messages import IdentityKey
+
+log = structlog.get_logger(__name__)
+
+CLOSE_S: Final = 5.0
+ARRIVALS_MAX: Final = 64
+
+
+class ListenError(WorldFault):
+    """An address to listen on is taken, is not this machine's, or cannot be read."""
+
+    code = "cannot-listen"
+
+
+@asynccontextmanager
+async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterator[PeerNetwork]:
+    """Listen, join the topics, call the bootstrap peers; closes everything within ``CLOSE_S`` on leaving.
+
+    Args:
+        config: Settings.
+        answer: Answers peers' requests.
+
+    Raises:
+        ListenError: A listen address cannot be had. What is raised after that comes in an exception group.
+        ValueError: A bootstrap or announced address cannot be read.
+    """
+    # the library keeps its log from the root logger; and reports each failed dial as an error, which is news of ours
+    logging.getLogger("libp2p").propagate = True
+    logging.getLogger("libp2p.transport.tcp.tcp").setLevel(logging.CRITICAL)
+    for address in config.bootstrap:
+        identity_in(address)
+    listen = [_free(address) for address in config.listen]
+    host = build_host(config.secret, [_parsed(address) for address in config.announce], config.admits)
+    identity = identity_of(host.get_id().to_bytes())
+    assert identity is not None, "made from an identity key"
+    gossip = GossipPort(host, config.network, admits=config.admits, eclipse_protection=config.eclipse_protection)
+    arrivals, arrived = trio.open_memory_channel[IdentityKey](ARRIVALS_MAX)
+    connector = Connector(host, identity, f"/{config.network}/jobs/1")
+    host.get_network().register_notifee(Arrivals(arrivals))
+    with trio.CancelScope() as scope:
+        async with (
+            host.run(listen_addrs=listen),
+            background_trio_service(gossip.pubsub),
+            background_trio_service(gossip.router),
+            trio.open_nursery() as nursery,
+        ):
+            if len(host.get_transport_addrs()) < len(listen):
+                raise ListenError(f"cannot listen on all of {', '.join(config.listen)}")
+            network = PeerNetwork(
+                config=config,
+                identity=identity,
+                addresses=_addresses(host),
+                answer=answer,
+                connector=connector,
+                gossip=gossip,
+                nursery=nursery,
+            )
+            gossip.pubsub.report_to(network.strike)
+            host.set_stream_handler(connector.protocol, network.serve_stream)
+            await gossip.pubsub.wait_until_ready()
+            await _join(config, network, gossip, nursery)
+            nursery.start_soon(network.watch_arrivals, arrived)
+            try:
+                yield network
+            finally:
+                scope.deadline = trio.current_time() + CLOSE_S
+                with trio.CancelScope(deadline=scope.deadline, shield=True):
+                    await network.flush()
+                    await connector.cut_all()
+                    await host.close()  # else its listeners go on accepting: they are tasks of nobody's
+                nursery.cancel_scope.cancel()
+
+
+def _addresses(host: Host) -> tuple[str, ...]:
+    """Where peers can dial this node: not at a wildcard, which says nothing to them."""
+    addresses = tuple(str(address) for address in host.get_addrs())
+    usable = tuple(address for address in addresses if not address.startswith(WILDCARDS))
+    if len(usable) < len(addresses):
+        log.warning("network.no_address_to_tell", listen=addresses, hint="set the addresses to announce")
+    return usable
+
+
+async def _join(config: TransportConfig, network: PeerNetwork, gossip: GossipPort, nursery: trio.Nursery) -> None:
+    for topic in config.topics:
+        nursery.start_soon(gossip.run, topic, await gossip.join(topic))
+    nursery.start_soon(gossip.run_publisher)
+    nursery.start_soon(network.sweep)
+    for address in config.bootstrap:
+        nursery.start_soon(network.keep_bootstrap, address)
+
+
+def _parsed(address: str) -> Multiaddr:
+    try:
+        return Multiaddr(address)
+    except MultiaddrError as error:
+        raise ValueError(f"{address} is no multiaddr") from error
+
+
+def _free(address: str) -> Multiaddr:
+    """A listen address that nobody has taken.
+
+    The library listens with SO_REUSEPORT, with which two nodes on one port both start and each gets half of the
+    connections: a socket without it shows whether the port is taken.
+    """
+    parsed = _parsed(address)
+    protocols = [protocol.name for protocol in parsed.protocols()]
+    if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
+        raise ListenError(f"{address} is not /ip4/.../tcp/... or /ip6/.../tcp/...")
+    family = socket.AF_INET if protocols[0] == "ip4" else socket.AF_INET6
+    host, port = str(parsed.value_for_protocol(protocols[0])), int(str(parsed.value_for_protocol("tcp")))
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ListenError(f"cannot listen on {address}: {error.strerror}") from error
+    return parsed

@@ -1,0 +1,220 @@
+"""The way in for peers: frames off streams and gossip become checked stimuli, and requests are answered.
+
+Every frame is checked whole by ``open_frame`` before anything else sees it. A peer at fault is struck and its
+frame dropped; nobody else notices.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from node.coordination.driver import Driver
+from node.network.transport import Delivery, Gossip, Transport
+from node.runtime.caches import BytesCache
+from node.runtime.clock import clock_ms
+from protocols import certificate, envelope, job
+from protocols.errors import MalformedError, PeerFault
+from protocols.limits import PAYLOAD_BYTES_MAX
+from protocols.messages import (
+    Advertisement,
+    Announcement,
+    Award,
+    BatchHeld,
+    BatchQuery,
+    BatchSealed,
+    BatchStatus,
+    Bid,
+    Certification,
+    CertifiedNotice,
+    CertifyOrder,
+    Claim,
+    FraudProof,
+    HoldBatch,
+    IdentityKey,
+    Manifest,
+    Message,
+    QuorumCertificate,
+    Role,
+    SealConfirmed,
+    Signed,
+    WorkOrder,
+    WorkRefused,
+    WorkResult,
+)
+from protocols.proofs import proof_problem
+
+log = structlog.get_logger(__name__)
+
+GOSSIPED = (Announcement, Advertisement, FraudProof, CertifiedNotice)
+PROOFS_REMEMBERED = 4_096
+
+
+class Exchange:
+    """Turns what peers say into stimuli for the driver and news for the directory."""
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        driver: Driver,
+        transport: Transport,
+        payloads: BytesCache[str, bytes],
+        reputations: Callable[[IdentityKey], Mapping[Role, int]],
+        topics: Callable[[IdentityKey], tuple[str, ...]],
+        is_known: Callable[[IdentityKey], bool],
+        admits: Callable[[IdentityKey], bool],
+        on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
+        on_notice: Callable[[Signed[CertifiedNotice]], None],
+        on_fault: Callable[[str], None],
+        on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
+    ) -> None:
+        self._network = network
+        self._driver = driver
+        self._transport = transport
+        self._payloads = payloads
+        self._reputations = reputations
+        self._topics = topics
+        self._is_known = is_known
+        self._admits = admits
+        self._on_advertisement = on_advertisement
+        self._on_notice = on_notice
+        self._on_fault = on_fault
+        self._on_received = on_received
+        self._proofs: OrderedDict[tuple[IdentityKey, str, Role], None] = OrderedDict()
+
+    async def run_streams(self) -> None:
+        """Serve frames that came over streams."""
+        async for delivery in self._transport.inbound():
+            try:
+                await self._take(delivery)
+            except PeerFault as fault:
+                self._strike(delivery.sender, fault)
+
+    async def run_gossip(self) -> None:
+        """Serve gossiped frames. Their signer counts, not the neighbour that passed them on."""
+        async for heard in self._transport.gossip():
+            try:
+                await self._hear(heard)
+            except PeerFault as fault:
+                self._strike(heard.sender, fault)
+
+    def to_self(self, signed: Signed[Message]) -> None:
+        """What this node says to itself takes the same way as the words of others, without the network."""
+        if not isinstance(signed.message, Advertisement):
+            self._driver.post(self._stimulus(signed))
+
+    def _strike(self, sender: IdentityKey, fault: PeerFault) -> None:
+        log.warning("peer.fault", peer=sender.hex(), code=fault.code, why=str(fault))
+        self._on_fault(fault.code)
+        self._transport.strike(sender, fault.code)
+
+    async def _take(self, delivery: Delivery) -> None:
+        signed, attachment = envelope.open_frame(delivery.frame, self._network)
+        self._on_received("stream", type(signed.message).__name__, len(delivery.frame))
+        if signed.signer != delivery.sender:
+            raise MalformedError("a frame signed by another than its sender")
+        if isinstance(signed.message, GOSSIPED):
+            raise MalformedError(f"{type(signed.message).__name__} belongs on gossip")
+        if not self._admits(signed.signer):
+            return  # its advertisement may be on its way: what is still wanted then is sent again
+        if isinstance(signed.message, WorkOrder | HoldBatch):
+            self._keep_payload(signed.message.manifest.message, attachment)
+        elif attachment:
+            raise MalformedError(f"{type(signed.message).__name__} has no attachment")
+        if isinstance(signed.message, BatchSealed):
+            certificate.verify_quorum(signed.message.certificate, network=self._network)
+        if not self._is_by_members(signed.message):
+            log.info("certificate.unknown_signer", peer=delivery.sender.hex(), message=type(signed.message).__name__)
+            return
+        await self._driver.tell(self._stimulus(signed))
+
+    def _is_by_members(self, message: Message) -> bool:
+        """Whether the quorum a message rests on is one of this network's nodes: keys are made in a moment."""
+        match message:
+            case BatchSealed(certificate=quorum) | WorkOrder(claim=Claim(before=QuorumCertificate() as quorum)):
+                return all(self._is_known(signed.signer) for signed in quorum.certifications)
+            case _:
+                return True
+
+    def _keep_payload(self, manifest: Manifest, attachment: bytes) -> None:
+        """The worker that unpacks it compares it with the manifest's input root."""
+        if not 0 < len(attachment) <= PAYLOAD_BYTES_MAX:
+            raise MalformedError("a batch comes with its payload")
+        if manifest.coordinator != self._driver.rules.self_key:
+            self._payloads.put(manifest.batch_id, attachment)
+
+    async def _hear(self, heard: Gossip) -> None:
+        signed, attachment = envelope.open_frame(heard.data, self._network)
+        self._on_received("gossip", type(signed.message).__name__, len(heard.data))
+        if attachment or not isinstance(signed.message, GOSSIPED):
+            raise MalformedError(f"{type(signed.message).__name__} does not belong on gossip")
+        if signed.signer == self._driver.rules.self_key:
+            return
+        if isinstance(signed.message, Advertisement):
+            await self._on_advertisement(_as(signed))
+        elif not self._admits(signed.signer):
+            return
+        elif isinstance(signed.message, FraudProof):
+            await self.take_proof(_as(signed).message, signed.signer)
+        elif isinstance(signed.message, CertifiedNotice):
+            if signed.signer != heard.sender:
+                raise MalformedError("a notice that another node gossips again")
+            self._on_notice(_as(signed))
+        else:
+            await self._driver.tell(self._stimulus(signed))
+
+    async def take_proof(self, proof: FraudProof, heard_from: IdentityKey) -> None:
+        """Check a proof whose signatures hold, and tell the driver if it is news.
+
+        Raises:
+            MalformedError: it proves nothing: whoever sent it is at fault.
+        """
+        problem = proof_problem(proof)
+        if problem:
+            raise MalformedError(f"a proof that proves nothing: {problem}")
+        culprit = proof.first
+        key = (culprit.signer, culprit.message.batch_id, culprit.message.role)
+        if key in self._proofs or not self._is_known(culprit.signer):
+            return
+        self._proofs[key] = None
+        if len(self._proofs) > PROOFS_REMEMBERED:
+            self._proofs.popitem(last=False)
+        if culprit.signer == self._driver.rules.self_key:
+            log.error("node.accused", batch=culprit.message.batch_id, role=culprit.message.role.word)
+        await self._driver.tell(job.ProofHeard(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
+
+    def _stimulus(self, signed: Signed[Message]) -> job.Stimulus:
+        now_ms = clock_ms()
+        said = signed.message
+        make = _STIMULI.get(type(said))
+        if make is not None:
+            return make(now_ms, signed)
+        if isinstance(said, Bid):
+            reputations = tuple(self._reputations(signed.signer).items())
+            topics = self._topics(signed.signer)
+            return job.BidReceived(now_ms=now_ms, bid=_as(signed), reputations=reputations, topics=topics)
+        raise MalformedError(f"{type(said).__name__} is no message on its own")
+
+
+def _as(signed: Signed[Message]) -> Signed:  # type: ignore[type-arg]
+    """The signed message under the class that its handler was found by."""
+    return signed
+
+
+_STIMULI: dict[type[Message], Callable[[int, Signed[Message]], job.Stimulus]] = {
+    Announcement: lambda now, s: job.AnnouncementReceived(now_ms=now, announcement=_as(s)),
+    Award: lambda now, s: job.AwardReceived(now_ms=now, award=_as(s)),
+    WorkOrder: lambda now, s: job.WorkReceived(now_ms=now, order=_as(s)),
+    WorkResult: lambda now, s: job.ResultReceived(now_ms=now, result=_as(s)),
+    WorkRefused: lambda now, s: job.RefusalReceived(now_ms=now, refusal=_as(s)),
+    CertifyOrder: lambda now, s: job.CertifyReceived(now_ms=now, order=_as(s)),
+    Certification: lambda now, s: job.CertificationReceived(now_ms=now, certification=_as(s)),
+    BatchSealed: lambda now, s: job.SealReceived(now_ms=now, sealed=_as(s)),
+    FraudProof: lambda now, s: job.ProofHeard(now_ms=now, proof=_as(s).message, heard_from=s.signer),
+    SealConfirmed: lambda now, s: job.ConfirmationReceived(now_ms=now, confirmation=_as(s)),
+    HoldBatch: lambda now, s: job.HoldReceived(now_ms=now, hold=_as(s)),
+    BatchHeld: lambda now, s: job.HeldReceived(now_ms=now, held=_as(s)),
+    BatchQuery: lambda now, s: job.QueryReceived(now_ms=now, query=_as(s)),
+    BatchStatus: lambda now, s: job.StatusReceived(now_ms=now, status=_as(s)),
+}

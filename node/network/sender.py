@@ -1,0 +1,72 @@
+"""Carries out ``Send`` and ``Publish``: sign, frame, attach, hand to the transport, in the order of the commits.
+
+A message that does not arrive is no failure here: the coordination asks again at its alarm.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from node.network.transport import PeerUnreachableError, Transport
+from protocols.envelope import Signer, sign, to_frame
+from protocols.job import Publish, Send
+from protocols.messages import Message, Signed
+
+log = structlog.get_logger(__name__)
+
+QUEUE_MAX = 8_192
+GOSSIP_WORK = "jobs"
+
+
+class Relay:
+    """The way out of the node. Messages to the node itself take the short way, signed like all others."""
+
+    def __init__(
+        self,
+        signer: Signer,
+        transport: Transport,
+        payload: Callable[[str], Awaitable[bytes | None]],
+        to_self: Callable[[Signed[Message]], None],
+        on_sent: Callable[[str, str, int], None] = lambda carrier, message, size: None,
+    ) -> None:
+        self._signer = signer
+        self._transport = transport
+        self._payload = payload
+        self._to_self = to_self
+        self._on_sent = on_sent
+        self._send, self._receive = trio.open_memory_channel[Send | Publish](QUEUE_MAX)
+
+    async def put(self, effect: Send | Publish) -> None:
+        """Queue an effect; waits while the queue is full, and with it the driver."""
+        await self._send.send(effect)
+
+    async def run(self) -> None:
+        async for effect in self._receive:
+            if isinstance(effect, Publish):
+                await self._publish(effect)
+            else:
+                await self._deliver(effect)
+
+    async def _publish(self, effect: Publish) -> None:
+        signed = sign(self._signer, effect.message)
+        self._to_self(signed)
+        frame = to_frame(signed)
+        await self._transport.publish(GOSSIP_WORK, frame)
+        self._on_sent("gossip", type(effect.message).__name__, len(frame))
+
+    async def _deliver(self, effect: Send) -> None:
+        signed = sign(self._signer, effect.message)
+        if effect.to == self._signer.identity:
+            self._to_self(signed)
+            return
+        attachment = b""
+        if effect.payload_of:
+            attachment = await self._payload(effect.payload_of) or b""
+        try:
+            frame = to_frame(signed, attachment)
+            await self._transport.send(effect.to, frame)
+        except PeerUnreachableError as error:
+            log.info("relay.unreachable", peer=effect.to.hex(), message=type(effect.message).__name__, why=str(error))
+        else:
+            self._on_sent("stream", type(effect.message).__name__, len(frame))

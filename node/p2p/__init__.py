@@ -1,6 +1,0 @@
-"""The network over libp2p. Nothing outside this package imports libp2p."""
-
-from node.p2p.config import TransportConfig
-from node.p2p.opening import ListenError, open_transport
-
-__all__ = ["ListenError", "TransportConfig", "open_transport"]

@@ -1,0 +1,149 @@
+"""Worker processes: one at the front door, one that reads what sources say, up to N for roles at a lower priority,
+so intake stays prompt.
+
+Calls are zero-argument and picklable: ``functools.partial`` of functions of modules that import neither the
+network nor the database, since a worker keeps what it imports. Workers start when they are needed, retire when
+idle, and end with the node: their pipe closes with it.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+from trio_parallel import BrokenWorkerError, WorkerContext, open_worker_context
+
+from node.worker.bootstrap import begin
+from protocols.errors import WorldFault
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+CALL_S: Final = 60.0
+IDLE_S: Final = 60.0
+GRACE_S: Final = 5.0
+ROLE_NICENESS: Final = 10
+FRONT_DOOR_WAITING_MAX: Final = 1_024
+ROLES_WAITING_MAX: Final = 512
+READING_WAITING_MAX: Final = 1_024
+READ_S: Final = 20.0  # what a hostile document can cost the other sources, once a pause of its own
+ATTEMPTS_MAX: Final = 2
+
+
+class WorkerCrashedError(WorldFault):
+    """A worker process died over a call, and another over the same call."""
+
+    code = "worker-crashed"
+
+
+class WorkerTimeoutError(WorldFault):
+    """A call took longer than it may; its worker was killed."""
+
+    code = "worker-timeout"
+
+
+class WorkersBusyError(WorldFault):
+    """More calls wait than may."""
+
+    code = "workers-busy"
+
+
+class Workers:
+    """``async with Workers(4) as workers``: four processes for roles at most. Leaving it waits for the calls under
+    way; cancel their tasks first: a cancelled call's worker is killed.
+    """
+
+    def __init__(self, roles: int, *, timeout_s: float = CALL_S, idle_s: float = IDLE_S) -> None:
+        self._front_door = _Pool(
+            "front-door", 1, waiting_max=FRONT_DOOR_WAITING_MAX, timeout_s=timeout_s, idle_s=idle_s, niceness=0
+        )
+        self._roles = _Pool(
+            "roles", roles, waiting_max=ROLES_WAITING_MAX, timeout_s=timeout_s, idle_s=idle_s, niceness=ROLE_NICENESS
+        )
+        self._reading = _Pool(
+            "reading", 1, waiting_max=READING_WAITING_MAX, timeout_s=READ_S, idle_s=idle_s, niceness=ROLE_NICENESS
+        )
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Workers":
+        await self._stack.enter_async_context(self._front_door)
+        await self._stack.enter_async_context(self._roles)
+        await self._stack.enter_async_context(self._reading)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def admit(self, call: Callable[[], T]) -> T:
+        """Run a call of the front door: parsing requests, shaping results.
+
+        Raises:
+            WorkerCrashedError, WorkerTimeoutError, WorkersBusyError: and whatever the call raises, as itself.
+        """
+        return await self._front_door.run(call)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Run a call that reads what a source said, apart from the front door; raises as ``admit``.
+
+        A document that takes too long is given up, and costs no request anything.
+        """
+        return await self._reading.run(call, attempts=1)
+
+    async def execute(self, call: Callable[[], T]) -> T:
+        """Run a call of the roles; raises as ``admit``."""
+        return await self._roles.run(call)
+
+    async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
+        """Run a call of the roles once, to see whether it ends its worker; raises as ``admit``."""
+        return await self._roles.run(call, attempts=1, timeout_s=timeout_s)
+
+
+class _Pool:
+    def __init__(
+        self, name: str, size: int, waiting_max: int, timeout_s: float, idle_s: float, niceness: int
+    ) -> None:
+        self._name = name
+        self._limiter = trio.CapacityLimiter(size)
+        self._waiting_max = waiting_max
+        self._timeout_s = timeout_s
+        self._context_manager: Any = open_worker_context(
+            idle_timeout=idle_s, grace_period=GRACE_S, init=partial(begin, os.getpid(), niceness, name)
+        )
+        self._context: WorkerContext | None = None
+
+    async def __aenter__(self) -> None:
+        self._context = await self._context_manager.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._context_manager.__aexit__(None, None, None)
+        except BrokenWorkerError:
+            log.warning("workers.killed", pool=self._name, grace_s=GRACE_S)
+
+    async def run(self, call: Callable[[], T], *, attempts: int = ATTEMPTS_MAX, timeout_s: float | None = None) -> T:
+        if self._limiter.statistics().tasks_waiting >= self._waiting_max:
+            raise WorkersBusyError(f"{self._waiting_max} calls wait for a worker already", pool=self._name)
+        async with self._limiter:
+            for attempt in range(1, attempts + 1):
+                try:
+                    return await self._once(call, self._timeout_s if timeout_s is None else timeout_s)
+                except BrokenWorkerError:
+                    log.warning("workers.crashed", pool=self._name, attempt=attempt)
+        raise WorkerCrashedError(f"a call ended {attempts} worker processes", pool=self._name)
+
+    async def _once(self, call: Callable[[], T], timeout_s: float) -> T:
+        assert self._context is not None, "the workers are entered before they are used"
+        with trio.move_on_after(timeout_s):
+            # The library has a limiter of its own for all contexts: one place per call leaves the bound to ours.
+            result: T = await self._context.run_sync(call, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
+            return result
+        raise WorkerTimeoutError(f"a call took over {timeout_s:g} s", pool=self._name)

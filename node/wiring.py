@@ -1,0 +1,142 @@
+"""What the settings say to each part of the node."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from node.ingest.group_commit import IngestPolicy
+from node.network.discovery import Offer
+from node.network.p2p import TransportConfig
+from node.overlay.services import SERVICES, TOPICS
+from node.runtime.access import Access, CallerRole, TrustedCertifier
+from node.runtime.build import build_id
+from node.runtime.config import ConfigError, Settings
+from protocols.advertisement import is_local
+from protocols.job import Rules, Strategy
+from protocols.keys import PrivateKey
+from protocols.membership import NotAMemberError, check_membership
+from protocols.messages import IdentityKey, Level, Role
+
+
+def transport_config(settings: Settings, key: PrivateKey, topics: tuple[str, ...]) -> TransportConfig:
+    """``topics``: of gossip."""
+    return TransportConfig(
+        secret=key.to_bytes(),
+        network=settings.overlay_network,
+        topics=topics,
+        listen=settings.overlay_p2p_listen,
+        announce=settings.overlay_p2p_announce,
+        bootstrap=settings.overlay_bootstrap,
+        members=_identities(settings.overlay_members) if settings.overlay_membership == "allowlist" else None,
+        eclipse_protection=settings.overlay_eclipse_protection,
+    )
+
+
+def roles_of(settings: Settings) -> tuple[Role, ...]:
+    """What this node offers to do."""
+    return tuple(Role[name.upper()] for name in settings.role_names)
+
+
+def make_offer(settings: Settings) -> Offer:
+    """What this node advertises."""
+    return Offer(
+        roles=roles_of(settings),
+        topics=settings.topics,
+        url=settings.overlay_public_url,
+        capacity=settings.overlay_capacity,
+        price=settings.overlay_price,
+        operator=settings.overlay_operator,
+        region=settings.overlay_region,
+        build=build_id(),
+        ttl_ms=settings.overlay_advertisement_ttl_ms,
+        allow_local_urls=is_local(settings.overlay_public_url),  # a network on one machine, or a public one
+        managers=TOPICS,
+        services=SERVICES,
+    )
+
+
+def trusted_certifiers(settings: Settings) -> frozenset[tuple[IdentityKey, str]] | None:
+    """Whose certificates of which type make a member; None where nobody needs one."""
+    if settings.overlay_membership != "certified":
+        return None
+    named = (entry.partition(":") for entry in settings.overlay_member_certifiers)
+    return frozenset((bytes.fromhex(certifier), kind) for certifier, _, kind in named)
+
+
+def own_certificate(settings: Settings, identity: IdentityKey) -> bytes:
+    """This node's membership certificate.
+
+    Raises:
+        ConfigError: it cannot be read, or would convince nobody who trusts whom this node trusts.
+    """
+    file = settings.overlay_member_certificate
+    if file is None:
+        return b""
+    try:
+        document = file.read_bytes()
+        trusted = trusted_certifiers(settings)
+        if trusted is not None:
+            check_membership(document, identity, trusted)
+    except (OSError, NotAMemberError) as error:
+        problem = f"OVERLAY_MEMBER_CERTIFICATE={file}: {error}; have a certifier of the network issue one"
+        raise ConfigError(problem, problems=[problem]) from error
+    return document
+
+
+def access(settings: Settings, identity: IdentityKey, is_spent: Callable[[str], Awaitable[bool]]) -> Access:
+    """Who may what; this node\'s own identity is always an operator\'s."""
+    return Access(
+        operators=_identities(settings.overlay_operator_keys) | {identity},
+        owners=_identities(settings.overlay_owner_keys),
+        readers=_identities(settings.overlay_reader_keys),
+        certifiers=tuple(map(_certifier, settings.overlay_certifiers)),
+        revoked_serials=frozenset(settings.overlay_revoked_certificates),
+        public_reads=frozenset(settings.overlay_public_reads),
+        identity_required=settings.event_identity_verification_required,
+        open_admin=settings.overlay_open_admin,
+        is_spent=is_spent,
+    )
+
+
+def rules(settings: Settings, identity: IdentityKey) -> Rules:
+    """How this node coordinates and bids."""
+    return Rules(
+        network=settings.overlay_network,
+        self_key=identity,
+        roles=roles_of(settings),
+        operator=settings.overlay_operator,
+        region=settings.overlay_region,
+        price=settings.overlay_price,
+        capacity=settings.overlay_capacity,
+        strategy=Strategy[settings.event_agent_selection_strategy.upper()],
+        bid_window_ms=settings.overlay_bid_window_ms,
+        lease_ms=settings.overlay_lease_ms,
+        lease_batches=settings.overlay_lease_batches,
+        resend_ms=settings.overlay_resend_ms,
+        attempts_max=settings.overlay_attempts_max,
+        replicas=settings.overlay_replicas,
+        adopt_ms=settings.overlay_adopt_ms,
+        attempt_ms=settings.event_processing_timeout_ms,
+    )
+
+
+def ingest_policy(settings: Settings) -> IngestPolicy:
+    """The node\'s own say in how events are certified and batched."""
+    return IngestPolicy(
+        batch_events=settings.event_batch_size,
+        coalesce=settings.event_batch_processing_enabled,
+        level_floor=Level.ENHANCED if settings.event_consensus_required else None,
+        threshold=settings.consensus_threshold,
+        topics=settings.topics,
+        distribute=settings.overlay_event_distribution_enabled,
+        replicated=settings.overlay_durability == "replicated",
+        replicas=settings.overlay_replicas,
+    )
+
+
+def _identities(keys: Sequence[str]) -> frozenset[IdentityKey]:
+    return frozenset(map(bytes.fromhex, keys))
+
+
+def _certifier(entry: str) -> TrustedCertifier:
+    certifier, kind, role, *fields = entry.split(":")
+    names = tuple(fields[0].split("+")) if fields else ()
+    return TrustedCertifier(certifier=bytes.fromhex(certifier), type=kind, role=CallerRole(role), fields=names)

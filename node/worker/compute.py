@@ -1,0 +1,131 @@
+"""What worker processes run over batches: bytes in, bytes out. Imports the pure packages only, to stay lean."""
+
+import time
+
+import attrs
+import zstandard
+
+from agents.certify import event_id
+from agents.roles import execute, read_payload
+from node.worker.plugins import functions_for
+from protocols.errors import MalformedError
+from protocols.identifiers import EventIds
+from protocols.job import Findings
+from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
+from protocols.merkle import leaf_hash, root_of_leaves
+
+COMPRESSION_LEVEL = 3
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """What the roles made of a batch, with the time it took.
+
+    Attributes:
+        is_volatile: The policy says that results are not worth keeping long.
+        level: The highest that the policy asks for, for one of the events; 0 for none.
+        leaves, normalized: Newline-joined; ``outputs`` both as one zstd frame. Empty where nobody asked for them.
+    """
+
+    findings: Findings
+    leaves: bytes
+    normalized: bytes
+    outputs: bytes
+    issues_by_rule: tuple[tuple[str, int], ...]
+    cpu_us: int
+    level: int = 0
+    is_volatile: bool = False
+
+
+def pack(data: bytes) -> bytes:
+    """Compress a payload for storage and for the wire, once for both."""
+    return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(data)
+
+
+def pack_outputs(leaves: bytes, normalized: bytes) -> bytes:
+    """Leaves and normalized data, each newline-joined, as one zstd frame."""
+    return pack(len(leaves).to_bytes(LENGTH_BYTES, "big") + leaves + normalized)
+
+
+def unpack(data: bytes, bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
+    """Decompress within a bound.
+
+    Raises:
+        MalformedError: no zstd frame, or larger than ``bytes_max``.
+    """
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= bytes_max:
+            raise MalformedError(f"a payload of {size} bytes, at most {bytes_max} are taken")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=bytes_max)
+    except zstandard.ZstdError as error:
+        raise MalformedError("the payload is not a zstd frame") from error
+
+
+def run_roles(
+    *, network: str, source_id: str, packed: bytes, policy: bytes, context: bytes, keep_outputs: bool
+) -> Run:
+    """Normalize and validate a batch, with all roots.
+
+    Args:
+        keep_outputs: Whether the lines are wanted, or the roots alone.
+
+    Raises:
+        MalformedError: the payload is not in record form. InvalidPolicyError: the policy is wrong.
+        MissingFunctionError: it names a function that is not installed on this node.
+    """
+    started = time.process_time_ns()
+    output = execute(
+        network=network,
+        source_id=source_id,
+        payload=unpack(packed),
+        policy=policy,
+        context=context,
+        functions=functions_for(policy),
+    )
+    findings = Findings(
+        input_root=output.input_root,
+        normalized_root=output.normalized_root,
+        output_root=output.output_root,
+        context_out=output.context_out,
+        events=output.events,
+        valid=output.valid,
+        invalid=output.invalid,
+    )
+    return Run(
+        findings=findings,
+        leaves=output.leaves if keep_outputs else b"",
+        normalized=output.normalized if keep_outputs else b"",
+        outputs=pack_outputs(output.leaves, output.normalized) if keep_outputs else b"",
+        issues_by_rule=output.issues_by_rule,
+        cpu_us=(time.process_time_ns() - started) // 1_000,
+        level=output.level,
+        is_volatile=output.is_volatile,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class BatchIndex:
+    """The events of a batch, in batch order: ids, and leaf hashes of the records."""
+
+    event_ids: list[str]
+    record_hashes: list[bytes]
+
+
+def index_batch(packed: bytes, *, network: str, source_id: str, input_root: bytes) -> BatchIndex:
+    """Check that a payload is the one that a manifest names, and tell its events.
+
+    Raises:
+        MalformedError: it is not, or not in record form.
+    """
+    lines, records = read_payload(unpack(packed))
+    hashes = [leaf_hash(line) for line in lines]
+    if root_of_leaves(hashes) != input_root:
+        raise MalformedError("the payload is not the one the manifest names")
+    ids = EventIds(network, source_id)
+    return BatchIndex(event_ids=[event_id(ids, record) for record in records], record_hashes=hashes)
+
+
+def output_root(leaves: bytes) -> bytes:
+    """The root that a quorum would have certified over these leaves."""
+    return root_of_leaves([leaf_hash(line) for line in leaves.split(b"\n")])

@@ -1,0 +1,349 @@
+"""The door: the bytes of an ingest request in, columns of records out. Pure; runs in a worker process.
+
+A request as a whole is refused for what makes it unreadable (not JSON, broken UTF-8, no ``sourceId``, more
+events than allowed). Whatever is wrong with one event is reported by its index, and the others are taken:
+where the strict parser gives up, ``flaws`` reads the body again and finds out which events are to blame.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+import jiter
+import orjson
+
+from agents.timestamps import read_rfc3339
+from node.worker.parsing.flaws import DATA_DEPTH_MAX, first_flaw, read_with_flaws
+from protocols.canonical import canonical_json, parse_json
+from protocols.errors import ClientFault, InvalidJsonError, NotCanonicalizableError
+from protocols.identifiers import EventIds, record_hash
+from protocols.limits import (
+    EVENT_BYTES_MAX,
+    EVENT_TYPE_CHARS_MAX,
+    EVENTS_PER_REQUEST_MAX,
+    EXTERNAL_ID_CHARS_MAX,
+    SOURCE_ID_CHARS_MAX,
+    TOPIC_CHARS_MAX,
+    TOPICS_PER_BATCH_MAX,
+)
+
+LEVELS: Final = ("basic", "enhanced", "critical")
+REQUEST_KEYS: Final = ("sourceId", "events", "processingOptions")
+OPTION_KEYS: Final = ("requireCertification", "distributionTopics", "consensusLevel", "durability")
+DURABILITIES: Final = ("local", "replicated")
+EVENT_KEYS: Final = ("externalId", "eventType", "timestamp", "data")
+_EVENT_KEY_SET: Final = frozenset(EVENT_KEYS)
+_PLAIN: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG: Final = b"0" * 200  # with it a two-digit exponent can overflow too
+_EXACT: Final = re.compile(rb"[0-9]{16}")
+_UNLIKE: Final = (b"e-", b"e+", b".0,", b".0]", b".0}")
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an escaped U+0000, not an escaped backslash before "u0000"
+_NO_PREVIOUS: Final = b',"previous":null,"timestamp":'
+
+
+class InvalidRequestError(ClientFault):
+    """The request as a whole cannot be taken. Field: ``field``, a JSON pointer; ``remedy``."""
+
+    code = "invalid-request"
+
+
+class TooManyEventsError(ClientFault):
+    code = "too-many-events"
+
+
+@attrs.frozen(kw_only=True)
+class Rejection:
+    """Why one event was not taken. ``field`` is a JSON pointer into the event."""
+
+    index: int
+    external_id: str | None
+    field: str
+    reason: str
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class Admitted:
+    """A request's events as columns of equal length, in the order in which they came.
+
+    Attributes:
+        total: Number of events in the request, the rejected ones included.
+        level: What the request asks for, or None where it leaves that to the source and the node.
+        requires_certification: None where the request does not say.
+        durability: ``local`` or ``replicated``; None where the request does not say.
+        topics: None where the request names none.
+        indexes: Place of each taken event in the request.
+        lines: Records with ``previous`` null, see ``with_previous``.
+        hashes: Record hashes of ``lines``, 64 hex digits.
+    """
+
+    source_id: str
+    total: int
+    level: str | None
+    requires_certification: bool | None
+    durability: str | None
+    topics: tuple[str, ...] | None
+    indexes: list[int]
+    event_ids: list[str]
+    external_ids: list[str | None]
+    event_types: list[str]
+    lines: list[bytes]
+    hashes: list[str]
+    rejections: list[Rejection]
+
+
+class _EventFlaw(Exception):
+    def __init__(self, field: str, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.field = field
+        self.reason = reason
+        self.remedy = remedy
+
+
+def with_previous(line: bytes, previous: str) -> bytes:
+    """The record that an admitted line becomes as a later version.
+
+    Args:
+        previous: Record hash of the version before, 64 hex digits.
+
+    A timestamp holds no quoted text, so the last place that looks like ``previous`` is the one.
+    """
+    head, found, tail = line.rpartition(_NO_PREVIOUS)
+    assert found, "an admitted line has no previous"
+    return b'%b,"previous":"%b","timestamp":%b' % (head, previous.encode(), tail)
+
+
+def admit(
+    body: bytes,
+    *,
+    network: str,
+    event_bytes_max: int = EVENT_BYTES_MAX,
+    known_flaws: Mapping[int, tuple[str, str, str]] | None = None,
+) -> Admitted:
+    """Parse and check an ingest request.
+
+    Args:
+        known_flaws: Of events that are refused whatever they say: by index, the place, the reason, the remedy.
+        event_bytes_max: Largest record, in bytes of its canonical form.
+
+    Raises:
+        InvalidJsonError, InvalidRequestError, TooManyEventsError: nothing of the request can be taken.
+    """
+    flawed: dict[int, tuple[str, str, str]] = {}
+    try:
+        request = _parse(body)
+    except (ValueError, InvalidJsonError):
+        request, flawed = read_with_flaws(body)
+    flawed |= known_flaws or {}
+    source_id, events = _envelope(request)
+    options = _options(request.get("processingOptions"))
+    ids = EventIds(network, source_id)
+    taken = Admitted(
+        source_id=source_id,
+        total=len(events),
+        level=options.get("consensusLevel"),
+        requires_certification=options.get("requireCertification"),
+        durability=options.get("durability"),
+        topics=_topics(options.get("distributionTopics")),
+        indexes=[],
+        event_ids=[],
+        external_ids=[],
+        event_types=[],
+        lines=[],
+        hashes=[],
+        rejections=[],
+    )
+    for index, event in enumerate(events):
+        try:
+            if index in flawed:
+                raise _EventFlaw(*flawed[index])
+            _take(taken, ids, index, event, event_bytes_max)
+        except _EventFlaw as flaw:
+            taken.rejections.append(_rejection(index, event, flaw))
+    return taken
+
+
+def _parse(body: bytes) -> Any:
+    """Parse strictly. The walk over all values is left out where the text shows that no number can overflow:
+    integers and nesting are checked event by event, but ``orjson`` would write an infinity as null.
+    """
+    digits = body.translate(_DIGITS)
+    if b"0e000" in digits or b"0e+000" in digits or _LONG in digits:
+        return parse_json(body)
+    return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
+
+
+def _rejection(index: int, event: Any, flaw: _EventFlaw) -> Rejection:
+    external_id = event.get("externalId") if type(event) is dict else None
+    if type(external_id) is not str or len(external_id) > EXTERNAL_ID_CHARS_MAX or not _is_text(external_id):
+        external_id = None
+    return Rejection(index=index, external_id=external_id, field=flaw.field, reason=flaw.reason, remedy=flaw.remedy)
+
+
+def _envelope(request: Any) -> tuple[str, list[Any]]:
+    if type(request) is not dict:
+        _refuse("", f"the body is {_kind(request)}, not an object", "send {sourceId, events}")
+    for key in request:
+        if key not in REQUEST_KEYS:
+            _refuse(f"/{key}"[:80], "unknown field", f"known here are {', '.join(REQUEST_KEYS)}")
+    source_id, events = request.get("sourceId"), request.get("events")
+    if type(source_id) is not str or not source_id:
+        _refuse("/sourceId", "is missing or not a string", "name the source that the events come from")
+    if len(source_id) > SOURCE_ID_CHARS_MAX or not _is_text(source_id):
+        _refuse("/sourceId", f"is no text of 1 to {SOURCE_ID_CHARS_MAX} characters", "name a registered source")
+    if type(events) is not list or not events:
+        _refuse("/events", "is missing, empty or not an array", "send an array of 1 or more events")
+    if len(events) > EVENTS_PER_REQUEST_MAX:
+        raise TooManyEventsError(
+            f"{len(events)} events in one request, at most {EVENTS_PER_REQUEST_MAX} are taken",
+            field="/events",
+            remedy=f"send them in requests of at most {EVENTS_PER_REQUEST_MAX}",
+        )
+    return source_id, events
+
+
+def _refuse(field: str, reason: str, remedy: str) -> Any:
+    raise InvalidRequestError(f"{field}: {reason}" if field else reason, field=field, remedy=remedy)
+
+
+def _options(options: Any) -> dict[str, Any]:
+    place = "/processingOptions"
+    if options is None:
+        return {}
+    if type(options) is not dict:
+        _refuse(place, f"is {_kind(options)}, not an object", "leave it out or send an object")
+    for key in options:
+        if key not in OPTION_KEYS:
+            _refuse(f"{place}/{key}"[:80], "unknown field", f"known here are {', '.join(OPTION_KEYS)}")
+    if options.get("consensusLevel") not in (None, *LEVELS):
+        _refuse(f"{place}/consensusLevel", "is no known level", f"use one of {', '.join(LEVELS)}")
+    if options.get("durability") not in (None, *DURABILITIES):
+        _refuse(f"{place}/durability", "is no known durability", f"use one of {', '.join(DURABILITIES)}")
+    if type(options.get("requireCertification", True)) is not bool:
+        _refuse(f"{place}/requireCertification", "is not true or false", "send true, or leave it out")
+    checked: dict[str, Any] = options
+    return checked
+
+
+def _topics(topics: Any) -> tuple[str, ...] | None:
+    if topics is None:
+        return None
+    place = "/processingOptions/distributionTopics"
+    if type(topics) is not list or not all(type(topic) is str for topic in topics):
+        _refuse(place, "is not an array of strings", "send topics like 'gitdata.events.iot'")
+    distinct = tuple(sorted(set(topics)))
+    if len(distinct) > TOPICS_PER_BATCH_MAX:
+        _refuse(place, f"has more than {TOPICS_PER_BATCH_MAX} topics", "distribute under fewer topics")
+    if any(not _is_topic(topic) for topic in distinct):
+        _refuse(
+            place,
+            f"a topic is not 1 to {TOPIC_CHARS_MAX} printable characters without spaces and commas",
+            "send topics like 'gitdata.events.iot'",
+        )
+    return distinct
+
+
+def _is_topic(topic: str) -> bool:
+    return 0 < len(topic) <= TOPIC_CHARS_MAX and topic.isprintable() and not {" ", ","} & set(topic)
+
+
+def _take(taken: Admitted, ids: EventIds, index: int, event: Any, bytes_max: int) -> None:
+    """Check one event and append it to the columns; this is the hot path, about 10 us an event."""
+    if type(event) is not dict:
+        raise _EventFlaw("", f"the event is {_kind(event)}, not an object", "send {eventType, data}")
+    if not _EVENT_KEY_SET.issuperset(event):
+        extra = next(key for key in event if key not in _EVENT_KEY_SET)
+        raise _EventFlaw(f"/{extra}"[:80], "unknown field", f"known here are {', '.join(EVENT_KEYS)}")
+    kind, external, timestamp = event.get("eventType"), event.get("externalId"), event.get("timestamp")
+    if type(kind) is not str or not 0 < len(kind) <= EVENT_TYPE_CHARS_MAX or "\x00" in kind:
+        _flaw_in_text("/eventType", kind, EVENT_TYPE_CHARS_MAX, "say what kind of event this is")
+    if external is not None and (
+        type(external) is not str or not 0 < len(external) <= EXTERNAL_ID_CHARS_MAX or "\x00" in external
+    ):
+        _flaw_in_text("/externalId", external, EXTERNAL_ID_CHARS_MAX, "leave it out, or send the source's own id")
+    if timestamp is not None and read_rfc3339(timestamp) is None:
+        raise _EventFlaw("/timestamp", "is no RFC 3339 time", "send a time like 2024-01-15T10:30:00Z")
+    if "data" not in event:
+        raise _EventFlaw("/data", "is missing", "send the event's content, any JSON value")
+    _append(taken, ids, index, (event["data"], kind, external, timestamp), bytes_max)
+
+
+def _append(taken: Admitted, ids: EventIds, index: int, parts: Sequence[Any], bytes_max: int) -> None:
+    """Build the record from its parts, in key order; only ``data`` needs sorting and number rules."""
+    data, kind, external, timestamp = parts
+    try:
+        content = _canonical(data)
+        kind_text, time_text = orjson.dumps(kind), orjson.dumps(timestamp)
+        line = b'{"data":%b,"eventType":%b,"externalId":%b,"previous":null,"timestamp":%b}' % (
+            content,
+            kind_text,
+            orjson.dumps(external),
+            time_text,
+        )
+    except NotCanonicalizableError as error:
+        place = f"/data{error.fields.get('path', '')}"[:200]
+        raise _EventFlaw(place, str(error), "send numbers within 2^53 and well-formed Unicode") from error
+    except TypeError as error:  # orjson: a lone surrogate in eventType or externalId
+        raise _EventFlaw("", "a text is not well-formed Unicode", "send whole surrogate pairs") from error
+    if len(line) > bytes_max:
+        raise _EventFlaw("", f"has {len(line)} bytes, at most {bytes_max} are taken", "send smaller events")
+    if b"u0000" in content and _NUL.search(content):
+        raise _EventFlaw("/data", "holds the character U+0000", "leave it out: no database text can hold it")
+    if external is None:
+        said = b'{"data":%b,"eventType":%b,"timestamp":%b}' % (content, kind_text, time_text)
+        event_id = ids.canonical_content(said)
+    else:
+        event_id = ids.external(external)
+    taken.indexes.append(index)
+    taken.event_ids.append(event_id)
+    taken.external_ids.append(external)
+    taken.event_types.append(kind)
+    taken.lines.append(line)
+    taken.hashes.append(record_hash(line))
+
+
+def _canonical(data: Any) -> bytes:
+    """The RFC 8785 form, without a walk over the value where ``orjson`` is known to write the same.
+
+    It differs only in floats that it ends with ``.0`` or gives an exponent, in integers past 2^53 (refused
+    here), and in the order of keys past U+FFFF. Nesting cannot be too deep where there are few brackets.
+    """
+    try:
+        text = orjson.dumps(data, option=_PLAIN)
+    except orjson.JSONEncodeError:
+        return canonical_json(data)  # says what is wrong, and where
+    if text.count(b"{") + text.count(b"[") > DATA_DEPTH_MAX:
+        report = first_flaw(data, DATA_DEPTH_MAX)
+        if report is not None:
+            raise _EventFlaw(f"/data{report[0]}", report[1], report[2])
+    if text.isascii() and not text.endswith(b".0") and not any(sign in text for sign in _UNLIKE):
+        return text
+    text = canonical_json(data)
+    if _EXACT.search(text):  # a float past 2^53 without a fraction is written like an integer that nobody takes
+        try:
+            parse_json(text)
+        except InvalidJsonError as error:
+            raise NotCanonicalizableError(str(error), **error.fields) from error
+    return text
+
+
+def _flaw_in_text(field: str, value: Any, chars_max: int, remedy: str) -> None:
+    if value is None:
+        raise _EventFlaw(field, "is missing", remedy)
+    if type(value) is not str:
+        raise _EventFlaw(field, f"is {_kind(value)}, not a string", remedy)
+    if "\x00" in value:
+        raise _EventFlaw(field, "holds the character U+0000", remedy)
+    raise _EventFlaw(field, f"has {len(value)} characters, 1 to {chars_max} are taken", remedy)
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string has a UTF-8 form (no lone surrogate) and no NUL, which Postgres cannot store."""
+    return "\x00" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
