@@ -18,7 +18,7 @@ from tests.e2e.test_crashes import SETTINGS, settled
 from tests.e2e.test_network import post
 from tests.e2e.weather import register_all
 from tests.interop.sdk import install
-from tests.node.test_certificate_page import BROWSER, Page
+from tests.node.api.test_certificate_page import BROWSER, Page
 
 pytestmark = pytest.mark.slow
 

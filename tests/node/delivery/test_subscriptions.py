@@ -20,8 +20,8 @@ from node.runtime.config import ReadGroup
 from protocols.errors import ClientFault
 from storage import subscriptions as stored
 from storage.subscriptions import Step
+from tests.node.api.test_openapi import schema_of
 from tests.node.running import AGENT, NODE, KeySigner, Running, running
-from tests.node.test_openapi import schema_of
 
 PATH = "/overlay/subscriptions"
 STRANGER, OPERATOR = KeySigner(9), KeySigner(7)

@@ -35,7 +35,7 @@ from protocols.keys import PrivateKey
 from protocols.limits import FRAME_BYTES_MAX, GOSSIP_BYTES_MAX
 
 SECRETS = count(1)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORK = TProtocol("/test/jobs/1")
 
 

@@ -314,7 +314,7 @@ async def test_trust_follows_what_validation_finds(node: Running) -> None:
 
 CONFIGURED = {
     file.stem: json.loads(file.read_text())
-    for file in sorted((Path(__file__).parents[2] / "configs" / "sources").glob("*.json"))
+    for file in sorted((Path(__file__).parents[3] / "configs" / "sources").glob("*.json"))
 }
 
 

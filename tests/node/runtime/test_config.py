@@ -35,7 +35,7 @@ SPECIFIED = {
     "EVENT_SIGNATURE_TTL_SECONDS": "300",
 }
 ON_TOPICS = ("gitdata.events.ingest", "gitdata.events.certified")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def refusal(environ: dict[str, str], path: Path | None = None) -> list[str]:

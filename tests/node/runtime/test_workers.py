@@ -16,7 +16,7 @@ from node.runtime.workers import WorkerCrashedError, Workers, WorkersBusyError, 
 from protocols.errors import WorldFault
 from tests.node import work_calls
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 async def test_calls_run_elsewhere_and_roles_at_lower_priority() -> None:

@@ -9,9 +9,9 @@ from websockets.exceptions import InvalidStatus
 
 from node.runtime.clock import clock_ms
 from protocols.certificate import rfc3339
+from tests.node.api.test_stream import certify, stream
+from tests.node.api.test_stream_socket import socket
 from tests.node.running import Running, running, until
-from tests.node.test_stream import certify, stream
-from tests.node.test_stream_socket import socket
 
 PATH = "/overlay/subscriptions"
 

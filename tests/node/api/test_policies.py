@@ -18,7 +18,7 @@ from protocols.messages import Level
 from storage import batches, events
 from tests.node.running import NETWORK, NODE, Running, running
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LEVELS = {
     "required": ["value"],
     "certification": {"levels": [{"when": "data.value > 100", "level": "critical"}]},

@@ -15,7 +15,7 @@ from node.api.problems import HTTP_CODES, PROBLEMS
 from tests.node.running import Running, running
 
 METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE"}
-STATIC = Path(__file__).parents[2] / "node" / "api" / "static"
+STATIC = Path(__file__).parents[3] / "node" / "api" / "static"
 
 
 def schema_of(name: str) -> jsonschema_rs.Validator:

@@ -19,8 +19,8 @@ from node.runtime.access import Access
 from protocols.authentication import sign_headers
 from protocols.checkpoint import verify_checkpoint
 from protocols.keys import PrivateKey
+from tests.node.api.test_stream import certify
 from tests.node.running import NETWORK, NODE, Running, running, until
-from tests.node.test_stream import certify
 
 T = TypeVar("T")
 PATH = "/overlay/events/stream"

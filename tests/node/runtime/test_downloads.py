@@ -17,8 +17,8 @@ from protocols.certificate import verify_quorum
 from protocols.uhrp import content_url, read_uhrp_url, uhrp_url
 from storage import policies
 from tests.node.memory_transport import MemoryNetwork
+from tests.node.overlay.test_objects import LARGE, member
 from tests.node.running import AGENT, NETWORK, NODE, Running, running
-from tests.node.test_objects import LARGE, member
 
 NOTHING = hashlib.sha256(b"nothing").digest()
 

@@ -16,7 +16,7 @@ from node.overlay.chain_tracker import ChainTracker, TrackerUnavailableError
 from node.overlay.checking import SCRIPTS
 from protocols.beef import read_beef
 from protocols.errors import InvalidTransactionError
-from tests.node.test_overlay import PARENT, beef_of, spend
+from tests.node.overlay.test_overlay import PARENT, beef_of, spend
 
 BEEF = beef_of(PARENT, spend(PARENT, 0, b"\x51"))
 PATH = read_beef(BEEF).paths[0]

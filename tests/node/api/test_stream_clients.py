@@ -18,9 +18,9 @@ from websockets.sync.client import connect
 from node.calling import SignedRequests
 from node.runtime.access import Access
 from protocols.keys import PrivateKey
+from tests.node.api.test_stream import certify
+from tests.node.api.test_stream_socket import in_thread
 from tests.node.running import NODE, Running, running
-from tests.node.test_stream import certify
-from tests.node.test_stream_socket import in_thread
 
 PATH = "/overlay/events/stream"
 OPERATOR = PrivateKey.from_bytes(b"\13" * 32)

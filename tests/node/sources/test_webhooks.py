@@ -24,8 +24,8 @@ from node.runtime.access import Access
 from node.sources.settings import HIDDEN, InvalidConfigurationError, read
 from tests.node.running import NETWORK, Running, running
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-VECTORS = Path(__file__).parent / "vectors"
+CONFIGS = Path(__file__).parents[3] / "configs"
+VECTORS = Path(__file__).parents[1] / "vectors"
 SECRET = "It's a Secret to Everybody"
 GITHUB = {"scheme": "github", "secret": SECRET}
 
