@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from node.network.content_exchange import ABSENT, PRESENT
-from node.overlay.objects import Kind, Objects, ObjectsBusyError, search, shelf, wire
+from node.overlay.objects import Kind, Objects, ObjectsBusyError, object_store, search, wire
 from node.overlay.objects.wire import Part, PartRequest
 from protocols.errors import MalformedError
 from protocols.messages import IdentityKey
@@ -252,8 +252,8 @@ async def test_only_so_many_peers_are_asked_and_likely_ones_first(
 
 async def test_memory_for_objects_is_bounded(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While large objects are being sent no more are read; when they are sent, it goes on."""
-    monkeypatch.setattr(shelf, "MEMORY_BYTES_MAX", 1_000)
-    monkeypatch.setattr(shelf, "RECENT_BYTES_MAX", 100)
+    monkeypatch.setattr(object_store, "MEMORY_BYTES_MAX", 1_000)
+    monkeypatch.setattr(object_store, "RECENT_BYTES_MAX", 100)
     async with member(postgres_url, MemoryNetwork()) as node:
         digests = [await node.put(bytes([number]) * 600) for number in range(4)]
         sent = [await node.objects.get(digest) for digest in digests[:2]]
