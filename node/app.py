@@ -73,14 +73,14 @@ from node.wiring import (
     rules,
     trusted_certifiers,
 )
-from protocols import job
 from protocols.advertisement import topic_manager_name
 from protocols.coordination import choose_holders
+from protocols.effects import Effect, Publish, ReportPeer, Send
 from protocols.envelope import to_frame
 from protocols.errors import PeerFault
-from protocols.job import WORK_ROLES, Effect
 from protocols.levels import shortfall
 from protocols.messages import Advertisement, IdentityKey, Level, Signed
+from protocols.rules import WORK_ROLES
 from storage import outputs
 from storage import peers as stored_peers
 from storage.database import Database
@@ -555,10 +555,10 @@ class Node:
 
     async def _act(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, job.Send | job.Publish):
+            if isinstance(effect, Send | Publish):
                 await self.relay.put(effect)
                 continue
-            if isinstance(effect, job.ReportPeer):
+            if isinstance(effect, ReportPeer):
                 self.metrics.judged(effect.outcome)
             await self.executor.put(effect)
 

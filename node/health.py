@@ -15,8 +15,8 @@ from node.runtime.clock import clock_ms
 from node.runtime.processor_time import ProcessorTimes
 from node.telemetry import Metrics
 from protocols.certificate import rfc3339
+from protocols.entities import Batch, Lease, Stage
 from protocols.errors import WorldFault
-from protocols.job import Batch, Lease, Stage
 from storage.database import Database
 
 GAUGES_S = 2.0

@@ -10,10 +10,10 @@ from node.runtime.access import Access, CallerRole, TrustedCertifier
 from node.runtime.build import build_id
 from node.runtime.config import ConfigError, Settings
 from protocols.advertisement import is_local
-from protocols.job import Rules, Strategy
 from protocols.keys import PrivateKey
 from protocols.membership import NotAMemberError, check_membership
 from protocols.messages import IdentityKey, Level, Role
+from protocols.rules import Rules, Strategy
 
 
 def transport_config(settings: Settings, key: PrivateKey, topics: tuple[str, ...]) -> TransportConfig:

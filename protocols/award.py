@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 
-from protocols.job import BidSeen, Choice, Judged, Strategy
+from protocols.entities import BidSeen, Choice, Judged
 from protocols.levels import LevelRule
 from protocols.messages import IdentityKey, Role
+from protocols.rules import Strategy
 from protocols.templates import JobTemplate
 
 SHADOWS_MAX = 1  # newcomers that do the work beside the executors of a role, to be judged by it

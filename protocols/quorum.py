@@ -6,7 +6,7 @@ voted for both, and such an agent has signed the proof against itself.
 
 import attrs
 
-from protocols.job import Ballot
+from protocols.entities import Ballot
 from protocols.messages import Evidence, IdentityKey, Signed
 
 

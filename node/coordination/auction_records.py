@@ -3,11 +3,11 @@
 from typing import Any
 
 from node.runtime.clock import clock_ms
-from protocols import job
 from protocols.certificate import agent_id, rfc3339
+from protocols.effects import RecordAuction
 
 
-def auction_document(effect: job.RecordAuction) -> dict[str, Any]:
+def auction_document(effect: RecordAuction) -> dict[str, Any]:
     """JSON values only. Scores are the ranking's, smaller being better, in the order that the strategy weighs."""
     bids = {seen.bid.signer: seen for seen in effect.bids}
     return {

@@ -11,8 +11,8 @@ from node.coordination.serialization import read_manifest
 from node.runtime.clock import clock_ms
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
-from protocols.job import BatchReplayed, Stimulus
 from protocols.messages import IdentityKey, Level
+from protocols.stimuli import BatchReplayed, Stimulus
 from storage import batches, dead_letters
 from storage.database import Database
 from storage.dead_letters import DeadLetter

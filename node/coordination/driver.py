@@ -15,7 +15,10 @@ import trio
 
 from node.runtime.clock import clock_ms
 from protocols.coordination import advance, durable_mark
-from protocols.job import AlarmRang, Effect, Entity, EntityId, Restarted, Rules, SetAlarm, Stimulus, Transition
+from protocols.effects import Effect, SetAlarm, Transition
+from protocols.entities import Entity, EntityId
+from protocols.rules import Rules
+from protocols.stimuli import AlarmRang, Restarted, Stimulus
 
 log = structlog.get_logger(__name__)
 

@@ -18,10 +18,25 @@ from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
 from node.runtime.workers import Workers
 from node.worker import compute
-from protocols import envelope, job
+from protocols import envelope
+from protocols.effects import (
+    AdoptReplica,
+    Bury,
+    CheckSeal,
+    DropReplica,
+    Effect,
+    FindEnd,
+    ForgetPayload,
+    KeepCertificate,
+    KeepReplica,
+    Replicated,
+    RunRole,
+    Seal,
+    SignStatement,
+)
+from protocols.entities import Findings
 from protocols.envelope import Signer
 from protocols.errors import OverlayError, WorldFault
-from protocols.job import Effect, Findings
 from protocols.limits import PAYLOAD_BYTES_MAX
 from protocols.messages import (
     BatchSealed,
@@ -36,6 +51,17 @@ from protocols.messages import (
     Signed,
     Statement,
     WorkOrder,
+)
+from protocols.stimuli import (
+    BatchAdopted,
+    BatchWritten,
+    EndFound,
+    ReplicaKept,
+    RoleFailed,
+    RoleFinished,
+    SealChecked,
+    StatementSigned,
+    Stimulus,
 )
 
 log = structlog.get_logger(__name__)
@@ -63,7 +89,7 @@ class Records(Protocol):
 
     async def payload(self, batch_id: str) -> bytes | None: ...
 
-    async def seal(self, effect: job.Seal, run: compute.Run, certified_ms: int) -> int | None:
+    async def seal(self, effect: Seal, run: compute.Run, certified_ms: int) -> int | None:
         """Write a certified batch down, whole or not at all. Its sequence, or None if it was written before."""
 
     async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
@@ -92,7 +118,7 @@ class Library(Protocol):
 class Log(Protocol):
     """The node's certificates, its own and those of others."""
 
-    async def keep(self, effect: job.KeepCertificate) -> None:
+    async def keep(self, effect: KeepCertificate) -> None:
         """Write a certificate down, then report CertificateKept."""
 
     async def find(self, batch_id: str) -> BatchSealed | None:
@@ -115,7 +141,7 @@ class Executor:
         subscribers: Callable[[tuple[str, ...]], tuple[IdentityKey, ...]],
         payloads: BytesCache[str, bytes],
         cache: ProcessingCache,
-        post: Callable[[job.Stimulus], None],
+        post: Callable[[Stimulus], None],
         on_sealed: Callable[[Sealed], None],
         on_dead: Callable[[str, int], None],
         on_replicated: Callable[[str, tuple[IdentityKey, ...]], None],
@@ -186,35 +212,35 @@ class Executor:
 
     async def _do(self, effect: Effect) -> None:
         match effect:
-            case job.RunRole():
+            case RunRole():
                 await self._run_role(effect)
-            case job.SignStatement(statement=statement):
+            case SignStatement(statement=statement):
                 self._sign(statement)
-            case job.Seal():
+            case Seal():
                 await self._seal(effect)
-            case job.Bury(batch_id=batch_id, reasons=reasons):
+            case Bury(batch_id=batch_id, reasons=reasons):
                 log.warning("batch.dead", batch=batch_id, reasons=reasons)
                 self._on_dead(batch_id, await self._records.bury(batch_id, reasons))
                 self._on_replicated(batch_id, ())  # whoever waits for holders is told of the end instead
-            case job.CheckSeal():
+            case CheckSeal():
                 await self._check_seal(effect)
-            case job.KeepCertificate():
+            case KeepCertificate():
                 await self._certificates.keep(effect)
-            case job.KeepReplica(hold=hold):
+            case KeepReplica(hold=hold):
                 await self._keep(hold)
-            case job.DropReplica(batch_id=batch_id):
+            case DropReplica(batch_id=batch_id):
                 await self._records.drop_replica(batch_id)
-            case job.AdoptReplica(hold=hold):
+            case AdoptReplica(hold=hold):
                 await self._adopt(hold)
-            case job.Replicated(batch_id=batch_id, holders=holders):
+            case Replicated(batch_id=batch_id, holders=holders):
                 self._on_replicated(batch_id, holders)
-            case job.FindEnd(batch_id=batch_id, asker=asker, successor=successor):
+            case FindEnd(batch_id=batch_id, asker=asker, successor=successor):
                 sealed = await self._certificates.find(batch_id)
-                found = job.EndFound(
+                found = EndFound(
                     now_ms=clock_ms(), batch_id=batch_id, sealed=sealed, asker=asker, successor=successor
                 )
                 self._post(found)
-            case job.ForgetPayload(batch_id=batch_id):
+            case ForgetPayload(batch_id=batch_id):
                 self._payloads.drop(batch_id)
                 self._orders.pop(batch_id, None)
             case _:
@@ -233,7 +259,7 @@ class Executor:
         if await self._index(manifest, packed) is None:
             return
         if await self._records.keep_replica(hold, packed):
-            self._post(job.ReplicaKept(now_ms=clock_ms(), hold=hold))
+            self._post(ReplicaKept(now_ms=clock_ms(), hold=hold))
         else:
             log.warning("replica.too_many", batch=manifest.batch_id)
 
@@ -246,7 +272,7 @@ class Executor:
             return
         if await self._records.adopt(hold, index):
             log.warning("batch.adopted", batch=manifest.batch_id, coordinator=manifest.coordinator.hex())
-        self._post(job.BatchAdopted(now_ms=clock_ms(), batch_id=manifest.batch_id))
+        self._post(BatchAdopted(now_ms=clock_ms(), batch_id=manifest.batch_id))
 
     async def _index(self, manifest: Manifest, packed: bytes) -> compute.BatchIndex | None:
         call = partial(
@@ -264,7 +290,7 @@ class Executor:
 
     # --- roles -----------------------------------------------------------------------------------------------
 
-    async def _run_role(self, effect: job.RunRole) -> None:
+    async def _run_role(self, effect: RunRole) -> None:
         manifest = effect.order.message.manifest.message
         try:
             own = effect.order.signer == self._signer.identity
@@ -298,11 +324,11 @@ class Executor:
             if role in (Role.NORMALIZE, Role.VALIDATE)
         )
         self._post(
-            job.RoleFinished(now_ms=clock_ms(), batch_id=manifest.batch_id, findings=run.findings, evidence=evidence)
+            RoleFinished(now_ms=clock_ms(), batch_id=manifest.batch_id, findings=run.findings, evidence=evidence)
         )
 
     def _fail(self, batch_id: str, reason: str) -> None:
-        self._post(job.RoleFailed(now_ms=clock_ms(), batch_id=batch_id, reason=reason))
+        self._post(RoleFailed(now_ms=clock_ms(), batch_id=batch_id, reason=reason))
 
     def _remember(self, order: WorkOrder) -> None:
         self._orders[order.manifest.message.batch_id] = order
@@ -337,7 +363,7 @@ class Executor:
         self._cache.put("normalization", key, run)
         return run
 
-    def _evidence(self, effect: job.RunRole, manifest: Manifest, run: compute.Run, role: Role) -> Evidence:
+    def _evidence(self, effect: RunRole, manifest: Manifest, run: compute.Run, role: Role) -> Evidence:
         found: Findings = run.findings
         normalize = role is Role.NORMALIZE
         return Evidence(
@@ -365,11 +391,11 @@ class Executor:
             issued_ms=clock_ms(),
         )
         certification = envelope.sign(self._signer, message)
-        self._post(job.StatementSigned(now_ms=clock_ms(), certification=certification))
+        self._post(StatementSigned(now_ms=clock_ms(), certification=certification))
 
     # --- sealing ---------------------------------------------------------------------------------------------
 
-    async def _seal(self, effect: job.Seal) -> None:
+    async def _seal(self, effect: Seal) -> None:
         statement = effect.certificate.statement
         run = await self._certified_run(effect)
         if run is None:
@@ -377,7 +403,7 @@ class Executor:
         certified_ms = clock_ms()
         sequence = await self._records.seal(effect, run, certified_ms)
         earlier = await self._certificates.find(statement.batch_id) if sequence is None else None
-        written = job.BatchWritten(
+        written = BatchWritten(
             now_ms=clock_ms(),
             batch_id=statement.batch_id,
             subscribers=self._subscribers(effect.manifest.topics),
@@ -399,7 +425,7 @@ class Executor:
                 )
             )
 
-    async def _check_seal(self, effect: job.CheckSeal) -> None:
+    async def _check_seal(self, effect: CheckSeal) -> None:
         """Believe a certificate of this node's own batch when its own run gives the same: the data are here."""
         statement = effect.sealed.certificate.statement
         manifest = effect.manifest
@@ -411,9 +437,9 @@ class Executor:
         if (run.findings.output_root, run.findings.context_out) != (statement.output_root, effect.sealed.context):
             log.error("seal.wrong", batch=statement.batch_id)
             return
-        self._post(job.SealChecked(now_ms=clock_ms(), sealed=effect.sealed))
+        self._post(SealChecked(now_ms=clock_ms(), sealed=effect.sealed))
 
-    async def _certified_run(self, effect: job.Seal) -> compute.Run | None:
+    async def _certified_run(self, effect: Seal) -> compute.Run | None:
         """The outputs that the quorum certified: this node's own, run again if need be, or an agent's."""
         statement = effect.certificate.statement
         key = statement.digest.hex()
@@ -430,7 +456,7 @@ class Executor:
         log.error("seal.without_outputs", batch=statement.batch_id)
         return None  # stays SEALING: the next start tries again
 
-    async def _recomputed(self, effect: job.Seal) -> compute.Run | None:
+    async def _recomputed(self, effect: Seal) -> compute.Run | None:
         try:
             holder = effect.manifest.coordinator
             run = await self._compute(effect.manifest, effect.context, holder=holder, keep_outputs=True)
@@ -439,7 +465,7 @@ class Executor:
             return None
         return run if run.findings.output_root == effect.certificate.statement.output_root else None
 
-    async def _fetched(self, effect: job.Seal) -> compute.Run | None:
+    async def _fetched(self, effect: Seal) -> compute.Run | None:
         statement = effect.certificate.statement
         for certification in effect.certificate.certifications:
             if certification.signer == self._signer.identity:

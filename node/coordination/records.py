@@ -12,11 +12,21 @@ from node.coordination.reputations import Standings
 from node.coordination.serialization import certificate_bytes, evidence_bytes, hold_bytes, manifest_bytes, read_hold
 from node.runtime.clock import clock_ms
 from node.worker import compute
-from protocols import codec, job
+from protocols import codec
 from protocols.certificate import agent_id
 from protocols.coordination import recover
+from protocols.effects import (
+    Effect,
+    KeepProof,
+    RecordAuction,
+    RecordDistribution,
+    RecordLate,
+    ReportPeer,
+    Seal,
+    Transition,
+)
+from protocols.entities import ENTITIES, Batch, Entity, EntityId, Stage, batch_entity_id
 from protocols.errors import MalformedError
-from protocols.job import ENTITIES, Batch, Effect, Entity, EntityId, Stage, Transition
 from protocols.messages import Evidence, FraudProof, HoldBatch, IdentityKey, Level, Role, Signed
 from storage import auctions, batches, entities, jobs, peers, policies, replicas
 from storage.batches import EvidenceRow, PendingBatch, SealedBatch
@@ -77,7 +87,7 @@ class EntityJournal:
             await trio.sleep(FLUSH_S)
             latest = {(change.batch_id, change.role): change for change in self._changes}
             self._changes.clear()
-            changes = [each for each in latest.values() if job.batch_entity_id(each.batch_id) in self._stages]
+            changes = [each for each in latest.values() if batch_entity_id(each.batch_id) in self._stages]
             if changes:
                 await self._database.run(partial(_apply_jobs, changes))
 
@@ -133,7 +143,7 @@ class NodeRecords:
     def __init__(self, database: Database, standings: Standings) -> None:
         self._database = database
         self._standings = standings
-        self._distributions: list[job.RecordDistribution] = []
+        self._distributions: list[RecordDistribution] = []
         self._late: list[tuple[str, EvidenceRow]] = []
 
     async def payload(self, batch_id: str) -> bytes | None:
@@ -171,7 +181,7 @@ class NodeRecords:
         adoption = _adoption(hold, index)
         return await self._database.run(lambda connection: replicas.adopt(connection, adoption))
 
-    async def seal(self, effect: job.Seal, run: compute.Run, certified_ms: int) -> int | None:
+    async def seal(self, effect: Seal, run: compute.Run, certified_ms: int) -> int | None:
         sealed = _sealed_batch(effect, run, certified_ms)
         return await self._database.run(lambda connection: batches.seal(connection, sealed))
 
@@ -180,17 +190,17 @@ class NodeRecords:
 
     async def record(self, effect: Effect) -> None:
         match effect:
-            case job.RecordLate(evidence=evidence, agrees=agrees):
+            case RecordLate(evidence=evidence, agrees=agrees):
                 self._late.append((evidence.message.batch_id, _evidence_row(evidence, agrees=agrees)))
-            case job.KeepProof(proof=proof, heard_from=heard_from):
+            case KeepProof(proof=proof, heard_from=heard_from):
                 culprit = proof.first.signer.hex()
                 log.warning("agent.equivocated", agent=culprit, batch=proof.first.message.batch_id)
                 await self._database.run(partial(_keep_proof, proof, heard_from))
-            case job.RecordDistribution():
+            case RecordDistribution():
                 self._distributions.append(effect)
-            case job.ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch_id):
+            case ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch_id):
                 self._standings.count(peer, role, outcome, batch_id)
-            case job.RecordAuction():
+            case RecordAuction():
                 await self._database.run(partial(_record_auction, effect))
             case _:
                 raise AssertionError(f"no record is kept of {type(effect).__name__}")
@@ -218,7 +228,7 @@ class NodeRecords:
 
 
 def _write_counts(
-    distributions: Sequence[job.RecordDistribution],
+    distributions: Sequence[RecordDistribution],
     late: Sequence[tuple[str, EvidenceRow]],
     connection: "Connection",
 ) -> None:
@@ -228,7 +238,7 @@ def _write_counts(
         batches.insert_evidence(connection, batch_id, [row])
 
 
-def _record_auction(effect: job.RecordAuction, connection: "Connection") -> None:
+def _record_auction(effect: RecordAuction, connection: "Connection") -> None:
     auctions.put(
         connection,
         announcement_id=effect.announcement_id,
@@ -263,7 +273,7 @@ def _evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:
     )
 
 
-def _sealed_batch(effect: job.Seal, run: compute.Run, certified_ms: int) -> SealedBatch:
+def _sealed_batch(effect: Seal, run: compute.Run, certified_ms: int) -> SealedBatch:
     certificate = effect.certificate
     statement = certificate.statement
     rows = [_evidence_row(signed, agrees=True) for signed in certificate.evidence]

@@ -19,8 +19,8 @@ from node.runtime.clock import clock_ms
 from node.runtime.workers import WorkerCrashedError, Workers, WorkerTimeoutError
 from node.worker import compute
 from protocols.errors import OverlayError, WorldFault
-from protocols.job import BatchCommitted, Stimulus
 from protocols.messages import Manifest
+from protocols.stimuli import BatchCommitted, Stimulus
 from storage import batches
 from storage.database import Database
 

@@ -23,9 +23,9 @@ from node.runtime.clock import clock_ms
 from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import PLAIN, Form, RawEvent, admit_form, admit_read
 from protocols.errors import ClientFault, WorldFault
-from protocols.job import BatchCommitted, Stimulus
 from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
 from protocols.messages import IdentityKey, Level
+from protocols.stimuli import BatchCommitted, Stimulus
 from storage import sources
 from storage.database import Database
 

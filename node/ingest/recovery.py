@@ -9,8 +9,8 @@ from node.coordination.serialization import read_manifest
 from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
-from protocols import job
-from protocols.job import Batch, Stage
+from protocols.entities import Batch, Stage, batch_entity_id
+from protocols.stimuli import BatchAdopted, BatchCommitted, BatchReplayed, ReplicaKept
 from storage.batches import PendingBatch
 
 log = structlog.get_logger(__name__)
@@ -40,12 +40,12 @@ class Recovery:
             self._ingest.unsettle(each.events)
             if each.holders:
                 self._replications.expect(each.batch_id)
-            if self._driver.find(job.batch_entity_id(each.batch_id)) is None:
+            if self._driver.find(batch_entity_id(each.batch_id)) is None:
                 await self._retell(each)
         for hold in await self._records.holds(self._network):
-            await self._driver.tell(job.ReplicaKept(now_ms=clock_ms(), hold=hold))
+            await self._driver.tell(ReplicaKept(now_ms=clock_ms(), hold=hold))
         for batch_id in adopted:
-            await self._driver.tell(job.BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
+            await self._driver.tell(BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
 
     async def run(self) -> None:
         """Tell the driver of batches that have neither an end nor an entity: their news was lost with a restart of
@@ -60,13 +60,13 @@ class Recovery:
                 if each.coordinator is not None:
                     continue
                 signed = read_manifest(each.manifest, self._network)
-                known = self._driver.find(job.batch_entity_id(each.batch_id))
+                known = self._driver.find(batch_entity_id(each.batch_id))
                 if isinstance(known, Batch) and known.stage is Stage.DEAD:
                     unburied.add(each.batch_id)
                     if each.batch_id in dead:  # for two rounds: its burial, or the news of its replay, was lost
                         log.warning("batch.revived", batch=each.batch_id)
                         await self._driver.tell(
-                            job.BatchReplayed(
+                            BatchReplayed(
                                 now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
                             )
                         )
@@ -79,7 +79,7 @@ class Recovery:
 
     async def _retell(self, batch: PendingBatch, *, recovered: bool = True) -> None:
         signed = read_manifest(batch.manifest, self._network)
-        told = job.BatchCommitted(
+        told = BatchCommitted(
             now_ms=clock_ms(),
             manifest=signed,
             stateful=batch.stateful,

@@ -24,9 +24,10 @@ from node.network.sync_messages import (
 )
 from node.runtime.clock import clock_ms
 from protocols import codec
-from protocols.job import CertificateKept, KeepCertificate, Stimulus
+from protocols.effects import KeepCertificate
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
+from protocols.stimuli import CertificateKept, Stimulus
 from storage import certificate_log, peers
 from storage.certificate_log import Logged
 from storage.database import Database

@@ -13,7 +13,7 @@ from node.coordination.driver import Driver
 from node.network.transport import Delivery, Gossip, Transport
 from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
-from protocols import certificate, envelope, job
+from protocols import certificate, envelope
 from protocols.errors import MalformedError, PeerFault
 from protocols.limits import PAYLOAD_BYTES_MAX
 from protocols.messages import (
@@ -43,6 +43,24 @@ from protocols.messages import (
     WorkResult,
 )
 from protocols.proofs import proof_problem
+from protocols.stimuli import (
+    AnnouncementReceived,
+    AwardReceived,
+    BidReceived,
+    CertificationReceived,
+    CertifyReceived,
+    ConfirmationReceived,
+    HeldReceived,
+    HoldReceived,
+    ProofHeard,
+    QueryReceived,
+    RefusalReceived,
+    ResultReceived,
+    SealReceived,
+    StatusReceived,
+    Stimulus,
+    WorkReceived,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -182,9 +200,9 @@ class Exchange:
             self._proofs.popitem(last=False)
         if culprit.signer == self._driver.rules.self_key:
             log.error("node.accused", batch=culprit.message.batch_id, role=culprit.message.role.word)
-        await self._driver.tell(job.ProofHeard(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
+        await self._driver.tell(ProofHeard(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
 
-    def _stimulus(self, signed: Signed[Message]) -> job.Stimulus:
+    def _stimulus(self, signed: Signed[Message]) -> Stimulus:
         now_ms = clock_ms()
         said = signed.message
         make = _STIMULI.get(type(said))
@@ -193,7 +211,7 @@ class Exchange:
         if isinstance(said, Bid):
             reputations = tuple(self._reputations(signed.signer).items())
             topics = self._topics(signed.signer)
-            return job.BidReceived(now_ms=now_ms, bid=_as(signed), reputations=reputations, topics=topics)
+            return BidReceived(now_ms=now_ms, bid=_as(signed), reputations=reputations, topics=topics)
         raise MalformedError(f"{type(said).__name__} is no message on its own")
 
 
@@ -202,19 +220,19 @@ def _as(signed: Signed[Message]) -> Signed:  # type: ignore[type-arg]
     return signed
 
 
-_STIMULI: dict[type[Message], Callable[[int, Signed[Message]], job.Stimulus]] = {
-    Announcement: lambda now, s: job.AnnouncementReceived(now_ms=now, announcement=_as(s)),
-    Award: lambda now, s: job.AwardReceived(now_ms=now, award=_as(s)),
-    WorkOrder: lambda now, s: job.WorkReceived(now_ms=now, order=_as(s)),
-    WorkResult: lambda now, s: job.ResultReceived(now_ms=now, result=_as(s)),
-    WorkRefused: lambda now, s: job.RefusalReceived(now_ms=now, refusal=_as(s)),
-    CertifyOrder: lambda now, s: job.CertifyReceived(now_ms=now, order=_as(s)),
-    Certification: lambda now, s: job.CertificationReceived(now_ms=now, certification=_as(s)),
-    BatchSealed: lambda now, s: job.SealReceived(now_ms=now, sealed=_as(s)),
-    FraudProof: lambda now, s: job.ProofHeard(now_ms=now, proof=_as(s).message, heard_from=s.signer),
-    SealConfirmed: lambda now, s: job.ConfirmationReceived(now_ms=now, confirmation=_as(s)),
-    HoldBatch: lambda now, s: job.HoldReceived(now_ms=now, hold=_as(s)),
-    BatchHeld: lambda now, s: job.HeldReceived(now_ms=now, held=_as(s)),
-    BatchQuery: lambda now, s: job.QueryReceived(now_ms=now, query=_as(s)),
-    BatchStatus: lambda now, s: job.StatusReceived(now_ms=now, status=_as(s)),
+_STIMULI: dict[type[Message], Callable[[int, Signed[Message]], Stimulus]] = {
+    Announcement: lambda now, s: AnnouncementReceived(now_ms=now, announcement=_as(s)),
+    Award: lambda now, s: AwardReceived(now_ms=now, award=_as(s)),
+    WorkOrder: lambda now, s: WorkReceived(now_ms=now, order=_as(s)),
+    WorkResult: lambda now, s: ResultReceived(now_ms=now, result=_as(s)),
+    WorkRefused: lambda now, s: RefusalReceived(now_ms=now, refusal=_as(s)),
+    CertifyOrder: lambda now, s: CertifyReceived(now_ms=now, order=_as(s)),
+    Certification: lambda now, s: CertificationReceived(now_ms=now, certification=_as(s)),
+    BatchSealed: lambda now, s: SealReceived(now_ms=now, sealed=_as(s)),
+    FraudProof: lambda now, s: ProofHeard(now_ms=now, proof=_as(s).message, heard_from=s.signer),
+    SealConfirmed: lambda now, s: ConfirmationReceived(now_ms=now, confirmation=_as(s)),
+    HoldBatch: lambda now, s: HoldReceived(now_ms=now, hold=_as(s)),
+    BatchHeld: lambda now, s: HeldReceived(now_ms=now, held=_as(s)),
+    BatchQuery: lambda now, s: QueryReceived(now_ms=now, query=_as(s)),
+    BatchStatus: lambda now, s: StatusReceived(now_ms=now, status=_as(s)),
 }

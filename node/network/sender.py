@@ -9,8 +9,8 @@ import structlog
 import trio
 
 from node.network.transport import PeerUnreachableError, Transport
+from protocols.effects import Publish, Send
 from protocols.envelope import Signer, sign, to_frame
-from protocols.job import Publish, Send
 from protocols.messages import Message, Signed
 
 log = structlog.get_logger(__name__)

@@ -8,9 +8,9 @@ import zstandard
 from agents.certify import event_id
 from agents.roles import execute, read_payload
 from node.worker.plugins import functions_for
+from protocols.entities import Findings
 from protocols.errors import MalformedError
 from protocols.identifiers import EventIds
-from protocols.job import Findings
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.merkle import leaf_hash, root_of_leaves
 

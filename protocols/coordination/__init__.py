@@ -10,26 +10,54 @@ from typing import Any
 
 import attrs
 
-from protocols import job
 from protocols.coordination import adoption, batches, bidding, holding, leases, proving, tasks
 from protocols.coordination.holding import choose_holders
 from protocols.coordination.workspace import Workspace
-from protocols.job import (
+from protocols.effects import Effect, Transition
+from protocols.entities import (
     Batch,
     Chain,
-    Effect,
     Entity,
     EntityId,
     Held,
     Lease,
     Replica,
     Replication,
-    Rules,
     Stage,
-    Stimulus,
     Task,
     TaskStage,
-    Transition,
+)
+from protocols.rules import Rules
+from protocols.stimuli import (
+    AlarmRang,
+    AnnouncementReceived,
+    AwardReceived,
+    BatchAdopted,
+    BatchCommitted,
+    BatchReplayed,
+    BatchWritten,
+    BidReceived,
+    CertificateKept,
+    CertificationReceived,
+    CertifyReceived,
+    ConfirmationReceived,
+    EndFound,
+    HeldReceived,
+    HoldReceived,
+    ProofHeard,
+    QueryReceived,
+    RefusalReceived,
+    ReplicaKept,
+    Restarted,
+    ResultReceived,
+    RoleFailed,
+    RoleFinished,
+    SealChecked,
+    SealReceived,
+    StatementSigned,
+    StatusReceived,
+    Stimulus,
+    WorkReceived,
 )
 
 __all__ = ["advance", "choose_holders", "durable_mark", "recover", "step"]
@@ -39,9 +67,9 @@ def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> T
     """What a stimulus does to the entities of a node, and what is to be done about it."""
     work = Workspace(view, rules, stimulus.now_ms)
     match stimulus:
-        case job.AlarmRang():
+        case AlarmRang():
             _on_alarm(work, stimulus.entity_id)
-        case job.Restarted():
+        case Restarted():
             _on_restart(work, stimulus.entity_id)
         case _:
             _HANDLERS[type(stimulus)](work, stimulus)
@@ -149,32 +177,32 @@ class _Overlay(Mapping[EntityId, Entity]):
 
 
 _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
-    job.BatchCommitted: batches.on_committed,
-    job.AnnouncementReceived: bidding.on_announcement,
-    job.BidReceived: leases.on_bid,
-    job.AwardReceived: leases.on_award,
-    job.WorkReceived: tasks.on_work,
-    job.RoleFinished: tasks.on_finished,
-    job.RoleFailed: tasks.on_failed,
-    job.ResultReceived: batches.on_result,
-    job.RefusalReceived: batches.on_refusal,
-    job.CertifyReceived: tasks.on_certify,
-    job.StatementSigned: tasks.on_signed,
-    job.CertificationReceived: batches.on_certification,
-    job.BatchWritten: batches.on_written,
-    job.SealReceived: adoption.on_sealed,
-    job.CertificateKept: tasks.on_certificate_kept,
-    job.ConfirmationReceived: batches.on_confirmation,
-    job.BatchReplayed: batches.on_replayed,
-    job.ProofHeard: proving.on_proof,
-    job.HoldReceived: adoption.on_hold,
-    job.ReplicaKept: adoption.on_kept,
-    job.HeldReceived: holding.on_held,
-    job.QueryReceived: adoption.on_query,
-    job.StatusReceived: adoption.on_status,
-    job.EndFound: adoption.on_end_found,
-    job.BatchAdopted: adoption.on_adopted,
-    job.SealChecked: batches.on_checked,
+    BatchCommitted: batches.on_committed,
+    AnnouncementReceived: bidding.on_announcement,
+    BidReceived: leases.on_bid,
+    AwardReceived: leases.on_award,
+    WorkReceived: tasks.on_work,
+    RoleFinished: tasks.on_finished,
+    RoleFailed: tasks.on_failed,
+    ResultReceived: batches.on_result,
+    RefusalReceived: batches.on_refusal,
+    CertifyReceived: tasks.on_certify,
+    StatementSigned: tasks.on_signed,
+    CertificationReceived: batches.on_certification,
+    BatchWritten: batches.on_written,
+    SealReceived: adoption.on_sealed,
+    CertificateKept: tasks.on_certificate_kept,
+    ConfirmationReceived: batches.on_confirmation,
+    BatchReplayed: batches.on_replayed,
+    ProofHeard: proving.on_proof,
+    HoldReceived: adoption.on_hold,
+    ReplicaKept: adoption.on_kept,
+    HeldReceived: holding.on_held,
+    QueryReceived: adoption.on_query,
+    StatusReceived: adoption.on_status,
+    EndFound: adoption.on_end_found,
+    BatchAdopted: adoption.on_adopted,
+    SealChecked: batches.on_checked,
 }
 
 

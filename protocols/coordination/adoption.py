@@ -13,27 +13,8 @@ import attrs
 from protocols.coordination import batches, tasks
 from protocols.coordination.holding import finish
 from protocols.coordination.workspace import Workspace
-from protocols.job import (
-    AdoptReplica,
-    Batch,
-    BatchAdopted,
-    CheckSeal,
-    DropReplica,
-    EndFound,
-    FindEnd,
-    HoldReceived,
-    KeepReplica,
-    QueryReceived,
-    Replica,
-    ReplicaKept,
-    ReplicaStage,
-    SealReceived,
-    Send,
-    Stage,
-    StatusReceived,
-    batch_entity_id,
-    replica_entity_id,
-)
+from protocols.effects import AdoptReplica, CheckSeal, DropReplica, FindEnd, KeepReplica, Send
+from protocols.entities import Batch, Replica, ReplicaStage, Stage, batch_entity_id, replica_entity_id
 from protocols.messages import (
     BatchHeld,
     BatchQuery,
@@ -43,6 +24,15 @@ from protocols.messages import (
     HoldBatch,
     IdentityKey,
     Progress,
+)
+from protocols.stimuli import (
+    BatchAdopted,
+    EndFound,
+    HoldReceived,
+    QueryReceived,
+    ReplicaKept,
+    SealReceived,
+    StatusReceived,
 )
 
 OURS = (ReplicaStage.ADOPTING, ReplicaStage.ADOPTED)

@@ -4,7 +4,8 @@ import attrs
 
 from protocols.coordination import leases
 from protocols.coordination.workspace import Workspace
-from protocols.job import Batch, ReportPeer, Send, Stage
+from protocols.effects import ReportPeer, Send
+from protocols.entities import Batch, Stage
 from protocols.levels import quorum_of
 from protocols.messages import Award, CertifyOrder, Evidence, IdentityKey, Role, Signed, WorkOrder
 from protocols.quorum import is_hopeless, supporters

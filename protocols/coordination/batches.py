@@ -7,28 +7,13 @@ import attrs
 from protocols.certificate import rfc3339
 from protocols.coordination import asking, holding, leases, proving
 from protocols.coordination.workspace import Workspace
-from protocols.job import (
+from protocols.effects import Bury, CheckSeal, ForgetPayload, RecordDistribution, RecordLate, Seal, Send
+from protocols.entities import (
     Ballot,
     Batch,
-    BatchCommitted,
-    BatchReplayed,
-    BatchWritten,
-    Bury,
-    CertificationReceived,
     Chain,
-    CheckSeal,
-    ConfirmationReceived,
-    ForgetPayload,
     Grant,
-    RecordDistribution,
-    RecordLate,
-    RefusalReceived,
     Replica,
-    ResultReceived,
-    Seal,
-    SealChecked,
-    SealReceived,
-    Send,
     Stage,
     batch_entity_id,
     chain_entity_id,
@@ -50,6 +35,17 @@ from protocols.messages import (
 from protocols.proofs import proof_of, proof_problem
 from protocols.quorum import dissenters, is_hopeless, supporters, tally
 from protocols.reputation import Outcome
+from protocols.stimuli import (
+    BatchCommitted,
+    BatchReplayed,
+    BatchWritten,
+    CertificationReceived,
+    ConfirmationReceived,
+    RefusalReceived,
+    ResultReceived,
+    SealChecked,
+    SealReceived,
+)
 
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
 COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)

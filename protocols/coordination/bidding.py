@@ -1,8 +1,11 @@
 """The agent's side of an auction: weigh an announcement, offer what is held here, or decline and say why."""
 
 from protocols.coordination.workspace import Workspace
-from protocols.job import AnnouncementReceived, Rules, Send, Task, TaskStage
+from protocols.effects import Send
+from protocols.entities import Task, TaskStage
 from protocols.messages import Announcement, Bid
+from protocols.rules import Rules
+from protocols.stimuli import AnnouncementReceived
 
 GRACE_MS = 60_000  # clocks differ
 

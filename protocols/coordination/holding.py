@@ -7,21 +7,19 @@ from collections.abc import Iterable
 import attrs
 
 from protocols.coordination.workspace import Workspace
-from protocols.job import (
+from protocols.effects import DropReplica, Replicated, Send
+from protocols.entities import (
     Batch,
     Chain,
-    DropReplica,
-    HeldReceived,
     Replica,
     ReplicaStage,
-    Replicated,
     Replication,
-    Send,
     batch_entity_id,
     chain_entity_id,
     replication_entity_id,
 )
 from protocols.messages import BatchSealed, HoldBatch, IdentityKey
+from protocols.stimuli import HeldReceived
 
 RESENDS_MAX = 8
 REMEMBERED_MS = 60_000

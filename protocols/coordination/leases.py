@@ -12,12 +12,10 @@ import attrs
 
 from protocols.award import SHADOWS_MAX, chosen, judge
 from protocols.coordination.workspace import Workspace
-from protocols.job import (
-    WORK_ROLES,
+from protocols.effects import Publish, RecordAuction, Send
+from protocols.entities import (
     Auction,
-    AwardReceived,
     Batch,
-    BidReceived,
     BidSeen,
     Choice,
     EntityId,
@@ -26,10 +24,7 @@ from protocols.job import (
     Judged,
     Lease,
     Pace,
-    Publish,
-    RecordAuction,
     Reserve,
-    Send,
     held_entity_id,
     lease_entity_id,
 )
@@ -37,6 +32,8 @@ from protocols.levels import LevelRule, is_enough, rule_for
 from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import Announcement, Award, IdentityKey, Level, Role
 from protocols.reputation import NEWCOMER
+from protocols.rules import WORK_ROLES
+from protocols.stimuli import AwardReceived, BidReceived
 
 LEASE_MS_MAX = 3_600_000
 THIN_PARTS = 8  # a lease with too few agents is auctioned again after such a part of its time

@@ -3,9 +3,11 @@
 import attrs
 
 from protocols.coordination.workspace import Workspace
-from protocols.job import KeepProof, Lease, ProofHeard, Publish, ReportPeer
+from protocols.effects import KeepProof, Publish, ReportPeer
+from protocols.entities import Lease
 from protocols.messages import Evidence, FraudProof, IdentityKey, Signed
 from protocols.proofs import proof_of
+from protocols.stimuli import ProofHeard
 
 
 def found(work: Workspace, first: Signed[Evidence], second: Signed[Evidence]) -> None:

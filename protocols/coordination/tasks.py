@@ -7,24 +7,8 @@ import attrs
 from protocols.certificate import quorum_problem
 from protocols.coordination import leases
 from protocols.coordination.workspace import Workspace
-from protocols.job import (
-    CertificateKept,
-    CertifyReceived,
-    Findings,
-    ForgetPayload,
-    KeepCertificate,
-    RoleFailed,
-    RoleFinished,
-    RunRole,
-    SealReceived,
-    Send,
-    SignStatement,
-    StatementSigned,
-    Task,
-    TaskStage,
-    WorkReceived,
-    task_entity_id,
-)
+from protocols.effects import ForgetPayload, KeepCertificate, RunRole, Send, SignStatement
+from protocols.entities import Findings, Task, TaskStage, task_entity_id
 from protocols.messages import (
     CertifyOrder,
     Evidence,
@@ -36,6 +20,15 @@ from protocols.messages import (
     WorkOrder,
     WorkRefused,
     WorkResult,
+)
+from protocols.stimuli import (
+    CertificateKept,
+    CertifyReceived,
+    RoleFailed,
+    RoleFinished,
+    SealReceived,
+    StatementSigned,
+    WorkReceived,
 )
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from protocols.job import Effect, Entity, EntityId, Rules, SetAlarm, Transition
+from protocols.effects import Effect, SetAlarm, Transition
+from protocols.entities import Entity, EntityId
+from protocols.rules import Rules
 
 E = TypeVar("E")
 

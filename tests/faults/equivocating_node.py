@@ -14,8 +14,8 @@ import attrs
 from node.cli import main
 from node.network.sender import Relay
 from node.network.transport import PeerUnreachableError
+from protocols.effects import Send
 from protocols.envelope import Signer, sign, to_frame
-from protocols.job import Send
 from protocols.messages import Evidence, Role, Signed, WorkResult
 
 SHARE: Final = 4  # one batch in so many, by its id

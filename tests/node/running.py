@@ -44,18 +44,9 @@ from node.worker.compute import pack_outputs
 from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id
+from protocols.effects import Effect, Transition
+from protocols.entities import Entity, EntityId, Findings
 from protocols.envelope import sign
-from protocols.job import (
-    BatchCommitted,
-    BatchReplayed,
-    Effect,
-    Entity,
-    EntityId,
-    Findings,
-    Rules,
-    Stimulus,
-    Transition,
-)
 from protocols.levels import shortfall
 from protocols.messages import (
     Certification,
@@ -68,6 +59,8 @@ from protocols.messages import (
     Signed,
     Statement,
 )
+from protocols.rules import Rules
+from protocols.stimuli import BatchCommitted, BatchReplayed, Stimulus
 from storage import batches
 from storage.database import Database
 from storage.migrate import migrate

@@ -6,10 +6,36 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from protocols import envelope, job
+from protocols import envelope
 from protocols.coordination import advance, choose_holders
 from protocols.coordination.adoption import rank
-from protocols.job import Batch, Effect, Entity, EntityId, Replica, ReplicaStage, Rules, Stage, Stimulus
+from protocols.effects import (
+    AdoptReplica,
+    CheckSeal,
+    DropReplica,
+    Effect,
+    KeepReplica,
+    Publish,
+    Replicated,
+    RunRole,
+    Seal,
+    Send,
+    SetAlarm,
+)
+from protocols.entities import (
+    Batch,
+    Chain,
+    Entity,
+    EntityId,
+    Replica,
+    ReplicaStage,
+    Stage,
+    batch_entity_id,
+    chain_entity_id,
+    replica_entity_id,
+    replication_entity_id,
+    task_entity_id,
+)
 from protocols.messages import (
     Award,
     BatchHeld,
@@ -25,6 +51,22 @@ from protocols.messages import (
     Signed,
     WorkOrder,
     WorkRefused,
+)
+from protocols.rules import WORK_ROLES, Rules
+from protocols.stimuli import (
+    AlarmRang,
+    BatchAdopted,
+    BatchCommitted,
+    EndFound,
+    HeldReceived,
+    HoldReceived,
+    ReplicaKept,
+    RoleFailed,
+    SealChecked,
+    SealReceived,
+    StatusReceived,
+    Stimulus,
+    WorkReceived,
 )
 from tests.network_of_keys import AGENTS, NETWORK, KeySigner, certified
 
@@ -69,50 +111,50 @@ class World:
 
     def later(self, entity_id: EntityId, ms: int) -> tuple[Effect, ...]:
         self.now_ms += ms
-        return self.step(job.AlarmRang(now_ms=self.now_ms, entity_id=entity_id))
+        return self.step(AlarmRang(now_ms=self.now_ms, entity_id=entity_id))
 
     @property
     def replica(self) -> Replica | None:
-        found = self.entities.get(job.replica_entity_id(BATCH_ID))
+        found = self.entities.get(replica_entity_id(BATCH_ID))
         assert found is None or isinstance(found, Replica)
         return found
 
     def kept(self, order: Signed[HoldBatch]) -> tuple[Effect, ...]:
-        self.step(job.HoldReceived(now_ms=self.now_ms, hold=order))
-        return self.step(job.ReplicaKept(now_ms=self.now_ms, hold=order))
+        self.step(HoldReceived(now_ms=self.now_ms, hold=order))
+        return self.step(ReplicaKept(now_ms=self.now_ms, hold=order))
 
     def until_asking(self) -> tuple[Effect, ...]:
-        return self.later(job.replica_entity_id(BATCH_ID), 3 * self.rules.adopt_ms)
+        return self.later(replica_entity_id(BATCH_ID), 3 * self.rules.adopt_ms)
 
     def until_adopting(self) -> tuple[Effect, ...]:
         self.until_asking()
-        return self.later(job.replica_entity_id(BATCH_ID), self.rules.ask_ms)
+        return self.later(replica_entity_id(BATCH_ID), self.rules.ask_ms)
 
 
-def sent(effects: tuple[Effect, ...], kind: type[Message]) -> list[job.Send]:
-    return [effect for effect in effects if isinstance(effect, job.Send) and isinstance(effect.message, kind)]
+def sent(effects: tuple[Effect, ...], kind: type[Message]) -> list[Send]:
+    return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
 
-def status(signer: IdentityKey, progress: Progress) -> job.StatusReceived:
+def status(signer: IdentityKey, progress: Progress) -> StatusReceived:
     said = BatchStatus(network=NETWORK, batch_id=BATCH_ID, progress=progress)
-    return job.StatusReceived(now_ms=NOW, status=envelope.sign(EVERYBODY[signer], said))
+    return StatusReceived(now_ms=NOW, status=envelope.sign(EVERYBODY[signer], said))
 
 
-def seal(context: bytes = CONTEXT, sender: KeySigner | None = None) -> job.SealReceived:
+def seal(context: bytes = CONTEXT, sender: KeySigner | None = None) -> SealReceived:
     statement = attrs.evolve(BEFORE.certificate.statement, batch_id=BATCH_ID)
     certificate = attrs.evolve(BEFORE.certificate, statement=statement)
     said = BatchSealed(network=NETWORK, certificate=certificate, context=context)
-    return job.SealReceived(now_ms=NOW, sealed=envelope.sign(sender or EVERYBODY[HOLDERS[1]], said))
+    return SealReceived(now_ms=NOW, sealed=envelope.sign(sender or EVERYBODY[HOLDERS[1]], said))
 
 
 def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:
     world = World()
-    effects = world.step(job.HoldReceived(now_ms=NOW, hold=hold()))
-    assert [type(effect) for effect in effects if not isinstance(effect, job.SetAlarm)] == [job.KeepReplica]
-    assert sent(world.step(job.HoldReceived(now_ms=NOW, hold=hold())), BatchHeld) == [], "it is still being written"
-    (confirmed,) = sent(world.step(job.ReplicaKept(now_ms=NOW, hold=hold())), BatchHeld)
+    effects = world.step(HoldReceived(now_ms=NOW, hold=hold()))
+    assert [type(effect) for effect in effects if not isinstance(effect, SetAlarm)] == [KeepReplica]
+    assert sent(world.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld) == [], "it is still being written"
+    (confirmed,) = sent(world.step(ReplicaKept(now_ms=NOW, hold=hold())), BatchHeld)
     assert confirmed.to == COORDINATOR.identity
-    assert len(sent(world.step(job.HoldReceived(now_ms=NOW, hold=hold())), BatchHeld)) == 1, "asked again, told again"
+    assert len(sent(world.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld)) == 1, "asked again, told again"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +168,7 @@ def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:
 )
 def test_nobody_keeps_what_it_was_not_asked_to(order: Signed[HoldBatch], key: IdentityKey) -> None:
     world = World(key)
-    assert world.step(job.HoldReceived(now_ms=NOW, hold=order)) == ()
+    assert world.step(HoldReceived(now_ms=NOW, hold=order)) == ()
     assert world.entities == {}
 
 
@@ -147,8 +189,8 @@ def test_coordinator_and_holders_are_asked_before_a_batch_is_taken_over() -> Non
     world.kept(hold())
     asked = sent(world.until_asking(), BatchQuery)
     assert {effect.to for effect in asked} == {COORDINATOR.identity, *HOLDERS} - {HOLDERS[0]}
-    effects = world.later(job.replica_entity_id(BATCH_ID), RULES.ask_ms)
-    assert [effect for effect in effects if isinstance(effect, job.AdoptReplica)] == [job.AdoptReplica(hold=hold())]
+    effects = world.later(replica_entity_id(BATCH_ID), RULES.ask_ms)
+    assert [effect for effect in effects if isinstance(effect, AdoptReplica)] == [AdoptReplica(hold=hold())]
 
 
 @pytest.mark.parametrize("signer", [COORDINATOR.identity, HOLDERS[1]])
@@ -176,37 +218,37 @@ def test_other_answers_hinder_nobody(signer: IdentityKey, progress: Progress) ->
     world.kept(hold())
     world.until_asking()
     world.step(status(signer, progress))
-    effects = world.later(job.replica_entity_id(BATCH_ID), RULES.ask_ms)
-    assert any(isinstance(effect, job.AdoptReplica) for effect in effects)
+    effects = world.later(replica_entity_id(BATCH_ID), RULES.ask_ms)
+    assert any(isinstance(effect, AdoptReplica) for effect in effects)
 
 
 def test_a_batch_the_coordinator_buried_is_let_go() -> None:
     world = World()
     world.kept(hold())
     world.until_asking()
-    assert job.DropReplica(batch_id=BATCH_ID) in world.step(status(COORDINATOR.identity, Progress.DEAD))
+    assert DropReplica(batch_id=BATCH_ID) in world.step(status(COORDINATOR.identity, Progress.DEAD))
     assert world.replica is None
 
 
 def test_the_certificate_ends_the_holding() -> None:
     world = World()
     world.kept(hold())
-    assert job.DropReplica(batch_id=BATCH_ID) in world.step(seal())
+    assert DropReplica(batch_id=BATCH_ID) in world.step(seal())
     assert world.replica is not None
     assert world.replica.stage is ReplicaStage.FINISHED, "the next of its source may start from it"
     world.later(world.replica.entity_id, 60_001)
     assert world.replica is None
 
 
-def adopted(order: Signed[HoldBatch], end: job.EndFound | None = None) -> Batch | None:
+def adopted(order: Signed[HoldBatch], end: EndFound | None = None) -> Batch | None:
     """A holder's batch after its adoption; None if it did not come to that."""
     world = World()
     world.kept(order)
     world.until_adopting()
     if end is not None:
         world.step(end)
-    world.step(job.BatchAdopted(now_ms=world.now_ms, batch_id=BATCH_ID))
-    found = world.entities.get(job.batch_entity_id(BATCH_ID))
+    world.step(BatchAdopted(now_ms=world.now_ms, batch_id=BATCH_ID))
+    found = world.entities.get(batch_entity_id(BATCH_ID))
     assert found is None or isinstance(found, Batch)
     return found
 
@@ -221,11 +263,11 @@ def test_it_starts_from_the_context_that_the_coordinator_named() -> None:
 AFTER = BEFORE.certificate.statement.batch_id
 
 
-def found_end(context: bytes = CONTEXT, after: str = AFTER) -> job.EndFound:
+def found_end(context: bytes = CONTEXT, after: str = AFTER) -> EndFound:
     statement = attrs.evolve(BEFORE.certificate.statement, batch_id=after)
     certificate = attrs.evolve(BEFORE.certificate, statement=statement)
     sealed = BatchSealed(network=NETWORK, certificate=certificate, context=context)
-    return job.EndFound(now_ms=NOW, batch_id=AFTER, sealed=sealed, asker=None, successor=BATCH_ID)
+    return EndFound(now_ms=NOW, batch_id=AFTER, sealed=sealed, asker=None, successor=BATCH_ID)
 
 
 def test_it_waits_for_the_batch_before_it_and_starts_from_what_that_left() -> None:
@@ -239,7 +281,7 @@ def test_it_waits_for_the_batch_before_it_and_starts_from_what_that_left() -> No
 @pytest.mark.parametrize(
     "end", [found_end(context=b'{"forged":1}'), found_end(after="batch_other")], ids=["context", "another batch"]
 )
-def test_what_was_not_left_behind_is_not_started_from(end: job.EndFound) -> None:
+def test_what_was_not_left_behind_is_not_started_from(end: EndFound) -> None:
     assert adopted(hold(after=AFTER), end) is None
 
 
@@ -251,16 +293,16 @@ LEASE = Award(
     lease_id="lease_x",
     announcement_id="job_x",
     agent=AGENT,
-    roles=(job.WORK_ROLES[0],),
+    roles=(WORK_ROLES[0],),
     batches=1,
     expires_ms=NOW + 10_000,
 )
 
 
-def order(claim: Claim | None, context: bytes = b"{}", signer: KeySigner | None = None) -> job.WorkReceived:
+def order(claim: Claim | None, context: bytes = b"{}", signer: KeySigner | None = None) -> WorkReceived:
     said = WorkOrder(network=NETWORK, award=LEASE, manifest=BATCH, context=context, attempt=0, claim=claim)
     holder = EVERYBODY[HOLDERS[1]] if signer is None else signer
-    return job.WorkReceived(now_ms=NOW, order=envelope.sign(holder, said))
+    return WorkReceived(now_ms=NOW, order=envelope.sign(holder, said))
 
 
 FOR_OTHERS = envelope.sign(COORDINATOR, attrs.evolve(hold().message, holders=(HOLDERS[0],)))
@@ -277,8 +319,8 @@ SHORT = attrs.evolve(BEFORE.certificate, certifications=BEFORE.certificate.certi
     ],
     ids=["first of its source", "after a proven one", "the coordinator itself"],
 )
-def test_orders_that_are_followed(make: Callable[[], job.WorkReceived]) -> None:
-    assert any(isinstance(effect, job.RunRole) for effect in World(AGENT).step(make()))
+def test_orders_that_are_followed(make: Callable[[], WorkReceived]) -> None:
+    assert any(isinstance(effect, RunRole) for effect in World(AGENT).step(make()))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +350,7 @@ def test_orders_that_are_followed(make: Callable[[], job.WorkReceived]) -> None:
         "a certificate without its quorum",
     ],
 )
-def test_orders_in_another_s_name_are_not_followed(make: Callable[[], job.WorkReceived]) -> None:
+def test_orders_in_another_s_name_are_not_followed(make: Callable[[], WorkReceived]) -> None:
     world = World(AGENT)
     assert world.step(make()) == ()
     assert world.entities == {}
@@ -318,7 +360,7 @@ def test_whoever_asked_last_is_answered() -> None:
     world = World(AGENT)
     world.step(order(None, b"{}", COORDINATOR))
     world.step(order(Claim(hold=hold(), before=None)))
-    (refused,) = sent(world.step(job.RoleFailed(now_ms=NOW, batch_id=BATCH_ID, reason="no payload")), WorkRefused)
+    (refused,) = sent(world.step(RoleFailed(now_ms=NOW, batch_id=BATCH_ID, reason="no payload")), WorkRefused)
     assert refused.to == HOLDERS[1]
 
 
@@ -326,13 +368,13 @@ def test_whoever_asked_last_is_answered() -> None:
 
 
 def committed(world: World, *, recovered: bool = False) -> tuple[Effect, ...]:
-    told = job.BatchCommitted(now_ms=NOW, manifest=BATCH, stateful=True, holders=HOLDERS, recovered=recovered)
+    told = BatchCommitted(now_ms=NOW, manifest=BATCH, stateful=True, holders=HOLDERS, recovered=recovered)
     return world.step(told)
 
 
-def held(signer: IdentityKey) -> job.HeldReceived:
+def held(signer: IdentityKey) -> HeldReceived:
     said = BatchHeld(network=NETWORK, batch_id=BATCH_ID)
-    return job.HeldReceived(now_ms=NOW, held=envelope.sign(EVERYBODY[signer], said))
+    return HeldReceived(now_ms=NOW, held=envelope.sign(EVERYBODY[signer], said))
 
 
 def test_it_is_replicated_once_enough_distinct_holders_say_so() -> None:
@@ -343,14 +385,14 @@ def test_it_is_replicated_once_enough_distinct_holders_say_so() -> None:
     assert world.step(held(HOLDERS[0])) == ()
     assert world.step(held(HOLDERS[0])) == (), "one holder counts once"
     assert world.step(held(STRANGER.identity)) == (), "a stranger not at all"
-    assert world.step(held(HOLDERS[1])) == (job.Replicated(batch_id=BATCH_ID, holders=HOLDERS[:2]),)
+    assert world.step(held(HOLDERS[1])) == (Replicated(batch_id=BATCH_ID, holders=HOLDERS[:2]),)
 
 
 def test_silent_holders_are_asked_again() -> None:
     world = World(COORDINATOR.identity)
     committed(world)
     world.step(held(HOLDERS[0]))
-    again = sent(world.later(job.replication_entity_id(BATCH_ID), RULES.ask_ms), HoldBatch)
+    again = sent(world.later(replication_entity_id(BATCH_ID), RULES.ask_ms), HoldBatch)
     assert [effect.to for effect in again] == list(HOLDERS[1:])
 
 
@@ -358,22 +400,22 @@ def test_who_comes_back_asks_before_it_does_anything_again() -> None:
     world = World(COORDINATOR.identity)
     effects = committed(world, recovered=True)
     assert {effect.to for effect in sent(effects, BatchQuery)} == set(HOLDERS)
-    assert not any(isinstance(effect, job.Publish) for effect in effects), "no auction yet"
+    assert not any(isinstance(effect, Publish) for effect in effects), "no auction yet"
     for holder in HOLDERS[:2]:
         assert world.step(status(holder, Progress.HELD)) == ()
-    assert any(isinstance(effect, job.Publish) for effect in world.step(status(HOLDERS[2], Progress.UNKNOWN)))
+    assert any(isinstance(effect, Publish) for effect in world.step(status(HOLDERS[2], Progress.UNKNOWN)))
 
 
 def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> None:
     world = World(COORDINATOR.identity)
     committed(world, recovered=True)
-    (check,) = (effect for effect in world.step(seal()) if isinstance(effect, job.CheckSeal))
+    (check,) = (effect for effect in world.step(seal()) if isinstance(effect, CheckSeal))
     assert check.context == b"{}", "its own run decides whether that is the truth"
-    effects = world.step(job.SealChecked(now_ms=NOW, sealed=check.sealed))
-    (sealing,) = (effect for effect in effects if isinstance(effect, job.Seal))
+    effects = world.step(SealChecked(now_ms=NOW, sealed=check.sealed))
+    (sealing,) = (effect for effect in effects if isinstance(effect, Seal))
     assert sealing.certificate.statement.batch_id == BATCH_ID
-    chain = world.entities[job.chain_entity_id(BATCH.message.source_id)]
-    assert isinstance(chain, job.Chain)
+    chain = world.entities[chain_entity_id(BATCH.message.source_id)]
+    assert isinstance(chain, Chain)
     assert (chain.context, chain.running) == (CONTEXT, ""), "the source goes on from what it left behind"
 
 
@@ -382,24 +424,24 @@ def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> Non
     [seal(context=b"{}"), seal(context=b'{"forged":1}'), seal(sender=STRANGER)],
     ids=["no context", "a context that the quorum did not sign", "not from a holder"],
 )
-def test_what_is_not_a_holder_s_certificate_of_the_batch_is_not_even_checked(stimulus: job.SealReceived) -> None:
+def test_what_is_not_a_holder_s_certificate_of_the_batch_is_not_even_checked(stimulus: SealReceived) -> None:
     world = World(COORDINATOR.identity)
     committed(world, recovered=True)
     effects = world.step(stimulus)
-    assert not any(isinstance(effect, job.CheckSeal | job.Seal) for effect in effects)
+    assert not any(isinstance(effect, CheckSeal | Seal) for effect in effects)
 
 
 def test_a_stranger_lets_no_replica_and_no_task_go() -> None:
     world = World()
     world.kept(hold())
-    assert not any(isinstance(effect, job.DropReplica) for effect in world.step(seal(sender=STRANGER)))
+    assert not any(isinstance(effect, DropReplica) for effect in world.step(seal(sender=STRANGER)))
     agent = World(AGENT)
     agent.step(order(None, b"{}", COORDINATOR))
-    before = agent.entities[job.task_entity_id(BATCH_ID)]
+    before = agent.entities[task_entity_id(BATCH_ID)]
     agent.step(seal(sender=OTHERS[1]))
-    assert agent.entities[job.task_entity_id(BATCH_ID)] == before
+    assert agent.entities[task_entity_id(BATCH_ID)] == before
     agent.step(seal(sender=COORDINATOR))
-    assert agent.entities[job.task_entity_id(BATCH_ID)] != before
+    assert agent.entities[task_entity_id(BATCH_ID)] != before
 
 
 def test_holders_are_the_same_every_time() -> None:

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.award import chosen, judge
-from protocols.job import BidSeen, Choice, Judged, Strategy
+from protocols.entities import BidSeen, Choice, Judged
 from protocols.levels import LEVELS
 from protocols.messages import Bid, Level, Role, Signed
+from protocols.rules import Strategy
 from protocols.templates import BUILT_IN, JobTemplate
 
 KEYS = [b"\x02" + bytes([n]) * 32 for n in range(8)]

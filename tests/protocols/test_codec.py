@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import codec, envelope
+from protocols.entities import ENTITIES, Chain, Lease
 from protocols.errors import BadSignatureError, MalformedError, NonCanonicalError, PeerFault, WrongNetworkError
-from protocols.job import ENTITIES, Chain, Lease
 from protocols.limits import SIGNERS_MAX
 from protocols.messages import (
     MESSAGES,

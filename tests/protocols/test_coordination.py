@@ -5,12 +5,38 @@ import hashlib
 import attrs
 import pytest
 
-from protocols import job
 from protocols.coordination import advance, durable_mark, recover
-from protocols.job import Batch, Chain, Effect, Entity, EntityId, Lease, Rules, Stage, Stimulus, Task, TaskStage
+from protocols.effects import (
+    Bury,
+    Effect,
+    Publish,
+    RecordDistribution,
+    ReportPeer,
+    RunRole,
+    Seal,
+    Send,
+    SetAlarm,
+    SignStatement,
+)
+from protocols.entities import (
+    Batch,
+    Chain,
+    Entity,
+    EntityId,
+    Findings,
+    Lease,
+    Stage,
+    Task,
+    TaskStage,
+    batch_entity_id,
+    chain_entity_id,
+    lease_entity_id,
+    task_entity_id,
+)
 from protocols.messages import (
     Announcement,
     Award,
+    BatchSealed,
     Bid,
     CertifyOrder,
     Level,
@@ -20,6 +46,23 @@ from protocols.messages import (
     WorkOrder,
     WorkRefused,
     WorkResult,
+)
+from protocols.rules import Rules
+from protocols.stimuli import (
+    AlarmRang,
+    AnnouncementReceived,
+    BatchCommitted,
+    BatchReplayed,
+    BatchWritten,
+    BidReceived,
+    CertificationReceived,
+    CertifyReceived,
+    ConfirmationReceived,
+    RefusalReceived,
+    ResultReceived,
+    RoleFinished,
+    Stimulus,
+    WorkReceived,
 )
 from tests.network_of_keys import AGENTS, NETWORK, certified, certify
 
@@ -49,7 +92,7 @@ class World:
 
     @property
     def batch(self) -> Batch:
-        found = self.entities[job.batch_entity_id(SAID.batch_id)]
+        found = self.entities[batch_entity_id(SAID.batch_id)]
         assert isinstance(found, Batch)
         return found
 
@@ -70,21 +113,21 @@ def bid(agent: int) -> Signed[Bid]:
 
 def leased(world: World, agents: int = 3, *, stateful: bool = False) -> tuple[Effect, ...]:
     """Commit the batch, hold the auction, let agents bid, close it."""
-    announced = world.step(job.BatchCommitted(now_ms=NOW, manifest=BATCH.manifest, stateful=stateful))
-    publish = next(effect for effect in announced if isinstance(effect, job.Publish))
+    announced = world.step(BatchCommitted(now_ms=NOW, manifest=BATCH.manifest, stateful=stateful))
+    publish = next(effect for effect in announced if isinstance(effect, Publish))
     for agent in range(agents):
         offer = bid(agent)
         message = attrs.evolve(offer.message, announcement_id=publish.message.key_id)
-        world.step(job.BidReceived(now_ms=NOW + 10, bid=attrs.evolve(offer, message=message)))
-    entity_id = job.lease_entity_id(Level.ENHANCED, 2)
-    return world.step(job.AlarmRang(now_ms=NOW + RULES.bid_window_ms, entity_id=entity_id))
+        world.step(BidReceived(now_ms=NOW + 10, bid=attrs.evolve(offer, message=message)))
+    entity_id = lease_entity_id(Level.ENHANCED, 2)
+    return world.step(AlarmRang(now_ms=NOW + RULES.bid_window_ms, entity_id=entity_id))
 
 
-def sent(effects: tuple[Effect, ...], kind: type) -> list[job.Send]:
-    return [effect for effect in effects if isinstance(effect, job.Send) and isinstance(effect.message, kind)]
+def sent(effects: tuple[Effect, ...], kind: type) -> list[Send]:
+    return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
 
-def result(agent: int) -> job.ResultReceived:
+def result(agent: int) -> ResultReceived:
     evidence = tuple(
         attrs.evolve(each, signer=AGENTS[agent].identity)
         for each in BATCH.certificate.evidence
@@ -92,11 +135,11 @@ def result(agent: int) -> job.ResultReceived:
     )
     message = WorkResult(network=NETWORK, batch_id=SAID.batch_id, evidence=evidence, context_out=CONTEXT_OUT)
     signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
-    return job.ResultReceived(now_ms=NOW + 500, result=signed)
+    return ResultReceived(now_ms=NOW + 500, result=signed)
 
 
-def certification(agent: int) -> job.CertificationReceived:
-    return job.CertificationReceived(now_ms=NOW + 600, certification=certify(STATEMENT, AGENTS[agent]))
+def certification(agent: int) -> CertificationReceived:
+    return CertificationReceived(now_ms=NOW + 600, certification=certify(STATEMENT, AGENTS[agent]))
 
 
 def test_a_batch_goes_its_way_to_the_seal() -> None:
@@ -115,10 +158,10 @@ def test_a_batch_goes_its_way_to_the_seal() -> None:
     assert world.step(certification(0)) == ()
     assert world.step(certification(0)) == ()  # the same again is no second signature
     effects = world.step(certification(2))
-    seal = next(effect for effect in effects if isinstance(effect, job.Seal))
+    seal = next(effect for effect in effects if isinstance(effect, Seal))
     assert {each.signer for each in seal.certificate.certifications} == {AGENTS[0].identity, AGENTS[2].identity}
-    effects = world.step(job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
-    assert len(sent(effects, job.BatchSealed)) == 3
+    effects = world.step(BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
+    assert len(sent(effects, BatchSealed)) == 3
     assert world.batch.stage is Stage.SEALED
 
 
@@ -132,11 +175,11 @@ def test_a_vote_after_the_seal_changes_no_certificate(resealed: bool) -> None:
     effects = world.step(certification(1))
     world.step(result(2))
     if resealed:
-        effects = world.step(job.AlarmRang(now_ms=world.batch.alarm_ms, entity_id=world.batch.entity_id))
-    seal = next(effect for effect in effects if isinstance(effect, job.Seal))
-    effects = world.step(job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
-    messages = {effect.message for effect in sent(effects, job.BatchSealed)}
-    assert [message.certificate for message in messages if isinstance(message, job.BatchSealed)] == [seal.certificate]
+        effects = world.step(AlarmRang(now_ms=world.batch.alarm_ms, entity_id=world.batch.entity_id))
+    seal = next(effect for effect in effects if isinstance(effect, Seal))
+    effects = world.step(BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
+    messages = {effect.message for effect in sent(effects, BatchSealed)}
+    assert [message.certificate for message in messages if isinstance(message, BatchSealed)] == [seal.certificate]
 
 
 def test_a_batch_that_was_written_before_is_told_of_as_it_was_written() -> None:
@@ -147,9 +190,9 @@ def test_a_batch_that_was_written_before_is_told_of_as_it_was_written() -> None:
         world.step(stimulus)
     assert world.batch.certificate is not None
     earlier = attrs.evolve(world.batch.certificate, certifications=BATCH.certificate.certifications)
-    written = job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id, earlier=earlier)
-    messages = {effect.message for effect in sent(world.step(written), job.BatchSealed)}
-    assert [message.certificate for message in messages if isinstance(message, job.BatchSealed)] == [earlier]
+    written = BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id, earlier=earlier)
+    messages = {effect.message for effect in sent(world.step(written), BatchSealed)}
+    assert [message.certificate for message in messages if isinstance(message, BatchSealed)] == [earlier]
 
 
 def test_the_entity_goes_when_all_have_confirmed_and_voted() -> None:
@@ -157,16 +200,16 @@ def test_the_entity_goes_when_all_have_confirmed_and_voted() -> None:
     leased(world)
     for stimulus in (result(0), result(1), certification(0), certification(1)):
         world.step(stimulus)
-    world.step(job.BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
+    world.step(BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
     message = SealConfirmed(network=NETWORK, batch_id=SAID.batch_id, statement_digest=STATEMENT.digest)
     for agent in range(3):
         signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
-        world.step(job.ConfirmationReceived(now_ms=NOW + 710 + agent, confirmation=signed))
+        world.step(ConfirmationReceived(now_ms=NOW + 710 + agent, confirmation=signed))
     assert world.batch.stage is Stage.SEALED  # the third agent's evidence is still owed
     effects = world.step(result(2))
-    told = next(effect for effect in effects if isinstance(effect, job.RecordDistribution))
+    told = next(effect for effect in effects if isinstance(effect, RecordDistribution))
     assert (told.published, told.confirmed, told.latency_ms) == (3, 3, 11)
-    assert job.batch_entity_id(SAID.batch_id) not in world.entities
+    assert batch_entity_id(SAID.batch_id) not in world.entities
 
 
 def test_too_few_bidders_and_the_batch_waits() -> None:
@@ -174,21 +217,21 @@ def test_too_few_bidders_and_the_batch_waits() -> None:
     effects = leased(world, agents=1)
     assert sent(effects, WorkOrder) == []
     assert world.batch.stage is Stage.LEASING
-    lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+    lease = world.entities[lease_entity_id(Level.ENHANCED, 2)]
     assert isinstance(lease, Lease)
     assert (lease.failures, lease.waiting) == (1, (world.batch.entity_id,))
-    alarm = next(effect for effect in effects if isinstance(effect, job.SetAlarm))
-    again = world.step(job.AlarmRang(now_ms=alarm.at_ms, entity_id=lease.entity_id))
-    assert any(isinstance(effect, job.Publish) for effect in again)
+    alarm = next(effect for effect in effects if isinstance(effect, SetAlarm))
+    again = world.step(AlarmRang(now_ms=alarm.at_ms, entity_id=lease.entity_id))
+    assert any(isinstance(effect, Publish) for effect in again)
 
 
 def test_a_live_lease_takes_no_auction() -> None:
     world = World()
     leased(world)
     manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
-    effects = world.step(job.BatchCommitted(now_ms=NOW + 400, manifest=manifest, stateful=False))
+    effects = world.step(BatchCommitted(now_ms=NOW + 400, manifest=manifest, stateful=False))
     assert len(sent(effects, WorkOrder)) == 3
-    assert not any(isinstance(effect, job.Publish) for effect in effects)
+    assert not any(isinstance(effect, Publish) for effect in effects)
 
 
 def test_a_lease_is_renewed_before_it_runs_out() -> None:
@@ -196,9 +239,9 @@ def test_a_lease_is_renewed_before_it_runs_out() -> None:
     leased(world)
     manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
     late_ms = NOW + RULES.lease_ms - RULES.lease_ms // 4
-    effects = world.step(job.BatchCommitted(now_ms=late_ms, manifest=manifest, stateful=False))
+    effects = world.step(BatchCommitted(now_ms=late_ms, manifest=manifest, stateful=False))
     assert len(sent(effects, WorkOrder)) == 3  # under the old lease
-    assert any(isinstance(effect, job.Publish) for effect in effects)
+    assert any(isinstance(effect, Publish) for effect in effects)
 
 
 @pytest.mark.parametrize(("agents", "early"), [(2, True), (3, False)])
@@ -209,9 +252,9 @@ def test_a_lease_with_too_few_agents_is_renewed_early(agents: int, early: bool) 
     heard = []
     for sequence, later_ms in ((2, RULES.lease_ms // 16), (3, RULES.lease_ms // 4)):
         manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=sequence))
-        effects = world.step(job.BatchCommitted(now_ms=NOW + later_ms, manifest=manifest, stateful=False))
+        effects = world.step(BatchCommitted(now_ms=NOW + later_ms, manifest=manifest, stateful=False))
         assert len(sent(effects, WorkOrder)) == agents, "under the lease that stands"
-        heard.append(any(isinstance(effect, job.Publish) for effect in effects))
+        heard.append(any(isinstance(effect, Publish) for effect in effects))
     assert heard == [False, early]
 
 
@@ -219,29 +262,29 @@ def test_a_renewal_that_came_to_nothing_does_not_stop_the_next_auction() -> None
     """Nobody bids while the node is cut off; its lease runs out later, and must be had again."""
     world = World()
     leased(world)
-    entity_id = job.lease_entity_id(Level.ENHANCED, 2)
+    entity_id = lease_entity_id(Level.ENHANCED, 2)
     manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
     now_ms = NOW + RULES.lease_ms - RULES.lease_ms // 4
-    world.step(job.BatchCommitted(now_ms=now_ms, manifest=manifest, stateful=False))
-    effects = world.step(job.AlarmRang(now_ms=now_ms + RULES.bid_window_ms, entity_id=entity_id))
-    alarm = next(effect for effect in effects if isinstance(effect, job.SetAlarm))
-    world.step(job.AlarmRang(now_ms=alarm.at_ms, entity_id=entity_id))
+    world.step(BatchCommitted(now_ms=now_ms, manifest=manifest, stateful=False))
+    effects = world.step(AlarmRang(now_ms=now_ms + RULES.bid_window_ms, entity_id=entity_id))
+    alarm = next(effect for effect in effects if isinstance(effect, SetAlarm))
+    world.step(AlarmRang(now_ms=alarm.at_ms, entity_id=entity_id))
     manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=3))
-    effects = world.step(job.BatchCommitted(now_ms=NOW + 2 * RULES.lease_ms, manifest=manifest, stateful=False))
-    assert any(isinstance(effect, job.Publish) for effect in effects)
+    effects = world.step(BatchCommitted(now_ms=NOW + 2 * RULES.lease_ms, manifest=manifest, stateful=False))
+    assert any(isinstance(effect, Publish) for effect in effects)
 
 
 def test_bidders_that_are_far_away_are_waited_for_longer_each_time() -> None:
     world = World()
-    entity_id = job.lease_entity_id(Level.ENHANCED, 2)
-    effects = world.step(job.BatchCommitted(now_ms=NOW, manifest=BATCH.manifest, stateful=False))
+    entity_id = lease_entity_id(Level.ENHANCED, 2)
+    effects = world.step(BatchCommitted(now_ms=NOW, manifest=BATCH.manifest, stateful=False))
     windows, now_ms = [], NOW
     for _ in range(6):
-        closes_ms = next(effect.at_ms for effect in effects if isinstance(effect, job.SetAlarm))
+        closes_ms = next(effect.at_ms for effect in effects if isinstance(effect, SetAlarm))
         windows.append((closes_ms - now_ms) // RULES.bid_window_ms)
-        effects = world.step(job.AlarmRang(now_ms=closes_ms, entity_id=entity_id))
-        now_ms = next(effect.at_ms for effect in effects if isinstance(effect, job.SetAlarm))
-        effects = world.step(job.AlarmRang(now_ms=now_ms, entity_id=entity_id))
+        effects = world.step(AlarmRang(now_ms=closes_ms, entity_id=entity_id))
+        now_ms = next(effect.at_ms for effect in effects if isinstance(effect, SetAlarm))
+        effects = world.step(AlarmRang(now_ms=now_ms, entity_id=entity_id))
     assert windows == [1, 2, 4, 8, 16, 16]
 
 
@@ -250,18 +293,18 @@ def test_silence_is_asked_again_then_replaced_then_buried() -> None:
     leased(world)
     entity_id = world.batch.entity_id
     world.step(result(1))
-    effects = world.step(job.AlarmRang(now_ms=world.batch.alarm_ms, entity_id=entity_id))
+    effects = world.step(AlarmRang(now_ms=world.batch.alarm_ms, entity_id=entity_id))
     asked_again = {effect.to for effect in sent(effects, WorkOrder)}
     assert asked_again == {AGENTS[0].identity, AGENTS[2].identity}
-    effects = world.step(job.AlarmRang(now_ms=world.batch.attempt_ends_ms, entity_id=entity_id))
-    late = {effect.peer for effect in effects if isinstance(effect, job.ReportPeer)}
+    effects = world.step(AlarmRang(now_ms=world.batch.attempt_ends_ms, entity_id=entity_id))
+    late = {effect.peer for effect in effects if isinstance(effect, ReportPeer)}
     assert late == asked_again
     assert (world.batch.stage, world.batch.attempt) == (Stage.BACKOFF, 1)
     world.entities[entity_id] = attrs.evolve(
         world.batch, stage=Stage.PROCESSING, attempt_ends_ms=NOW + 90_000, alarm_ms=NOW + 90_000
     )
-    effects = world.step(job.AlarmRang(now_ms=NOW + 90_000, entity_id=entity_id))
-    bury = next(effect for effect in effects if isinstance(effect, job.Bury))
+    effects = world.step(AlarmRang(now_ms=NOW + 90_000, entity_id=entity_id))
+    bury = next(effect for effect in effects if isinstance(effect, Bury))
     assert len(bury.reasons) == RULES.attempts_max
     assert world.batch.stage is Stage.DEAD
 
@@ -272,7 +315,7 @@ def test_refusals_that_leave_no_quorum_end_the_attempt_at_once() -> None:
     for agent in (0, 1):
         message = WorkRefused(network=NETWORK, batch_id=SAID.batch_id, reason="busy")
         signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
-        world.step(job.RefusalReceived(now_ms=NOW + 400, refusal=signed))
+        world.step(RefusalReceived(now_ms=NOW + 400, refusal=signed))
     assert world.batch.stage is Stage.BACKOFF
     assert "busy" in world.batch.reasons[0]
 
@@ -281,13 +324,13 @@ def test_a_stateful_source_sends_one_batch_after_the_other() -> None:
     world = World()
     leased(world, stateful=True)
     manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=2))
-    assert world.step(job.BatchCommitted(now_ms=NOW + 400, manifest=manifest, stateful=True)) == ()
+    assert world.step(BatchCommitted(now_ms=NOW + 400, manifest=manifest, stateful=True)) == ()
     world.step(result(0))
     effects = world.step(result(1))
     orders = [effect.message for effect in sent(effects, WorkOrder)]
     assert {order.manifest.message.batch_id for order in orders} == {manifest.message.batch_id}
     assert {order.context for order in orders} == {CONTEXT_OUT}
-    chain = world.entities[job.chain_entity_id(SAID.source_id)]
+    chain = world.entities[chain_entity_id(SAID.source_id)]
     assert isinstance(chain, Chain)
     assert (chain.context, chain.running, chain.queue) == (CONTEXT_OUT, manifest.message.batch_id, ())
 
@@ -309,7 +352,7 @@ def order(agent: int = 1, *, coordinator: int = 0, context: bytes = b"{}") -> Si
     return Signed(message=message, signer=AGENTS[coordinator].identity, signature=b"")
 
 
-FOUND = job.Findings(
+FOUND = Findings(
     input_root=STATEMENT.input_root,
     normalized_root=STATEMENT.normalized_root,
     output_root=STATEMENT.output_root,
@@ -324,25 +367,25 @@ def agent_world() -> World:
     return World(attrs.evolve(RULES, self_key=AGENTS[1].identity))
 
 
-def reported(found: job.Findings = FOUND) -> World:
+def reported(found: Findings = FOUND) -> World:
     world = agent_world()
-    effects = world.step(job.WorkReceived(now_ms=NOW, order=order()))
-    assert any(isinstance(effect, job.RunRole) for effect in effects)
+    effects = world.step(WorkReceived(now_ms=NOW, order=order()))
+    assert any(isinstance(effect, RunRole) for effect in effects)
     evidence = tuple(each for each in BATCH.certificate.evidence if each.signer == AGENTS[1].identity)
-    finished = job.RoleFinished(now_ms=NOW + 50, batch_id=SAID.batch_id, findings=found, evidence=evidence)
+    finished = RoleFinished(now_ms=NOW + 50, batch_id=SAID.batch_id, findings=found, evidence=evidence)
     assert len(sent(world.step(finished), WorkResult)) == 1
     return world
 
 
-def certify_order(**changes: object) -> job.CertifyReceived:
+def certify_order(**changes: object) -> CertifyReceived:
     message = CertifyOrder(network=NETWORK, statement=STATEMENT, evidence=BATCH.certificate.evidence)
     signed = Signed(message=attrs.evolve(message, **changes), signer=AGENTS[0].identity, signature=b"")
-    return job.CertifyReceived(now_ms=NOW + 100, order=signed)
+    return CertifyReceived(now_ms=NOW + 100, order=signed)
 
 
 def test_an_agent_signs_what_it_found_itself() -> None:
     effects = reported().step(certify_order())
-    assert effects == (job.SignStatement(statement=STATEMENT),)
+    assert effects == (SignStatement(statement=STATEMENT),)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +401,7 @@ def test_an_agent_signs_what_it_found_itself() -> None:
         (FOUND, {"evidence": ()}, "0 of 2"),
     ],
 )
-def test_an_agent_refuses_what_it_did_not_find(found: job.Findings, changes: dict[str, object], reason: str) -> None:
+def test_an_agent_refuses_what_it_did_not_find(found: Findings, changes: dict[str, object], reason: str) -> None:
     effects = reported(found).step(certify_order(**changes))
     refusals = sent(effects, WorkRefused)
     assert len(refusals) == len(effects) == 1
@@ -368,18 +411,18 @@ def test_an_agent_refuses_what_it_did_not_find(found: job.Findings, changes: dic
 def test_an_agent_never_signs_twice_for_a_batch_under_another_context() -> None:
     world = reported()
     world.step(certify_order())
-    assert world.step(job.WorkReceived(now_ms=NOW + 200, order=order(context=b'{"other":1}'))) == ()
-    task = world.entities[job.task_entity_id(SAID.batch_id)]
+    assert world.step(WorkReceived(now_ms=NOW + 200, order=order(context=b'{"other":1}'))) == ()
+    task = world.entities[task_entity_id(SAID.batch_id)]
     assert isinstance(task, Task)
     assert task.stage is TaskStage.SIGNING
 
 
 def test_nobody_orders_work_in_another_s_name() -> None:
-    assert agent_world().step(job.WorkReceived(now_ms=NOW, order=order(coordinator=2))) == ()
+    assert agent_world().step(WorkReceived(now_ms=NOW, order=order(coordinator=2))) == ()
 
 
 def test_an_award_that_is_over_is_refused() -> None:
-    effects = agent_world().step(job.WorkReceived(now_ms=NOW + 10_000_000, order=order()))
+    effects = agent_world().step(WorkReceived(now_ms=NOW + 10_000_000, order=order()))
     assert len(sent(effects, WorkRefused)) == 1
 
 
@@ -412,7 +455,7 @@ def test_ids_are_digests() -> None:
 
 
 def ring(world: World, now_ms: int) -> tuple[Effect, ...]:
-    return world.step(job.AlarmRang(now_ms=now_ms, entity_id=job.batch_entity_id(SAID.batch_id)))
+    return world.step(AlarmRang(now_ms=now_ms, entity_id=batch_entity_id(SAID.batch_id)))
 
 
 def executors(world: World) -> set[bytes]:
@@ -434,7 +477,7 @@ def test_those_who_stay_silent_are_replaced_well_before_the_deadline() -> None:
     assert NOW < patience_ends_ms < world.batch.attempt_ends_ms
     effects = ring(world, patience_ends_ms)
     assert [order.to for order in sent(effects, WorkOrder)] == [reserve]
-    late = [effect for effect in effects if isinstance(effect, job.ReportPeer)]
+    late = [effect for effect in effects if isinstance(effect, ReportPeer)]
     assert {(each.peer, each.outcome) for each in late} == {(silent[0], "late")}
     assert {each.role for each in late} == {Role.NORMALIZE, Role.VALIDATE}
     assert executors(world) == {first, reserve, silent[1]}
@@ -447,7 +490,7 @@ def test_the_next_batch_of_a_lease_goes_to_the_substitute() -> None:
     leased(world, agents=4)
     silent = sorted(executors(world))[0]
     ring(world, world.batch.patience_ends_ms)
-    lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+    lease = world.entities[lease_entity_id(Level.ENHANCED, 2)]
     assert isinstance(lease, Lease)
     assert lease.grant is not None
     assert silent not in {award.agent for award in lease.grant.awards}
@@ -471,14 +514,14 @@ def test_patience_follows_what_is_usual() -> None:
     for agent in sorted(executors(world))[:2]:
         observed = attrs.evolve(result(index_of(agent)), now_ms=world.batch.asked_ms + 40)
         world.step(observed)
-    lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+    lease = world.entities[lease_entity_id(Level.ENHANCED, 2)]
     assert isinstance(lease, Lease)
     assert lease.pace is not None
     assert 40_000 <= lease.pace.mean_us < 60_000
     assert world.batch.patience_ends_ms - world.batch.asked_ms == RULES.patience_ms_min
 
 
-def lying(agent: int, flavour: int) -> job.ResultReceived:
+def lying(agent: int, flavour: int) -> ResultReceived:
     told = result(agent)
     root = hashlib.sha256(b"lie %d" % flavour).digest()
     evidence = tuple(
@@ -518,16 +561,16 @@ def dead_world(*, stateful: bool = False) -> World:
         if batch.stage is Stage.LEASING:
             leased(world, stateful=stateful)
         late_ms = max(batch.alarm_ms, batch.attempt_ends_ms)
-        world.step(job.AlarmRang(now_ms=late_ms, entity_id=batch.entity_id))
+        world.step(AlarmRang(now_ms=late_ms, entity_id=batch.entity_id))
         if world.batch.stage is Stage.LEASING:
-            lease = world.entities[job.lease_entity_id(Level.ENHANCED, 2)]
+            lease = world.entities[lease_entity_id(Level.ENHANCED, 2)]
             assert isinstance(lease, Lease)
             assert lease.auction is not None
             for agent in range(3):
                 offer = attrs.evolve(bid(agent).message, announcement_id=lease.auction.announcement_id)
                 told = attrs.evolve(bid(agent), message=offer)
-                world.step(job.BidReceived(now_ms=late_ms + 1, bid=told))
-            world.step(job.AlarmRang(now_ms=lease.auction.closes_ms, entity_id=lease.entity_id))
+                world.step(BidReceived(now_ms=late_ms + 1, bid=told))
+            world.step(AlarmRang(now_ms=lease.auction.closes_ms, entity_id=lease.entity_id))
     return world
 
 
@@ -535,7 +578,7 @@ def dead_world(*, stateful: bool = False) -> World:
 def test_a_dead_batch_that_is_replayed_starts_afresh(stateful: bool) -> None:
     world = dead_world(stateful=stateful)
     assert len(world.batch.reasons) == RULES.attempts_max
-    told = job.BatchReplayed(now_ms=NOW + 10**7, manifest=BATCH.manifest, stateful=stateful)
+    told = BatchReplayed(now_ms=NOW + 10**7, manifest=BATCH.manifest, stateful=stateful)
     world.step(told)
     assert world.batch.stage is Stage.LEASING
     assert (world.batch.attempt, world.batch.reasons) == (0, ())
@@ -556,9 +599,9 @@ def agreed_and_dead() -> World:
     world.step(result(0))
     world.step(result(1))
     assert world.batch.stage is Stage.CERTIFYING
-    world.step(job.AlarmRang(now_ms=world.batch.attempt_ends_ms, entity_id=world.batch.entity_id))
+    world.step(AlarmRang(now_ms=world.batch.attempt_ends_ms, entity_id=world.batch.entity_id))
     assert world.batch.stage is Stage.DEAD
-    chain = world.entities[job.chain_entity_id(SAID.source_id)]
+    chain = world.entities[chain_entity_id(SAID.source_id)]
     assert isinstance(chain, Chain)
     assert chain.context == CONTEXT_OUT, "the source went on from it"
     return world
@@ -566,7 +609,7 @@ def agreed_and_dead() -> World:
 
 def test_what_was_agreed_upon_is_replayed_from_its_own_context() -> None:
     world = agreed_and_dead()
-    world.step(job.BatchReplayed(now_ms=NOW + 10**7, manifest=BATCH.manifest, stateful=True))
+    world.step(BatchReplayed(now_ms=NOW + 10**7, manifest=BATCH.manifest, stateful=True))
     assert (world.batch.stage, world.batch.context) == (Stage.LEASING, b"{}")
 
 
@@ -591,13 +634,13 @@ def test_a_role_awarded_later_is_held_by_the_same_task() -> None:
         expires_ms=NOW + 60_000,
     )
 
-    def order(given: Award) -> job.WorkReceived:
+    def order(given: Award) -> WorkReceived:
         said = WorkOrder(network=NETWORK, award=given, manifest=BATCH.manifest, context=b"{}", attempt=0)
-        return job.WorkReceived(now_ms=NOW, order=Signed(message=said, signer=coordinator, signature=b""))
+        return WorkReceived(now_ms=NOW, order=Signed(message=said, signer=coordinator, signature=b""))
 
     agent.step(order(award))
     agent.step(order(attrs.evolve(award, lease_id="lease_called", roles=WORK)))
-    task = agent.entities[job.task_entity_id(SAID.batch_id)]
+    task = agent.entities[task_entity_id(SAID.batch_id)]
     assert isinstance(task, Task)
     assert task.roles == WORK
 
@@ -624,7 +667,7 @@ def test_an_agreement_that_loses_its_quorum_is_made_good_by_further_agents() -> 
     assert world.batch.stage is Stage.CERTIFYING, "three signatures, and no quorum of evidence"
     for agent in sorted(called):
         effects = world.step(result(index_of(agent)))
-    seal = next(effect for effect in effects if isinstance(effect, job.Seal))
+    seal = next(effect for effect in effects if isinstance(effect, Seal))
     backing = {each.signer for each in seal.certificate.evidence if each.message.role is Role.VALIDATE}
     assert backing == {*called, second}
 
@@ -646,7 +689,7 @@ def test_who_signed_a_certificate_is_given_credit_for_it() -> None:
     credited = {
         effect.peer
         for effect in effects
-        if isinstance(effect, job.ReportPeer) and (effect.role, effect.outcome) == (Role.CERTIFY, "agreed")
+        if isinstance(effect, ReportPeer) and (effect.role, effect.outcome) == (Role.CERTIFY, "agreed")
     }
     assert credited == {AGENTS[0].identity, AGENTS[2].identity}
 
@@ -654,7 +697,7 @@ def test_who_signed_a_certificate_is_given_credit_for_it() -> None:
 # --- weighing an announcement -------------------------------------------------------------------------------
 
 
-def announced(**changes: object) -> job.AnnouncementReceived:
+def announced(**changes: object) -> AnnouncementReceived:
     said = Announcement(
         network=NETWORK,
         announcement_id="job_x",
@@ -668,7 +711,7 @@ def announced(**changes: object) -> job.AnnouncementReceived:
     )
     message = attrs.evolve(said, **changes)  # type: ignore[arg-type]
     signed = Signed(message=message, signer=AGENTS[4].identity, signature=b"")
-    return job.AnnouncementReceived(now_ms=NOW, announcement=signed)
+    return AnnouncementReceived(now_ms=NOW, announcement=signed)
 
 
 def busy(batches: int) -> dict[EntityId, Entity]:
@@ -715,7 +758,7 @@ def test_an_agent_weighs_an_announcement(
 ) -> None:
     agent = World(attrs.evolve(RULES, capacity=2, **rules))  # type: ignore[arg-type]
     agent.entities = busy(tasks)
-    bids = [effect.message for effect in agent.step(announced(**changes)) if isinstance(effect, job.Send)]
+    bids = [effect.message for effect in agent.step(announced(**changes)) if isinstance(effect, Send)]
     if offered is None:
         assert bids == []
         return
@@ -735,12 +778,12 @@ def test_nothing_starts_beside_a_batch_that_failed_before_the_restart(stored_cha
     loaded = recover([batch, chain] if stored_chain else [batch], [SAID.batch_id])
     world.entities = {entity.entity_id: entity for entity in loaded}
     manifest = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=SAID.source_sequence + 1))
-    effects = world.step(job.BatchCommitted(now_ms=NOW, manifest=manifest, stateful=True, recovered=True))
-    following = world.entities[job.batch_entity_id(manifest.message.batch_id)]
+    effects = world.step(BatchCommitted(now_ms=NOW, manifest=manifest, stateful=True, recovered=True))
+    following = world.entities[batch_entity_id(manifest.message.batch_id)]
     assert isinstance(following, Batch)
     assert following.stage is Stage.CHAINED
-    assert not any(isinstance(effect, job.Publish) for effect in effects)
-    kept = world.entities[job.chain_entity_id(SAID.source_id)]
+    assert not any(isinstance(effect, Publish) for effect in effects)
+    kept = world.entities[chain_entity_id(SAID.source_id)]
     assert kept == Chain(
         source_id=SAID.source_id,
         context=b'{"a":1}',

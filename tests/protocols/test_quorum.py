@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.job import Ballot
+from protocols.entities import Ballot
 from protocols.levels import LEVELS, is_enough, rule_for
 from protocols.messages import Evidence, Level, Role, Signed
 from protocols.quorum import dissenters, is_hopeless, supporters, tally

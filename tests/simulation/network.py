@@ -41,8 +41,8 @@ from node.runtime.processor_time import ProcessorTimes
 from node.worker import compute
 from protocols.canonical import sha256
 from protocols.certificate import verify_quorum
+from protocols.entities import Batch, Lease
 from protocols.errors import OverlayError
-from protocols.job import Batch, Lease
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey, QuorumCertificate
 from storage.database import Database, connect

@@ -18,9 +18,31 @@ from typing import Any
 
 import attrs
 
-from protocols import job
 from protocols.coordination import advance, choose_holders, durable_mark, recover
-from protocols.job import Effect, Entity, EntityId, Findings, Rules, Stimulus
+from protocols.effects import (
+    AdoptReplica,
+    Bury,
+    CheckSeal,
+    DropReplica,
+    Effect,
+    FindEnd,
+    ForgetPayload,
+    KeepCertificate,
+    KeepProof,
+    KeepReplica,
+    Publish,
+    RecordAuction,
+    RecordDistribution,
+    RecordLate,
+    Replicated,
+    ReportPeer,
+    RunRole,
+    Seal,
+    Send,
+    SetAlarm,
+    SignStatement,
+)
+from protocols.entities import Entity, EntityId, Findings, batch_entity_id
 from protocols.levels import LEVELS
 from protocols.messages import (
     Announcement,
@@ -47,6 +69,36 @@ from protocols.messages import (
     WorkOrder,
     WorkRefused,
     WorkResult,
+)
+from protocols.rules import Rules
+from protocols.stimuli import (
+    AlarmRang,
+    AnnouncementReceived,
+    AwardReceived,
+    BatchAdopted,
+    BatchCommitted,
+    BatchWritten,
+    BidReceived,
+    CertificateKept,
+    CertificationReceived,
+    CertifyReceived,
+    ConfirmationReceived,
+    EndFound,
+    HeldReceived,
+    HoldReceived,
+    ProofHeard,
+    QueryReceived,
+    RefusalReceived,
+    ReplicaKept,
+    Restarted,
+    ResultReceived,
+    RoleFinished,
+    SealChecked,
+    SealReceived,
+    StatementSigned,
+    StatusReceived,
+    Stimulus,
+    WorkReceived,
 )
 
 NETWORK = "world"
@@ -190,7 +242,7 @@ class World:
     def _commit_news(self, node: Node, batch_id: str, *, recovered: bool = False) -> None:
         manifest, stateful = node.taken_in[batch_id]
         holders = node.holders[batch_id]
-        make = lambda now: job.BatchCommitted(  # noqa: E731
+        make = lambda now: BatchCommitted(  # noqa: E731
             now_ms=now, manifest=manifest, stateful=stateful, holders=holders, recovered=recovered
         )
         self.tell(node, make, delay_ms=1)  # in the order of the commits
@@ -251,72 +303,72 @@ class World:
         node.entities = {entity.entity_id: entity for entity in recover(node.stored.values(), pending)}
         node.marks = {key: durable_mark(entity) for key, entity in node.entities.items()}
         for batch_id in pending:
-            if batch_id in node.taken_in and job.batch_entity_id(batch_id) not in node.entities:
+            if batch_id in node.taken_in and batch_entity_id(batch_id) not in node.entities:
                 self._commit_news(node, batch_id, recovered=True)
         for hold in node.replicas.values():
-            self.tell(node, lambda now, hold=hold: job.ReplicaKept(now_ms=now, hold=hold))  # type: ignore[misc]
+            self.tell(node, lambda now, hold=hold: ReplicaKept(now_ms=now, hold=hold))  # type: ignore[misc]
         for entity_id in list(node.entities):
-            make = lambda now, key=entity_id: job.Restarted(now_ms=now, entity_id=key)  # noqa: E731
+            make = lambda now, key=entity_id: Restarted(now_ms=now, entity_id=key)  # noqa: E731
             self.tell(node, make)
 
     # --- effects ---------------------------------------------------------------------------------------------
 
     def _carry_out(self, node: Node, effect: Effect) -> None:
         match effect:
-            case job.Send(to=to, message=message):
+            case Send(to=to, message=message):
                 self.sent[type(message).__name__] += 1
                 if isinstance(message, BatchSealed):
                     self._check_told(node, message)
                 self._deliver(node, self.nodes[to], sign(node.key, message))
-            case job.Publish(message=message):
+            case Publish(message=message):
                 self.sent[type(message).__name__] += 1
                 for other in self.nodes.values():
                     self._deliver(node, other, sign(node.key, message))
-            case job.RunRole():
+            case RunRole():
                 self._run(node, effect)
-            case job.SignStatement(statement=statement):
+            case SignStatement(statement=statement):
                 self._sign_statement(node, statement)
-            case job.Seal():
+            case Seal():
                 self._seal(node, effect)
-            case job.SetAlarm(entity_id=entity_id, at_ms=at_ms):
+            case SetAlarm(entity_id=entity_id, at_ms=at_ms):
                 delay = max(0, at_ms - self.now_ms - node.skew_ms)
-                self.tell(node, lambda now: job.AlarmRang(now_ms=now, entity_id=entity_id), delay)
-            case job.Bury(batch_id=batch_id, reasons=reasons):
+                self.tell(node, lambda now: AlarmRang(now_ms=now, entity_id=entity_id), delay)
+            case Bury(batch_id=batch_id, reasons=reasons):
                 node.buried[batch_id] = reasons
-            case job.KeepProof(proof=proof):
+            case KeepProof(proof=proof):
                 node.proofs.append((proof.first, proof.second))
-            case job.RecordLate(evidence=evidence, agrees=agrees):
+            case RecordLate(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
-            case job.CheckSeal(sealed=sealed, manifest=manifest, context=context):
+            case CheckSeal(sealed=sealed, manifest=manifest, context=context):
                 statement = sealed.certificate.statement
                 if truth(manifest.batch_id, context).output_root == statement.output_root:
-                    self.tell(node, lambda now: job.SealChecked(now_ms=now, sealed=sealed), 3)
-            case job.KeepCertificate(sealed=sealed, sender=sender):
+                    self.tell(node, lambda now: SealChecked(now_ms=now, sealed=sealed), 3)
+            case KeepCertificate(sealed=sealed, sender=sender):
                 node.ends.setdefault(sealed.certificate.statement.batch_id, sealed)
                 statement = sealed.certificate.statement
-                make = lambda now: job.CertificateKept(  # noqa: E731
+                make = lambda now: CertificateKept(  # noqa: E731
                     now_ms=now, batch_id=statement.batch_id, statement_digest=statement.digest, sender=sender
                 )
                 self.tell(node, make, self.random.randint(1, 5))
-            case job.KeepReplica(hold=hold):
+            case KeepReplica(hold=hold):
                 self._keep(node, hold)
-            case job.DropReplica(batch_id=batch_id):
+            case DropReplica(batch_id=batch_id):
                 node.replicas.pop(batch_id, None)
-            case job.AdoptReplica(hold=hold):
+            case AdoptReplica(hold=hold):
                 batch_id = hold.message.manifest.message.batch_id
                 node.adopted[batch_id] = hold
-                self.tell(node, lambda now: job.BatchAdopted(now_ms=now, batch_id=batch_id), 2)
-            case job.Replicated(batch_id=batch_id, holders=holders):
+                self.tell(node, lambda now: BatchAdopted(now_ms=now, batch_id=batch_id), 2)
+            case Replicated(batch_id=batch_id, holders=holders):
                 assert len(holders) >= node.rules.replicas, "acknowledged before enough peers hold it"
                 assert all(batch_id in self._was_held(key) for key in holders)
                 node.acknowledged.add(batch_id)
-            case job.FindEnd(batch_id=batch_id, asker=asker, successor=successor):
+            case FindEnd(batch_id=batch_id, asker=asker, successor=successor):
                 found = node.ends.get(batch_id)
-                make = lambda now: job.EndFound(  # noqa: E731
+                make = lambda now: EndFound(  # noqa: E731
                     now_ms=now, batch_id=batch_id, sealed=found, asker=asker, successor=successor
                 )
                 self.tell(node, make, 1)
-            case job.ReportPeer() | job.RecordDistribution() | job.ForgetPayload() | job.RecordAuction():
+            case ReportPeer() | RecordDistribution() | ForgetPayload() | RecordAuction():
                 pass
             case _:
                 raise AssertionError(f"no hand for {effect}")
@@ -331,7 +383,7 @@ class World:
         def write() -> None:
             if node.up and node.epoch == epoch:
                 node.replicas[hold.message.manifest.message.batch_id] = hold
-                self.tell(node, lambda now: job.ReplicaKept(now_ms=now, hold=hold))
+                self.tell(node, lambda now: ReplicaKept(now_ms=now, hold=hold))
 
         self.at(self.random.randint(1, 10), write)
 
@@ -367,38 +419,38 @@ class World:
     def _stimulus(now: int, signed: Signed[Any]) -> Stimulus:
         match signed.message:
             case Announcement():
-                return job.AnnouncementReceived(now_ms=now, announcement=signed)
+                return AnnouncementReceived(now_ms=now, announcement=signed)
             case Bid():
-                return job.BidReceived(now_ms=now, bid=signed)
+                return BidReceived(now_ms=now, bid=signed)
             case Award():
-                return job.AwardReceived(now_ms=now, award=signed)
+                return AwardReceived(now_ms=now, award=signed)
             case WorkOrder():
-                return job.WorkReceived(now_ms=now, order=signed)
+                return WorkReceived(now_ms=now, order=signed)
             case WorkResult():
-                return job.ResultReceived(now_ms=now, result=signed)
+                return ResultReceived(now_ms=now, result=signed)
             case WorkRefused():
-                return job.RefusalReceived(now_ms=now, refusal=signed)
+                return RefusalReceived(now_ms=now, refusal=signed)
             case CertifyOrder():
-                return job.CertifyReceived(now_ms=now, order=signed)
+                return CertifyReceived(now_ms=now, order=signed)
             case Certification():
-                return job.CertificationReceived(now_ms=now, certification=signed)
+                return CertificationReceived(now_ms=now, certification=signed)
             case BatchSealed():
-                return job.SealReceived(now_ms=now, sealed=signed)
+                return SealReceived(now_ms=now, sealed=signed)
             case SealConfirmed():
-                return job.ConfirmationReceived(now_ms=now, confirmation=signed)
+                return ConfirmationReceived(now_ms=now, confirmation=signed)
             case FraudProof():
-                return job.ProofHeard(now_ms=now, proof=signed.message, heard_from=signed.signer)
+                return ProofHeard(now_ms=now, proof=signed.message, heard_from=signed.signer)
             case HoldBatch():
-                return job.HoldReceived(now_ms=now, hold=signed)
+                return HoldReceived(now_ms=now, hold=signed)
             case BatchHeld():
-                return job.HeldReceived(now_ms=now, held=signed)
+                return HeldReceived(now_ms=now, held=signed)
             case BatchQuery():
-                return job.QueryReceived(now_ms=now, query=signed)
+                return QueryReceived(now_ms=now, query=signed)
             case BatchStatus():
-                return job.StatusReceived(now_ms=now, status=signed)
+                return StatusReceived(now_ms=now, status=signed)
         raise AssertionError(f"no stimulus for {signed.message}")
 
-    def _run(self, node: Node, effect: job.RunRole) -> None:
+    def _run(self, node: Node, effect: RunRole) -> None:
         manifest = effect.order.message.manifest.message
         found = truth(manifest.batch_id, effect.order.message.context)
         if node.lies:
@@ -409,7 +461,7 @@ class World:
         for story in stories:
             evidence = self._evidence(node, effect, manifest, story)
             if story is found:
-                make = lambda now, e=evidence, f=found: job.RoleFinished(  # noqa: E731
+                make = lambda now, e=evidence, f=found: RoleFinished(  # noqa: E731
                     now_ms=now, batch_id=batch_id, findings=f, evidence=e
                 )
                 self.tell(node, make, took)
@@ -420,7 +472,7 @@ class World:
                 self._deliver(node, self.nodes[manifest.coordinator], sign(node.key, result))
 
     def _evidence(
-        self, node: Node, effect: job.RunRole, manifest: Manifest, found: Findings
+        self, node: Node, effect: RunRole, manifest: Manifest, found: Findings
     ) -> tuple[Signed[Evidence], ...]:
         context_in = hashlib.sha256(effect.order.message.context).digest()
         steps = {
@@ -460,7 +512,7 @@ class World:
             issued_ms=self.now_ms,
         )
         signed = sign(node.key, message)
-        self.tell(node, lambda now: job.StatementSigned(now_ms=now, certification=signed), 1)
+        self.tell(node, lambda now: StatementSigned(now_ms=now, certification=signed), 1)
 
     @staticmethod
     def _check_told(node: Node, sealed: BatchSealed) -> None:
@@ -469,7 +521,7 @@ class World:
         written = node.sealed.get(batch_id) if batch_id in node.taken_in else None
         assert written is None or written == sealed.certificate, "others are told of another certificate than is kept"
 
-    def _seal(self, node: Node, effect: job.Seal) -> None:
+    def _seal(self, node: Node, effect: Seal) -> None:
         """Writing takes a while, and happens whole or not at all."""
         batch_id = effect.certificate.statement.batch_id
         epoch = node.epoch
@@ -485,7 +537,7 @@ class World:
                 kept = None if earlier is effect.certificate else earlier
                 self.tell(
                     node,
-                    lambda now: job.BatchWritten(now_ms=now, batch_id=batch_id, subscribers=others, earlier=kept),
+                    lambda now: BatchWritten(now_ms=now, batch_id=batch_id, subscribers=others, earlier=kept),
                 )
 
         self.at(self.random.randint(1, 10), write)

@@ -7,10 +7,12 @@ import trio
 
 from node.coordination.driver import Driver
 from node.runtime.clock import clock_ms
-from protocols import job
-from protocols.job import Effect, Entity, EntityId, Rules, Send, Transition
+from protocols.effects import Effect, Publish, Send, Transition
+from protocols.entities import Entity, EntityId, batch_entity_id, chain_entity_id
 from protocols.levels import LEVELS
-from protocols.messages import Bid, Level, Role
+from protocols.messages import Bid, Level, Role, Signed
+from protocols.rules import Rules
+from protocols.stimuli import BatchCommitted, BidReceived
 from tests.network_of_keys import AGENTS, NETWORK, certified
 
 RULES = Rules(network=NETWORK, self_key=AGENTS[0].identity, bid_window_ms=20)
@@ -55,8 +57,8 @@ class Acted:
         self.commits_before += [self._disk.commits] * len(effects)
 
 
-def batch_committed(*, stateful: bool) -> job.BatchCommitted:
-    return job.BatchCommitted(now_ms=clock_ms(), manifest=certified().manifest, stateful=stateful)
+def batch_committed(*, stateful: bool) -> BatchCommitted:
+    return BatchCommitted(now_ms=clock_ms(), manifest=certified().manifest, stateful=stateful)
 
 
 async def until(condition: object) -> None:
@@ -72,7 +74,7 @@ async def test_effects_come_after_the_commit_that_caused_them(nursery: trio.Nurs
     await nursery.start(driver.run)
     await driver.tell(batch_committed(stateful=True))
     await until(lambda: acted.effects)
-    assert isinstance(acted.effects[0], job.Publish)
+    assert isinstance(acted.effects[0], Publish)
     assert acted.commits_before[0] == 1  # the chain of the source is on disk
     nursery.cancel_scope.cancel()
 
@@ -85,7 +87,7 @@ async def test_what_comes_back_by_itself_is_not_written(nursery: trio.Nursery) -
     await driver.tell(batch_committed(stateful=False))
     await until(lambda: acted.effects)
     assert disk.commits == 0
-    assert driver.find(job.batch_entity_id(certified().manifest.message.batch_id)) is not None
+    assert driver.find(batch_entity_id(certified().manifest.message.batch_id)) is not None
     nursery.cancel_scope.cancel()
 
 
@@ -109,7 +111,7 @@ async def test_an_alarm_rings_and_the_lease_is_awarded(nursery: trio.Nursery) ->
     await driver.tell(batch_committed(stateful=False))
     await until(lambda: acted.effects)
     announcement = acted.effects[0]
-    assert isinstance(announcement, job.Publish)
+    assert isinstance(announcement, Publish)
     for agent in AGENTS[:3]:
         bid = Bid(
             network=NETWORK,
@@ -121,8 +123,8 @@ async def test_an_alarm_rings_and_the_lease_is_awarded(nursery: trio.Nursery) ->
             region="",
             reason="",
         )
-        signed = job.Signed(message=bid, signer=agent.identity, signature=b"checked by the caller")
-        await driver.tell(job.BidReceived(now_ms=clock_ms(), bid=signed))
+        signed = Signed(message=bid, signer=agent.identity, signature=b"checked by the caller")
+        await driver.tell(BidReceived(now_ms=clock_ms(), bid=signed))
     await until(lambda: len(acted.effects) > 3)
     sent = [type(effect.message).__name__ for effect in acted.effects if isinstance(effect, Send)]
     assert sent.count("Award") == LEVELS[Level.ENHANCED].executors
@@ -142,7 +144,7 @@ async def test_a_restart_goes_on_from_the_disk() -> None:
     async with trio.open_nursery() as nursery:
         second = Driver(RULES, disk, acted)
         await nursery.start(second.run)
-        assert second.find(job.chain_entity_id(certified().manifest.message.source_id)) is not None
+        assert second.find(chain_entity_id(certified().manifest.message.source_id)) is not None
         await second.tell(batch_committed(stateful=True))  # recovery tells it again
         await until(lambda: acted.effects)
         nursery.cancel_scope.cancel()

@@ -11,9 +11,10 @@ from node.coordination.executor import Executor
 from node.coordination.result_cache import ProcessingCache
 from node.runtime.caches import BytesCache
 from node.worker.compute import Run
-from protocols import job
+from protocols.effects import Effect, RunRole
 from protocols.envelope import sign
 from protocols.messages import Award, Role, WorkOrder
+from protocols.stimuli import RoleFailed, RoleFinished, Stimulus
 from tests.node.running import AGENT, FOUND, MANIFEST, NETWORK, NODE
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class Library:
         return b"{}"
 
 
-def order() -> job.RunRole:
+def order() -> RunRole:
     award = Award(
         network=NETWORK,
         lease_id="lease",
@@ -47,10 +48,10 @@ def order() -> job.RunRole:
         expires_ms=1,
     )
     work = WorkOrder(network=NETWORK, award=award, manifest=sign(NODE, MANIFEST), context=b"{}", attempt=1)
-    return job.RunRole(order=sign(NODE, work), roles=(Role.NORMALIZE, Role.VALIDATE))
+    return RunRole(order=sign(NODE, work), roles=(Role.NORMALIZE, Role.VALIDATE))
 
 
-def executor(workers: Workers, posted: list[job.Stimulus]) -> Executor:
+def executor(workers: Workers, posted: list[Stimulus]) -> Executor:
     payloads: BytesCache[str, bytes] = BytesCache(1_000)
     payloads.put(MANIFEST.batch_id, b"payload")
     nothing: Any = lambda *arguments: None  # noqa: E731
@@ -73,8 +74,8 @@ def executor(workers: Workers, posted: list[job.Stimulus]) -> Executor:
     )
 
 
-async def carry_out(workers: Workers, *effects: job.Effect) -> list[job.Stimulus]:
-    posted: list[job.Stimulus] = []
+async def carry_out(workers: Workers, *effects: Effect) -> list[Stimulus]:
+    posted: list[Stimulus] = []
     made = executor(workers, posted)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.run)
@@ -92,10 +93,10 @@ async def test_a_batch_below_the_level_that_its_policy_wants_is_refused(level: i
     run = Run(findings=FOUND, leaves=b"", normalized=b"", outputs=b"", issues_by_rule=(), cpu_us=1, level=level)
     (told,) = await carry_out(Workers(run), order())
     if does:
-        assert isinstance(told, job.RoleFinished)
+        assert isinstance(told, RoleFinished)
         assert len(told.evidence) == 2
     else:
-        assert isinstance(told, job.RoleFailed)
+        assert isinstance(told, RoleFailed)
         assert told.reason == "the policy asks for level critical for an event of this batch"
 
 
@@ -104,8 +105,8 @@ async def test_the_same_work_is_not_done_twice() -> None:
     workers = Workers(run)
     first, second = await carry_out(workers, order(), order())
     assert workers.calls == 1
-    assert isinstance(first, job.RoleFinished)
-    assert isinstance(second, job.RoleFinished)
+    assert isinstance(first, RoleFinished)
+    assert isinstance(second, RoleFinished)
     assert first.findings == second.findings
     assert attrs.evolve(first.evidence[0].message, processing_us=0, finished_ms=0) == attrs.evolve(
         second.evidence[0].message, processing_us=0, finished_ms=0

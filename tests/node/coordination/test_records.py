@@ -6,8 +6,8 @@ import pytest
 
 from node.coordination.records import EntityJournal
 from protocols import codec
+from protocols.entities import Chain
 from protocols.errors import MalformedError
-from protocols.job import Chain
 from storage import entities
 from storage.database import Database
 

@@ -23,7 +23,6 @@ from node.runtime.caches import BytesCache
 from node.runtime.topic_patterns import Patterns
 from protocols.canonical import sha256
 from protocols.envelope import open_frame, sign, to_frame
-from protocols.job import Rules
 from protocols.limits import GOSSIP_BYTES_MAX
 from protocols.messages import (
     CertifiedBatch,
@@ -32,6 +31,7 @@ from protocols.messages import (
     IdentityKey,
     Signed,
 )
+from protocols.rules import Rules
 from storage import certificate_log, subscriptions
 from storage.database import Database
 from tests.node.memory_transport import MemoryNetwork, MemoryTransport

@@ -1,0 +1,67 @@
+"""The constants of a node that ``step`` decides by: what it offers, what it asks of others, and how long it waits."""
+
+import enum
+
+import attrs
+
+from protocols.messages import IdentityKey, Level, Role
+from protocols.templates import BUILT_IN, JobTemplate
+
+WORK_ROLES = (Role.NORMALIZE, Role.VALIDATE, Role.CERTIFY)
+
+
+class Strategy(enum.IntEnum):
+    """EVENT_AGENT_SELECTION_STRATEGY."""
+
+    REPUTATION = 1
+    LATENCY = 2
+    COST = 3
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What ``step`` needs to know of its node; constant while the process runs. Times in milliseconds."""
+
+    network: str
+    self_key: IdentityKey
+    roles: tuple[Role, ...] = WORK_ROLES
+    operator: str = ""
+    region: str = ""
+    price: int = 0
+    price_max: int = 2**62
+    capacity: int = 64
+    strategy: Strategy = Strategy.REPUTATION
+    templates: tuple[JobTemplate, ...] = ()  # an operator's own; others are built in
+    bid_window_ms: int = 300
+    lease_ms: int = 60_000
+    lease_batches: int = 1_000
+    resend_ms: int = 2_000
+    attempt_ms: int = 30_000
+    attempts_max: int = 5
+    backoff_ms: int = 500
+    backoff_max_ms: int = 30_000
+    confirm_ms: int = 2_000
+    patience_ms_min: int = 250
+    task_ttl_ms: int = 120_000
+    replicas: int = 2  # peers that hold a replicated batch before it is acknowledged
+    adopt_ms: int = 3_000  # how long a holder leaves a batch to its coordinator, and to each holder before it
+    ask_ms: int = 1_000  # how long an answer to a query is waited for
+
+    def template(self, role: Role, level: Level) -> JobTemplate:
+        """What is asked of agents in a role at a level."""
+        own = (each for each in self.templates if (each.role, each.level) == (role, level))
+        return next(own, BUILT_IN[role, level])
+
+    def quorum_floor(self, level: Level) -> int:
+        """How many must agree at least, as an operator's templates of the level say; 0 where they do not."""
+        return max((each.quorum for each in self.templates if each.level is level), default=0)
+
+    def attempt_ms_at(self, level: Level) -> int:
+        """How long an attempt may take: as an operator's templates of the level say, within the node's own bound."""
+        own = [each.time_ms_max for each in self.templates if each.level is level]
+        return min(self.attempt_ms, sum(own)) if own else self.attempt_ms
+
+    def attempts_at(self, level: Level) -> int:
+        """How many attempts a batch gets."""
+        own = [each.retries_max + 1 for each in self.templates if each.level is level]
+        return max(own, default=self.attempts_max)
