@@ -53,7 +53,7 @@ from node.network.sync_messages import ENTRIES, IDS, MANIFESTS, PROOFS
 from node.network.transport import Transport
 from node.overlay.chain_tracker import ChainTracker
 from node.overlay.checking import TransactionChecker, Unchecked
-from node.overlay.objects import LETTERS, Objects
+from node.overlay.objects import REQUEST_TAGS, Objects
 from node.overlay.services import OverlayServices
 from node.runtime.build import build_id
 from node.runtime.caches import BytesCache
@@ -62,7 +62,7 @@ from node.runtime.keyring import Keyring
 from node.runtime.nonces import NonceLedger
 from node.runtime.supervisor import supervise
 from node.runtime.workers import Workers
-from node.sources import Connector, SourceKeeper, kafka, mqtt, poll
+from node.sources import SourceConnector, SourceManager, kafka, mqtt, poll
 from node.sources.overlay import OverlayReader
 from node.telemetry import Metrics
 from node.wiring import (
@@ -161,7 +161,7 @@ class Node:
             keep_policy=self.records.keep_policy,
             find_outputs=self._outputs,
             others={
-                **dict.fromkeys(LETTERS, self.objects.answer),
+                **dict.fromkeys(REQUEST_TAGS, self.objects.answer),
                 **dict.fromkeys((IDS, ENTRIES, PROOFS), self.certificates.answer),
                 MANIFESTS: lambda body: self.foreign.answer(body),
             },
@@ -248,7 +248,7 @@ class Node:
             unsettle=self.ingest.unsettle,
             timeout_s=self._settings.event_processing_timeout_ms / 1000,
         )
-        self.sources = SourceKeeper(
+        self.sources = SourceManager(
             database=self._database,
             ingest=self.ingest,
             connectors=self._connectors(),
@@ -276,7 +276,7 @@ class Node:
         )
         self.metrics.watch_delivery(lambda: self.feed.stats, lambda: self.webhooks.stats)
 
-    def _connectors(self) -> dict[str, Connector]:
+    def _connectors(self) -> dict[str, SourceConnector]:
         """How sources that this node reads are read, by their type."""
         overlay = OverlayReader(
             network=self._network,

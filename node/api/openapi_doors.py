@@ -6,7 +6,7 @@ from node.api.describing import in_path, in_query, json_answer, json_body, opera
 from node.api.ingest_stream import LINES_TYPE
 from node.api.keyed import HEADER, REPLAYED
 from node.api.schemas import LEVEL, Schema, array, integer, record, ref, text
-from node.sources.settings.webhook import WebhookSettings
+from node.sources.settings.webhook import WebhookSourceSettings
 
 EXAMPLE_REQUEST: Final = {
     "sourceId": "iot-sensors-farm-001",
@@ -38,7 +38,7 @@ COUNTS: Final = record({name: integer() for name in ("accepted", "duplicates", "
 LINE: Final = integer("Counted from 1, blank lines too.")
 DOOR_SCHEMAS: Final[dict[str, Schema]] = {
     "WebhookConfiguration": {
-        **WebhookSettings.model_json_schema(by_alias=True),
+        **WebhookSourceSettings.model_json_schema(by_alias=True),
         "description": (
             "The configuration of a webhook source. Without a scheme it takes events by the ingest API alone. "
             "Secrets are written and never shown; while one is changed for another, both hold."

@@ -18,7 +18,7 @@ from node.overlay.objects import Objects
 from node.overlay.services import OverlayServices
 from node.runtime.access import Access
 from node.runtime.nonces import NonceLedger
-from node.sources import SourceKeeper
+from node.sources import SourceManager
 from protocols.keys import PrivateKey
 from storage.database import Database
 
@@ -73,7 +73,7 @@ class Services:
     nonces: NonceLedger
     idempotency: IdempotencyLedger
     ingest: Ingest
-    sources: SourceKeeper
+    sources: SourceManager
     feed: Feed
     cursors: CursorLedger
     webhooks: WebhookKeeper

@@ -13,18 +13,18 @@ from node.sources import documents
 def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("sources", __name__)
     database, timeout_s = services.database, services.settings.body_timeout_s
-    keeper = services.sources
+    manager = services.sources
 
     def with_state(source: dict[str, Any]) -> dict[str, Any]:
         has_door = source["enabled"] and source["sourceType"] == "webhook" and source["configuration"].get("scheme")
-        state = keeper.door_state if has_door else keeper.state
+        state = manager.endpoint_state if has_door else manager.state
         return {**source, "state": state(source["sourceId"])}
 
     @blueprint.post("/overlay/sources")
     async def create_source() -> Response:
         values = documents.whole(await read_document(request, timeout_s))
         made = await database.run(partial(documents.create, values=values, caller=g.caller))
-        keeper.changed(made["sourceId"])
+        manager.changed(made["sourceId"])
         response = answer(with_state(made), 201)
         response.headers["Location"] = f"/overlay/sources/{made['sourceId']}"
         return response
@@ -45,7 +45,7 @@ def routes(services: Services) -> Blueprint:
         values = documents.read_values(await read_document(request, timeout_s))
         call = partial(documents.change, source_id=source_id, values=values, caller=g.caller)
         changed = await database.run(call)
-        keeper.changed(source_id)
+        manager.changed(source_id)
         return answer(with_state(changed))
 
     @blueprint.put("/overlay/sources/<source_id>")
@@ -53,14 +53,14 @@ def routes(services: Services) -> Blueprint:
         values = documents.whole(await read_document(request, timeout_s), source_id=source_id)
         call = partial(documents.change, source_id=source_id, values=values, caller=g.caller)
         changed = await database.run(call)
-        keeper.changed(source_id)
+        manager.changed(source_id)
         return answer(with_state(changed))
 
     @blueprint.delete("/overlay/sources/<source_id>")
     async def delete_source(source_id: str) -> Response:
         await database.run(partial(documents.delete, source_id=source_id, caller=g.caller))
-        keeper.close_door(source_id)
-        keeper.changed(source_id)
+        manager.forget_endpoint(source_id)
+        manager.changed(source_id)
         return Response(b"", status=204)
 
     @blueprint.get("/overlay/sources/<source_id>/progress")
@@ -72,7 +72,7 @@ def routes(services: Services) -> Blueprint:
     @blueprint.delete("/overlay/sources/<source_id>/progress")
     async def rewind_source(source_id: str) -> Response:
         await database.run(partial(documents.rewind, source_id=source_id, caller=g.caller))
-        keeper.restart(source_id)
+        manager.restart(source_id)
         return Response(b"", status=204)
 
     return blueprint

@@ -15,19 +15,19 @@ def routes(services: Services) -> Blueprint:
     settings, access = services.settings, services.access
     bytes_max = settings.body_bytes_max
     webhooks = Webhooks(
-        database=services.database, ingest=services.ingest, keeper=services.sources, bytes_max=bytes_max
+        database=services.database, ingest=services.ingest, manager=services.sources, bytes_max=bytes_max
     )
 
     @blueprint.post("/overlay/sources/<source_id>/webhook")
     async def take_delivery(source_id: str) -> Response:
         coding = coding_of(request)
-        door = await webhooks.door(source_id)
-        if not door.is_proven and not access.permits(g.caller, Need.SEND):
+        endpoint = await webhooks.endpoint(source_id)
+        if not endpoint.is_proven and not access.permits(g.caller, Need.SEND):
             raise access.refusal(g.caller, Need.SEND)
         with services.ingest.room() as room:
             body = await read_body(request, settings.body_timeout_s, bytes_max, room)
             found = await webhooks.receive(
-                door,
+                endpoint,
                 body,
                 headers={name.lower(): value for name, value in request.headers.items()},
                 media_type=request.mimetype,

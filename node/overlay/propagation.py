@@ -32,7 +32,7 @@ Hosts = Callable[[str], Sequence[str]]
 
 
 @attrs.frozen(kw_only=True)
-class Delivery:
+class HostSubmission:
     """One transaction for one host."""
 
     host: str
@@ -50,7 +50,7 @@ class Propagation:
         self._own_url = own_url.rstrip("/")
         self._allowed = allowed
         self._pausing = 0
-        self._send, self._receive = trio.open_memory_channel[Delivery](WAITING_MAX)
+        self._send, self._receive = trio.open_memory_channel[HostSubmission](WAITING_MAX)
 
     def pass_on(self, broadcast: Broadcast) -> None:
         """Queue a transaction for the hosts of its topics; what the queue has no room for is left out."""
@@ -62,7 +62,7 @@ class Propagation:
         body = write_submission(Submission(beef=broadcast.beef, off_chain_values=broadcast.off_chain_values))
         for host in sorted(topics_of)[:HOSTS_MAX]:
             self._put(
-                Delivery(
+                HostSubmission(
                     host=host,
                     topics=tuple(topics_of[host]),
                     body=body,
@@ -77,7 +77,7 @@ class Propagation:
             for _ in range(SENDERS):
                 nursery.start_soon(self._deliver_all, client, nursery)
 
-    def _put(self, delivery: Delivery) -> None:
+    def _put(self, delivery: HostSubmission) -> None:
         try:
             self._send.send_nowait(delivery)
         except trio.WouldBlock:
@@ -94,14 +94,14 @@ class Propagation:
                 self._pausing += 1
                 nursery.start_soon(self._again, delivery)
 
-    async def _again(self, delivery: Delivery) -> None:
+    async def _again(self, delivery: HostSubmission) -> None:
         pause_s = PAUSE_S * 2 ** (delivery.attempt - 1)
         await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # spread, no secret
         self._pausing -= 1
         self._put(attrs.evolve(delivery, attempt=delivery.attempt + 1))
 
 
-async def _deliver(client: httpx.AsyncClient, delivery: Delivery) -> str:
+async def _deliver(client: httpx.AsyncClient, delivery: HostSubmission) -> str:
     """Post to a host. Returns why it did not take the transaction, empty if it did."""
     headers = {"Content-Type": "application/octet-stream", "X-Topics": orjson.dumps(delivery.topics).decode()}
     if delivery.has_off_chain_values:

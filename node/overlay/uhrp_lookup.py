@@ -68,7 +68,7 @@ class UhrpLookup:
         return [*carried, *submitted]
 
 
-async def said_to_hold(submitted: Submitted, allow_local_urls: bool, digest: bytes) -> Sequence[IdentityKey]:
+async def advertised_holders(submitted: Submitted, allow_local_urls: bool, digest: bytes) -> Sequence[IdentityKey]:
     """Identities whose advertisements of an object were submitted here: whom to ask for it first."""
     adverts = [
         check_uhrp_advert(_script(output), allow_local_urls=allow_local_urls)

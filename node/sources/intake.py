@@ -1,7 +1,7 @@
-"""What a connector and the node have of each other.
+"""The interface between a connector and the node.
 
-A connector reads one source and hands on what it says. ``Intake.take`` returns once the events are on disk: only
-then may a connector acknowledge them upstream. What it needs to go on from is a ``Mark``, which commits with them.
+A connector reads one source and submits its events. ``SourceIntake.take`` returns once the events are on disk: only
+then may a connector acknowledge them upstream. The position to continue from commits together with them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from protocols.certificate import rfc3339
 from protocols.errors import WorldFault
 
 T = TypeVar("T")
-Mark: TypeAlias = Mapping[str, Any]
+SavedPosition: TypeAlias = Mapping[str, Any]
 Network: TypeAlias = IPv4Network | IPv6Network
 
 EVENTS_MAX: Final = 1_000  # that are handed on at once; more are handed on one after the other
@@ -41,18 +41,18 @@ class Compute(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Connector:
+class SourceConnector:
     """How sources of a type are read.
 
     ``run`` reads until it is cancelled; what it raises is shown with the source, which is tried again later. It
     may return: a source that has an end is read again when it is changed.
     """
 
-    run: Callable[["Intake"], Awaitable[None]]
+    run: Callable[["SourceIntake"], Awaitable[None]]
 
 
 @attrs.frozen(kw_only=True)
-class Taken:
+class IntakeCounts:
     """What became of events that were handed on. All of them are on disk, rejected, or repeats."""
 
     accepted: int = 0
@@ -61,7 +61,7 @@ class Taken:
 
 
 @attrs.define(kw_only=True)
-class Status:
+class SourceStatus:
     """What is shown of a source. ``lag``: events that are known to wait upstream."""
 
     state: str = "starting"
@@ -121,7 +121,7 @@ class Status:
         }
 
 
-class Intake:
+class SourceIntake:
     """The node, to a connector."""
 
     def __init__(
@@ -129,8 +129,8 @@ class Intake:
         *,
         source_id: str,
         settings: SourceSettings,
-        mark: Mark | None,
-        status: Status,
+        mark: SavedPosition | None,
+        status: SourceStatus,
         ingest: Ingest,
         outbound_allowed: Sequence[Network],
         compute: Compute,
@@ -161,7 +161,7 @@ class Intake:
         """How many events are known to wait upstream; None where that is not known."""
         self._status.lag = events
 
-    async def take(self, said: Sequence[RawEvent], *, mark: Mark | None = None) -> Taken:
+    async def take(self, said: Sequence[RawEvent], *, mark: SavedPosition | None = None) -> IntakeCounts:
         """Hand events on. Returns once they, and ``mark``, are on disk; waits while the node is full.
 
         Events are kept in their order. What is no event is kept with its reason, for operators to see.
@@ -169,12 +169,12 @@ class Intake:
         Raises:
             WorldFault: Nothing is known to be on disk; hand them on again, a repeat is harmless.
         """
-        total = Taken()
+        total = IntakeCounts()
         for start in range(0, max(1, len(said)), EVENTS_MAX):
             part = said[start : start + EVENTS_MAX]
             is_last = start + EVENTS_MAX >= len(said)
             taken = await self._take(part, mark if is_last else None)
-            total = Taken(
+            total = IntakeCounts(
                 accepted=total.accepted + taken.accepted,
                 duplicates=total.duplicates + taken.duplicates,
                 rejected=total.rejected + taken.rejected,
@@ -183,11 +183,11 @@ class Intake:
             self.mark = mark
         return total
 
-    async def _take(self, said: Sequence[RawEvent], mark: Mark | None) -> Taken:
+    async def _take(self, said: Sequence[RawEvent], mark: SavedPosition | None) -> IntakeCounts:
         if not said:
             if mark is not None:
                 await self._ingest.remember(self.source_id, mark)
-            return Taken()
+            return IntakeCounts()
         while True:
             self._status.held_up = False
             try:
@@ -198,7 +198,7 @@ class Intake:
                 await trio.sleep(FULL_S)
         counts = answer.counts
         self._status.count(len(said), counts)
-        return Taken(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
+        return IntakeCounts(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Run a picklable call in a worker process: parsing, above all."""

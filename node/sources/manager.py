@@ -16,7 +16,15 @@ import trio
 from node.ingest.pipeline import Ingest
 from node.runtime.config import RestartPolicy
 from node.sources import settings as source_settings
-from node.sources.intake import Compute, Connector, Intake, Mark, Network, SourceFault, Status
+from node.sources.intake import (
+    Compute,
+    Network,
+    SavedPosition,
+    SourceConnector,
+    SourceFault,
+    SourceIntake,
+    SourceStatus,
+)
 from protocols.errors import OverlayError
 from storage import sources
 from storage.database import Database
@@ -29,11 +37,11 @@ log = structlog.get_logger(__name__)
 LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
 ASKED_S_MAX: Final = 3_600.0
-DOORS_MAX: Final = 10_000
+ENDPOINTS_MAX: Final = 10_000
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
+class DesiredSource:
     """A source as its row says. Equal: nothing to do."""
 
     source_id: str
@@ -42,13 +50,13 @@ class Wanted:
 
 
 @attrs.define(kw_only=True)
-class _Running:
-    wanted: Wanted
+class _RunningSource:
+    wanted: DesiredSource
     scope: trio.CancelScope
     ended: trio.Event
 
 
-class SourceKeeper:
+class SourceManager:
     """Runs a connector for each source of a type that has one."""
 
     def __init__(
@@ -56,7 +64,7 @@ class SourceKeeper:
         *,
         database: Database,
         ingest: Ingest,
-        connectors: Mapping[str, Connector],
+        connectors: Mapping[str, SourceConnector],
         outbound_allowed: Sequence[Network] = (),
         pauses: RestartPolicy = PAUSES,
         compute: Compute | None = None,
@@ -70,9 +78,9 @@ class SourceKeeper:
         self._outbound_allowed = tuple(outbound_allowed)
         self._pauses = pauses
         self._compute = compute or ingest.try_out
-        self._running: dict[str, _Running] = {}
-        self._statuses: dict[str, Status] = {}
-        self._doors: dict[str, Status] = {}
+        self._running: dict[str, _RunningSource] = {}
+        self._statuses: dict[str, SourceStatus] = {}
+        self._endpoints: dict[str, SourceStatus] = {}
         self._news = trio.Event()
         self._changing: dict[str, trio.Event] = {}
 
@@ -80,8 +88,8 @@ class SourceKeeper:
         """Look at the rows again: that of this source was written. What was said of it before holds no longer."""
         self._changing[source_id] = self._news
         self._news.set()
-        if (door := self._doors.get(source_id)) is not None:
-            door.last_error, door.last_error_ms = "", 0
+        if (endpoint := self._endpoints.get(source_id)) is not None:
+            endpoint.last_error, endpoint.last_error_ms = "", 0
 
     def restart(self, source_id: str) -> None:
         """Begin anew with a source, from its mark as it is now."""
@@ -94,33 +102,33 @@ class SourceKeeper:
         """How a source that this node reads is doing, as JSON values; None where it reads no such source."""
         status = self._statuses.get(source_id)
         if status is not None and source_id in self._changing:
-            status = Status()
+            status = SourceStatus()
         return None if status is None else status.document()
 
     def states(self) -> dict[str, dict[str, Any]]:
         """How all sources are doing that this node reads, or that deliver webhooks, by id."""
-        return {source_id: status.document() for source_id, status in (self._doors | self._statuses).items()}
+        return {source_id: status.document() for source_id, status in (self._endpoints | self._statuses).items()}
 
-    def door(self, source_id: str) -> Status:
+    def endpoint_status(self, source_id: str) -> SourceStatus:
         """How a source that delivers webhooks is doing, to be written by whoever takes them in.
 
-        The ``DOORS_MAX`` sources that delivered last are remembered.
+        The ``ENDPOINTS_MAX`` sources that delivered last are remembered.
         """
-        status = self._doors.pop(source_id, None)
+        status = self._endpoints.pop(source_id, None)
         if status is None:
             status = _listening()
-            while len(self._doors) >= DOORS_MAX:
-                del self._doors[next(iter(self._doors))]
-        self._doors[source_id] = status
+            while len(self._endpoints) >= ENDPOINTS_MAX:
+                del self._endpoints[next(iter(self._endpoints))]
+        self._endpoints[source_id] = status
         return status
 
-    def door_state(self, source_id: str) -> dict[str, Any]:
+    def endpoint_state(self, source_id: str) -> dict[str, Any]:
         """How a source that delivers webhooks is doing, as JSON values."""
-        return self._doors.get(source_id, _listening()).document()
+        return self._endpoints.get(source_id, _listening()).document()
 
-    def close_door(self, source_id: str) -> None:
+    def forget_endpoint(self, source_id: str) -> None:
         """Forget how a source was doing that is no more."""
-        self._doors.pop(source_id, None)
+        self._endpoints.pop(source_id, None)
 
     async def run(self) -> None:
         """Keep the sources running until cancelled."""
@@ -136,7 +144,7 @@ class SourceKeeper:
             finally:
                 self._running.clear()
 
-    async def _follow(self, wanted: Sequence[Wanted], nursery: trio.Nursery) -> None:
+    async def _follow(self, wanted: Sequence[DesiredSource], nursery: trio.Nursery) -> None:
         by_id = {each.source_id: each for each in wanted}
         for source_id, running in list(self._running.items()):
             if by_id.get(source_id) != running.wanted or running.scope.cancel_called:
@@ -147,12 +155,12 @@ class SourceKeeper:
             del self._statuses[source_id]
         for source_id, each in by_id.items():
             if source_id not in self._running:
-                running = _Running(wanted=each, scope=trio.CancelScope(), ended=trio.Event())
+                running = _RunningSource(wanted=each, scope=trio.CancelScope(), ended=trio.Event())
                 self._running[source_id] = running
-                self._statuses[source_id] = Status()
+                self._statuses[source_id] = SourceStatus()
                 nursery.start_soon(self._keep, running)
 
-    async def _keep(self, running: _Running) -> None:
+    async def _keep(self, running: _RunningSource) -> None:
         """Run one source, again and again, until its scope is cancelled."""
         wanted, status = running.wanted, self._statuses[running.wanted.source_id]
         try:
@@ -168,10 +176,10 @@ class SourceKeeper:
         finally:
             running.ended.set()
 
-    async def _once(self, wanted: Wanted, status: Status) -> None:
+    async def _once(self, wanted: DesiredSource, status: SourceStatus) -> None:
         settings = source_settings.read(wanted.source_type, wanted.configuration)
-        mark: Mark | None = await self._database.run(partial(sources.mark, source_id=wanted.source_id))
-        intake = Intake(
+        mark: SavedPosition | None = await self._database.run(partial(sources.mark, source_id=wanted.source_id))
+        intake = SourceIntake(
             source_id=wanted.source_id,
             settings=settings,
             mark=mark,
@@ -182,7 +190,7 @@ class SourceKeeper:
         )
         await self._connectors[wanted.source_type].run(intake)
 
-    async def _pause(self, status: Status, error: Exception) -> None:
+    async def _pause(self, status: SourceStatus, error: Exception) -> None:
         delay_s = min(self._pauses.delay_s_first * 2 ** min(status.failures, 16), self._pauses.delay_s_max)
         delay_s *= 1 - self._pauses.jitter * random.random()  # noqa: S311  # spreads load, guards nothing
         delay_s = max(delay_s, _asked_s(error))
@@ -195,8 +203,8 @@ class SourceKeeper:
         status.retry_ms = 0
 
 
-def _listening() -> Status:
-    return Status(state="listening")
+def _listening() -> SourceStatus:
+    return SourceStatus(state="listening")
 
 
 def _sole(failures: ExceptionGroup[Exception]) -> Exception:
@@ -224,8 +232,8 @@ def _is_bug(error: BaseException) -> BaseException | None:
     return None if isinstance(error, OverlayError | OSError) else error
 
 
-def _wanted(connection: "Connection", types: Sequence[str]) -> list[Wanted]:
+def _wanted(connection: "Connection", types: Sequence[str]) -> list[DesiredSource]:
     return [
-        Wanted(source_id=row.source_id, source_type=row.source_type, configuration=row.configuration)
+        DesiredSource(source_id=row.source_id, source_type=row.source_type, configuration=row.configuration)
         for row in sources.to_read(connection, types)
     ]

@@ -19,12 +19,12 @@ from node.network.notices import Interests
 from node.network.remote_batches import BatchUnavailableError, ForeignBatches
 from node.runtime.clock import clock_ms
 from node.runtime.topic_patterns import Patterns
-from node.sources.intake import Connector, Intake, Mark
-from node.sources.settings.overlay import OverlaySettings
+from node.sources.intake import SavedPosition, SourceConnector, SourceIntake
+from node.sources.settings.overlay import OverlaySourceSettings
 from node.worker.parsing.bodies import RawEvent
 from node.worker.parsing.foreign_events import (
+    BatchSelection,
     UnreadableError,
-    Wishes,
     chain_of,
     choose,
     manifest_problem,
@@ -66,7 +66,7 @@ class Aside:
 
 
 @attrs.frozen(kw_only=True)
-class Outcome:
+class BatchOutcome:
     """What came of a batch: its events, or why not. ``lasting``: waiting will not help."""
 
     entry: Entry
@@ -87,12 +87,12 @@ class OverlayReader:
     batches: ForeignBatches
     interests: Interests
 
-    def connector(self) -> Connector:
-        return Connector(run=self.run)
+    def connector(self) -> SourceConnector:
+        return SourceConnector(run=self.run)
 
-    async def run(self, intake: Intake) -> None:
+    async def run(self, intake: SourceIntake) -> None:
         """Read for one source until cancelled."""
-        assert isinstance(intake.settings, OverlaySettings), "the settings of this type of source"
+        assert isinstance(intake.settings, OverlaySourceSettings), "the settings of this type of source"
         topics = Patterns(frozenset(intake.settings.topics))
         with self.interests.follow(topics):
             await _Reading(self, intake, intake.settings, topics).run()
@@ -101,12 +101,14 @@ class OverlayReader:
 class _Reading:
     """One source's way through the log."""
 
-    def __init__(self, reader: OverlayReader, intake: Intake, settings: OverlaySettings, topics: Patterns) -> None:
+    def __init__(
+        self, reader: OverlayReader, intake: SourceIntake, settings: OverlaySourceSettings, topics: Patterns
+    ) -> None:
         self._reader = reader
         self._intake = intake
         self._settings = settings
         self._topics = topics
-        self._wishes = Wishes(
+        self._wishes = BatchSelection(
             network=reader.network,
             reader=reader.identity,
             coordinators=settings.coordinator_keys,
@@ -201,13 +203,13 @@ class _Reading:
         if taken or is_news:
             await self._take(taken)
 
-    async def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def _outcomes(self, entries: Sequence[Entry]) -> list[BatchOutcome]:
         """What comes of batches, those of them that have to be fetched side by side."""
         chosen = await self._intake.compute(partial(choose, [entry.certificate for entry in entries], self._wishes))
         wanted = [certificate.statement for certificate, _ in chosen if certificate is not None]
         manifests = await self._reader.batches.manifests(wanted) if wanted else {}
         outcomes = [
-            Outcome(entry=entry, why=why, lasting=True) for entry, (_, why) in zip(entries, chosen, strict=True)
+            BatchOutcome(entry=entry, why=why, lasting=True) for entry, (_, why) in zip(entries, chosen, strict=True)
         ]
 
         async def find(at: int, certificate: QuorumCertificate) -> None:
@@ -220,10 +222,10 @@ class _Reading:
                     nursery.start_soon(find, at, certificate)
         return outcomes
 
-    async def _outcome(self, entry: Entry, certificate: QuorumCertificate, manifest: Manifest | None) -> Outcome:
+    async def _outcome(self, entry: Entry, certificate: QuorumCertificate, manifest: Manifest | None) -> BatchOutcome:
         statement = certificate.statement
         stream = statement.coordinator, statement.source_id
-        found = partial(Outcome, entry=entry, stream=stream)
+        found = partial(BatchOutcome, entry=entry, stream=stream)
         behind = self._behind(stream, entry.number)
         if behind:
             return found(why=behind)
@@ -239,7 +241,7 @@ class _Reading:
         call = partial(
             read_events,
             encoded=entry.certificate,
-            wishes=self._wishes,
+            selection=self._wishes,
             include_reference=self._settings.include_reference,
         )
         try:
@@ -297,7 +299,7 @@ class _Reading:
         self._marked = self._number
         await self._intake.take(said, mark=self._mark())
 
-    def _mark(self) -> Mark:
+    def _mark(self) -> SavedPosition:
         return {"number": self._number, "aside": [[number, each.since_ms] for number, each in self._aside.items()]}
 
     async def _reject(self, batch_id: str | None, why: str, remedy: str = "") -> None:
@@ -317,7 +319,7 @@ def _keep_rejected(source_id: str, given_up: Rejected, connection: "Connection")
     sources.keep_rejected(connection, source_id, [given_up])
 
 
-def _read_mark(mark: Mark | None) -> tuple[int, dict[int, Aside]]:
-    said: Mark = mark or {"number": 0, "aside": []}
+def _read_mark(mark: SavedPosition | None) -> tuple[int, dict[int, Aside]]:
+    said: SavedPosition = mark or {"number": 0, "aside": []}
     aside = {int(number): Aside(since_ms=int(since_ms)) for number, since_ms in said["aside"]}
     return int(said["number"]), aside

@@ -23,9 +23,9 @@ from node.runtime.guarded_http import (
     same_origin,
 )
 from node.runtime.workers import WorkerCrashedError, WorkerTimeoutError
-from node.sources.intake import Connector, Intake, SourceFault
+from node.sources.intake import SourceConnector, SourceFault, SourceIntake
 from node.sources.positions import (
-    Position,
+    PollPosition,
     may_be_unchanged,
     next_page,
     position_of,
@@ -34,7 +34,7 @@ from node.sources.positions import (
     seen,
     validators,
 )
-from node.sources.settings.poll import PollSettings
+from node.sources.settings.poll import PollSourceSettings
 from node.worker.parsing.polled import Polled, read_body, unpacked
 from node.worker.parsing.text import UnreadableBodyError
 
@@ -49,7 +49,7 @@ ACCEPT: Final = {
 }
 
 
-async def run(intake: Intake) -> None:
+async def run(intake: SourceIntake) -> None:
     """Poll a source until cancelled.
 
     Raises:
@@ -57,7 +57,7 @@ async def run(intake: Intake) -> None:
         WorldFault: Its events could not be handed on.
     """
     settings = intake.settings
-    assert isinstance(settings, PollSettings), "the keeper reads the settings by the source's type"
+    assert isinstance(settings, PollSourceSettings), "settings are read by the source type"
     async with guarded_client(intake.outbound_allowed, settings.timeout, tls=settings.tls()) as client:
         poller = Poller(intake, settings, client)
         while True:
@@ -67,13 +67,13 @@ async def run(intake: Intake) -> None:
             await trio.sleep(settings.interval * (1 - jitter))
 
 
-CONNECTOR: Final = Connector(run=run)
+CONNECTOR: Final = SourceConnector(run=run)
 
 
 class Poller:
     """One source, from where its mark says it is."""
 
-    def __init__(self, intake: Intake, settings: PollSettings, client: httpx.AsyncClient) -> None:
+    def __init__(self, intake: SourceIntake, settings: PollSourceSettings, client: httpx.AsyncClient) -> None:
         self._intake = intake
         self._settings = settings
         self._client = client
@@ -83,7 +83,7 @@ class Poller:
     async def poll(self) -> str:
         """Ask for what is new, page after page up to the bound. Returns what is to be shown."""
         here = self._position
-        start: Position | None = None  # where every poll begins that reads the newest page first
+        start: PollPosition | None = None  # where every poll begins that reads the newest page first
         for _ in range(self._settings.pages_max):
             answer = await self._ask(here)
             polled = None if answer is None else await self._read(answer, here)
@@ -106,7 +106,7 @@ class Poller:
         await self._begin_at(start)
         return ""
 
-    async def _ask(self, here: Position) -> Fetched | None:
+    async def _ask(self, here: PollPosition) -> Fetched | None:
         """The answer to the request at a position; None where it says that nothing is new."""
         settings, url = self._settings, request_url(self._settings, here)
         headers = {"Accept": ACCEPT[settings.format], **validators(settings, here)}
@@ -129,7 +129,7 @@ class Poller:
             raise self._patient_fault(f"{place(answer.url)}: the body has more than {settings.bytes_max} bytes")
         return answer
 
-    async def _read(self, answer: Fetched, here: Position) -> Polled:
+    async def _read(self, answer: Fetched, here: PollPosition) -> Polled:
         is_again = here.request == request_digest(self._settings, here)
         call = partial(
             read_body,
@@ -145,13 +145,13 @@ class Poller:
         except (WorkerTimeoutError, WorkerCrashedError) as error:
             raise self._patient_fault(f"{place(answer.url)}: the body is too much to read: {error}") from error
 
-    def _after(self, here: Position, answer: Fetched, polled: Polled) -> Position | None:
+    def _after(self, here: PollPosition, answer: Fetched, polled: Polled) -> PollPosition | None:
         try:
             return next_page(self._settings, here, answer, polled)
         except OutboundFault as fault:
             raise self._patient_fault(str(fault)) from fault
 
-    async def _hand_on(self, polled: Polled, after: Position | None) -> None:
+    async def _hand_on(self, polled: Polled, after: PollPosition | None) -> None:
         """Hand a page's events on; the last of them with the position after it."""
         mark = None if after is None else after.mark()
         for number, part in enumerate(polled.parts, start=1):
@@ -161,7 +161,7 @@ class Poller:
                 await self._intake.take([], mark=mark)
             self._position = after
 
-    async def _begin_at(self, start: Position | None) -> None:
+    async def _begin_at(self, start: PollPosition | None) -> None:
         """Remember where the next poll begins, once all pages of this one are taken."""
         if not self._goes_on and start is not None:
             await self._intake.take([], mark=start.mark())

@@ -10,7 +10,7 @@ import httpx
 import orjson
 
 from node.runtime.guarded_http import Fetched, following
-from node.sources.settings.poll import PollSettings
+from node.sources.settings.poll import PollSourceSettings
 from node.worker.parsing.polled import Polled, greater
 
 VALIDATOR_CHARS_MAX: Final = 1_024
@@ -23,7 +23,7 @@ LINK_PARAMETER: Final = re.compile(r""";\s*+([^\s=;,<>"]++)(?:\s*+=\s*+(?:"((?:[
 
 
 @attrs.frozen(kw_only=True)
-class Position:
+class PollPosition:
     """How far a source is read; commits with the events before it.
 
     Attributes:
@@ -48,16 +48,16 @@ class Position:
         return {name: value for name, value in attrs.asdict(self).items() if value}
 
 
-def position_of(settings: PollSettings, mark: Mapping[str, Any] | None) -> Position:
+def position_of(settings: PollSourceSettings, mark: Mapping[str, Any] | None) -> PollPosition:
     """Where to go on from, the beginning where the mark is of other settings."""
-    beginning = Position(of=_digest_of(settings))
+    beginning = PollPosition(of=_digest_of(settings))
     if mark is None or mark.get("of") != beginning.of:
         return beginning
-    known = {field.name for field in attrs.fields(Position)}
-    return Position(**{name: value for name, value in mark.items() if name in known})
+    known = {field.name for field in attrs.fields(PollPosition)}
+    return PollPosition(**{name: value for name, value in mark.items() if name in known})
 
 
-def request_url(settings: PollSettings, position: Position) -> str:
+def request_url(settings: PollSourceSettings, position: PollPosition) -> str:
     """What is asked for from here."""
     url = position.page or settings.url
     if not position.cursor:
@@ -65,7 +65,7 @@ def request_url(settings: PollSettings, position: Position) -> str:
     return str(httpx.URL(url).copy_set_param(settings.cursor_parameter, position.cursor))
 
 
-def validators(settings: PollSettings, position: Position) -> dict[str, str]:
+def validators(settings: PollSourceSettings, position: PollPosition) -> dict[str, str]:
     """The headers that have an answer say only that nothing is new (RFC 9110, section 13.1)."""
     said = {"If-None-Match": position.etag, "If-Modified-Since": position.last_modified}
     if position.request != request_digest(settings, position) or not may_be_unchanged(settings):
@@ -73,16 +73,16 @@ def validators(settings: PollSettings, position: Position) -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
-def may_be_unchanged(settings: PollSettings) -> bool:
+def may_be_unchanged(settings: PollSourceSettings) -> bool:
     """Whether an unchanged body means that nothing is new: a link beside the last page's body may be."""
     return settings.method == "GET" and not (settings.follow_links and settings.pages_from == "last")
 
 
-def request_digest(settings: PollSettings, position: Position) -> str:
+def request_digest(settings: PollSourceSettings, position: PollPosition) -> str:
     return hashlib.sha256(request_url(settings, position).encode()).hexdigest()
 
 
-def seen(settings: PollSettings, position: Position, answer: Fetched, polled: Polled) -> Position:
+def seen(settings: PollSourceSettings, position: PollPosition, answer: Fetched, polled: Polled) -> PollPosition:
     """The position once an answer's events are taken, if the same is to be asked again."""
     return attrs.evolve(
         position,
@@ -93,13 +93,15 @@ def seen(settings: PollSettings, position: Position, answer: Fetched, polled: Po
     )
 
 
-def next_page(settings: PollSettings, position: Position, answer: Fetched, polled: Polled) -> Position | None:
+def next_page(
+    settings: PollSourceSettings, position: PollPosition, answer: Fetched, polled: Polled
+) -> PollPosition | None:
     """The position after a page; None where there is none after it, so far.
 
     Raises:
         OutboundFault: The answer links to what is not called.
     """
-    onwards = Position(of=position.of)
+    onwards = PollPosition(of=position.of)
     if settings.follow_links:
         link = next_link(answer.headers.get("link", ""))
         if not link:
@@ -130,7 +132,7 @@ def _validator(text: str) -> str:
     return text if len(text) <= VALIDATOR_CHARS_MAX and text.isascii() and text.isprintable() else ""
 
 
-def _digest_of(settings: PollSettings) -> str:
+def _digest_of(settings: PollSourceSettings) -> str:
     """Of whatever decides what a position means, and which events are read from it on."""
     document = settings.model_dump(
         mode="json",

@@ -17,8 +17,8 @@ from node.ingest.responses import IngestAnswer
 from node.runtime.clock import clock_ms
 from node.sources import settings as source_settings
 from node.sources.documents import find
-from node.sources.manager import SourceKeeper
-from node.sources.settings.webhook import WebhookSettings
+from node.sources.manager import SourceManager
+from node.sources.settings.webhook import WebhookSourceSettings
 from node.sources.webhook_signatures import SignatureRefusedError, check_signature
 from node.worker.parsing.bodies import Coding
 from node.worker.parsing.webhook_bodies import Delivery, document_of, read_delivery
@@ -44,7 +44,7 @@ class NoWebhookError(ClientFault):
 
 
 @attrs.frozen(kw_only=True)
-class Door:
+class WebhookEndpoint:
     """A source that takes webhooks, as its row says now.
 
     Attributes:
@@ -52,7 +52,7 @@ class Door:
     """
 
     source_id: str
-    settings: WebhookSettings
+    settings: WebhookSourceSettings
     is_bound: bool
 
     @property
@@ -64,24 +64,24 @@ class Door:
 class Webhooks:
     """Takes deliveries in."""
 
-    def __init__(self, *, database: Database, ingest: Ingest, keeper: SourceKeeper, bytes_max: int) -> None:
+    def __init__(self, *, database: Database, ingest: Ingest, manager: SourceManager, bytes_max: int) -> None:
         """``bytes_max``: of a delivery, once it is not compressed."""
         self._database = database
         self._ingest = ingest
-        self._keeper = keeper
+        self._manager = manager
         self._bytes_max = bytes_max
 
-    async def door(self, source_id: str) -> Door:
-        """The door of a source.
+    async def endpoint(self, source_id: str) -> WebhookEndpoint:
+        """The endpoint of a source.
 
         Raises:
             UnknownSourceError, NoWebhookError, SourceDisabledError: It has none, or none that is open.
             SourceBoundError: Nothing would prove the identity that it is bound to.
         """
-        return await self._database.run(partial(_door, source_id=source_id))
+        return await self._database.run(partial(_endpoint, source_id=source_id))
 
     async def receive(
-        self, door: Door, body: bytes, *, headers: Mapping[str, str], media_type: str, coding: Coding
+        self, endpoint: WebhookEndpoint, body: bytes, *, headers: Mapping[str, str], media_type: str, coding: Coding
     ) -> IngestAnswer | dict[str, Any]:
         """Take a delivery in. Returns once its events are durable; JSON values are an answer to what holds none.
 
@@ -91,7 +91,7 @@ class Webhooks:
         Raises:
             SignatureRefusedError: It proves nothing. ClientFault, WorldFault: as ``Ingest.submit``.
         """
-        settings, status = door.settings, self._keeper.door(door.source_id)
+        settings, status = endpoint.settings, self._manager.endpoint_status(endpoint.source_id)
         now_s = clock_ms() / 1_000
         check = partial(check_signature, settings.signing, settings.every_secret, headers, body, now_s)
         try:
@@ -116,7 +116,7 @@ class Webhooks:
             said = await self._compute(body, coding, partial(read_delivery, delivery, self._bytes_max))
             if not said:
                 return {"processedEvents": [], "counts": NOTHING, "rejected": [], "batches": [], "receipts": []}
-            answer = await self._ingest.submit_read(door.source_id, said, is_proven=door.is_proven)
+            answer = await self._ingest.submit_read(endpoint.source_id, said, is_proven=endpoint.is_proven)
         except ClientFault as fault:
             status.fail(str(fault))
             raise
@@ -131,23 +131,25 @@ class Webhooks:
         return call() if is_short else await self._ingest.try_out(call)
 
 
-def _door(connection: "Connection", source_id: str) -> Door:
+def _endpoint(connection: "Connection", source_id: str) -> WebhookEndpoint:
     row = find(connection, source_id)
     settings = source_settings.read(row.source_type, row.configuration) if row.source_type == "webhook" else None
-    if not isinstance(settings, WebhookSettings) or not settings.scheme:
+    if not isinstance(settings, WebhookSourceSettings) or not settings.scheme:
         raise NoWebhookError(f"the source {source_id!r} takes no webhooks")
     if not row.enabled:
         raise SourceDisabledError(f"the source {source_id!r} is disabled")
-    door = Door(source_id=source_id, settings=settings, is_bound=row.identity_key is not None)
-    if door.is_bound and not door.is_proven:
+    endpoint = WebhookEndpoint(source_id=source_id, settings=settings, is_bound=row.identity_key is not None)
+    if endpoint.is_bound and not endpoint.is_proven:
         raise SourceBoundError(
             f"the source {source_id!r} takes events of one identity alone, and its webhooks prove none",
             remedy="give the source a signature scheme and a secret",
         )
-    return door
+    return endpoint
 
 
-def _greeting(settings: WebhookSettings, headers: Mapping[str, str], delivery: Delivery) -> dict[str, Any] | None:
+def _greeting(
+    settings: WebhookSourceSettings, headers: Mapping[str, str], delivery: Delivery
+) -> dict[str, Any] | None:
     """The answer to a sender that only tries the address; None where the delivery is no such thing."""
     if settings.preset.greeting == "github" and headers.get("x-github-event") == "ping":
         return {"answer": "pong", "delivery": headers.get("x-github-delivery", "")[:CHALLENGE_CHARS_MAX]}

@@ -38,7 +38,7 @@ from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
 from node.runtime.config import ReadGroup, RestartPolicy
 from node.runtime.nonces import NonceLedger
-from node.sources import Connector, SourceKeeper
+from node.sources import SourceConnector, SourceManager
 from node.worker import compute
 from node.worker.compute import pack_outputs
 from protocols import keys
@@ -320,7 +320,7 @@ async def running(
     access: Access | None = None,
     adverts: Sequence[bytes] = (),
     transport: MemoryTransport | None = None,
-    connectors: Mapping[str, Connector] | None = None,
+    connectors: Mapping[str, SourceConnector] | None = None,
     outbound_allowed: Sequence[str] = ("127.0.0.0/8",),
     idempotency_bounds: Mapping[str, int] | None = None,
     pauses: RestartPolicy | None = None,
@@ -345,7 +345,7 @@ async def running(
             tell=recorder.tell,
         )
 
-        keeper = SourceKeeper(
+        sources = SourceManager(
             database=database,
             ingest=ingest,
             connectors=connectors or {},
@@ -395,7 +395,7 @@ async def running(
             nonces=nonces,
             idempotency=idempotency,
             ingest=ingest,
-            sources=keeper,
+            sources=sources,
             feed=feed,
             cursors=cursors,
             webhooks=webhooks,
@@ -420,7 +420,7 @@ async def running(
             nursery.start_soon(ingest.run)
             nursery.start_soon(nonces.run)
             nursery.start_soon(idempotency.run)
-            nursery.start_soon(keeper.run)
+            nursery.start_soon(sources.run)
             nursery.start_soon(cursors.run)
             nursery.start_soon(webhooks.run)
             nursery.start_soon(objects.run)

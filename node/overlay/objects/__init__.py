@@ -9,12 +9,12 @@ import trio
 
 from node.network.transport import Transport
 from node.overlay.objects.adverts import Minter
-from node.overlay.objects.object_store import OBJECT_BYTES_MAX, Content, ObjectsBusyError, Shelf
-from node.overlay.objects.search import Likely, PeerSearch
+from node.overlay.objects.object_store import OBJECT_BYTES_MAX, Content, ObjectsBusyError, ObjectStore
+from node.overlay.objects.search import LikelyHolders, PeerSearch
 from node.overlay.objects.wire import (
     ADVERTS,
     DIGESTS_MAX,
-    LETTERS,
+    REQUEST_TAGS,
     Part,
     read_adverts_request,
     read_part_request,
@@ -28,7 +28,7 @@ from protocols.messages import IdentityKey
 from storage.database import Database
 from storage.objects import Kind
 
-__all__ = ["DIGESTS_MAX", "LETTERS", "OBJECT_BYTES_MAX", "Content", "Kind", "Objects", "ObjectsBusyError"]
+__all__ = ["DIGESTS_MAX", "OBJECT_BYTES_MAX", "REQUEST_TAGS", "Content", "Kind", "Objects", "ObjectsBusyError"]
 
 log = structlog.get_logger(__name__)
 
@@ -39,11 +39,11 @@ MISSING_MAX: Final = 4_096
 SURVEYS_AT_ONCE: Final = 8
 
 
-async def nobody(_: bytes) -> Sequence[IdentityKey]:
+async def no_holders(_: bytes) -> Sequence[IdentityKey]:
     return ()
 
 
-class Search:
+class ObjectSearch:
     """A search under way. ``outcome`` is set before ``done``."""
 
     def __init__(self, digest: bytes) -> None:
@@ -62,24 +62,24 @@ class Objects:
         transport: Transport,
         key: PrivateKey,
         public_url: str,
-        likely: Likely = nobody,
+        likely: LikelyHolders = no_holders,
     ) -> None:
         """Args:
         public_url: Where this node serves HTTP; its advertisements say so.
         likely: Who is said to hold an object, to be asked first.
         """
-        self._shelf = Shelf(database)
+        self._store = ObjectStore(database)
         self._peers = PeerSearch(transport, likely)
         self._minter = Minter(key, public_url)
-        self._searches: dict[bytes, Search] = {}
+        self._searches: dict[bytes, ObjectSearch] = {}
         self._missing: OrderedDict[bytes, float] = OrderedDict()  # digest: until when, by trio's clock
         self._surveys = trio.CapacityLimiter(SURVEYS_AT_ONCE)
-        self._send, self._receive = trio.open_memory_channel[Search](SEARCHES_WAITING_MAX)
+        self._send, self._receive = trio.open_memory_channel[ObjectSearch](SEARCHES_WAITING_MAX)
 
     async def run(self) -> None:
         """Search for what is asked for, and enter earlier batches into the index."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._shelf.run)
+            nursery.start_soon(self._store.run)
             for _ in range(SEARCHES_AT_ONCE):
                 nursery.start_soon(self._search)
 
@@ -88,14 +88,14 @@ class Objects:
 
         Raises:
             ObjectsBusyError: too many are in memory or searched for.
-            WorldFault: nobody knows; ask again.
+            WorldFault: no_holders knows; ask again.
         """
-        content = await self._shelf.read(digest) or self._shelf.at_hand(digest)  # a search may just have ended
+        content = await self._store.read(digest) or self._store.in_memory(digest)  # a search may just have ended
         if content is not None or local or self._known_missing(digest):
             return content
         search = self._searches.get(digest)
         if search is None:
-            search = Search(digest)
+            search = ObjectSearch(digest)
             try:
                 self._send.send_nowait(search)
             except trio.WouldBlock as full:
@@ -109,7 +109,7 @@ class Objects:
     async def own_adverts(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """This node's advertisement of each object, a locking script; None for what it does not hold."""
         now_ms = clock_ms()
-        found = await self._shelf.find(list(digests))
+        found = await self._store.find(list(digests))
         return [None if known is None else self._minter.mint(known, now_ms) for known in found]
 
     async def peer_adverts(
@@ -135,9 +135,9 @@ class Objects:
             return write_adverts(await self.own_adverts(read_adverts_request(body)))
         asked = read_part_request(body)
         if asked.length == 0:
-            known = (await self._shelf.find([asked.digest]))[0]
+            known = (await self._store.find([asked.digest]))[0]
             return b"" if known is None else write_part(Part(kind=known.kind, size=known.size))
-        content = await self._shelf.read(asked.digest)
+        content = await self._store.read(asked.digest)
         if content is None:
             return b""
         data = content.data[asked.offset : asked.offset + asked.length]
@@ -157,7 +157,7 @@ class Objects:
     async def _found(self, digest: bytes) -> Content | None:
         content = await self._peers.fetch(digest)
         if content is not None:
-            await self._shelf.keep(content)
+            await self._store.keep(content)
             return content
         self._missing[digest] = trio.current_time() + MISSING_S
         if len(self._missing) > MISSING_MAX:

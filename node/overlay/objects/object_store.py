@@ -49,7 +49,7 @@ class Content:
         return len(self.data)
 
 
-class Shelf:
+class ObjectStore:
     """Reads objects, keeps copies, and enters batches of earlier versions of this node into the index."""
 
     def __init__(self, database: Database) -> None:
@@ -64,7 +64,7 @@ class Shelf:
             lambda connection: [objects.find(connection, digest) for digest in digests],
         )
 
-    def at_hand(self, digest: bytes) -> Content | None:
+    def in_memory(self, digest: bytes) -> Content | None:
         """An object that is in memory now."""
         return self._alive.get(digest)
 
@@ -74,10 +74,10 @@ class Shelf:
         Raises:
             ObjectsBusyError: too many are in memory.
         """
-        content = self.at_hand(digest)
+        content = self.in_memory(digest)
         if content is None:
             async with self._readers:
-                content = self.at_hand(digest)
+                content = self.in_memory(digest)
                 if content is None:
                     content = await self._load(digest)
         if content is not None:

@@ -1,7 +1,7 @@
 """Asks peers about objects: who has one, the bytes of it, and their advertisements.
 
-Likely holders are asked first, then the connected peers in random order, a few at a time. A peer's word that it
-has an object costs nothing but the time to find out: what it sends counts only with the digest asked for.
+Likely holders are asked first, then the connected peers in random order, a few at a time. A peer that falsely claims
+to have an object costs only the time to find out: its bytes count only if they have the digest asked for.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ ANSWER_S: Final = 2.0
 PART_S: Final = 5.0
 SEARCH_S: Final = 30.0
 
-Likely: TypeAlias = Callable[[bytes], Awaitable[Sequence[IdentityKey]]]
+LikelyHolders: TypeAlias = Callable[[bytes], Awaitable[Sequence[IdentityKey]]]
 """Who is said to hold an object."""
 Answers: TypeAlias = "trio.MemoryReceiveChannel[tuple[IdentityKey, bytes]]"
 
@@ -44,7 +44,7 @@ Answers: TypeAlias = "trio.MemoryReceiveChannel[tuple[IdentityKey, bytes]]"
 class PeerSearch:
     """One node's questions to the others."""
 
-    def __init__(self, transport: Transport, likely: Likely) -> None:
+    def __init__(self, transport: Transport, likely: LikelyHolders) -> None:
         self._transport = transport
         self._likely = likely
 

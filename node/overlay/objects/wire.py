@@ -19,7 +19,7 @@ from protocols.uhrp import DIGEST_BYTES
 from storage.objects import Kind
 
 PART, ADVERTS = b"U", b"A"
-LETTERS: Final = (PART, ADVERTS)
+REQUEST_TAGS: Final = (PART, ADVERTS)
 PART_BYTES_MAX: Final = 512 * 1024
 DIGESTS_MAX: Final = 16
 ADVERT_BYTES_MAX: Final = 4_096

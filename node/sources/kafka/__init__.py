@@ -1,7 +1,7 @@
 """Kafka as a source: a member of a consumer group whose offsets are committed once the events are on disk.
 
 What holds
-- **Nothing is lost.** The offset of a message is committed after ``Intake.take`` returned; whoever reads the
+- **Nothing is lost.** The offset of a message is committed after ``SourceIntake.take`` returned; whoever reads the
   partition next begins there.
 - **Nothing counts twice on a node.** An event's id is its message's place (topic, its id, partition, offset): what is
   read again is a repeat. Between nodes with databases of their own, a partition is handed over once what is under
@@ -21,16 +21,16 @@ that needs a firewall.
 
 from functools import partial
 
-from node.sources.intake import Connector, Intake
-from node.sources.kafka.reader import Reader
+from node.sources.intake import SourceConnector, SourceIntake
+from node.sources.kafka.reader import KafkaReader
 
 __all__ = ["connector"]
 
 
-def connector(network: str) -> Connector:
+def connector(network: str) -> SourceConnector:
     """Reads sources of type ``kafka`` for a node of a network."""
-    return Connector(run=partial(_run, network=network))
+    return SourceConnector(run=partial(_run, network=network))
 
 
-async def _run(intake: Intake, network: str) -> None:
-    await Reader(intake, network=network).run()
+async def _run(intake: SourceIntake, network: str) -> None:
+    await KafkaReader(intake, network=network).run()

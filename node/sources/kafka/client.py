@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from node.sources.intake import SourceFault
-from node.sources.settings.kafka import KafkaSettings
+from node.sources.settings.kafka import KafkaSourceSettings
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ TELLING: Final = (
 """Errors that say why, the most telling first; all others only say that."""
 
 
-def configuration(settings: KafkaSettings, brokers: Sequence[str]) -> dict[str, Any]:
+def configuration(settings: KafkaSourceSettings, brokers: Sequence[str]) -> dict[str, Any]:
     """What every client of a source needs; secrets are in it."""
     found: dict[str, Any] = {
         **DEFAULTS,
@@ -82,7 +82,7 @@ def configuration(settings: KafkaSettings, brokers: Sequence[str]) -> dict[str, 
     return found
 
 
-def for_group(settings: KafkaSettings, common: dict[str, Any], group: str) -> dict[str, Any]:
+def for_group(settings: KafkaSourceSettings, common: dict[str, Any], group: str) -> dict[str, Any]:
     """What the member of a group needs."""
     return {
         **common,
@@ -218,6 +218,6 @@ def made(build: Callable[[], Any]) -> Any:
         raise fault(error.args[0]) from None
 
 
-def _protocol(settings: KafkaSettings) -> str:
+def _protocol(settings: KafkaSourceSettings) -> str:
     inner = "SSL" if settings.tls is not None else "PLAINTEXT"
     return inner if settings.sasl is None else f"SASL_{inner}"

@@ -18,10 +18,10 @@ import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from node.runtime.guarded_http import ForbiddenAddressError, OutboundFault, resolve
-from node.sources.intake import Intake, SourceFault
+from node.sources.intake import SourceFault, SourceIntake
 from node.sources.kafka import client
-from node.sources.kafka.flight import Flight, Offsets, Partition
-from node.sources.settings.kafka import KafkaSettings
+from node.sources.kafka.in_flight import InFlightBatch, Offsets, Partition
+from node.sources.settings.kafka import KafkaSourceSettings
 from node.worker.parsing.kafka_messages import KafkaMessage, Reading, events_of
 from protocols.errors import WorldFault
 
@@ -47,12 +47,12 @@ class _StoppedError(Exception):
     """The source is no longer wanted."""
 
 
-class Reader:
+class KafkaReader:
     """One run of a source, from connecting to its end."""
 
-    def __init__(self, intake: Intake, *, network: str) -> None:
+    def __init__(self, intake: SourceIntake, *, network: str) -> None:
         settings = intake.settings
-        assert isinstance(settings, KafkaSettings), "the keeper pairs connectors with their settings"
+        assert isinstance(settings, KafkaSourceSettings), "the manager pairs connectors with their settings"
         self._intake = intake
         self._settings = settings
         self._group = settings.group or f"overlay.{network}.{intake.source_id}"
@@ -67,8 +67,8 @@ class Reader:
         self._stop = threading.Event()
         self._ended = trio.Event()
         self._fault: Exception | None = None
-        self._flight: Flight | None = None
-        self._send, self._receive = trio.open_memory_channel[Flight](1)
+        self._flight: InFlightBatch | None = None
+        self._send, self._receive = trio.open_memory_channel[InFlightBatch](1)
         self._logs: dict[str, str] = {}
         self._backlog: list[Message] = []
         self._is_paused = False
@@ -145,7 +145,7 @@ class Reader:
             finally:
                 flight.done.set()
 
-    async def _take(self, flight: Flight) -> None:
+    async def _take(self, flight: InFlightBatch) -> None:
         for part in _parts(flight.messages):
             call = partial(events_of, tuple(part), self._reading)
             events = await self._intake.compute(call) if self._reading.parses else call()
@@ -201,7 +201,7 @@ class Reader:
         self._commit(consumer)
         messages = self._sorted(self._gather(consumer))
         while messages:
-            flight = Flight(messages=messages)
+            flight = InFlightBatch(messages=messages)
             self._fly(consumer, flight)
             if flight.fault is not None:
                 raise flight.fault
@@ -211,7 +211,7 @@ class Reader:
         self._resume(consumer)
         self._check()
 
-    def _is_left(self, message: KafkaMessage, flight: Flight) -> bool:
+    def _is_left(self, message: KafkaMessage, flight: InFlightBatch) -> bool:
         return (message.topic, message.partition) not in flight.given_up
 
     def _gather(self, consumer: Consumer) -> list[Message]:
@@ -253,7 +253,7 @@ class Reader:
             self._logs.update(self._cluster.logs(sorted(unknown)))
         return [_message(each, topic, number, offset, self._logs[topic]) for each, topic, number, offset in left]
 
-    def _fly(self, consumer: Consumer, flight: Flight) -> None:
+    def _fly(self, consumer: Consumer, flight: InFlightBatch) -> None:
         """Have messages handed on; returns once they are, or could not be."""
         self._flight = flight
         self._soon(self._send.send_nowait, flight)
@@ -265,7 +265,7 @@ class Reader:
             self._stand_by(consumer)
             waited = flight.done.wait(STEP_S)
 
-    def _finish(self, flight: Flight) -> None:
+    def _finish(self, flight: InFlightBatch) -> None:
         """A source that ends lets what is under way land, so that the next one does not read it again."""
         deadline_s = time.monotonic() + FINISH_S
         while not flight.done.wait(STEP_S) and time.monotonic() < deadline_s:
@@ -397,7 +397,7 @@ class Reader:
                 log.info("kafka.not_committed", why=str(client.fault(error.args[0])))
         self._show()
 
-    def _await(self, flight: Flight, going: set[Partition]) -> None:
+    def _await(self, flight: InFlightBatch, going: set[Partition]) -> None:
         """Wait for what is under way, unless the node is full, or too slow: then it is given up."""
         deadline_s = time.monotonic() + HAND_OVER_S
         while not flight.done.wait(STEP_S):
@@ -407,7 +407,7 @@ class Reader:
                 return
             self._soon(self._let_go, flight, going)
 
-    def _let_go(self, flight: Flight, going: set[Partition]) -> None:
+    def _let_go(self, flight: InFlightBatch, going: set[Partition]) -> None:
         """In the event loop, where a node that is full is known to have been handed nothing."""
         if self._intake.held_up:
             flight.give_up(going)

@@ -13,11 +13,11 @@ from typing import Final
 
 import trio
 
-from node.sources.intake import Connector, Intake, SourceFault
+from node.sources.intake import SourceConnector, SourceFault, SourceIntake
 from node.sources.mqtt import codec, reasons
-from node.sources.mqtt.link import Link, open_link
+from node.sources.mqtt.connection import BrokerConnection, open_connection
 from node.sources.mqtt.waiting import Waiting
-from node.sources.settings.mqtt import MqttSettings
+from node.sources.settings.mqtt import MqttSourceSettings
 from node.worker.parsing.mqtt_messages import Message, events_of
 from protocols.errors import OverlayError
 from protocols.messages import IdentityKey
@@ -27,14 +27,14 @@ GOODBYE_S: Final = 1.0
 CLIENT_ID_HEX: Final = 21  # with its prefix 23 characters, which every server takes (MQTT 3.1.1, section 3.1.3.1)
 
 
-def connector(*, network: str, identity: IdentityKey) -> Connector:
+def connector(*, network: str, identity: IdentityKey) -> SourceConnector:
     """How sources of type ``mqtt`` are read by the node with this identity."""
 
-    async def run(intake: Intake) -> None:
+    async def run(intake: SourceIntake) -> None:
         settings = intake.settings
-        assert isinstance(settings, MqttSettings), "the keeper reads settings by the source's type"
+        assert isinstance(settings, MqttSourceSettings), "the manager reads settings by the source's type"
         client_id = settings.client_id or default_client_id(network, intake.source_id, identity)
-        link = await open_link(settings, intake.outbound_allowed)
+        link = await open_connection(settings, intake.outbound_allowed)
         try:
             with _one_fault():
                 await _Subscription(intake, settings, client_id, link).run()
@@ -42,7 +42,7 @@ def connector(*, network: str, identity: IdentityKey) -> Connector:
             with trio.CancelScope(shield=True):
                 await _leave(link)
 
-    return Connector(run=run)
+    return SourceConnector(run=run)
 
 
 def default_client_id(network: str, source_id: str, identity: IdentityKey) -> str:
@@ -52,7 +52,7 @@ def default_client_id(network: str, source_id: str, identity: IdentityKey) -> st
     return f"ov{digest.hexdigest()[:CLIENT_ID_HEX]}"
 
 
-async def _leave(link: Link) -> None:
+async def _leave(link: BrokerConnection) -> None:
     """Say goodbye where that can be said. The session stays."""
     try:
         with trio.move_on_after(GOODBYE_S):
@@ -87,7 +87,9 @@ def _leaves(group: BaseExceptionGroup[OverlayError]) -> Iterator[OverlayError]:
 class _Subscription:
     """One connection, from CONNECT to its end."""
 
-    def __init__(self, intake: Intake, settings: MqttSettings, client_id: str, link: Link) -> None:
+    def __init__(
+        self, intake: SourceIntake, settings: MqttSourceSettings, client_id: str, link: BrokerConnection
+    ) -> None:
         self._intake = intake
         self._settings = settings
         self._client_id = client_id

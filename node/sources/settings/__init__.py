@@ -10,21 +10,21 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from node.sources.settings.base import HIDDEN, SECRET_NAMES, SourceSettings
-from node.sources.settings.kafka import KafkaSettings
-from node.sources.settings.mqtt import MqttSettings
-from node.sources.settings.overlay import OverlaySettings
-from node.sources.settings.poll import PollSettings
-from node.sources.settings.webhook import WebhookSettings
+from node.sources.settings.kafka import KafkaSourceSettings
+from node.sources.settings.mqtt import MqttSourceSettings
+from node.sources.settings.overlay import OverlaySourceSettings
+from node.sources.settings.poll import PollSourceSettings
+from node.sources.settings.webhook import WebhookSourceSettings
 from protocols.errors import ClientFault
 
 __all__ = ["HIDDEN", "SECRET_NAMES", "SETTINGS", "InvalidConfigurationError", "SourceSettings", "hidden", "read"]
 
 SETTINGS: Final[dict[str, type[SourceSettings]]] = {
-    "mqtt": MqttSettings,
-    "kafka": KafkaSettings,
-    "overlay": OverlaySettings,
-    "webhook": WebhookSettings,
-    "poll": PollSettings,
+    "mqtt": MqttSourceSettings,
+    "kafka": KafkaSourceSettings,
+    "overlay": OverlaySourceSettings,
+    "webhook": WebhookSourceSettings,
+    "poll": PollSourceSettings,
 }
 
 

@@ -66,7 +66,7 @@ Topic = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,249}$")]
 Pem = Annotated[str, StringConstraints(max_length=PEM_CHARS_MAX)]
 
 
-class Tls(SourceSettings):
+class KafkaTls(SourceSettings):
     """TLS to the brokers, whose certificates must name the hosts that are called.
 
     ``caPem``: who is trusted to say so; the system's authorities where it is empty.
@@ -84,7 +84,7 @@ class Tls(SourceSettings):
         return self
 
 
-class Sasl(SourceSettings):
+class KafkaSasl(SourceSettings):
     """How the node says who it is."""
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -92,7 +92,7 @@ class Sasl(SourceSettings):
     password: SecretStr = Field(min_length=1, max_length=1_024)
 
 
-class KafkaSettings(EventSettings):
+class KafkaSourceSettings(EventSettings):
     """A source that is read from Kafka.
 
     Attributes:
@@ -119,8 +119,8 @@ class KafkaSettings(EventSettings):
     key_format: Literal["text", "json", "base64"] = "text"
     tombstones: Literal["events", "skip"] = "events"
     timestamps: bool = True
-    tls: Tls | None = None
-    sasl: Sasl | None = None
+    tls: KafkaTls | None = None
+    sasl: KafkaSasl | None = None
     properties: dict[str, PropertyValue] = Field(default_factory=dict, max_length=len(PROPERTIES))
 
     @field_validator("brokers")

@@ -61,7 +61,7 @@ class MqttTls(SourceSettings):
         return self
 
 
-class MqttSettings(EventSettings):
+class MqttSourceSettings(EventSettings):
     """One broker, its topics, and how its messages become events.
 
     Headers are the user properties of MQTT 5. A message that says no type is of a type named like its topic. A
@@ -103,7 +103,7 @@ class MqttSettings(EventSettings):
         return self.port or (PORT_TLS if self.tls else PORT)
 
     @model_validator(mode="after")
-    def _can_be_said(self) -> "MqttSettings":
+    def _can_be_said(self) -> "MqttSourceSettings":
         if self.topic_field == PAYLOAD_FIELD:
             raise ValueError(f"topicField: {PAYLOAD_FIELD} is where the message stands")
         if self.password is not None and not self.username and self.protocol_version == "3.1.1":

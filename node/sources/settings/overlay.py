@@ -15,7 +15,7 @@ LIST_MAX = 64
 HOUR_S = 3_600
 
 
-class OverlaySettings(SourceSettings):
+class OverlaySourceSettings(SourceSettings):
     """Which batches are read, and what becomes of their events.
 
     Attributes:

@@ -32,7 +32,7 @@ OUR_HEADERS: Final = frozenset(
 Parameter = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\[\]$-]*$", max_length=128)]
 
 
-class PollSettings(ShapeSettings):
+class PollSourceSettings(ShapeSettings):
     """What is asked, how often, and how answers become events.
 
     Attributes:
@@ -130,7 +130,7 @@ class PollSettings(ShapeSettings):
         return value
 
     @model_validator(mode="after")
-    def _fits(self) -> "PollSettings":
+    def _fits(self) -> "PollSourceSettings":
         if sum(map(bool, (self.cursor_path, self.cursor_field, self.follow_links))) > 1:
             raise ValueError("cursorPath, cursorField and followLinks exclude each other")
         if bool(self.cursor_path or self.cursor_field) != bool(self.cursor_parameter):

@@ -16,7 +16,7 @@ OPEN_TO: Final[dict[str, tuple[str, ...]]] = {"hmac": SIGNED_BY, "bearer": ("hea
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
-class WebhookSettings(EventSettings):
+class WebhookSourceSettings(EventSettings):
     """Without a ``scheme`` the source takes events by the ingest API alone.
 
     Attributes:
@@ -41,7 +41,7 @@ class WebhookSettings(EventSettings):
     events_path: Pointer | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "WebhookSettings":
+    def _is_whole(self) -> "WebhookSourceSettings":
         said = self.model_fields_set
         if not self.scheme:
             if said:

@@ -36,7 +36,7 @@ class UnreadableError(WorldFault):
 
 
 @attrs.frozen(kw_only=True)
-class Wishes:
+class BatchSelection:
     """Which batches a source reads, as far as their certificates say it; empty sets stand for all."""
 
     network: str
@@ -60,7 +60,7 @@ class Wishes:
         )
 
 
-def choose(encoded: Sequence[bytes], wishes: Wishes) -> list[tuple[QuorumCertificate | None, str]]:
+def choose(encoded: Sequence[bytes], selection: BatchSelection) -> list[tuple[QuorumCertificate | None, str]]:
     """The certificates among these that are wanted, each checked whole: None for others.
 
     Returns with each what is wrong with it: signatures, or a quorum that its level does not allow. Empty: nothing.
@@ -69,10 +69,10 @@ def choose(encoded: Sequence[bytes], wishes: Wishes) -> list[tuple[QuorumCertifi
     for each in encoded:
         try:
             read = codec.decode(QuorumCertificate, each)
-            if not wishes.wants(read.statement):
+            if not selection.wants(read.statement):
                 found.append((None, ""))
                 continue
-            certificate.verify_quorum(read, network=wishes.network)
+            certificate.verify_quorum(read, network=selection.network)
         except OverlayError as error:
             found.append((None, f"its certificate does not hold: {error}"))
             continue
@@ -94,7 +94,7 @@ def chain_of(external_id: str | None) -> list[str]:
 
 
 def read_events(
-    leaves: bytes, normalized: bytes, *, encoded: bytes, wishes: Wishes, include_reference: bool
+    leaves: bytes, normalized: bytes, *, encoded: bytes, selection: BatchSelection, include_reference: bool
 ) -> list[RawEvent]:
     """Events of a certified batch, in batch order.
 
@@ -118,7 +118,7 @@ def read_events(
     found = []
     for verdict, said in zip(verdicts, data, strict=True):
         before = chain_of(verdict["externalId"])
-        if verdict["status"] not in wishes.statuses or len(before) >= CHAIN_MAX:
+        if verdict["status"] not in selection.statuses or len(before) >= CHAIN_MAX:
             continue
         if include_reference:
             more = {"eventId": verdict["eventId"], "versionId": verdict["versionId"], "status": verdict["status"]}

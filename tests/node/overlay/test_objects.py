@@ -49,7 +49,7 @@ async def member(
 ) -> AsyncIterator[Member]:
     """One node's objects, on its network, until the block ends."""
 
-    async def said_to_hold(digest: bytes) -> Sequence[IdentityKey]:
+    async def advertised_holders(digest: bytes) -> Sequence[IdentityKey]:
         return likely(digest)
 
     async def answer(_: IdentityKey, body: bytes) -> bytes:
@@ -63,7 +63,7 @@ async def member(
             transport=transport,  # as much of one as objects use
             key=signer.key,
             public_url="https://node.example/",
-            likely=said_to_hold,
+            likely=advertised_holders,
         )
         network.answers[signer.identity] = answer
         async with trio.open_nursery() as nursery:

@@ -10,7 +10,7 @@ from node.network.content_exchange import PRESENT
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
 from node.overlay.objects import DIGESTS_MAX, wire
-from node.overlay.uhrp_lookup import UhrpLookup, read_query, said_to_hold
+from node.overlay.uhrp_lookup import UhrpLookup, advertised_holders, read_query
 from protocols.beef import read_beef
 from protocols.errors import InvalidUhrpUrlError
 from protocols.messages import IdentityKey
@@ -106,7 +106,7 @@ async def test_submitted_adverts_say_whom_to_ask_first(postgres_url: str) -> Non
     async def submitted(digests: Sequence[bytes]) -> Sequence[LookupOutput]:
         return [LookupOutput(beef=carry(advert()), output_index=0)]
 
-    assert await said_to_hold(submitted, False, DIGEST) == [HOST.identity]
+    assert await advertised_holders(submitted, False, DIGEST) == [HOST.identity]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import trustme
 from node.ingest.pipeline import IngestLimits
 from node.sources import mqtt
 from node.sources.mqtt import codec
+from node.sources.mqtt.connection import CHUNK_BYTES
 from node.sources.mqtt.connector import default_client_id
-from node.sources.mqtt.link import CHUNK_BYTES
 from node.sources.settings import HIDDEN
 from node.worker import compute
 from scripts.mosquitto import Mosquitto, binary

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from node.sources import SourceFault
+from node.sources.mqtt.connection import tls_context
 from node.sources.mqtt.connector import default_client_id
-from node.sources.mqtt.link import tls_context
 from node.sources.settings import InvalidConfigurationError, read
 from node.sources.settings.mqtt import MqttTls
 

@@ -16,7 +16,7 @@ from node.network.content_exchange import ABSENT, OUTPUTS, PRESENT, PeerLibrary
 from node.network.notices import Interests
 from node.network.remote_batches import ForeignBatches
 from node.network.sync_messages import MANIFESTS, ManifestPage
-from node.sources import Connector, Intake
+from node.sources import SourceConnector, SourceIntake
 from node.sources.overlay import OverlayReader
 from node.worker.compute import unpack
 from node.worker.parsing.foreign_events import CHAIN_MAX
@@ -135,12 +135,12 @@ async def opened(reader_url: str, origin_url: str, kept_max: int = 1_000) -> Asy
     transport = network.join(READER.identity)
     readers: list[OverlayReader] = []
 
-    async def run(intake: Intake) -> None:
+    async def run(intake: SourceIntake) -> None:
         await readers[0].run(intake)
 
     async with (
         running(origin_url) as origin,
-        running(reader_url, connectors={"overlay": Connector(run=run)}) as reader,
+        running(reader_url, connectors={"overlay": SourceConnector(run=run)}) as reader,
     ):
         with Database(reader_url) as database:
             log = CertificateLog(

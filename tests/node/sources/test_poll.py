@@ -15,9 +15,9 @@ import trio
 
 from node.runtime import workers
 from node.runtime.guarded_http import guarded_client
-from node.sources import Intake, SourceFault, poll
-from node.sources.intake import Compute, Mark, Status
-from node.sources.settings.poll import PollSettings
+from node.sources import SourceFault, SourceIntake, poll
+from node.sources.intake import Compute, SavedPosition, SourceStatus
+from node.sources.settings.poll import PollSourceSettings
 from node.worker import compute
 from storage import batches, sources
 from tests.node.http_server import HERE, Asked, Said, Server, named, serving
@@ -79,11 +79,11 @@ async def reached(node: Running, wanted: Callable[[dict[str, Any]], bool], sourc
     raise AssertionError(shown)
 
 
-async def mark(node: Running, source_id: str = "s1") -> Mark | None:
+async def mark(node: Running, source_id: str = "s1") -> SavedPosition | None:
     return await node.database.run(partial(sources.mark, source_id=source_id))
 
 
-class Shelf:
+class Listing:
     """A server's items, each with its number as its id, in pages."""
 
     def __init__(self, count: int, per_page: int = 3) -> None:
@@ -158,20 +158,20 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_pages_are_followed_and_polls_go_on_where_they_were(node: Running, way: str) -> None:
-    shelf = Shelf(10)
-    async with serving(getattr(shelf, way)) as server:
+    listing = Listing(10)
+    async with serving(getattr(listing, way)) as server:
         await polled(node, f"{server.url}/", **WAYS[way])
         shown = await reached(node, lambda shown: shown["lag"] == 0)
         assert (shown["status"], shown["accepted"]) == ("running", 10)
         before = len(server.asked)
         await until(lambda: len(server.asked) > before + 1)
         await reached(node, lambda shown: shown["accepted"] == 10)
-        shelf.add(5)
+        listing.add(5)
         await reached(node, lambda shown: shown["accepted"] == 15)
         found = await ids(node)
-        assert sorted(found, key=lambda each: int(each or 0)) == shelf.ids(), "each once"
+        assert sorted(found, key=lambda each: int(each or 0)) == listing.ids(), "each once"
         if way != "newest_first":
-            assert found == shelf.ids()
+            assert found == listing.ids()
         before = len(server.asked)
         await node.client.patch("/overlay/sources/s1", json={"configuration": configuration_of(server, way, 2)})
         await until(lambda: len(server.asked) > before)
@@ -184,19 +184,19 @@ def configuration_of(server: Server, way: str, interval: float) -> dict[str, Any
 
 
 async def test_an_answer_that_did_not_change_is_not_sent_again(node: Running) -> None:
-    shelf = Shelf(2)
+    listing = Listing(2)
     when = email.utils.formatdate(usegmt=True)
 
     def dated(asked: Asked) -> Said:
         if asked.headers.get("if-modified-since") == when:
             return Said(status=304)
-        return Said(headers=[("Last-Modified", when)], body=orjson.dumps(shelf.items))
+        return Said(headers=[("Last-Modified", when)], body=orjson.dumps(listing.items))
 
     def untagged(asked: Asked) -> Said:
-        return Said(body=orjson.dumps(shelf.items))
+        return Said(body=orjson.dumps(listing.items))
 
     async with (
-        serving(lambda asked: shelf.tagged(asked, shelf.items)) as tagged,
+        serving(lambda asked: listing.tagged(asked, listing.items)) as tagged,
         serving(dated) as dating,
         serving(untagged) as plain,
     ):
@@ -208,18 +208,18 @@ async def test_an_answer_that_did_not_change_is_not_sent_again(node: Running) ->
             assert (shown["accepted"], shown["duplicates"]) == (2, 0)
         assert all("if-none-match" in asked.headers for asked in tagged.asked[1:])
         assert "if-none-match" not in tagged.asked[0].headers
-        shelf.add(1)
+        listing.add(1)
         for name in ("s1", "s3"):
             shown = await reached(node, lambda shown: shown["accepted"] == 3, name)
             assert shown["duplicates"] == 2
 
 
 async def test_a_changed_item_is_a_new_version_and_an_unchanged_one_a_duplicate(node: Running) -> None:
-    shelf = Shelf(2)
-    async with serving(lambda asked: Said(body=orjson.dumps(shelf.items))) as server:
+    listing = Listing(2)
+    async with serving(lambda asked: Said(body=orjson.dumps(listing.items))) as server:
         await polled(node, server.url, eventsPath="", externalIdPath="/id")
         await reached(node, lambda shown: shown["accepted"] == 2)
-        shelf.items[0]["value"] = 99
+        listing.items[0]["value"] = 99
         await reached(node, lambda shown: (shown["accepted"], shown["duplicates"]) == (3, 1))
         found = await records(node)
         assert [record["externalId"] for record in found] == ["1", "2", "1"]
@@ -265,13 +265,13 @@ async def test_feeds_csv_and_whole_documents(node: Running) -> None:
 
 async def test_a_server_that_fails_is_shown_and_asked_again(node: Running) -> None:
     """As long as it asks to be left alone, it is; then everything comes all the same."""
-    shelf = Shelf(3)
+    listing = Listing(3)
     faults = [Said(status=500), Said(status=429, headers=[("Retry-After", "1")])]
     times: list[float] = []
 
     def handler(asked: Asked) -> Said:
         times.append(trio.current_time())
-        return faults.pop(0) if faults else shelf.by_cursor(asked)
+        return faults.pop(0) if faults else listing.by_cursor(asked)
 
     async with serving(handler) as server:
         await polled(node, f"{server.url}/{SECRET}?key={SECRET}", **BY_CURSOR)
@@ -284,8 +284,8 @@ async def test_a_server_that_fails_is_shown_and_asked_again(node: Running) -> No
     shown = await reached(node, lambda shown: shown["status"] == "failing")
     assert "no connection" in shown["lastError"]
     assert SECRET not in str(shown)
-    async with serving(shelf.by_cursor, port=server.port):
-        shelf.add(1)
+    async with serving(listing.by_cursor, port=server.port):
+        listing.add(1)
         await reached(node, lambda shown: shown["accepted"] == 4)
 
 
@@ -329,8 +329,8 @@ async def test_every_fault_is_shown_and_none_stops_another_source(node: Running)
         said = FAULTS[asked.path[1:]][0]
         return said if isinstance(said, Said) else said()
 
-    shelf = Shelf(2)
-    async with serving(handler) as broken, serving(shelf.by_cursor) as sound:
+    listing = Listing(2)
+    async with serving(handler) as broken, serving(listing.by_cursor) as sound:
         for name, (_, configuration, _) in FAULTS.items():
             await polled(node, f"{broken.url}/{name}?key={SECRET}", name, **configuration)
         for name, (_, _, why) in FAULTS.items():
@@ -345,7 +345,7 @@ async def test_every_fault_is_shown_and_none_stops_another_source(node: Running)
 async def test_a_body_that_takes_too_long_to_read_is_given_up(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "READ_S", 0.01)  # a process does not even start in that time
     async with serving(lambda asked: Said(body=b"[1]")) as server, workers.Workers(1) as processes:
-        settings = PollSettings.model_validate({"url": server.url, "interval": 7})
+        settings = PollSourceSettings.model_validate({"url": server.url, "interval": 7})
         intake = await an_intake(node, "s1", settings, processes.read)
         async with guarded_client(ALLOWED, 20) as client:
             with pytest.raises(SourceFault, match="the body is too much to read") as fault:
@@ -397,8 +397,8 @@ async def test_nothing_is_polled_where_the_node_may_not_call(postgres_url: str) 
 
 
 async def test_headers_go_to_their_own_origin_and_are_never_shown(node: Running) -> None:
-    shelf = Shelf(6)
-    async with serving(shelf.by_link) as other:
+    listing = Listing(6)
+    async with serving(listing.by_link) as other:
 
         def handler(asked: Asked) -> Said:
             return Said(headers=[("Link", f"<{other.url}/?start=0>; rel=next")], body=b'[{"id": 0}]')
@@ -413,8 +413,8 @@ async def test_headers_go_to_their_own_origin_and_are_never_shown(node: Running)
 
 
 async def test_a_poll_asks_for_so_many_pages_and_the_next_goes_on(node: Running) -> None:
-    shelf = Shelf(10)
-    async with serving(shelf.by_cursor) as server:
+    listing = Listing(10)
+    async with serving(listing.by_cursor) as server:
         await polled(node, server.url, **{**BY_CURSOR, "pagesMax": 2, "interval": 3_600})
         shown = await reached(node, lambda shown: shown["detail"] != "")
         assert (shown["accepted"], shown["lag"]) == (6, 4)
@@ -423,12 +423,12 @@ async def test_a_poll_asks_for_so_many_pages_and_the_next_goes_on(node: Running)
             "/overlay/sources/s1", json={"configuration": configuration_of(server, "by_cursor", 1)}
         )
         await reached(node, lambda shown: shown["lag"] == 0)
-        assert await ids(node) == shelf.ids()
+        assert await ids(node) == listing.ids()
 
 
 async def test_settings_that_mean_other_events_begin_anew(node: Running) -> None:
-    shelf = Shelf(4)
-    async with serving(shelf.by_cursor) as server:
+    listing = Listing(4)
+    async with serving(listing.by_cursor) as server:
         await polled(node, f"{server.url}/a", **BY_CURSOR)
         await reached(node, lambda shown: shown["lag"] == 0)
         configuration = {**configuration_of(server, "by_cursor", 1), "url": f"{server.url}/b"}
@@ -457,19 +457,21 @@ class Steps(trio.abc.Instrument):
                 self.scope.cancel()
 
 
-async def an_intake(node: Running, source_id: str, settings: PollSettings, compute: Compute | None = None) -> Intake:
-    return Intake(
+async def an_intake(
+    node: Running, source_id: str, settings: PollSourceSettings, compute: Compute | None = None
+) -> SourceIntake:
+    return SourceIntake(
         source_id=source_id,
         settings=settings,
         mark=await mark(node, source_id),
-        status=Status(),
+        status=SourceStatus(),
         ingest=node.ingest,
         outbound_allowed=ALLOWED,
         compute=compute or node.ingest.try_out,
     )
 
 
-async def one_poll(node: Running, source_id: str, settings: PollSettings, crash_at: int | None) -> bool:
+async def one_poll(node: Running, source_id: str, settings: PollSourceSettings, crash_at: int | None) -> bool:
     """Poll once from the mark, or up to a crash. Returns whether the poll came to its end."""
     intake = await an_intake(node, source_id, settings)
     steps = Steps(10**9 if crash_at is None else crash_at)
@@ -500,9 +502,9 @@ def cursor_and_events(connection: Any, source_id: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_crash_at_any_step_loses_nothing_and_doubles_nothing(postgres_url: str, way: str) -> None:
     """The connector is cancelled at its every step; the next one goes on from the mark that is on disk."""
-    shelf = Shelf(7)
-    async with running(postgres_url) as node, serving(getattr(shelf, way)) as server:
-        settings = PollSettings.model_validate(configuration_of(server, way, 3_600))
+    listing = Listing(7)
+    async with running(postgres_url) as node, serving(getattr(listing, way)) as server:
+        settings = PollSourceSettings.model_validate(configuration_of(server, way, 3_600))
         crashes = 0
         for step in range(1, 1_000):
             source_id = f"s{step}"

@@ -6,17 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from node.runtime.guarded_http import Fetched, OutboundFault
-from node.sources.positions import Position, next_link, next_page, position_of, request_url, seen, validators
+from node.sources.positions import PollPosition, next_link, next_page, position_of, request_url, seen, validators
 from node.sources.settings import InvalidConfigurationError, hidden
 from node.sources.settings import read as read_settings
-from node.sources.settings.poll import PollSettings
+from node.sources.settings.poll import PollSourceSettings
 from node.worker.parsing.polled import Polled
 
 URL = "https://x.test/events?limit=2"
 
 
-def settings(**more: Any) -> PollSettings:
-    return PollSettings.model_validate({"url": URL, **more})
+def settings(**more: Any) -> PollSourceSettings:
+    return PollSourceSettings.model_validate({"url": URL, **more})
 
 
 def answer(url: str = URL, **headers: str) -> Fetched:
@@ -100,7 +100,7 @@ def test_validators_go_with_the_request_they_came_from() -> None:
 
 def test_a_mark_is_of_the_settings_it_came_from() -> None:
     before = settings(cursorPath="/next", cursorParameter="after", headers={"A": "b"})
-    position = Position(of=position_of(before, None).of, cursor="c", etag="e", request="r", digest="d")
+    position = PollPosition(of=position_of(before, None).of, cursor="c", etag="e", request="r", digest="d")
     assert position_of(before, position.mark()) == position
     for same in ({"interval": 5}, {"headers": {"A": "c"}}, {"pagesMax": 3}):
         changed = settings(**{"cursorPath": "/next", "cursorParameter": "after", **same})
@@ -155,9 +155,9 @@ def test_settings_that_are_refused(field: str, configurations: list[dict[str, An
 
 def test_headers_are_not_shown() -> None:
     configuration = {"url": URL, "headers": {"Authorization": "Bearer hush"}}
-    read = PollSettings.model_validate(configuration)
+    read = PollSourceSettings.model_validate(configuration)
     assert read.private_headers == {"Authorization": "Bearer hush"}
     assert "hush" not in f"{read!r}{hidden(configuration)}{read.model_dump_json()}"
     with pytest.raises(ValidationError) as refused:
-        PollSettings.model_validate({"url": URL, "headers": {"Authorization": "Bearer hush\n"}})
+        PollSourceSettings.model_validate({"url": URL, "headers": {"Authorization": "Bearer hush\n"}})
     assert "hush" not in str(refused.value)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from node.api.openapi_sources import configuration_schemas
 from node.ingest.pipeline import IngestLimits
-from node.sources import Connector, Intake, SourceFault
+from node.sources import SourceConnector, SourceFault, SourceIntake
 from node.sources import settings as source_settings
 from node.sources.documents import SOURCE_TYPES
 from node.sources.settings import HIDDEN, SECRET_NAMES, SourceSettings
@@ -32,11 +32,11 @@ class Bell:
     """A source that says what the test has it say."""
 
     def __init__(self) -> None:
-        self.intakes: list[Intake] = []
+        self.intakes: list[SourceIntake] = []
         self.faults: list[Exception] = []
         self.under_way = 0
 
-    async def run(self, intake: Intake) -> None:
+    async def run(self, intake: SourceIntake) -> None:
         self.intakes.append(intake)
         if self.faults:
             raise self.faults.pop(0)
@@ -56,7 +56,7 @@ def bell() -> Bell:
 @pytest.fixture
 async def node(postgres_url: str, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     monkeypatch.setitem(source_settings.SETTINGS, "mqtt", BellSettings)
-    async with running(postgres_url, connectors={"mqtt": Connector(run=bell.run)}) as started:
+    async with running(postgres_url, connectors={"mqtt": SourceConnector(run=bell.run)}) as started:
         yield started
 
 
@@ -135,7 +135,7 @@ async def test_a_source_that_fails_while_it_is_stopped_stops_no_other(
     monkeypatch.setitem(source_settings.SETTINGS, "kafka", BellSettings)
     started = trio.Event()
 
-    async def run(intake: Intake) -> None:
+    async def run(intake: SourceIntake) -> None:
         async def part() -> None:
             try:
                 await trio.sleep_forever()
@@ -147,7 +147,7 @@ async def test_a_source_that_fails_while_it_is_stopped_stops_no_other(
             nursery.start_soon(trio.sleep_forever)
             started.set()
 
-    connectors = {"mqtt": Connector(run=bell.run), "kafka": Connector(run=run)}
+    connectors = {"mqtt": SourceConnector(run=bell.run), "kafka": SourceConnector(run=run)}
     async with running(postgres_url, connectors=connectors) as node:
         await node.source(sourceType="mqtt")
         await node.source("s2", sourceType="kafka")
@@ -219,7 +219,7 @@ async def test_a_full_node_holds_its_sources_up(
     postgres_url: str, bell: Bell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(source_settings.SETTINGS, "mqtt", BellSettings)
-    limits, connectors = IngestLimits(unsettled_max=5), {"mqtt": Connector(run=bell.run)}
+    limits, connectors = IngestLimits(unsettled_max=5), {"mqtt": SourceConnector(run=bell.run)}
     async with running(postgres_url, limits=limits, connectors=connectors) as node:
         await node.source(sourceType="mqtt")
         await until(lambda: bell.under_way == 1)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from node.worker.parsing.foreign_events import (
     CHAIN_MAX,
+    BatchSelection,
     UnreadableError,
-    Wishes,
     chain_of,
     choose,
     manifest_problem,
@@ -28,15 +28,17 @@ from tests.network_of_keys import AGENTS, NETWORK, certified
 BATCH = certified()
 ENCODED = encode(BATCH.certificate)
 STATEMENT = BATCH.certificate.statement
-WISHES = Wishes(network=NETWORK, reader=AGENTS[4].identity)
+SELECTION = BatchSelection(network=NETWORK, reader=AGENTS[4].identity)
 EVENT = "event_" + "0" * 64
-read = partial(read_events, encoded=ENCODED, wishes=WISHES, include_reference=False)
+read = partial(read_events, encoded=ENCODED, selection=SELECTION, include_reference=False)
 
 
 def test_valid_events_are_read_unless_others_are_asked_for() -> None:
     verdicts = list(map(orjson.loads, BATCH.leaves))
     for statuses in ({"valid"}, {"invalid"}, {"valid", "invalid"}):
-        found = read(BATCH.output.leaves, BATCH.output.normalized, wishes=attrs.evolve(WISHES, statuses=statuses))
+        found = read(
+            BATCH.output.leaves, BATCH.output.normalized, selection=attrs.evolve(SELECTION, statuses=statuses)
+        )
         wanted = [
             (verdict, data)
             for verdict, data in zip(verdicts, BATCH.data, strict=True)
@@ -75,7 +77,7 @@ def test_what_a_quorum_of_liars_certified_as_verdicts_is_said_to_be_none() -> No
 
 
 @pytest.mark.parametrize(
-    ("wishes", "wanted"),
+    ("selection", "wanted"),
     [
         ({}, True),
         ({"coordinators": frozenset({AGENTS[0].identity})}, True),
@@ -86,8 +88,8 @@ def test_what_a_quorum_of_liars_certified_as_verdicts_is_said_to_be_none() -> No
         ({"statuses": frozenset({"invalid"})}, True),
     ],
 )
-def test_certificates_are_chosen_by_what_they_say(wishes: dict[str, Any], wanted: bool) -> None:
-    ((found, why),) = choose([ENCODED], attrs.evolve(WISHES, **wishes))
+def test_certificates_are_chosen_by_what_they_say(selection: dict[str, Any], wanted: bool) -> None:
+    ((found, why),) = choose([ENCODED], attrs.evolve(SELECTION, **selection))
     assert (found == BATCH.certificate, why) == (wanted, "")
 
 
@@ -96,11 +98,11 @@ def test_a_certificate_that_does_not_hold_is_told_with_the_reason() -> None:
     lacking = attrs.evolve(certificate, certifications=certificate.certifications[:1])
     lowered = attrs.evolve(certificate, statement=attrs.evolve(STATEMENT, quorum=1))
     for spoiled in (encode(lacking), encode(lowered), ENCODED[:-1], b""):
-        ((found, why), (other, _)) = choose([spoiled, ENCODED], WISHES)
+        ((found, why), (other, _)) = choose([spoiled, ENCODED], SELECTION)
         assert found is None
         assert "does not hold" in why
         assert other == certificate, "it spoils no other"
-    ((_, why),) = choose([ENCODED], attrs.evolve(WISHES, network="another"))
+    ((_, why),) = choose([ENCODED], attrs.evolve(SELECTION, network="another"))
     assert "network" in why
 
 

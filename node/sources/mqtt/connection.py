@@ -14,7 +14,7 @@ import trio
 from node.runtime.guarded_http import resolve
 from node.sources.intake import SourceFault
 from node.sources.mqtt import codec
-from node.sources.settings.mqtt import MqttSettings, MqttTls
+from node.sources.settings.mqtt import MqttSourceSettings, MqttTls
 from protocols.errors import PeerFault
 
 CONNECT_S: Final = 10.0  # for the connection, and as much again for TLS
@@ -23,7 +23,7 @@ CHUNK_BYTES: Final = 16 * 1024  # 2,000 of the smallest messages: 8 ms
 CA_BYTES_MAX: Final = 1024 * 1024
 
 
-class Link:
+class BrokerConnection:
     """Packets to and from a broker. Any task may send, one receives.
 
     What goes wrong is a ``SourceFault``.
@@ -66,7 +66,9 @@ class Link:
         await trio.aclose_forcefully(self._stream)
 
 
-async def open_link(settings: MqttSettings, allowed: Sequence[IPv4Network | IPv6Network]) -> Link:
+async def open_connection(
+    settings: MqttSourceSettings, allowed: Sequence[IPv4Network | IPv6Network]
+) -> BrokerConnection:
     """Connect to the broker.
 
     Raises:
@@ -80,10 +82,10 @@ async def open_link(settings: MqttSettings, allowed: Sequence[IPv4Network | IPv6
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-    return Link(stream, 5 if settings.protocol_version == "5" else 4)
+    return BrokerConnection(stream, 5 if settings.protocol_version == "5" else 4)
 
 
-async def _connected(settings: MqttSettings, allowed: Sequence[IPv4Network | IPv6Network]) -> trio.abc.Stream:
+async def _connected(settings: MqttSourceSettings, allowed: Sequence[IPv4Network | IPv6Network]) -> trio.abc.Stream:
     place = f"{settings.host}:{settings.at_port}"
     try:
         addresses = await resolve(settings.host, settings.at_port, allowed)

@@ -13,7 +13,7 @@ Partition: TypeAlias = tuple[str, int]  # topic, number
 
 
 @attrs.define(kw_only=True, eq=False)
-class Flight:
+class InFlightBatch:
     """Messages on their way to disk.
 
     Attributes:
@@ -68,7 +68,7 @@ class Offsets:
         self.seen[partition] = offset + 1
         return offset < before
 
-    def landed(self, flight: Flight) -> None:
+    def landed(self, flight: InFlightBatch) -> None:
         """What of a flight is on disk, and still ours, may be committed."""
         if not flight.is_taken:
             return
