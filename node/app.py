@@ -16,13 +16,14 @@ import structlog
 import trio
 
 from node.api.services import ApiSettings, Services
+from node.coordination.certified_result import CertifiedResult
 from node.coordination.dead_letters import DeadLetters
 from node.coordination.driver import Driver
-from node.coordination.executor import Executor, Sealed
+from node.coordination.executor import Executor
 from node.coordination.market import Market
 from node.coordination.records import EntityJournal, NodeRecords
-from node.coordination.reputations import Standings
-from node.coordination.result_cache import ProcessingCache
+from node.coordination.reputations import Reputations
+from node.coordination.result_cache import ResultCache
 from node.coordination.retention import Retention
 from node.coordination.serialization import read_advertisement
 from node.delivery.announcer import Announcer
@@ -40,14 +41,14 @@ from node.ingest.replication import Replications
 from node.ingest.responses import IngestAnswer
 from node.ingest.trust_scores import TrustLedger
 from node.network.certificate_log import CertificateLog
-from node.network.content_exchange import PeerLibrary
+from node.network.content_exchange import ContentExchange
 from node.network.directory_view import DirectoryView
 from node.network.discovery import Discovery, Offer, make_tokens
 from node.network.membership import Membership, StrangerError
 from node.network.notices import Interests, Notices
-from node.network.receiver import Exchange
-from node.network.remote_batches import ForeignBatches
-from node.network.sender import Relay
+from node.network.receiver import Receiver
+from node.network.remote_batches import RemoteBatches
+from node.network.sender import Sender
 from node.network.sync import Synchronizer
 from node.network.sync_messages import ENTRIES, IDS, MANIFESTS, PROOFS
 from node.network.transport import Transport
@@ -126,11 +127,11 @@ class Node:
         self.feed = Feed()
         self.nonces = NonceLedger(database)
         self.idempotency = IdempotencyLedger(database)
-        self.standings = Standings(database)
+        self.reputations = Reputations(database)
         self.trust = TrustLedger(database)
-        self.records = NodeRecords(database, self.standings)
+        self.records = NodeRecords(database, self.reputations)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
-        self.cache = ProcessingCache(
+        self.cache = ResultCache(
             settings.event_processing_cache_size_mb * 2**20 if settings.event_processing_cache_enabled else 0,
             self.metrics.looked_up,
         )
@@ -153,9 +154,9 @@ class Node:
             database=database,
             kept_max=settings.overlay_certificates_max,
             is_known=self._is_known,
-            post=self.driver.post,
+            post=self.driver.enqueue,
         )
-        self.library = PeerLibrary(
+        self.library = ContentExchange(
             transport=transport,
             find_policy=self.records.policy,
             keep_policy=self.records.keep_policy,
@@ -166,7 +167,7 @@ class Node:
                 MANIFESTS: lambda body: self.foreign.answer(body),
             },
         )
-        self.foreign = ForeignBatches(
+        self.foreign = RemoteBatches(
             network=self._network,
             database=database,
             transport=transport,
@@ -185,7 +186,7 @@ class Node:
             subscribers=self._subscribers,
             payloads=self._payloads,
             cache=self.cache,
-            post=self.driver.post,
+            post=self.driver.enqueue,
             on_sealed=self._on_sealed,
             on_dead=self._on_dead,
             on_replicated=self.replications.held,
@@ -232,7 +233,7 @@ class Node:
             front_door=self._workers,
             writer=writer,
             payloads=self._payloads,
-            tell=self.driver.tell,
+            tell=self.driver.submit,
             replications=self.replications,
             holders=self._holders,
             shortfall=self._shortfall,
@@ -244,7 +245,7 @@ class Node:
             workers=self._workers,
             writer=writer,
             library=self.library,
-            tell=self.driver.tell,
+            tell=self.driver.submit,
             unsettle=self.ingest.unsettle,
             timeout_s=self._settings.event_processing_timeout_ms / 1000,
         )
@@ -321,7 +322,7 @@ class Node:
                 said.operator
                 for identity in self._discovery.able(WORK_ROLES)
                 for said in [entries[identity].advertisement.message]
-                for known in [self.standings.by_role(identity)]
+                for known in [self.reputations.by_role(identity)]
                 for offered in [{*(role.word for role in entries[identity].roles), *entries[identity].topics}]
                 if all(
                     known[role] >= template.reputation_min
@@ -360,7 +361,7 @@ class Node:
         """Serve until ``stop``, then drain."""
         offer = make_offer(self._settings)
         tokens = make_tokens(self._keyring.key, offer)
-        await self.standings.load()
+        await self.reputations.load()
         await self._learn_peers()
         discovery = Discovery(
             network=self._network,
@@ -374,12 +375,12 @@ class Node:
             on_sent=self.metrics.sent,
         )
         self._discovery = discovery
-        exchange = Exchange(
+        receiver = Receiver(
             network=self._network,
             driver=self.driver,
             transport=self._transport,
             payloads=self._payloads,
-            reputations=self.standings.by_role,
+            reputations=self.reputations.by_role,
             topics=discovery.topics_of,
             is_known=self._is_known,
             admits=self.membership.admits,
@@ -395,15 +396,17 @@ class Node:
             checker=self._workers,
             certificates=self.certificates,
             expects_peers=bool(self._settings.overlay_bootstrap) or len(self._known) > 1,
-            on_proof=exchange.take_proof,
+            on_proof=receiver.take_proof,
         )
         self.notices = Notices(
             database=self._database, transport=self._transport, sync=self.sync, interests=self.interests
         )
-        self.relay = Relay(self._keyring, self._transport, self.executor.payload, exchange.to_self, self.metrics.sent)
+        self.sender = Sender(
+            self._keyring, self._transport, self.executor.payload, receiver.to_self, self.metrics.sent
+        )
         await begin(self.feed, self._database)
         async with trio.open_nursery() as core:
-            core.start_soon(supervise, "relay", self.relay.run, RESTARTS)
+            core.start_soon(supervise, "sender", self.sender.run, RESTARTS)
             core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
             core.start_soon(supervise, "records", self.records.run, RESTARTS)
             core.start_soon(supervise, "certificates", self.certificates.run, RESTARTS)
@@ -413,8 +416,8 @@ class Node:
             await core.start(self._run_driver)
             await self.recovery.tell_unfinished()
             async with trio.open_nursery() as edges:
-                edges.start_soon(supervise, "streams", exchange.run_streams, RESTARTS)
-                edges.start_soon(supervise, "gossip", exchange.run_gossip, RESTARTS)
+                edges.start_soon(supervise, "streams", receiver.run_streams, RESTARTS)
+                edges.start_soon(supervise, "gossip", receiver.run_gossip, RESTARTS)
                 edges.start_soon(supervise, "discovery", discovery.run, RESTARTS)
                 edges.start_soon(supervise, "sync", self.sync.run, RESTARTS)
                 edges.start_soon(supervise, "notices", self.notices.run, RESTARTS)
@@ -429,7 +432,7 @@ class Node:
                 edges.start_soon(supervise, "recovery", self.recovery.run, RESTARTS)
                 overlay = self._overlay(discovery, offer)
                 edges.start_soon(supervise, "propagation", overlay.propagation.run, RESTARTS)
-                view = DirectoryView(discovery, self._transport, self.standings, offer)
+                view = DirectoryView(discovery, self._transport, self.reputations, offer)
                 await self._serve_doors(doors, await self._services(view, overlay))
                 await self._drain()
                 await discovery.withdraw()
@@ -461,7 +464,7 @@ class Node:
         return ChainTracker(url, token.get_secret_value() if token else "") if url else Unchecked()
 
     async def _services(self, view: DirectoryView, overlay: OverlayServices) -> Services:
-        market = Market(database=self._database, driver=self.driver, standings=self.standings, agent=view.agent)
+        market = Market(database=self._database, driver=self.driver, reputations=self.reputations, agent=view.agent)
         await market.load()
         return Services(
             settings=ApiSettings(
@@ -491,7 +494,7 @@ class Node:
             dead_letters=DeadLetters(
                 network=self._network,
                 database=self._database,
-                tell=self.driver.tell,
+                tell=self.driver.submit,
                 unsettle=self.ingest.unsettle,
                 refuse_if_full=self.ingest.refuse_if_full,
             ),
@@ -556,7 +559,7 @@ class Node:
     async def _act(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send | Publish):
-                await self.relay.put(effect)
+                await self.sender.put(effect)
                 continue
             if isinstance(effect, ReportPeer):
                 self.metrics.judged(effect.outcome)
@@ -568,7 +571,7 @@ class Node:
             accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"], seconds=seconds
         )
 
-    def _on_sealed(self, sealed: Sealed) -> None:
+    def _on_sealed(self, sealed: CertifiedResult) -> None:
         statement = sealed.certificate.statement
         if statement.coordinator == self._keyring.identity:
             self.ingest.settle(statement.events)

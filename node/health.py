@@ -6,7 +6,7 @@ import trio
 
 from node.api.services import Check
 from node.coordination.driver import Driver
-from node.coordination.result_cache import ProcessingCache
+from node.coordination.result_cache import ResultCache
 from node.delivery.feed import Feed
 from node.ingest.pipeline import Ingest
 from node.network.sync import Freshness
@@ -33,7 +33,7 @@ class Health:
         ingest: Ingest,
         transport: Transport,
         feed: Feed,
-        cache: ProcessingCache,
+        cache: ResultCache,
         metrics: Metrics,
         freshness: Callable[[], Freshness],
         is_open: Callable[[], bool],

@@ -56,12 +56,12 @@ class Driver:
         self._places = trio.Semaphore(INBOX_MAX)
         self._send, self._receive = trio.open_memory_channel[tuple[Stimulus, bool]](math.inf)
 
-    async def tell(self, stimulus: Stimulus) -> None:
+    async def submit(self, stimulus: Stimulus) -> None:
         """Put in a stimulus from outside; waits while the inbox is full, which is the back-pressure."""
         await self._places.acquire()
         self._send.send_nowait((stimulus, True))
 
-    def post(self, stimulus: Stimulus) -> None:
+    def enqueue(self, stimulus: Stimulus) -> None:
         """Put in what an effect of this node led to: bounded by the effects under way, so it never waits."""
         self._send.send_nowait((stimulus, False))
 
@@ -89,7 +89,7 @@ class Driver:
         task_status.started()
         now_ms = clock_ms()
         for entity_id in tuple(self._entities):
-            self.post(Restarted(now_ms=now_ms, entity_id=entity_id))
+            self.enqueue(Restarted(now_ms=now_ms, entity_id=entity_id))
         while True:
             group = await self._next_group()
             if group:

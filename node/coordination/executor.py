@@ -13,7 +13,8 @@ import attrs
 import structlog
 import trio
 
-from node.coordination.result_cache import ProcessingCache, content_key
+from node.coordination.certified_result import CertifiedResult
+from node.coordination.result_cache import ResultCache, content_key
 from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
 from node.runtime.workers import Workers
@@ -46,7 +47,6 @@ from protocols.messages import (
     IdentityKey,
     Level,
     Manifest,
-    QuorumCertificate,
     Role,
     Signed,
     Statement,
@@ -69,19 +69,6 @@ log = structlog.get_logger(__name__)
 ORDERS_MAX = 512
 TASKS_MAX = 256  # effects under way at once; past it the driver waits
 SEAL_RETRIES = 5
-
-
-@attrs.frozen(kw_only=True)
-class Sealed:
-    """A batch that is certified and written down."""
-
-    certificate: QuorumCertificate
-    topics: tuple[str, ...]
-    leaves: bytes
-    normalized: bytes
-    received_ms: int
-    certified_ms: int
-    sequence: int
 
 
 class Records(Protocol):
@@ -140,9 +127,9 @@ class Executor:
         certificates: Log,
         subscribers: Callable[[tuple[str, ...]], tuple[IdentityKey, ...]],
         payloads: BytesCache[str, bytes],
-        cache: ProcessingCache,
+        cache: ResultCache,
         post: Callable[[Stimulus], None],
-        on_sealed: Callable[[Sealed], None],
+        on_sealed: Callable[[CertifiedResult], None],
         on_dead: Callable[[str, int], None],
         on_replicated: Callable[[str, tuple[IdentityKey, ...]], None],
         on_run: Callable[[compute.Run], None],
@@ -414,7 +401,7 @@ class Executor:
         self._cache.strip("certification", statement.digest.hex())
         if sequence is not None:
             self._on_sealed(
-                Sealed(
+                CertifiedResult(
                     certificate=effect.certificate,
                     topics=effect.manifest.topics,
                     leaves=run.leaves,

@@ -7,7 +7,7 @@ from typing import Any, Final
 import attrs
 
 from node.coordination.driver import Driver
-from node.coordination.reputations import Standings
+from node.coordination.reputations import Reputations
 from protocols.canonical import parse_json
 from protocols.certificate import agent_id, rfc3339
 from protocols.errors import ClientFault
@@ -42,13 +42,13 @@ class Market:
         *,
         database: Database,
         driver: Driver,
-        standings: Standings,
+        reputations: Reputations,
         agent: Callable[[IdentityKey], Document | None],
     ) -> None:
         """``agent``: what an agent advertises, as the list of agents shows it."""
         self._database = database
         self._driver = driver
-        self._standings = standings
+        self._reputations = reputations
         self._agent = agent
 
     async def load(self) -> None:
@@ -66,14 +66,14 @@ class Market:
             UnknownAgentError: it never advertised to this node nor worked for it.
         """
         advertised = self._agent(identity)
-        counts = self._standings.counts(identity)
+        counts = self._reputations.counts(identity)
         if advertised is None and not counts:
             raise UnknownAgentError(f"{agent_id(identity)} never advertised here nor worked for this node")
-        scores = self._standings.by_role(identity)
+        scores = self._reputations.by_role(identity)
         blemishes, proofs = await self._database.run(partial(_record, identity))
         return {
             **(advertised or {"agentId": agent_id(identity), "identityKey": identity.hex()}),
-            "reputation": self._standings.overall(identity),
+            "reputation": self._reputations.overall(identity),
             "byRole": {
                 role.word: {
                     "reputation": scores[role],

@@ -1,4 +1,4 @@
-"""The node's durable records for driver and executor: entities, seals, evidence, standings. SQL is in ``storage``."""
+"""The node's durable records for driver and executor: entities, seals, evidence, reputations (SQL: ``storage``)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from node.coordination.auction_records import auction_document
-from node.coordination.reputations import Standings
+from node.coordination.reputations import Reputations
 from node.coordination.serialization import certificate_bytes, evidence_bytes, hold_bytes, manifest_bytes, read_hold
 from node.runtime.clock import clock_ms
 from node.worker import compute
@@ -140,9 +140,9 @@ def _apply_jobs(changes: Sequence[JobChange], connection: "Connection") -> None:
 class NodeRecords:
     """What the executor reads and writes, and this node's own view of how agents did."""
 
-    def __init__(self, database: Database, standings: Standings) -> None:
+    def __init__(self, database: Database, reputations: Reputations) -> None:
         self._database = database
-        self._standings = standings
+        self._reputations = reputations
         self._distributions: list[RecordDistribution] = []
         self._late: list[tuple[str, EvidenceRow]] = []
 
@@ -199,7 +199,7 @@ class NodeRecords:
             case RecordDistribution():
                 self._distributions.append(effect)
             case ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch_id):
-                self._standings.count(peer, role, outcome, batch_id)
+                self._reputations.count(peer, role, outcome, batch_id)
             case RecordAuction():
                 await self._database.run(partial(_record_auction, effect))
             case _:
@@ -220,7 +220,7 @@ class NodeRecords:
 
     async def flush(self) -> None:
         """What a crash takes with it is a second of statistics, never a batch."""
-        await self._standings.flush()
+        await self._reputations.flush()
         if self._distributions or self._late:
             late, self._late = self._late, []
             distributions, self._distributions = self._distributions, []

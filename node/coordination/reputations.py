@@ -17,7 +17,7 @@ from storage.reputations import Blemish, Reputation
 ROLES: Final = {role.word: role for role in Role}
 
 
-class Standings:
+class Reputations:
     """Reputations by agent and role. A crash takes a second of counts with it, never a proof."""
 
     def __init__(self, database: Database) -> None:

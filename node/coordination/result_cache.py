@@ -37,7 +37,7 @@ class Entry:
     expires_ms: int
 
 
-class ProcessingCache:
+class ResultCache:
     """Least recently used, within bytes and time."""
 
     def __init__(self, bytes_max: int, on_lookup: Callable[[Kind, bool], None] = lambda kind, hit: None) -> None:

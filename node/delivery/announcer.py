@@ -14,7 +14,7 @@ import attrs
 import structlog
 import trio
 
-from node.coordination.executor import Sealed
+from node.coordination.certified_result import CertifiedResult
 from node.coordination.serialization import read_certificate, unpack_outputs
 from node.delivery.chunks import WHOLE_BATCH, Rendering
 from node.delivery.filters import Filter, Selection
@@ -94,7 +94,7 @@ class _Events:
             return None
         leaves, normalized = unpack_outputs(row.outputs)
         return Rendering(
-            Sealed(
+            CertifiedResult(
                 certificate=read_certificate(row.certificate),
                 topics=row.topics,
                 leaves=leaves,

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import attrs
 import orjson
 
-from node.coordination.executor import Sealed
+from node.coordination.certified_result import CertifiedResult
 from node.delivery.filters import Options, Selection
 from node.runtime.formats import sha256_text, whole_ms
 from protocols.certificate import STEPS, agent_id, certificate_document, proof_document, rfc3339
@@ -117,7 +117,7 @@ class Tally:
 class Rendering:
     """One batch while it is written. Used by one thread at a time."""
 
-    def __init__(self, sealed: Sealed, tally: Tally | None = None) -> None:
+    def __init__(self, sealed: CertifiedResult, tally: Tally | None = None) -> None:
         self.sealed = sealed
         self._tally = tally or Tally()
         self._bodies: dict[Options, dict[int, bytes]] = {}
@@ -261,7 +261,7 @@ def _verdict(leaf: dict[str, Any], options: Options) -> bytes:
     return b',"status":%b,"issues":%b' % (orjson.dumps(leaf["status"]), orjson.dumps(leaf["issues"]))
 
 
-def _shared(sealed: Sealed, options: Options) -> bytes:
+def _shared(sealed: CertifiedResult, options: Options) -> bytes:
     """What all events of a batch say alike: who certified it, and how long that took."""
     statement, signed = sealed.certificate.statement, sealed.certificate.certifications
     asked = rule_for(statement.level, statement.quorum).executors

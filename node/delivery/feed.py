@@ -20,7 +20,7 @@ import attrs
 import structlog
 import trio
 
-from node.coordination.executor import Sealed
+from node.coordination.certified_result import CertifiedResult
 from node.delivery.chunks import START, Chunk, Form, Place, Rendering, Tally, chunks_of, merged
 from node.delivery.filters import Filter, Options, Selection
 from protocols.errors import WorldFault
@@ -166,10 +166,10 @@ class Feed:
         self._handed = START
         self._last_batch = ""
         self._next = 0  # the sequence that is handed out next; 0 while nothing is known of it
-        self._early: dict[int, Sealed] = {}
+        self._early: dict[int, CertifiedResult] = {}
         self.closing = False
         self.tally = Tally()
-        self._send, self._receive = trio.open_memory_channel[Sealed](PENDING_MAX)
+        self._send, self._receive = trio.open_memory_channel[CertifiedResult](PENDING_MAX)
 
     @property
     def stats(self) -> FeedStats:
@@ -197,7 +197,7 @@ class Feed:
         self._last_batch = batch_id
         self._next = head.sequence + 1
 
-    def publish(self, sealed: Sealed) -> None:
+    def publish(self, sealed: CertifiedResult) -> None:
         """Take in a batch that is certified and written down. Never waits."""
         self._events += sealed.certificate.statement.events
         self._head = max(self._head, _end(sealed))
@@ -246,7 +246,7 @@ class Feed:
             if took_s > TURN_S:
                 await trio.sleep(min(GATHER_S_MAX, GATHER_SHARE * took_s))
 
-    async def _gathered(self) -> list[Sealed]:
+    async def _gathered(self) -> list[CertifiedResult]:
         """What was published and is next, in the order of sequence. Empty when a batch did not come."""
         with trio.move_on_after(GAP_S if self._early else inf) as patience:
             self._admit(await self._receive.receive())
@@ -256,20 +256,20 @@ class Feed:
         if patience.cancelled_caught and self._early:
             self._next = min(self._early)
             self._miss("feed.gap", self._next)
-        found: list[Sealed] = []
+        found: list[CertifiedResult] = []
         while len(found) < ROUND_BATCHES_MAX and self._next in self._early:
             found.append(self._early.pop(self._next))
             self._next += 1
         return found
 
-    def _admit(self, sealed: Sealed) -> None:
+    def _admit(self, sealed: CertifiedResult) -> None:
         """Batches are sealed one after the other, and told of in any order: who is early waits."""
         if self._next == 0:
             self._next = sealed.sequence
         if sealed.sequence >= self._next:
             self._early[sealed.sequence] = sealed
 
-    async def _round(self, batches: Sequence[Sealed]) -> list[tuple[Filter, Chunk]]:
+    async def _round(self, batches: Sequence[CertifiedResult]) -> list[tuple[Filter, Chunk]]:
         """What each group gets of some batches; groups that get the same share it."""
         parts: dict[Filter, list[Chunk]] = {}
         for sealed in batches:
@@ -321,7 +321,7 @@ class Feed:
             raise TooManyExpressionsError(f"{EXPRESSIONS_MAX} different expressions are evaluated already")
 
 
-def _end(sealed: Sealed) -> Place:
+def _end(sealed: CertifiedResult) -> Place:
     return Place(sequence=sealed.sequence, position=sealed.certificate.statement.events)
 
 

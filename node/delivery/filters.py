@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from agents.expressions import EvaluationError, Expression
-from node.coordination.executor import Sealed
+from node.coordination.certified_result import CertifiedResult
 from node.runtime.topic_patterns import Patterns
 from protocols.messages import Level
 
@@ -78,7 +78,7 @@ class Filter:
     selection: Selection = attrs.Factory(Selection)
     options: Options = attrs.Factory(Options)
 
-    def wants(self, sealed: Sealed) -> bool:
+    def wants(self, sealed: CertifiedResult) -> bool:
         """Whether a batch may have events for the client."""
         statement = sealed.certificate.statement
         return (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.functions import MissingFunctionError
 from agents.policy import compile_policy
-from node.coordination.executor import Sealed
+from node.coordination.certified_result import CertifiedResult
 from node.coordination.serialization import read_certificate, read_evidence, read_manifest, unpack_outputs
 from node.delivery.chunks import batch_evidence
 from node.ingest.responses import job_id
@@ -53,7 +53,7 @@ def timestamp(moment: datetime.datetime | None) -> str | None:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
-def sealed_since(connection: "Connection", *, sequence: int, limit: int) -> list[Sealed]:
+def sealed_since(connection: "Connection", *, sequence: int, limit: int) -> list[CertifiedResult]:
     """Batches sealed after ``sequence``, in their order, the way the feed takes them."""
     found = []
     for row, outputs in batches.sealed_since(connection, sequence, limit):
@@ -61,7 +61,7 @@ def sealed_since(connection: "Connection", *, sequence: int, limit: int) -> list
         assert row.seal_sequence is not None, "a sealed batch has a sequence"
         leaves, normalized = unpack_outputs(outputs)
         found.append(
-            Sealed(
+            CertifiedResult(
                 certificate=read_certificate(row.certificate),
                 topics=tuple(row.topics),
                 leaves=leaves,

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from node.coordination.executor import Sealed
+from node.coordination.certified_result import CertifiedResult
 from node.delivery.chunks import START, Chunk, Place, Rendering
 from node.delivery.feed import Feed, Outlet, Subscription, written
 from node.delivery.filters import Filter
@@ -132,7 +132,7 @@ class Reading:
                 return
             self._subscription = self._feed.subscribe(self.wanted, self._outlet)  # and one more look
 
-    async def _old(self, sealed: Sealed) -> Chunk | None:
+    async def _old(self, sealed: CertifiedResult) -> Chunk | None:
         if not self.wanted.wants(sealed):
             return None
         after = self._place.position if sealed.sequence == self._place.sequence else 0
@@ -141,7 +141,7 @@ class Reading:
         return chunk
 
 
-def _events(sealed: Sealed) -> int:
+def _events(sealed: CertifiedResult) -> int:
     return sealed.certificate.statement.events
 
 

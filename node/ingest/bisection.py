@@ -14,7 +14,7 @@ import trio
 
 from agents.memory import EMPTY_CONTEXT
 from node.ingest.group_commit import CommittedBatch, GroupWriter, Split
-from node.network.content_exchange import PeerLibrary
+from node.network.content_exchange import ContentExchange
 from node.runtime.clock import clock_ms
 from node.runtime.workers import WorkerCrashedError, Workers, WorkerTimeoutError
 from node.worker import compute
@@ -41,7 +41,7 @@ class Salvage:
         database: Database,
         workers: Workers,
         writer: GroupWriter,
-        library: PeerLibrary,
+        library: ContentExchange,
         tell: Callable[[Stimulus], Awaitable[None]],
         unsettle: Callable[[int], None],
         timeout_s: float,

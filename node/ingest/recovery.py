@@ -43,9 +43,9 @@ class Recovery:
             if self._driver.find(batch_entity_id(each.batch_id)) is None:
                 await self._retell(each)
         for hold in await self._records.holds(self._network):
-            await self._driver.tell(ReplicaKept(now_ms=clock_ms(), hold=hold))
+            await self._driver.submit(ReplicaKept(now_ms=clock_ms(), hold=hold))
         for batch_id in adopted:
-            await self._driver.tell(BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
+            await self._driver.submit(BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
 
     async def run(self) -> None:
         """Tell the driver of batches that have neither an end nor an entity: their news was lost with a restart of
@@ -65,7 +65,7 @@ class Recovery:
                     unburied.add(each.batch_id)
                     if each.batch_id in dead:  # for two rounds: its burial, or the news of its replay, was lost
                         log.warning("batch.revived", batch=each.batch_id)
-                        await self._driver.tell(
+                        await self._driver.submit(
                             BatchReplayed(
                                 now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
                             )
@@ -86,4 +86,4 @@ class Recovery:
             holders=batch.holders,
             recovered=recovered,
         )
-        await self._driver.tell(told)
+        await self._driver.submit(told)

@@ -27,7 +27,7 @@ Answerer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 """Answers a whole request, letter and all; empty where there is nothing. Raises only ``OverlayError``."""
 
 
-class PeerLibrary:
+class ContentExchange:
     """Looks here first, then at the peer that must have it."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from node.coordination.reputations import Standings
+from node.coordination.reputations import Reputations
 from node.network.discovery import Discovery, Offer
 from node.network.transport import Transport
 from protocols.certificate import agent_id, rfc3339
@@ -15,10 +15,10 @@ OUTCOMES = ("agreed", "dissented", "late", "equivocated")
 class DirectoryView:
     """Advertisements in force and connections, this node among the agents."""
 
-    def __init__(self, discovery: Discovery, transport: Transport, standings: Standings, offer: Offer) -> None:
+    def __init__(self, discovery: Discovery, transport: Transport, reputations: Reputations, offer: Offer) -> None:
         self._discovery = discovery
         self._transport = transport
-        self._standings = standings
+        self._reputations = reputations
         self._offer = offer
 
     def agents(self) -> Sequence[Mapping[str, Any]]:
@@ -46,7 +46,7 @@ class DirectoryView:
 
     def _agent(self, identity: bytes, entry: Entry) -> Mapping[str, Any]:
         said = entry.advertisement.message
-        reputations = self._standings.by_role(identity)
+        reputations = self._reputations.by_role(identity)
         return {
             "agentId": agent_id(identity),
             "identityKey": identity.hex(),
@@ -59,7 +59,7 @@ class DirectoryView:
             "price": said.price,
             "capacity": said.capacity,
             "build": said.build,
-            "reputation": self._standings.overall(identity),
+            "reputation": self._reputations.overall(identity),
             "reputationByRole": {role.word: reputations[role] for role in entry.roles},
             "outcomes": self._outcomes(identity),
             "firstHeardAt": rfc3339(entry.first_heard_ms),
@@ -67,5 +67,5 @@ class DirectoryView:
         }
 
     def _outcomes(self, identity: bytes) -> Mapping[str, int]:
-        seen = self._standings.counts(identity).values()
+        seen = self._reputations.counts(identity).values()
         return {name: sum(getattr(each, name) for each in seen) for name in OUTCOMES} if seen else {}

@@ -68,7 +68,7 @@ GOSSIPED = (Announcement, Advertisement, FraudProof, CertifiedNotice)
 PROOFS_REMEMBERED = 4_096
 
 
-class Exchange:
+class Receiver:
     """Turns what peers say into stimuli for the driver and news for the directory."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Exchange:
     def to_self(self, signed: Signed[Message]) -> None:
         """What this node says to itself takes the same way as the words of others, without the network."""
         if not isinstance(signed.message, Advertisement):
-            self._driver.post(self._stimulus(signed))
+            self._driver.enqueue(self._stimulus(signed))
 
     def _strike(self, sender: IdentityKey, fault: PeerFault) -> None:
         log.warning("peer.fault", peer=sender.hex(), code=fault.code, why=str(fault))
@@ -145,7 +145,7 @@ class Exchange:
         if not self._is_by_members(signed.message):
             log.info("certificate.unknown_signer", peer=delivery.sender.hex(), message=type(signed.message).__name__)
             return
-        await self._driver.tell(self._stimulus(signed))
+        await self._driver.submit(self._stimulus(signed))
 
     def _is_by_members(self, message: Message) -> bool:
         """Whether the quorum a message rests on is one of this network's nodes: keys are made in a moment."""
@@ -180,7 +180,7 @@ class Exchange:
                 raise MalformedError("a notice that another node gossips again")
             self._on_notice(_as(signed))
         else:
-            await self._driver.tell(self._stimulus(signed))
+            await self._driver.submit(self._stimulus(signed))
 
     async def take_proof(self, proof: FraudProof, heard_from: IdentityKey) -> None:
         """Check a proof whose signatures hold, and tell the driver if it is news.
@@ -200,7 +200,7 @@ class Exchange:
             self._proofs.popitem(last=False)
         if culprit.signer == self._driver.rules.self_key:
             log.error("node.accused", batch=culprit.message.batch_id, role=culprit.message.role.word)
-        await self._driver.tell(ProofHeard(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
+        await self._driver.submit(ProofHeard(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
 
     def _stimulus(self, signed: Signed[Message]) -> Stimulus:
         now_ms = clock_ms()

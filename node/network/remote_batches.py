@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from node.coordination.serialization import unpack_outputs
-from node.network.content_exchange import PRESENT, PeerLibrary
+from node.network.content_exchange import PRESENT, ContentExchange
 from node.network.sync_messages import MANIFESTS, MANIFESTS_MAX, ManifestPage, read_keys, read_manifests, write_keys
 from node.network.transport import PeerUnreachableError, Transport
 from node.runtime.caches import BytesCache
@@ -48,11 +48,11 @@ class BatchUnavailableError(WorldFault):
     code = "batch-unavailable"
 
 
-class ForeignBatches:
+class RemoteBatches:
     """Asks peers for batches, and answers theirs: what was read here can be had here for a while."""
 
     def __init__(
-        self, *, network: str, database: Database, transport: Transport, library: PeerLibrary, checker: Checker
+        self, *, network: str, database: Database, transport: Transport, library: ContentExchange, checker: Checker
     ) -> None:
         self._network = network
         self._database = database

@@ -19,7 +19,7 @@ QUEUE_MAX = 8_192
 GOSSIP_WORK = "jobs"
 
 
-class Relay:
+class Sender:
     """The way out of the node. Messages to the node itself take the short way, signed like all others."""
 
     def __init__(

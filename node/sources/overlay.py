@@ -16,7 +16,7 @@ import trio
 
 from node.network.certificate_log import CertificateLog
 from node.network.notices import Interests
-from node.network.remote_batches import BatchUnavailableError, ForeignBatches
+from node.network.remote_batches import BatchUnavailableError, RemoteBatches
 from node.runtime.clock import clock_ms
 from node.runtime.topic_patterns import Patterns
 from node.sources.intake import SavedPosition, SourceConnector, SourceIntake
@@ -84,7 +84,7 @@ class OverlayReader:
     identity: IdentityKey
     database: Database
     certificates: CertificateLog
-    batches: ForeignBatches
+    batches: RemoteBatches
     interests: Interests
 
     def connector(self) -> SourceConnector:

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from node.cli import main
-from node.network.sender import Relay
+from node.network.sender import Sender
 from node.network.transport import PeerUnreachableError
 from protocols.effects import Send
 from protocols.envelope import Signer, sign, to_frame
@@ -34,7 +34,7 @@ def _other(signer: Signer, said: Evidence) -> Signed[Evidence]:
     return sign(signer, attrs.evolve(said, output_digest=output))
 
 
-class EquivocatingRelay(Relay):
+class EquivocatingSender(Sender):
     """The way out of the node, on which a second result follows the first."""
 
     async def _deliver(self, effect: Send) -> None:
@@ -50,5 +50,5 @@ class EquivocatingRelay(Relay):
 if __name__ == "__main__":
     from node import app
 
-    app.Relay = EquivocatingRelay  # type: ignore[misc]
+    app.Sender = EquivocatingSender  # type: ignore[misc]
     sys.exit(main())

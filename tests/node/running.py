@@ -15,11 +15,11 @@ from agents.roles import execute
 from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
+from node.coordination.certified_result import CertifiedResult
 from node.coordination.dead_letters import DeadLetters
 from node.coordination.driver import Driver
-from node.coordination.executor import Sealed
 from node.coordination.market import Market
-from node.coordination.reputations import Standings
+from node.coordination.reputations import Reputations
 from node.coordination.serialization import certificate_bytes, evidence_bytes
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
@@ -193,7 +193,7 @@ class Running:
         document = {"sourceId": source_id, "name": "A source", "sourceType": "webhook", **fields}
         return await self.client.post("/overlay/sources", json=document)
 
-    async def seal(self, manifest: Signed[Manifest], level: Level | None = None) -> Sealed:
+    async def seal(self, manifest: Signed[Manifest], level: Level | None = None) -> CertifiedResult:
         """Certify a batch the way a quorum of two would, write it down, publish it."""
         said = manifest.message
         packed = await self.database.run(lambda connection: batches.payload(connection, said.batch_id))
@@ -204,7 +204,7 @@ class Running:
             lambda connection: batches.seal(connection, sealed_row(certificate, leaves, normalized, now_ms))
         )
         assert sequence is not None
-        sealed = Sealed(
+        sealed = CertifiedResult(
             certificate=certificate,
             topics=said.topics,
             leaves=leaves,
@@ -383,7 +383,7 @@ async def running(
             outbound_allowed=[ip_network("127.0.0.0/8")],
         )
         driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), Forgetful(), act_not)
-        market = Market(database=database, driver=driver, standings=Standings(database), agent=agent_of)
+        market = Market(database=database, driver=driver, reputations=Reputations(database), agent=agent_of)
 
         async def ready() -> Sequence[Check]:
             return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]

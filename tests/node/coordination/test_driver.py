@@ -72,7 +72,7 @@ async def test_effects_come_after_the_commit_that_caused_them(nursery: trio.Nurs
     acted = Acted(disk)
     driver = Driver(RULES, disk, acted)
     await nursery.start(driver.run)
-    await driver.tell(batch_committed(stateful=True))
+    await driver.submit(batch_committed(stateful=True))
     await until(lambda: acted.effects)
     assert isinstance(acted.effects[0], Publish)
     assert acted.commits_before[0] == 1  # the chain of the source is on disk
@@ -84,7 +84,7 @@ async def test_what_comes_back_by_itself_is_not_written(nursery: trio.Nursery) -
     acted = Acted(disk)
     driver = Driver(RULES, disk, acted)
     await nursery.start(driver.run)
-    await driver.tell(batch_committed(stateful=False))
+    await driver.submit(batch_committed(stateful=False))
     await until(lambda: acted.effects)
     assert disk.commits == 0
     assert driver.find(batch_entity_id(certified().manifest.message.batch_id)) is not None
@@ -96,7 +96,7 @@ async def test_a_failed_commit_lets_nothing_out() -> None:
     acted = Acted(disk)
     driver = Driver(RULES, disk, acted)
     disk.broken = True
-    await driver.tell(batch_committed(stateful=True))
+    await driver.submit(batch_committed(stateful=True))
     with trio.fail_after(5), pytest.raises(DiskError):
         await driver.run()
     assert acted.effects == []
@@ -108,7 +108,7 @@ async def test_an_alarm_rings_and_the_lease_is_awarded(nursery: trio.Nursery) ->
     acted = Acted(disk)
     driver = Driver(RULES, disk, acted)
     await nursery.start(driver.run)
-    await driver.tell(batch_committed(stateful=False))
+    await driver.submit(batch_committed(stateful=False))
     await until(lambda: acted.effects)
     announcement = acted.effects[0]
     assert isinstance(announcement, Publish)
@@ -124,7 +124,7 @@ async def test_an_alarm_rings_and_the_lease_is_awarded(nursery: trio.Nursery) ->
             reason="",
         )
         signed = Signed(message=bid, signer=agent.identity, signature=b"checked by the caller")
-        await driver.tell(BidReceived(now_ms=clock_ms(), bid=signed))
+        await driver.submit(BidReceived(now_ms=clock_ms(), bid=signed))
     await until(lambda: len(acted.effects) > 3)
     sent = [type(effect.message).__name__ for effect in acted.effects if isinstance(effect, Send)]
     assert sent.count("Award") == LEVELS[Level.ENHANCED].executors
@@ -137,7 +137,7 @@ async def test_a_restart_goes_on_from_the_disk() -> None:
     async with trio.open_nursery() as nursery:
         first = Driver(RULES, disk, Acted(disk))
         await nursery.start(first.run)
-        await first.tell(batch_committed(stateful=True))
+        await first.submit(batch_committed(stateful=True))
         await until(lambda: disk.stored)
         nursery.cancel_scope.cancel()
     acted = Acted(disk)
@@ -145,7 +145,7 @@ async def test_a_restart_goes_on_from_the_disk() -> None:
         second = Driver(RULES, disk, acted)
         await nursery.start(second.run)
         assert second.find(chain_entity_id(certified().manifest.message.source_id)) is not None
-        await second.tell(batch_committed(stateful=True))  # recovery tells it again
+        await second.submit(batch_committed(stateful=True))  # recovery tells it again
         await until(lambda: acted.effects)
         nursery.cancel_scope.cancel()
 
@@ -155,14 +155,14 @@ async def test_the_same_driver_goes_on_when_the_disk_is_back() -> None:
     acted = Acted(disk)
     driver = Driver(RULES, disk, acted)
     disk.broken = True
-    await driver.tell(batch_committed(stateful=True))
+    await driver.submit(batch_committed(stateful=True))
     with trio.fail_after(5), pytest.raises(DiskError):
         await driver.run()
     assert list(driver.entities()) == []
     disk.broken = False
     async with trio.open_nursery() as nursery:
         await nursery.start(driver.run)
-        await driver.tell(batch_committed(stateful=True))  # the node tells forgotten batches again
+        await driver.submit(batch_committed(stateful=True))  # the node tells forgotten batches again
         await until(lambda: acted.effects)
         assert disk.commits == 1
         nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from node.coordination.executor import Executor
-from node.coordination.result_cache import ProcessingCache
+from node.coordination.result_cache import ResultCache
 from node.runtime.caches import BytesCache
 from node.worker.compute import Run
 from protocols.effects import Effect, RunRole
@@ -65,7 +65,7 @@ def executor(workers: Workers, posted: list[Stimulus]) -> Executor:
         certificates=nothing,
         subscribers=nothing,
         payloads=payloads,
-        cache=ProcessingCache(100_000),
+        cache=ResultCache(100_000),
         post=posted.append,
         on_sealed=nothing,
         on_dead=nothing,

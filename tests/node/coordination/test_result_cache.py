@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from node.coordination.result_cache import ENTRY_BYTES, TTL_MS, ProcessingCache, content_key
+from node.coordination.result_cache import ENTRY_BYTES, TTL_MS, ResultCache, content_key
 from node.runtime import clock
 from node.worker.compute import Run
 from protocols.messages import Level
@@ -34,7 +34,7 @@ def time() -> Iterator[Clock]:
 @pytest.mark.parametrize("kind", ["normalization", "certification"])
 def test_an_entry_lives_as_long_as_its_kind_and_volatility_say(time: Clock, kind: str, volatile: bool) -> None:
     looked: list[tuple[str, bool]] = []
-    cache = ProcessingCache(10_000, lambda *args: looked.append(args))
+    cache = ResultCache(10_000, lambda *args: looked.append(args))
     run = attrs.evolve(RUN, is_volatile=volatile)
     cache.put(kind, "k", run)  # type: ignore[arg-type]
     lasts_ms = {("normalization", True): 300_000, ("normalization", False): 3_600_000}.get(
@@ -50,7 +50,7 @@ def test_an_entry_lives_as_long_as_its_kind_and_volatility_say(time: Clock, kind
 
 
 def test_bytes_are_bounded_and_the_least_recently_used_goes_first() -> None:
-    cache = ProcessingCache(3 * (ENTRY_BYTES + 3))
+    cache = ResultCache(3 * (ENTRY_BYTES + 3))
     for key in "abc":
         cache.put("normalization", key, RUN)
     assert cache.get("normalization", "a", with_outputs=True) is not None
@@ -68,7 +68,7 @@ def test_bytes_are_bounded_and_the_least_recently_used_goes_first() -> None:
 
 
 def test_what_has_no_lines_is_found_where_none_are_wanted() -> None:
-    cache = ProcessingCache(10_000)
+    cache = ResultCache(10_000)
     cache.put("normalization", "k", RUN)
     cache.strip("normalization", "k")
     assert cache.size_bytes == ENTRY_BYTES
@@ -78,10 +78,10 @@ def test_what_has_no_lines_is_found_where_none_are_wanted() -> None:
 
 
 def test_kinds_are_apart_and_nothing_is_kept_without_room() -> None:
-    cache = ProcessingCache(10_000)
+    cache = ResultCache(10_000)
     cache.put("normalization", "k", RUN)
     assert cache.get("certification", "k", with_outputs=False) is None, "one node's word is no quorum's"
-    off = ProcessingCache(0)
+    off = ResultCache(0)
     off.put("normalization", "k", RUN)
     assert off.get("normalization", "k", with_outputs=False) is None
 

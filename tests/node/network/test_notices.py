@@ -16,7 +16,7 @@ from node.delivery.announcer import GOSSIP_CERTIFIED, Announcer
 from node.network.certificate_log import CertificateLog
 from node.network.content_exchange import ABSENT, PRESENT
 from node.network.notices import BURST, Interests, Notices
-from node.network.receiver import Exchange
+from node.network.receiver import Receiver
 from node.network.sync import Synchronizer
 from node.network.transport import Gossip
 from node.runtime.caches import BytesCache
@@ -349,7 +349,7 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
     async def nothing(_: Any) -> None:
         return None
 
-    exchange = Exchange(
+    receiver = Receiver(
         network=NETWORK,
         driver=Driver(Rules(network=NETWORK, self_key=HEARER.identity), Forgetful(), act_not),
         transport=transport,
@@ -367,6 +367,6 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
     frame = to_frame(notice(DIGEST, signer=signer))
     async with send:
         await send.send(Gossip(topic=GOSSIP_CERTIFIED, sender=sender.identity, data=frame))
-    await exchange.run_gossip()
+    await receiver.run_gossip()
     assert bool(told) is heard
     assert bool(transport.struck) is struck

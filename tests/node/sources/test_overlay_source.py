@@ -12,9 +12,9 @@ import trio
 
 from agents.roles import read_payload
 from node.network.certificate_log import CertificateLog
-from node.network.content_exchange import ABSENT, OUTPUTS, PRESENT, PeerLibrary
+from node.network.content_exchange import ABSENT, OUTPUTS, PRESENT, ContentExchange
 from node.network.notices import Interests
-from node.network.remote_batches import ForeignBatches
+from node.network.remote_batches import RemoteBatches
 from node.network.sync_messages import MANIFESTS, ManifestPage
 from node.sources import SourceConnector, SourceIntake
 from node.sources.overlay import OverlayReader
@@ -176,14 +176,14 @@ async def opened(reader_url: str, origin_url: str, kept_max: int = 1_000) -> Asy
             )
 
 
-def library(transport: MemoryTransport, batches_of: Callable[[], ForeignBatches], hidden: set[str]) -> PeerLibrary:
+def library(transport: MemoryTransport, batches_of: Callable[[], RemoteBatches], hidden: set[str]) -> ContentExchange:
     async def nothing(*_: Any) -> None:
         return None
 
     async def outputs(batch_id: str) -> tuple[bytes, bytes] | None:
         return None if batch_id in hidden else await batches_of().outputs(batch_id)
 
-    return PeerLibrary(
+    return ContentExchange(
         transport=transport,  # type: ignore[arg-type]  # as much of one as asking takes
         find_policy=nothing,
         keep_policy=nothing,
@@ -192,8 +192,8 @@ def library(transport: MemoryTransport, batches_of: Callable[[], ForeignBatches]
     )
 
 
-def foreign(database: Database, transport: MemoryTransport) -> ForeignBatches:
-    found = ForeignBatches(
+def foreign(database: Database, transport: MemoryTransport) -> RemoteBatches:
+    found = RemoteBatches(
         network=NETWORK,
         database=database,
         transport=transport,  # type: ignore[arg-type]

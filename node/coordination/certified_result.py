@@ -1,0 +1,23 @@
+"""A batch once it is certified and stored, as those who deliver it get it."""
+
+import attrs
+
+from protocols.messages import QuorumCertificate
+
+
+@attrs.frozen(kw_only=True)
+class CertifiedResult:
+    """A batch of this node's that is certified and stored.
+
+    Attributes:
+        leaves, normalized: Verdict and normalized data of each event, newline-joined, in batch order.
+        sequence: Its place among the certified batches of this node.
+    """
+
+    certificate: QuorumCertificate
+    topics: tuple[str, ...]
+    leaves: bytes
+    normalized: bytes
+    received_ms: int
+    certified_ms: int
+    sequence: int
