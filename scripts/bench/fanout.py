@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def serve(pipe: Connection, postgres_url: str) -> None:
             await node.source(SOURCE, overlayTopics=["gitdata.events.iot"])
             fed = Fed(node)
             pipe.send(node.url)
-            while (told := await trio.to_thread.run_sync(pipe.recv, abandon_on_cancel=True)) != "stop":
+            receive = partial(trio.to_thread.run_sync, pipe.recv, abandon_on_cancel=True)  # type: ignore[call-arg]
+            while (told := await receive()) != "stop":
                 node.recorder.told.clear()
                 pipe.send(attrs.asdict(node.feed.stats) if told == "stats" else await fed.feed(*told))
 
@@ -214,11 +216,11 @@ def show_profile(path: Path) -> None:
             under[frame] += int(count)
     total = sum(own.values()) or 1
     print("profile of the node, share of samples by own time:")
-    for name, count in own.most_common(12):
-        print(f"  {count / total:5.1%}  {name}")
+    for name, samples in own.most_common(12):
+        print(f"  {samples / total:5.1%}  {name}")
     print("and with all that they call:")
-    for name, count in under.most_common(22)[4:]:
-        print(f"  {count / total:5.1%}  {name}")
+    for name, samples in under.most_common(22)[4:]:
+        print(f"  {samples / total:5.1%}  {name}")
 
 
 def stop_reading(url: str) -> socket.socket:

@@ -15,7 +15,7 @@ from random import Random
 
 import attrs
 
-from tests.simulation.world import Faults, World
+from tests.simulation.world import Faults, Node, World
 
 SIZES = (5, 10, 20, 35, 50)
 BATCHES = 400
@@ -42,6 +42,10 @@ class Point:
         return sum(self.network.values())
 
 
+def _ingest(world: World, node: Node, sequence: int) -> None:
+    world.ingest(node, f"source {sequence % 7}", sequence, stateful=False)
+
+
 def measure(nodes: int, seed: int) -> Point:
     """Run one network to its end."""
     world = World(seed, nodes=nodes, faults=Faults(delay_ms=20), subscribed=True)
@@ -49,8 +53,7 @@ def measure(nodes: int, seed: int) -> Point:
     members = list(world.nodes.values())
     for sequence in range(BATCHES):
         node = random.choice(members)
-        post = partial(world.ingest, node, f"source {sequence % 7}", sequence, stateful=False)
-        world.at(random.randint(0, OVER_MS), post)
+        world.at(random.randint(0, OVER_MS), partial(_ingest, world, node, sequence))
     began = time.process_time()
     world.run_for(OVER_MS + 30_000)
     spent = time.process_time() - began

@@ -34,7 +34,7 @@ def fill(broker: Broker, messages: int, partitions: int) -> int:
         reading = {"station": f"S{number % 50:03}", "number": number, "temperatureC": 20 + number % 17 / 10}
         value = json.dumps(reading | {"note": "x" * 180}).encode()
         size += len(value)
-        sender.send(TOPIC, value, key=reading["station"].encode(), partition=number % partitions)
+        sender.send(TOPIC, value, key=f"S{number % 50:03}".encode(), partition=number % partitions)
     sender.flush(120)
     return size
 

@@ -182,7 +182,9 @@ async def watch(network: LocalNetwork, meter: Meter, samples: list[tuple[float, 
         await trio.sleep(5)
 
 
-async def measure(network: LocalNetwork, load: Load, meter: Meter) -> list[tuple[float, int, float, float]]:
+async def measure(
+    network: LocalNetwork, load: "Load | _Offset", meter: Meter
+) -> list[tuple[float, int, float, float]]:
     samples: list[tuple[float, int, float, float]] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, network, meter, samples)
@@ -302,8 +304,8 @@ def show_profile(raw: str) -> None:
         for frame in {frame.rpartition(":")[0] for frame in stack.split(";")}:
             inclusive[frame] = inclusive.get(frame, 0) + int(count)
     ours = [item for item in inclusive.items() if any(part in item[0] for part in PARTS)] or list(inclusive.items())
-    for name, count in sorted(ours, key=lambda item: -item[1])[:18]:
-        print(f"  {100 * count / max(1, total):5.1f}%  {name})")
+    for name, samples in sorted(ours, key=lambda item: -item[1])[:18]:
+        print(f"  {100 * samples / max(1, total):5.1f}%  {name}")
 
 
 def main() -> int:

@@ -303,6 +303,7 @@ def node_seal(connection: psycopg.Connection, batch: Batch) -> None:
     sealed = batches.SealedBatch(
         batch_id=batch.batch_id,
         certificate=FRAME * 10 + batch.batch_id.encode(),
+        context_out=b"",
         outputs=batch.packed,
         valid=EVENTS,
         invalid=0,

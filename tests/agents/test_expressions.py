@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -189,7 +190,10 @@ def test_the_past_is_read_by_name_alone() -> None:
 
 
 def test_installed_functions_are_called_by_their_full_name() -> None:
-    functions = {"acme.double": lambda number: 2 * number, "acme.fail": lambda: math.sqrt(-1)}
+    functions: dict[str, Callable[..., Any]] = {
+        "acme.double": lambda number: 2 * number,
+        "acme.fail": lambda: math.sqrt(-1),
+    }
     scope = {"data": {"a": 4}}
     assert compile_expression("acme.double(data.a) + 1", names=("data",), functions=functions).value(scope) == 9
     with pytest.raises(EvaluationError, match=r"acme.fail\(\)"):

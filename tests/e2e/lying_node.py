@@ -33,5 +33,5 @@ class LyingCompute:
 if __name__ == "__main__":
     from tests.e2e import lying_node  # under its own name, so that workers can find the function
 
-    executor.compute = lying_node.LyingCompute()  # type: ignore[assignment]
+    executor.compute = lying_node.LyingCompute()  # type: ignore[assignment, attr-defined]
     sys.exit(main())

@@ -60,7 +60,7 @@ class Steady(threading.Thread):
 
 def register(node: Node) -> None:
     for level in LEVELS:
-        source = {"sourceId": f"farm-{level}", "name": "A farm", "sourceType": "webhook"}
+        source: dict[str, Any] = {"sourceId": f"farm-{level}", "name": "A farm", "sourceType": "webhook"}
         source |= {"mappingPolicy": {"required": ["value"]}}
         httpx.post(f"{node.url}/overlay/sources", json=source, auth=node.operator, timeout=20).raise_for_status()
 

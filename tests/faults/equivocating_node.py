@@ -50,5 +50,5 @@ class EquivocatingSender(Sender):
 if __name__ == "__main__":
     from node import app
 
-    app.Sender = EquivocatingSender  # type: ignore[misc]
+    app.Sender = EquivocatingSender  # type: ignore[attr-defined]
     sys.exit(main())

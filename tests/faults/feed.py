@@ -30,6 +30,7 @@ FIELDS: Final = (
     ("pressure", "pressureHpa", Decimal(1), Decimal(1), Decimal(0), 870, 1084.8),
     ("visib", "visibilityKm", Decimal("1.609344"), Decimal(1), Decimal(0), 0, 120),
 )
+UNCHANGED: Final = (Decimal(1), Decimal(1), Decimal(0))
 REQUIRED: Final = frozenset(("temperatureC", "dewPointC", "humidityPercent", "windSpeedMps"))
 
 
@@ -75,7 +76,7 @@ def _reading(event: dict[str, Any]) -> Reading:
             continue
         exact = EXACT.divide(EXACT.multiply(EXACT.subtract(Decimal(repr(value)), offset), factor), divisor)
         # a unit's conversion is rounded to 12 digits; a value without one is taken as it is
-        converted = value if (factor, divisor, offset) == (1, 1, 0) else float(ROUNDED.plus(exact))
+        converted = value if (factor, divisor, offset) == UNCHANGED else float(ROUNDED.plus(exact))
         normalized[target] = converted
         valid = valid and least <= converted <= most
     encoded = orjson.dumps(event).replace(str(FIRST_YEAR).encode() + b"-", YEAR + b"-")

@@ -145,7 +145,12 @@ class Relay(threading.Thread):
 
     def _order(self, command: Callable[[], None]) -> None:
         done = threading.Event()
-        self._commands.append(lambda: (command(), done.set())[0])
+
+        def run() -> None:
+            command()
+            done.set()
+
+        self._commands.append(run)
         self._bell.send(b"!")
         done.wait()
 

@@ -56,7 +56,7 @@ def test_names_are_trimmed_and_lowered_but_key_ids_are_not(case: dict[str, Any])
 
 @pytest.mark.parametrize("case", load("brc42")["rejected"], ids=lambda c: c["error"][:40])
 def test_what_the_sdk_rejects_is_rejected(case: dict[str, Any]) -> None:
-    key_id = case.get("keyID") if case.get("keyID") is not None else "x" * case["keyIDLength"]
+    key_id: str = case["keyID"] if case.get("keyID") is not None else "x" * case["keyIDLength"]
     if len(key_id) != case["keyIDLength"]:
         key_id = "x" * case["keyIDLength"]
     with pytest.raises(InvalidKeyError):

@@ -122,7 +122,7 @@ class Names(trio.abc.HostnameResolver):
         self.answers = {name: list(each) for name, each in answers.items()}
         self.asked: list[str] = []
 
-    async def getaddrinfo(  # type: ignore[override]
+    async def getaddrinfo(
         self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> list[Any]:
         name = host.decode() if isinstance(host, bytes) else host

@@ -182,7 +182,7 @@ class Running:
     market: Market
     app: QuartTrio
 
-    async def post(self, *events: dict[str, Any], source: str = "s1", **more: Any) -> httpx.Response:
+    async def post(self, *events: Any, source: str = "s1", **more: Any) -> httpx.Response:
         return await self.client.post(
             "/overlay/events/ingest",
             json={"sourceId": source, "events": list(events), **more.pop("body", {})},
@@ -367,7 +367,12 @@ async def running(
         nonces = NonceLedger(database)
         idempotency = IdempotencyLedger(database, **(idempotency_bounds or {}))
         transport = transport or MemoryTransport(NODE.identity)
-        objects = Objects(database=database, transport=transport, key=NODE.key, public_url=PUBLIC_URL)
+        objects = Objects(
+            database=database,
+            transport=transport,  # type: ignore[arg-type]  # as much of one as objects use
+            key=NODE.key,
+            public_url=PUBLIC_URL,
+        )
 
         overlay = OverlayServices(
             network=NETWORK,
@@ -427,7 +432,7 @@ async def running(
             nursery.start_soon(overlay.propagation.run)
             nursery.start_soon(feed.run)
 
-            async def serve_app(*, task_status: trio.TaskStatus[str]) -> None:
+            async def serve_app(*, task_status: "trio.TaskStatus[str]") -> None:  # type: ignore[name-defined]
                 await serve(app, "127.0.0.1:0", limits=server, task_status=task_status)
 
             url: str = await nursery.start(serve_app)

@@ -2,7 +2,7 @@
 
 import gzip
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import zstandard
@@ -56,7 +56,12 @@ def test_pieces_are_the_lines_in_their_order(body: bytes, cuts: list[int]) -> No
 @pytest.mark.parametrize("coding", ["identity", "gzip", "zstd"])
 @given(st.lists(st.binary(max_size=300), max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
 def test_a_coding_is_undone_however_its_bytes_come(coding: Coding, members: list[bytes], cuts: list[int]) -> None:
-    compress = {"identity": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}[coding]
+    compressors: dict[str, Callable[[bytes], bytes]] = {
+        "identity": bytes,
+        "gzip": gzip.compress,
+        "zstd": zstandard.compress,
+    }
+    compress = compressors[coding]
     packed = b"".join(compress(member) for member in members)
     undo = unpacker(coding)
     assert b"".join(text for part in split(packed, cuts) for text in undo.feed(part)) == b"".join(members)

@@ -1,5 +1,7 @@
 """The directory of who offers what: heard, replaced, withdrawn, expired, and never another's word for it."""
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -14,9 +16,7 @@ NOW = 1_700_000_000_000
 URL = "http://127.0.0.1:8080"
 
 
-def advertised(
-    agent: int = 0, sequence: int = 1, *, ttl_ms: int = 60_000, **changes: object
-) -> Signed[Advertisement]:
+def advertised(agent: int = 0, sequence: int = 1, *, ttl_ms: int = 60_000, **changes: Any) -> Signed[Advertisement]:
     key = AGENTS[agent].key
     names = [topic_manager_name(role_topic(role)) for role in (Role.NORMALIZE, Role.CERTIFY)]
     message = Advertisement(

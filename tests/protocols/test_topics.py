@@ -47,7 +47,7 @@ def certificates(network: str = NETWORK, known: bool = True) -> CertificateManag
 def test_advertisements_are_admitted_as_the_official_managers_admit_them(case: dict[str, Any]) -> None:
     script = bytes.fromhex(case["lockingScriptHex"])
     for kind in ("SHIP", "SLAP"):
-        manager = AdvertisementManager(kind=kind, allow_local_urls=False)  # type: ignore[arg-type]
+        manager = AdvertisementManager(kind=kind, allow_local_urls=False)
         expected = case["officialTopicManagerRule"]["accepted"] and case["kind"] == kind
         assert admitted(manager, b"", script) == ([1] if expected else [])
 

@@ -5,6 +5,7 @@
 
 import os
 import time
+from functools import partial
 from random import Random
 
 import pytest
@@ -64,11 +65,11 @@ def _load(world: World, random: Random) -> None:
     for _ in range(random.randint(0, 3)):
         victim = random.choice(nodes)
         down = random.randint(50, 20_000)
-        world.at(random.randint(0, 40_000), lambda victim=victim, down=down: world.crash(victim, down))
+        world.at(random.randint(0, 40_000), partial(world.crash, victim, down))
     for _ in range(world.faults.partitions):
         side = {node.key for node in random.sample(nodes, random.randint(1, len(nodes) // 2))}
         lasts = random.randint(500, 20_000)
-        world.at(random.randint(0, 40_000), lambda side=side, lasts=lasts: world.partition(side, lasts))
+        world.at(random.randint(0, 40_000), partial(world.partition, side, lasts))
     if world.faults.gone:
         victim = random.choice(nodes[world.faults.liars + world.faults.equivocators :])
         world.at(random.randint(1_000, 40_000), lambda: world.lose(victim))

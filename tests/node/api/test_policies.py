@@ -127,7 +127,8 @@ async def test_a_policy_is_tried_on_events(node: Running) -> None:
     assert [each["status"] for each in said["results"]] == ["valid", "valid", "invalid", "rejected"]
     assert [each["level"] for each in said["results"]] == [None, "critical", "critical", None]
     assert (await node.client.get("/overlay/stats")).json()["acknowledged"] == 0
-    for body in ({}, {"events": []}, {"events": 5}):
+    bodies: tuple[dict[str, Any], ...] = ({}, {"events": []}, {"events": 5})
+    for body in bodies:
         refused = await node.client.post(f"/overlay/policies/{digest}/test", json=body)
         assert (refused.status_code, refused.json()["field"]) == (400, "/events")
 
@@ -136,7 +137,7 @@ async def test_the_published_schema_agrees_with_the_node(node: Running) -> None:
     answer = await node.client.get("/overlay/policy-schema")
     assert answer.headers["content-type"] == "application/schema+json"
     schema = jsonschema_rs.validator_for(answer.json())
-    for policy in (
+    refused: tuple[dict[str, Any], ...] = (
         {"requires": []},
         {"bounds": [{"field": "a"}]},
         {"rules": [{"name": "a"}]},
@@ -147,7 +148,8 @@ async def test_the_published_schema_agrees_with_the_node(node: Running) -> None:
         {"coercion": [{"field": "a", "type": "decimal"}]},
         {"certification": {"retention": {"days": 0}}},
         {"volatility": "medium"},
-    ):
+    )
+    for policy in refused:
         assert not schema.is_valid(policy), policy
         assert (await node.client.post("/overlay/policies", json=policy)).status_code == 422, policy
     for file in (ROOT / "configs" / "policies").glob("*.json"):

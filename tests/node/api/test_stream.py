@@ -328,7 +328,8 @@ async def test_batches_told_of_out_of_order_are_delivered_in_order(node: Running
 
 async def test_what_the_feed_missed_is_read_from_the_database(node: Running) -> None:
     """A batch that is sealed and never told of holds up nobody for long, and is not lost."""
-    publish, lost = node.feed.publish, []
+    publish = node.feed.publish
+    lost: list[Any] = []
     async with stream(node) as reader:
         await certify(node)
         node.feed.publish = lost.append  # type: ignore[method-assign, assignment]

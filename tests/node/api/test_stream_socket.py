@@ -60,7 +60,7 @@ class Socket:
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(call, abandon_on_cancel=True)  # type: ignore[call-arg]
 
 
 @asynccontextmanager
@@ -292,7 +292,7 @@ async def test_who_may_read_no_longer_is_sent_away(postgres_url: str) -> None:
     readers: Any = {CLIENT.identity, STAYS.identity}  # as an operator's list, or revoked certificates, change
     async with running(postgres_url, access=Access(readers=readers)) as node:
 
-        def signed(key: PrivateKey) -> dict[str, str]:
+        def signed(key: PrivateKey) -> tuple[tuple[str, str], ...]:
             nonce_ns = time.time_ns()
             return sign_headers(key, NODE.identity, method="GET", target=PATH, body=b"", nonce_ns=nonce_ns)
 

@@ -14,7 +14,7 @@ from tests.node.running import AGENT, NODE, running
 
 
 def template(**changes: Any) -> dict[str, Any]:
-    document = copy.deepcopy(EXAMPLE_TEMPLATE)
+    document: dict[str, Any] = copy.deepcopy(EXAMPLE_TEMPLATE)
     document["agentRequirements"]["minimumReputation"] = changes.get("reputation", 70)
     return document
 

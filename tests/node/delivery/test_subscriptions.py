@@ -45,7 +45,7 @@ def signed(signer: KeySigner) -> SignedRequests:
 
 
 async def make(node: Running, by: KeySigner | None = AGENT, **fields: Any) -> httpx.Response:
-    auth = None if by is None else signed(by)
+    auth = httpx.USE_CLIENT_DEFAULT if by is None else signed(by)
     return await node.client.post(PATH, json={"subscriptionType": "sse", **fields}, auth=auth)
 
 
@@ -255,7 +255,7 @@ async def test_a_stream_begins_where_its_cursor_stands(node: Running) -> None:
     name = made["subscriptionId"]
     begun = await follow_as(node, owner, name)
     assert begun.place == Place(sequence=1, position=1)
-    assert begun.wanted.source_ids == {"s1"}
+    assert begun.wanted.source_ids == frozenset({"s1"})
     node.cursors.moved(name, begun.revision, Place(sequence=1, position=3))
     assert (await follow_as(node, owner, name)).place == Place(sequence=1, position=3)
     state = (await read(node, name)).json()["state"]

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import orjson
@@ -39,6 +40,10 @@ from tests.node.webhook_receiver import (
 
 numbers = itertools.count(1)
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
+
+
+def has_arrived(receiver: Receiver, ids: list[str]) -> bool:
+    return receiver.first_arrivals == ids
 
 
 @pytest.fixture
@@ -437,7 +442,7 @@ async def test_tls_is_verified(postgres_url: str) -> None:
             async with receiving(tls=server_tls(certificate)) as receiver:
                 subscription = await subscribe(node, receiver)
                 if kind == "ok":
-                    await receiver.until(lambda receiver=receiver: receiver.first_arrivals == ids)
+                    await receiver.until(partial(has_arrived, receiver, ids))
                     assert receiver.connections == 1
                     continue
                 with trio.fail_after(20):

@@ -6,6 +6,7 @@ import random
 import attrs
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,6 +109,7 @@ def test_strikes_add_up_fade_and_are_served() -> None:
 async def test_a_peer_away_for_long_is_called_every_few_seconds() -> None:
     """It may come back without calling anybody, so as the settings stand nobody waits longer than this for it."""
     redial_s_max = attrs.fields(TransportConfig).redial_s_max.default
+    assert redial_s_max is not None
     link, rng = Link(b"\2" * 33), random.Random(1)
     link.failures = 1_000
     pauses = [link.redial_s(redial_s_max, rng) for _ in range(200)]

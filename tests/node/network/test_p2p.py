@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -52,7 +53,7 @@ async def answer(sender: bytes, body: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def node(*bootstrap: str, key: bytes | None = None, **settings: object) -> AsyncIterator[PeerNetwork]:
+async def node(*bootstrap: str, key: bytes | None = None, **settings: Any) -> AsyncIterator[PeerNetwork]:
     config = TransportConfig(
         secret=key or secret(), network="test", topics=("jobs",), bootstrap=bootstrap, redial_s_max=1.0, **settings
     )
@@ -381,14 +382,18 @@ async def test_a_peer_that_outruns_its_credit_is_cut_off() -> None:
         assert resident_bytes() - before < INBOUND_BYTES_MAX + WINDOW + 100_000_000
 
 
-def rpc(**fields: object) -> bytes:
+def rpc(**fields: Any) -> bytes:
     return encode_varint_prefixed(rpc_pb2.RPC(publish=[rpc_pb2.Message(**fields)]).SerializeToString())
 
 
 async def test_harmful_gossip_does_not_stop_the_service() -> None:
     """In the library an exception over one message ends the whole service."""
     async with node() as network, attacker(network) as host:
-        proper = {"topicIDs": ["/test/jobs/1"], "seqno": bytes(8), "from_id": host.get_id().to_bytes()}
+        proper: dict[str, Any] = {
+            "topicIDs": ["/test/jobs/1"],
+            "seqno": bytes(8),
+            "from_id": host.get_id().to_bytes(),
+        }
         not_a_point = host.get_id().to_bytes()[:7] + b"\xff" * 32
         harmful = [
             encode_varint_prefixed(os.urandom(500)),
@@ -399,7 +404,9 @@ async def test_harmful_gossip_does_not_stop_the_service() -> None:
             rpc(**proper, key=b"\xff" * 9, signature=b"s"),
             rpc(**{**proper, "seqno": b""}, signature=b"s"),
             encode_varint_prefixed(
-                rpc_pb2.RPC(control=rpc_pb2.ControlMessage(ihave=[{"messageIDs": [b"x"]}])).SerializeToString()
+                rpc_pb2.RPC(
+                    control=rpc_pb2.ControlMessage(ihave=[rpc_pb2.ControlIHave(messageIDs=[b"x"])])
+                ).SerializeToString()
             ),
             b"\xff" * 12,
         ]

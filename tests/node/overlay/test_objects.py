@@ -1,12 +1,15 @@
 """Objects by content: read with their hash checked, had of peers, advertised; in a real Postgres, peers in memory."""
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
+import psycopg
 import pytest
 import trio
+import trio.testing
 
 from node.network.content_exchange import ABSENT, PRESENT
 from node.overlay.objects import Kind, Objects, ObjectsBusyError, object_store, search, wire
@@ -60,7 +63,7 @@ async def member(
         transport = network.join(signer.identity)
         objects = Objects(
             database=database,
-            transport=transport,  # as much of one as objects use
+            transport=transport,  # type: ignore[arg-type]  # as much of one as objects use
             key=signer.key,
             public_url="https://node.example/",
             likely=advertised_holders,
@@ -99,13 +102,12 @@ async def test_a_spoiled_copy_is_never_served(postgres_urls: tuple[str, str]) ->
             assert await node.objects.get(digest) is not None
         del network.answers[AGENT.identity]
         for content in (b"spoiled", bytes.fromhex("28b52ffd2000010000")):
-            await node.database.run(
-                lambda connection, content=content: connection.execute(
-                    "UPDATE fetched_objects SET content = %b", (content,)
-                )
-            )
+            await node.database.run(partial(spoil, content))
             fresh = Objects(
-                database=node.database, transport=node.transport, key=NODE.key, public_url="https://node.example"
+                database=node.database,
+                transport=node.transport,  # type: ignore[arg-type]  # as much of one as objects use
+                key=NODE.key,
+                public_url="https://node.example",
             )
             assert await fresh.get(digest, local=True) is None
 
@@ -180,7 +182,11 @@ async def test_a_request_that_is_given_up_does_not_end_the_search_of_others(post
             assert await node.objects.get(digest) is not None
 
 
-def liar(make: Callable[[PartRequest], bytes]) -> Callable[[IdentityKey, bytes], object]:
+def spoil(content: bytes, connection: psycopg.Connection) -> None:
+    connection.execute("UPDATE fetched_objects SET content = %b", (content,))
+
+
+def liar(make: Callable[[PartRequest], bytes]) -> Callable[[IdentityKey, bytes], Awaitable[bytes]]:
     async def answer(_: IdentityKey, body: bytes) -> bytes:
         return PRESENT + make(wire.read_part_request(body))
 

@@ -92,13 +92,13 @@ async def test_what_is_admitted_is_found_and_a_repeat_is_answered_alike(postgres
         assert found[0]["outputIndex"] == 1
         for query in ({"identityKey": HOST.identity.hex()}, {"domain": URL}, {"findAll": True}, "findAll"):
             assert subjects(await look(node, "ls_ship", query)) == [made.txid]
-        for query in (
+        for missed in (
             {"topics": ["tm_fish"]},
             {"domain": "https://host.exam"},
             {"domain": "https://other.example"},
             {"identityKey": "02" + "aa" * 32},
         ):
-            assert await look(node, "ls_ship", query) == []
+            assert await look(node, "ls_ship", missed) == []
     async with running(postgres_url) as node:  # it was on disk
         assert subjects(await look(node, "ls_ship", {"topics": ["tm_birds"]})) == [made.txid]
 

@@ -317,8 +317,8 @@ async def test_faults_say_what_happened_and_no_secrets() -> None:
             await fetch(impatient, silent.url, bytes_max=10, timeout_s=20)
 
 
-def said(status: int = 429, **headers: str) -> Fetched:
-    return Fetched(status=status, headers=headers, body=b"", is_cut=False, url="")
+def said(**headers: str) -> Fetched:
+    return Fetched(status=429, headers=headers, body=b"", is_cut=False, url="")
 
 
 def test_how_long_to_wait() -> None:

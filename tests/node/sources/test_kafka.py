@@ -325,7 +325,7 @@ async def test_what_is_on_disk_and_not_acknowledged_is_read_again_and_known(node
 
     async def is_on_disk() -> bool:
         query = "SELECT count(*) FROM event_index"
-        return bool(await node.database.run(lambda connection: connection.execute(query).fetchone()[0]))
+        return bool(await node.database.run(lambda connection: (connection.execute(query).fetchone() or [0])[0]))
 
     await until(is_on_disk)
     await enable(node, False)

@@ -138,14 +138,14 @@ class Listing:
         return Said(headers=[("ETag", etag)], body=body)
 
 
-BY_CURSOR = {
+BY_CURSOR: dict[str, Any] = {
     "eventsPath": "/data/items",
     "cursorPath": "/next",
     "cursorParameter": "after",
     "lagPath": "/left",
     "externalIdPath": "/id",
 }
-BY_LINK = {"eventsPath": "", "followLinks": True, "externalIdPath": "/id"}
+BY_LINK: dict[str, Any] = {"eventsPath": "", "followLinks": True, "externalIdPath": "/id"}
 NEWEST_FIRST = {**BY_LINK, "pagesFrom": "first"}
 SINCE = {"format": "ndjson", "cursorField": "/id", "cursorParameter": "since", "externalIdPath": "/id"}
 WAYS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ def body(*events: Any, **changes: Any) -> bytes:
     return json.dumps({"sourceId": "s1", "events": list(events), **changes}).encode()
 
 
-def taken(request: bytes, **limits: int) -> Admitted:
+def taken(request: bytes, **limits: Any) -> Admitted:
     return admit(request, network=NETWORK, **limits)
 
 

@@ -37,7 +37,9 @@ def test_valid_events_are_read_unless_others_are_asked_for() -> None:
     verdicts = list(map(orjson.loads, BATCH.leaves))
     for statuses in ({"valid"}, {"invalid"}, {"valid", "invalid"}):
         found = read(
-            BATCH.output.leaves, BATCH.output.normalized, selection=attrs.evolve(SELECTION, statuses=statuses)
+            BATCH.output.leaves,
+            BATCH.output.normalized,
+            selection=attrs.evolve(SELECTION, statuses=frozenset(statuses)),
         )
         wanted = [
             (verdict, data)
