@@ -1,18 +1,17 @@
 """The part of the description about subscriptions: cursors of streams, webhooks, and their schemas."""
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from node.api.describing import in_path, in_query, json_answer, json_body, operation, problem_answers
 from node.api.schemas import LEVEL, Schema, array, integer, nullable, record, ref, text
-from node.delivery.subscription_documents import (
+from node.delivery.subscription_models import (
     CLIENT_ID_CHARS_MAX,
     DAY_S,
     KEEP_SECRET_S_MAX,
     MAX_EVENTS,
     RETRY_FOR_S_MAX,
-    STATUSES,
     TIMEOUT_S_MAX,
-    TYPES,
+    SubscriptionType,
 )
 from protocols.limits import TOPICS_PER_BATCH_MAX
 
@@ -76,7 +75,7 @@ SETTABLE: Final[dict[str, Schema]] = {
 }
 SET_ONCE: Final[dict[str, Schema]] = {
     "subscriptionId": text("Made up where it is left out.", pattern="^[A-Za-z0-9._:-]{1,100}$"),
-    "subscriptionType": text(enum=list(TYPES)),
+    "subscriptionType": text(enum=list(get_args(SubscriptionType))),
     "clientIdentityKey": text("Whose it is: the caller's, unless an operator says otherwise."),
 }
 CREATION: Final[dict[str, Schema]] = {
@@ -102,7 +101,7 @@ SUBSCRIPTION: Final = record(
     {
         **SET_ONCE,
         **SETTABLE,
-        "subscriptionStatus": text(enum=list(STATUSES)),
+        "subscriptionStatus": text(enum=["active", "paused", "expired"]),
         "callbackUrl": nullable(text()),
         "clientIdentityKey": nullable(text()),
         "lastActivityAt": nullable(text()),

@@ -69,7 +69,7 @@ def routes(services: Services) -> Blueprint:
 
     @blueprint.put("/overlay/subscriptions/<subscription_id>")
     async def replace_subscription(subscription_id: str) -> Response:
-        return await changed(subscription_id, documents.whole(await read_document(request, timeout_s)))
+        return await changed(subscription_id, documents.read_replacement(await read_document(request, timeout_s)))
 
     @blueprint.delete("/overlay/subscriptions/<subscription_id>")
     async def delete_subscription(subscription_id: str) -> Response:
@@ -93,9 +93,13 @@ def routes(services: Services) -> Blueprint:
 
     @blueprint.post("/overlay/subscriptions/<subscription_id>/secret")
     async def rotate_secret(subscription_id: str) -> Response:
-        given, keep_s = documents.read_rotation(await read_document(request, timeout_s))
+        rotation = documents.read_rotation(await read_document(request, timeout_s))
         call = partial(
-            subscriptions.rotate, subscription_id=subscription_id, given=given, keep_s=keep_s, caller=g.caller
+            subscriptions.rotate,
+            subscription_id=subscription_id,
+            given=rotation.secret,
+            keep_s=rotation.keep_previous_seconds,
+            caller=g.caller,
         )
         document, secret = await database.run(call)
         await keeper.heed()

@@ -12,7 +12,7 @@ import attrs
 import orjson
 
 from node.coordination.certified_result import CertifiedResult
-from node.delivery.filters import Options, Selection
+from node.delivery.filters import MessageOptions, Selection
 from node.runtime.formats import sha256_text, whole_ms
 from protocols.certificate import STEPS, agent_id, certificate_document, proof_document, rfc3339
 from protocols.levels import rule_for
@@ -120,16 +120,16 @@ class Rendering:
     def __init__(self, sealed: CertifiedResult, tally: Tally | None = None) -> None:
         self.sealed = sealed
         self._tally = tally or Tally()
-        self._bodies: dict[Options, dict[int, bytes]] = {}
-        self._shared: dict[Options, bytes] = {}
+        self._bodies: dict[MessageOptions, dict[int, bytes]] = {}
+        self._shared: dict[MessageOptions, bytes] = {}
         self._verdicts: dict[tuple[str, int], bool] = {}
-        self._chunks: dict[tuple[Selection, Options], Chunk] = {}
+        self._chunks: dict[tuple[Selection, MessageOptions], Chunk] = {}
 
     @property
     def last(self) -> Place:
         return Place(sequence=self.sealed.sequence, position=self.sealed.certificate.statement.events)
 
-    def chunk(self, selection: Selection, options: Options, after: int = 0) -> Chunk:
+    def chunk(self, selection: Selection, options: MessageOptions, after: int = 0) -> Chunk:
         """The messages of those who select and want alike, in batch order.
 
         Args:
@@ -146,7 +146,7 @@ class Rendering:
         """Whether an event of the batch is selected; those after the first are not looked at."""
         return next(self._selected(selection, 0), None) is not None
 
-    def _chunk(self, selection: Selection, options: Options, after: int) -> Chunk:
+    def _chunk(self, selection: Selection, options: MessageOptions, after: int) -> Chunk:
         sequence = self.sealed.sequence
         messages = tuple(
             Message(place=Place(sequence=sequence, position=index + 1), body=self._body(index, options))
@@ -200,7 +200,7 @@ class Rendering:
             "issues": leaf["issues"],
         }
 
-    def _body(self, index: int, options: Options) -> bytes:
+    def _body(self, index: int, options: MessageOptions) -> bytes:
         bodies = self._bodies.setdefault(options, {})
         found = bodies.get(index)
         if found is None:
@@ -208,7 +208,7 @@ class Rendering:
             found = bodies[index] = self._serialised(index, options)
         return found
 
-    def _serialised(self, index: int, options: Options) -> bytes:
+    def _serialised(self, index: int, options: MessageOptions) -> bytes:
         leaf = self._leaves[index]
         if options not in self._shared:
             self._shared[options] = _shared(self.sealed, options)
@@ -249,19 +249,21 @@ class Rendering:
         return b',"certificate":' + orjson.dumps(document)
 
 
-def chunks_of(rendering: Rendering, wanted: Iterable[tuple[Selection, Options]], after: int = 0) -> list[Chunk]:
+def chunks_of(
+    rendering: Rendering, wanted: Iterable[tuple[Selection, MessageOptions]], after: int = 0
+) -> list[Chunk]:
     """The chunks of a batch for several selections and options at once."""
     return [rendering.chunk(selection, options, after) for selection, options in wanted]
 
 
-def _verdict(leaf: dict[str, Any], options: Options) -> bytes:
+def _verdict(leaf: dict[str, Any], options: MessageOptions) -> bytes:
     """Named only to clients that asked for rejected events too: else every event is valid."""
     if not options.verdicts:
         return b""
     return b',"status":%b,"issues":%b' % (orjson.dumps(leaf["status"]), orjson.dumps(leaf["issues"]))
 
 
-def _shared(sealed: CertifiedResult, options: Options) -> bytes:
+def _shared(sealed: CertifiedResult, options: MessageOptions) -> bytes:
     """What all events of a batch say alike: who certified it, and how long that took."""
     statement, signed = sealed.certificate.statement, sealed.certificate.certifications
     asked = rule_for(statement.level, statement.quorum).executors

@@ -1,26 +1,23 @@
-"""Filter criteria as JSON: what subscriptions keep, WebSocket clients send, and query parameters come to."""
+"""Filter criteria as JSON: what subscriptions keep, WebSocket clients send, and query parameters are read into."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, StringConstraints
 
 from agents.expressions import Expression, compile_expression
-from node.delivery.filters import NAMES, STATUSES, Filter, Options, Selection
+from node.delivery.filters import NAMES, STATUSES, Filter, MessageOptions, Selection
+from node.runtime.document_models import DocumentModel, FieldProblem, read_document
 from node.runtime.topic_patterns import Patterns
 from protocols.errors import ClientFault
 from protocols.messages import Level
 
 ITEMS_MAX: Final = 64
 ITEM_CHARS_MAX: Final = 256
-MEMBERS: Final = (
-    "topics",
-    "sourceIds",
-    "eventTypes",
-    "minCertificationLevel",
-    "status",
-    "expression",
-    "includeProcessingEvidence",
-    "includeCertificate",
-)
+
+LevelName = Literal["basic", "enhanced", "critical"]
+Item = Annotated[str, StringConstraints(min_length=1, max_length=ITEM_CHARS_MAX)]
+Items = Annotated[list[Item], Field(min_length=1, max_length=ITEMS_MAX)]
 
 
 class InvalidCriteriaError(ClientFault):
@@ -29,44 +26,84 @@ class InvalidCriteriaError(ClientFault):
     code = "invalid-filter"
 
 
-def read_criteria(document: Mapping[str, Any]) -> Filter:
+class FilterCriteria(DocumentModel):
+    """Which events a client wants, and what their messages contain. A member that is absent filters nothing."""
+
+    topics: Items | None = Field(
+        None,
+        description="Topics or patterns of them: * stands for one part, # for any number. Not beside overlayTopics.",
+    )
+    source_ids: Items | None = Field(None, description="Ids of sources.")
+    event_types: Items | None = Field(
+        None, description="Event types or patterns of them: * stands for one part, # for any number."
+    )
+    min_certification_level: LevelName = Field("basic", description="The least level that events are certified at.")
+    status: Literal["valid", "invalid", "all"] = Field("valid", description="The verdict on an event.")
+    expression: str | None = Field(
+        None, description=f"A condition of the policy language over {', '.join(NAMES)}; events it is true for match."
+    )
+    include_processing_evidence: bool = Field(
+        False, description="Messages contain the agents' statements about the event's batch."
+    )
+    include_certificate: bool = Field(
+        False, description="Messages contain the document that proves the event offline."
+    )
+
+
+def read_criteria(document: Mapping[str, Any], *, pointer: str = "") -> Filter:
     """Check filter criteria and compile them.
 
     Args:
-        document: Any of ``MEMBERS``; what is absent filters nothing. ``topics`` and ``eventTypes`` take patterns
-            (see ``patterns``), ``status`` is "valid" (the default), "invalid" or "all", ``expression`` is of the
-            policy language over ``NAMES``.
+        document: See ``FilterCriteria``.
+        pointer: Where the criteria stand in what the client sent, for errors.
 
     Raises:
         InvalidCriteriaError: A member is unknown or wrong.
     """
-    for name in document:
-        if name not in MEMBERS:
-            raise InvalidCriteriaError(
-                f"unknown member {name[:80]!r}", field=f"/{name[:80]}", remedy=f"known are {', '.join(MEMBERS)}"
-            )
-    level = _word(document, "minCertificationLevel", tuple(level.word for level in Level), Level.BASIC.word)
-    status = _word(document, "status", (*STATUSES, "all"), "valid")
-    statuses = frozenset(STATUSES) if status == "all" else frozenset({status})
+    criteria = read_document(FilterCriteria, document, _invalid, pointer=pointer)
+    statuses = frozenset(STATUSES) if criteria.status == "all" else frozenset({criteria.status})
     selection = Selection(
-        event_types=_patterns(document, "eventTypes"), statuses=statuses, expression=_expression(document)
+        event_types=_patterns(criteria.event_types),
+        statuses=statuses,
+        expression=_compiled(criteria.expression, f"{pointer}/expression"),
     )
-    options = Options(
-        evidence=_flag(document, "includeProcessingEvidence"),
-        certificate=_flag(document, "includeCertificate"),
+    options = MessageOptions(
+        evidence=criteria.include_processing_evidence,
+        certificate=criteria.include_certificate,
         verdicts="invalid" in statuses,
     )
     return Filter(
-        topics=_patterns(document, "topics"),
-        source_ids=_items(document, "sourceIds"),
-        level=Level[level.upper()],
+        topics=_patterns(criteria.topics),
+        source_ids=None if criteria.source_ids is None else frozenset(criteria.source_ids),
+        level=Level[criteria.min_certification_level.upper()],
         selection=selection,
         options=options,
     )
 
 
+def _invalid(problem: FieldProblem) -> InvalidCriteriaError:
+    return InvalidCriteriaError(str(problem), field=problem.pointer, remedy=problem.remedy)
+
+
+def _patterns(items: list[str] | None) -> Patterns | None:
+    return None if items is None else Patterns(frozenset(items))
+
+
+def _compiled(text: str | None, pointer: str) -> Expression | None:
+    if text is None:
+        return None
+    try:
+        return compile_expression(text, names=NAMES)
+    except ValueError as error:
+        raise InvalidCriteriaError(
+            f"{pointer}: {error}",
+            field=pointer,
+            remedy=f"write a condition of the policy language over {', '.join(NAMES)}",
+        ) from error
+
+
 def criteria_document(wanted: Filter) -> dict[str, Any]:
-    """The inverse of ``read_criteria``, without the members that say what would be so anyway."""
+    """The inverse of ``read_criteria``, without members that have their default."""
     selection, options = wanted.selection, wanted.options
     document = {
         "topics": None if wanted.topics is None else sorted(wanted.topics.items),
@@ -85,55 +122,3 @@ def _status(statuses: frozenset[str]) -> str | None:
     if len(statuses) == len(STATUSES):
         return "all"
     return None if statuses == {"valid"} else next(iter(statuses))
-
-
-def _items(document: Mapping[str, Any], member: str) -> frozenset[str] | None:
-    found = document.get(member)
-    if found is None:
-        return None
-    if not isinstance(found, list) or not 0 < len(found) <= ITEMS_MAX:
-        raise InvalidCriteriaError(
-            f"{member!r} is no list of 1 to {ITEMS_MAX} texts", field=f"/{member}", remedy="leave it out for all"
-        )
-    for index, item in enumerate(found):
-        if not isinstance(item, str) or not 0 < len(item) <= ITEM_CHARS_MAX:
-            raise InvalidCriteriaError(
-                f"an item of {member!r} is no text of 1 to {ITEM_CHARS_MAX} characters",
-                field=f"/{member}/{index}",
-                remedy="send names as texts",
-            )
-    return frozenset(found)
-
-
-def _patterns(document: Mapping[str, Any], member: str) -> Patterns | None:
-    found = _items(document, member)
-    return None if found is None else Patterns(found)
-
-
-def _word(document: Mapping[str, Any], member: str, words: tuple[str, ...], default: str) -> str:
-    found = document.get(member, default)
-    if not isinstance(found, str) or found not in words:
-        raise InvalidCriteriaError(
-            f"{member!r} is {str(found)[:40]!r}", field=f"/{member}", remedy=f"use one of {', '.join(words)}"
-        )
-    return found
-
-
-def _flag(document: Mapping[str, Any], member: str) -> bool:
-    found = document.get(member, False)
-    if not isinstance(found, bool):
-        raise InvalidCriteriaError(f"{member!r} is no boolean", field=f"/{member}", remedy="use true or false")
-    return found
-
-
-def _expression(document: Mapping[str, Any]) -> Expression | None:
-    text = document.get("expression")
-    if text is None:
-        return None
-    remedy = f"write a condition of the policy language over {', '.join(NAMES)}"
-    if not isinstance(text, str):
-        raise InvalidCriteriaError("'expression' is no text", field="/expression", remedy=remedy)
-    try:
-        return compile_expression(text, names=NAMES)
-    except ValueError as error:
-        raise InvalidCriteriaError(f"'expression': {error}", field="/expression", remedy=remedy) from error

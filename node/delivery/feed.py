@@ -22,7 +22,7 @@ import trio
 
 from node.coordination.certified_result import CertifiedResult
 from node.delivery.chunks import START, Chunk, Form, Place, Rendering, Tally, chunks_of, merged
-from node.delivery.filters import Filter, Options, Selection
+from node.delivery.filters import Filter, MessageOptions, Selection
 from protocols.errors import WorldFault
 
 log = structlog.get_logger(__name__)
@@ -332,7 +332,9 @@ async def in_form(chunk: Chunk, form: Form) -> bytes:
     return await trio.to_thread.run_sync(chunk.written, form)
 
 
-async def written(rendering: Rendering, kinds: Iterable[tuple[Selection, Options]], after: int = 0) -> list[Chunk]:
+async def written(
+    rendering: Rendering, kinds: Iterable[tuple[Selection, MessageOptions]], after: int = 0
+) -> list[Chunk]:
     """Render on the loop where that is short, else in a thread."""
     kinds = tuple(kinds)
     make = partial(chunks_of, rendering, kinds, after)

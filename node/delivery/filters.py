@@ -23,7 +23,7 @@ def _text(expression: Expression | None) -> str | None:
 
 
 @attrs.frozen(kw_only=True, cache_hash=True)
-class Options:
+class MessageOptions:
     """What a client's messages look like: equal options, equal bytes.
 
     Attributes:
@@ -76,7 +76,7 @@ class Filter:
     source_ids: frozenset[str] | None = None
     level: Level = Level.BASIC
     selection: Selection = attrs.Factory(Selection)
-    options: Options = attrs.Factory(Options)
+    options: MessageOptions = attrs.Factory(MessageOptions)
 
     def wants(self, sealed: CertifiedResult) -> bool:
         """Whether a batch may have events for the client."""

@@ -20,15 +20,15 @@ from node.delivery.subscription_documents import (
     DEFAULTS,
     STREAMS,
     Document,
+    invalid_member,
     milliseconds,
     moment_of,
     place_of,
     read_delivery,
     read_filter,
-    refuse_moves,
     shown,
     status_of,
-    wrong,
+    without_set_once,
 )
 from node.runtime.access import Access, Caller, Credential, IdentityRequiredError, Need, NotPermittedError
 from node.runtime.clock import clock_ms
@@ -90,7 +90,7 @@ def create(
     values = {**DEFAULTS, **values}
     kind = values.get("subscription_type")
     if kind is None:
-        raise wrong("subscriptionType", "is missing", "send sse, websocket, webhook or overlay")
+        raise invalid_member("subscriptionType", "is missing", "send sse, websocket, webhook or overlay")
     values = _with_holder(values, caller)
     made = None
     if kind == "webhook":
@@ -164,13 +164,13 @@ def _check(values: Document, kind: str, allowed: tuple[Network, ...]) -> None:
     read_filter(values["filter_criteria"], values["overlay_topics"])
     if kind == "webhook":
         if not values.get("callback_url"):
-            raise wrong("callbackUrl", "is missing", "send the URL that events are to be posted to")
+            raise invalid_member("callbackUrl", "is missing", "send the URL that events are to be posted to")
         read_receiver(values["callback_url"], allowed)
         read_delivery(values["delivery"])
         return
     for name, column in (("callbackUrl", "callback_url"), ("delivery", "delivery"), ("secret", "secret")):
         if values.get(column):
-            raise wrong(name, f"means nothing to a subscription of type {kind}", "leave it out")
+            raise invalid_member(name, f"means nothing to a subscription of type {kind}", "leave it out")
 
 
 def _make_room(connection: "Connection", values: Document, caller: Caller) -> None:
@@ -201,7 +201,7 @@ def _make_room(connection: "Connection", values: Document, caller: Caller) -> No
 
 def _refuse_future(place: Place, last: int, field: str) -> None:
     if place.sequence > last:
-        raise wrong(field, f"the feed stands at {last}", "send a place that was passed, or 0 for everything")
+        raise invalid_member(field, f"the feed stands at {last}", "send a place that was passed, or 0 for everything")
 
 
 def find(connection: "Connection", subscription_id: str, caller: Caller, *, lock: bool = False) -> Subscription:
@@ -220,7 +220,9 @@ def find_webhook(connection: "Connection", subscription_id: str, *, caller: Call
     """A webhook subscription that is the caller's to use."""
     row = find(connection, subscription_id, caller)
     if row.subscription_type != "webhook":
-        raise wrong("subscriptionType", f"is {row.subscription_type}", "use the id of a webhook subscription")
+        raise invalid_member(
+            "subscriptionType", f"is {row.subscription_type}", "use the id of a webhook subscription"
+        )
     return row
 
 
@@ -261,7 +263,7 @@ def change(
 ) -> Document:
     """Change the columns in ``values``. Active: it goes on from where it stood."""
     known = find(connection, subscription_id, caller, lock=True)
-    values = refuse_moves(known, values)
+    values = without_set_once(known, values)
     if known.client_identity_key is None and not caller.operates and "expires_at" in values:
         latest = moment_of(clock_ms() + ANONYMOUS_MS_MAX)
         values["expires_at"] = latest if values["expires_at"] is None else min(latest, values["expires_at"])
@@ -271,7 +273,7 @@ def change(
     expired = expires_ms is not None and expires_ms <= clock_ms()
     if "subscription_status" in values or (known.subscription_status == "expired" and not expired):
         if expired:
-            raise wrong("subscriptionStatus", "it has expired", "send a later expiresAt with it")
+            raise invalid_member("subscriptionStatus", "it has expired", "send a later expiresAt with it")
         values.setdefault("subscription_status", "active")
         values |= {"pause_reason": None, "failing_since_ms": None}
     updated = subscriptions.update(connection, subscription_id, {**values, "authority": _authority(caller)})

@@ -22,6 +22,7 @@ from node.delivery.posting import Answer, Line
 from node.delivery.prefetch import Ahead
 from node.delivery.reading import Reading
 from node.delivery.signatures import message_id, read_secret, signed_headers
+from node.delivery.subscription_models import WebhookDeliveryOptions
 from node.runtime.clock import clock_ms
 from node.runtime.config import RestartPolicy
 from storage.database import Database
@@ -32,21 +33,6 @@ log = structlog.get_logger(__name__)
 BYTES_MAX: Final = 256 * 1024  # of the events of a delivery, unless one alone is longer
 PATIENCE_S: Final = 5.0
 GONE: Final = 410
-
-
-@attrs.frozen(kw_only=True)
-class Options:
-    """How a subscription is delivered.
-
-    Attributes:
-        max_events: 1: each event is a body of its own. More: up to so many in a list.
-        retry_for_s: How long deliveries may fail before the subscription is paused.
-        timeout_s: For connecting, sending and the answer's head, all together.
-    """
-
-    max_events: int = 1
-    retry_for_s: int = 86_400
-    timeout_s: int = 15
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +86,7 @@ class Delivery:
         *,
         subscription_id: str,
         wanted: Filter,
-        options: Options,
+        options: WebhookDeliveryOptions,
         secrets: Secrets,
         start: Place,
         revision: int,
@@ -180,11 +166,11 @@ class Delivery:
             now_ms = clock_ms()
             self._failed(answer, now_ms)
             assert self.failing_since_ms is not None, "it failed just now"
-            left_s = self._options.retry_for_s - (now_ms - self.failing_since_ms) / 1000
+            left_s = self._options.retry_for_seconds - (now_ms - self.failing_since_ms) / 1000
             if answer.status == GONE:
                 return "the receiver answered 410: it wants no more"
             if left_s <= 0:
-                return f"no delivery was taken for {self._options.retry_for_s} s; the last one: {answer.reason}"
+                return f"no delivery was taken for {self._options.retry_for_seconds} s; the last one: {answer.reason}"
             spread_s = delay_s * (1 - self._pauses.jitter * random.random())  # noqa: S311  # spreads load only
             pause_s = min(max(spread_s, answer.retry_after_s or 0.0), left_s)
             self.next_try_ms = now_ms + round(1000 * pause_s)
@@ -195,7 +181,7 @@ class Delivery:
         return ""
 
     async def _send(self, parcel: Parcel) -> Answer:
-        return await send(self._line, parcel, self._secrets, self._options.timeout_s)
+        return await send(self._line, parcel, self._secrets, self._options.timeout_seconds)
 
     def _passed(self, upto: Place) -> None:
         if upto > self._place:

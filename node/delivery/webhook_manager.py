@@ -163,7 +163,7 @@ class WebhookKeeper:
         except trio.WouldBlock as full:
             raise TooManyTestsError(f"{TESTS_AT_ONCE} tests are under way") from full
         try:
-            return await send(line, parcel, _secrets(row), options.timeout_s)
+            return await send(line, parcel, _secrets(row), options.timeout_seconds)
         finally:
             self._tests.release()
             await line.aclose()
