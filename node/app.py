@@ -39,7 +39,7 @@ from node.ingest.pipeline import Ingest, IngestLimits
 from node.ingest.recovery import Recovery
 from node.ingest.replication import Replications
 from node.ingest.responses import IngestAnswer
-from node.ingest.trust_scores import TrustLedger
+from node.ingest.trust_scores import TrustScores
 from node.network.certificate_log import CertificateLog
 from node.network.content_exchange import ContentExchange
 from node.network.directory_view import DirectoryView
@@ -128,7 +128,7 @@ class Node:
         self.nonces = NonceLedger(database)
         self.idempotency = IdempotencyLedger(database)
         self.reputations = Reputations(database)
-        self.trust = TrustLedger(database)
+        self.trust = TrustScores(database)
         self.records = NodeRecords(database, self.reputations)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
         self.cache = ResultCache(

@@ -61,8 +61,10 @@ def connect(url: str, *, autocommit: bool = False) -> psycopg.Connection:
 class Database:
     """A bounded set of connections to one database, and the lock that says it is this process's."""
 
-    def __init__(self, url: str, connections_max: int = 6) -> None:
+    def __init__(self, url: str, connections_max: int = 6, attempts_max: int = ATTEMPTS_MAX) -> None:
+        """``attempts_max``: how often a transaction is run before it is given up."""
         self._url = url
+        self._attempts_max = attempts_max
         self._limiter = trio.CapacityLimiter(connections_max)
         self._idle: deque[psycopg.Connection] = deque()
         self._lock: psycopg.Connection | None = None
@@ -132,12 +134,12 @@ class Database:
 
     def _attempts(self, work: Callable[[psycopg.Connection], T]) -> T:
         delay_s = DELAY_S_FIRST
-        for attempt in range(1, ATTEMPTS_MAX + 1):
+        for attempt in range(1, self._attempts_max + 1):
             try:
                 return self._transact(work)
             except RETRIED as error:
                 log.warning("database.retry", attempt=attempt, why=str(error).strip())
-                if attempt == ATTEMPTS_MAX:
+                if attempt == self._attempts_max:
                     text = "the database does not answer; the request can be repeated"
                     raise DatabaseUnavailableError(text) from error
             time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  # spread, no secret

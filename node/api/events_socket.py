@@ -23,6 +23,7 @@ from node.delivery.filters import Filter
 from node.delivery.heartbeats import Beats
 from node.delivery.reading import Reading
 from node.runtime.clock import clock_ms
+from node.runtime.token_bucket import Rate, TokenBucket
 from protocols.canonical import parse_json
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, OverlayError, WorldFault
@@ -30,8 +31,7 @@ from protocols.errors import ClientFault, OverlayError, WorldFault
 log = structlog.get_logger(__name__)
 
 MESSAGE_CHARS_MAX: Final = 32 * 1024
-MESSAGES_PER_S: Final = 20.0
-MESSAGES_BURST: Final = 50.0
+MESSAGE_RATE: Final = Rate(per_s=20.0, burst=50.0)  # of one client
 FAULTS_MAX: Final = 5  # then the connection is closed
 CREDIT_MAX: Final = 1_000_000
 ID_CHARS_MAX: Final = 64
@@ -97,22 +97,6 @@ class Own:
     may_stay: Callable[[], Awaitable[bool]]
     acknowledge: Callable[[Place], None] | None = None
     ends_s: float = math.inf
-
-
-class Allowance:
-    """Messages per second, with some in reserve."""
-
-    def __init__(self) -> None:
-        self._left = MESSAGES_BURST
-        self._at_s = trio.current_time()
-
-    def spend(self) -> None:
-        now_s = trio.current_time()
-        self._left = min(MESSAGES_BURST, self._left + MESSAGES_PER_S * (now_s - self._at_s))
-        self._at_s = now_s
-        if self._left < 1:
-            raise TooManyMessagesError(f"more than {MESSAGES_PER_S:.0f} messages a second", remedy="send fewer")
-        self._left -= 1
 
 
 class EventSocket:
@@ -294,11 +278,14 @@ class EventSocket:
 
     async def _listen(self) -> None:
         """Hear the client out, within bounds; whoever talks nonsense too often is sent away."""
-        allowance, faults = Allowance(), 0
+        allowed, faults = TokenBucket(MESSAGE_RATE, trio.current_time), 0
         while faults < FAULTS_MAX:
             text = await self._socket.receive()
             try:
-                allowance.spend()
+                if not allowed.take():
+                    raise TooManyMessagesError(
+                        f"more than {MESSAGE_RATE.per_s:.0f} messages a second", remedy="send fewer"
+                    )
                 answer = self._understood(text)
             except ClientFault as fault:
                 faults += 1

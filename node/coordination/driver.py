@@ -8,11 +8,13 @@ commit that fails ends the process with nothing sent, and a restart goes on from
 import heapq
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 import structlog
 import trio
 
+from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from protocols.coordination import advance, durable_mark
 from protocols.effects import Effect, SetAlarm, Transition
@@ -105,11 +107,7 @@ class Driver:
                 group.append(stimulus)
                 if counted:
                     self._places.release()
-        while len(group) < GROUP_MAX:
-            try:
-                stimulus, counted = self._receive.receive_nowait()
-            except trio.WouldBlock:
-                break
+        for stimulus, counted in islice(waiting(self._receive), GROUP_MAX - len(group)):
             group.append(stimulus)
             if counted:
                 self._places.release()

@@ -1,9 +1,10 @@
 """The node's durable records for driver and executor: entities, seals, evidence, reputations (SQL: ``storage``)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
 import structlog
 import trio
 
@@ -11,6 +12,7 @@ from node.coordination.auction_records import auction_document
 from node.coordination.reputations import Reputations
 from node.coordination.serialization import certificate_bytes, evidence_bytes, hold_bytes, manifest_bytes, read_hold
 from node.runtime.clock import clock_ms
+from node.runtime.write_behind import WriteBehind
 from node.worker import compute
 from protocols import codec
 from protocols.certificate import agent_id
@@ -25,7 +27,7 @@ from protocols.effects import (
     Seal,
     Transition,
 )
-from protocols.entities import ENTITIES, Batch, Entity, EntityId, Stage, batch_entity_id
+from protocols.entities import ENTITIES, Batch, Entity, EntityId, Stage
 from protocols.errors import MalformedError
 from protocols.messages import Evidence, FraudProof, HoldBatch, IdentityKey, Level, Role, Signed
 from storage import auctions, batches, entities, jobs, peers, policies, replicas
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-FLUSH_S = 1.0
 MATERIALISE_S = 10.0
 COMING_BACK = ("batch:", "lease:", "held:")  # told again from its row, awarded again, named by every order
 RUNNING = {
@@ -58,7 +59,9 @@ class EntityJournal:
         self._database = database
         self._attempts_at = attempts_at
         self._stages: dict[str, tuple[Stage, int]] = {}
-        self._changes: list[JobChange] = []
+        self._changes = WriteBehind[tuple[EntityId, str], JobChange](
+            "jobs", database, write=_write_jobs, merge=lambda first, second: second
+        )
 
     async def load(self) -> Sequence[Entity]:
         rows, pending = await self._database.run(_load)
@@ -77,19 +80,16 @@ class EntityJournal:
         for entity in transition.changed:
             if isinstance(entity, Batch) and self._stages.get(entity.entity_id) != (entity.stage, entity.attempt):
                 self._stages[entity.entity_id] = (entity.stage, entity.attempt)
-                self._changes += _job_changes(entity, self._attempts_at(entity.manifest.message.level))
+                for change in _job_changes(entity, self._attempts_at(entity.manifest.message.level)):
+                    self._changes.add((entity.entity_id, change.role), change)
         for entity_id in transition.removed:
-            self._stages.pop(entity_id, None)
+            if self._stages.pop(entity_id, None) is not None:
+                for role in Role:
+                    self._changes.discard((entity_id, role.word))
 
     async def run(self) -> None:
         """Write job rows that changed, of batches that still have no end."""
-        while True:
-            await trio.sleep(FLUSH_S)
-            latest = {(change.batch_id, change.role): change for change in self._changes}
-            self._changes.clear()
-            changes = [each for each in latest.values() if batch_entity_id(each.batch_id) in self._stages]
-            if changes:
-                await self._database.run(partial(_apply_jobs, changes))
+        await self._changes.run()
 
 
 def _job_changes(batch: Batch, max_attempts: int) -> list[JobChange]:
@@ -133,8 +133,16 @@ def _commit(changed: Sequence[Entity], removed: Sequence[EntityId], connection: 
     entities.commit(connection, rows, removed)
 
 
-def _apply_jobs(changes: Sequence[JobChange], connection: "Connection") -> None:
-    jobs.apply(connection, changes)
+def _write_jobs(connection: "Connection", changes: Mapping[tuple[EntityId, str], JobChange]) -> None:
+    jobs.apply(connection, list(changes.values()))
+
+
+@attrs.frozen(kw_only=True)
+class _AfterSeal:
+    """What became known of a batch after it was sealed."""
+
+    distribution: RecordDistribution | None = None
+    late: tuple[EvidenceRow, ...] = ()
 
 
 class NodeRecords:
@@ -143,8 +151,9 @@ class NodeRecords:
     def __init__(self, database: Database, reputations: Reputations) -> None:
         self._database = database
         self._reputations = reputations
-        self._distributions: list[RecordDistribution] = []
-        self._late: list[tuple[str, EvidenceRow]] = []
+        self._after_seal = WriteBehind[str, _AfterSeal](
+            "distributions", database, write=_write_after_seal, merge=_merged
+        )
 
     async def payload(self, batch_id: str) -> bytes | None:
         return await self._database.run(lambda connection: batches.payload(connection, batch_id))
@@ -191,13 +200,14 @@ class NodeRecords:
     async def record(self, effect: Effect) -> None:
         match effect:
             case RecordLate(evidence=evidence, agrees=agrees):
-                self._late.append((evidence.message.batch_id, _evidence_row(evidence, agrees=agrees)))
+                row = _evidence_row(evidence, agrees=agrees)
+                self._after_seal.add(evidence.message.batch_id, _AfterSeal(late=(row,)))
             case KeepProof(proof=proof, heard_from=heard_from):
                 culprit = proof.first.signer.hex()
                 log.warning("agent.equivocated", agent=culprit, batch=proof.first.message.batch_id)
                 await self._database.run(partial(_keep_proof, proof, heard_from))
             case RecordDistribution():
-                self._distributions.append(effect)
+                self._after_seal.add(effect.batch_id, _AfterSeal(distribution=effect))
             case ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch_id):
                 self._reputations.count(peer, role, outcome, batch_id)
             case RecordAuction():
@@ -207,9 +217,9 @@ class NodeRecords:
 
     async def run(self) -> None:
         """Write counts and distribution figures once in a while, many in one transaction."""
-        while True:
-            await trio.sleep(FLUSH_S)
-            await self.flush()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reputations.run)
+            nursery.start_soon(self._after_seal.run)
 
     async def run_materialise(self) -> None:
         """Show batches that wait for agents as pending rows of the events table."""
@@ -219,23 +229,25 @@ class NodeRecords:
             await self._database.run(partial(batches.materialise, received_before_ms=before_ms))
 
     async def flush(self) -> None:
-        """What a crash takes with it is a second of statistics, never a batch."""
+        """Write the figures noted so far. A crash loses a second of them, never a batch.
+
+        Raises:
+            WorldFault: They are not known to be written, and will be tried again.
+        """
         await self._reputations.flush()
-        if self._distributions or self._late:
-            late, self._late = self._late, []
-            distributions, self._distributions = self._distributions, []
-            await self._database.run(partial(_write_counts, distributions, late))
+        await self._after_seal.flush()
 
 
-def _write_counts(
-    distributions: Sequence[RecordDistribution],
-    late: Sequence[tuple[str, EvidenceRow]],
-    connection: "Connection",
-) -> None:
-    for each in distributions:
-        batches.record_distribution(connection, each.batch_id, each.published, each.confirmed, each.latency_ms)
-    for batch_id, row in late:
-        batches.insert_evidence(connection, batch_id, [row])
+def _write_after_seal(connection: "Connection", changes: Mapping[str, _AfterSeal]) -> None:
+    for batch_id, change in changes.items():
+        each = change.distribution
+        if each is not None:
+            batches.record_distribution(connection, batch_id, each.published, each.confirmed, each.latency_ms)
+        batches.insert_evidence(connection, batch_id, change.late)
+
+
+def _merged(first: _AfterSeal, second: _AfterSeal) -> _AfterSeal:
+    return _AfterSeal(distribution=second.distribution or first.distribution, late=(*first.late, *second.late))
 
 
 def _record_auction(effect: RecordAuction, connection: "Connection") -> None:

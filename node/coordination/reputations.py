@@ -1,20 +1,30 @@
 """This node's own view of how agents did: kept in memory, written down once in a while, told to nobody as truth."""
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from node.runtime.clock import clock_ms
-from protocols.errors import WorldFault
+from node.runtime.write_behind import WriteBehind
 from protocols.messages import IdentityKey, Role
 from protocols.reputation import NEWCOMER, Estimate, Outcome, over_roles
 from storage import peers, reputations
 from storage.database import Database
-from storage.reputations import Blemish, Reputation
+from storage.reputations import BLEMISHES_KEPT, Blemish, Reputation
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 ROLES: Final = {role.word: role for role in Role}
+
+
+@attrs.frozen(kw_only=True)
+class _Change:
+    """A reputation as it is now, and the occasions since it was written last."""
+
+    reputation: Reputation
+    blemishes: tuple[Blemish, ...] = ()
 
 
 class Reputations:
@@ -23,8 +33,9 @@ class Reputations:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[tuple[IdentityKey, Role], Reputation] = {}
-        self._changed: set[tuple[IdentityKey, Role]] = set()
-        self._blemishes: list[Blemish] = []
+        self._changes = WriteBehind[tuple[IdentityKey, Role], _Change](
+            "reputations", database, write=_write, merge=_merged
+        )
 
     async def load(self) -> None:
         for row in await self._database.run(reputations.load):
@@ -38,18 +49,16 @@ class Reputations:
         now_ms = clock_ms()
         known = self._known.get((agent, role)) or Reputation(agent=agent, role=role.word)
         estimate = _estimate(known).after(outcome, now_ms)
-        self._known[agent, role] = attrs.evolve(
+        reputation = self._known[agent, role] = attrs.evolve(
             known,
             successes=estimate.successes,
             failures=estimate.failures,
             at_ms=estimate.at_ms,
             **{outcome: getattr(known, outcome) + 1},
         )
-        self._changed.add((agent, role))
-        if outcome != "agreed":
-            self._blemishes.append(
-                Blemish(agent=agent, role=role.word, outcome=outcome, batch_id=batch_id, at_ms=now_ms)
-            )
+        blemish = Blemish(agent=agent, role=role.word, outcome=outcome, batch_id=batch_id, at_ms=now_ms)
+        blemishes = () if outcome == "agreed" else (blemish,)
+        self._changes.add((agent, role), _Change(reputation=reputation, blemishes=blemishes))
 
     def by_role(self, agent: IdentityKey) -> Mapping[Role, int]:
         """0 to 100 for every role; a stranger starts in the middle, an equivocator is at 0 in all."""
@@ -69,19 +78,28 @@ class Reputations:
         """What was seen of an agent."""
         return {role: known for (key, role), known in self._known.items() if key == agent}
 
+    async def run(self) -> None:
+        """Write what changed, again and again, until cancelled."""
+        await self._changes.run()
+
     async def flush(self) -> None:
-        """Write down what changed."""
-        if not self._changed:
-            return
-        changed, self._changed = self._changed, set()
-        blemishes, self._blemishes = self._blemishes, []
-        rows = [self._known[key] for key in sorted(changed)]
-        try:
-            await self._database.run(partial(reputations.save, changed=rows, blemishes=blemishes))
-        except WorldFault:
-            self._changed |= changed
-            self._blemishes = [*blemishes, *self._blemishes]
-            raise
+        """Write what changed so far.
+
+        Raises:
+            WorldFault: It is not known to be written, and will be tried again.
+        """
+        await self._changes.flush()
+
+
+def _write(connection: "Connection", changes: Mapping[tuple[IdentityKey, Role], _Change]) -> None:
+    ordered = [changes[key] for key in sorted(changes)]
+    blemishes = sorted((each for change in ordered for each in change.blemishes), key=lambda each: each.at_ms)
+    reputations.save(connection, [change.reputation for change in ordered], blemishes)
+
+
+def _merged(first: _Change, second: _Change) -> _Change:
+    blemishes = (*first.blemishes, *second.blemishes)
+    return _Change(reputation=second.reputation, blemishes=blemishes[-BLEMISHES_KEPT:])
 
 
 def _estimate(known: Reputation) -> Estimate:

@@ -3,20 +3,19 @@
 What a crash takes with it is delivered again, never left out: a step is noted after what it stands for was taken.
 """
 
-from contextlib import suppress
-from functools import partial
-from typing import Final
-
-import trio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 from node.delivery.chunks import Place
-from protocols.errors import WorldFault
+from node.runtime.write_behind import WriteBehind
 from storage import subscriptions
 from storage.database import Database
 from storage.subscriptions import Step
 
+if TYPE_CHECKING:
+    from psycopg import Connection
+
 FLUSH_S: Final = 0.25
-LAST_FLUSH_S: Final = 5.0
 
 
 class CursorLedger:
@@ -27,11 +26,7 @@ class CursorLedger:
     """
 
     def __init__(self, database: Database, flush_s: float = FLUSH_S) -> None:
-        self._database = database
-        self._flush_s = flush_s
-        self._steps: dict[str, Step] = {}
-        self._writing = trio.Lock()
-        self._news = trio.Event()
+        self._steps = WriteBehind[str, Step]("cursors", database, write=_write, merge=_joined, flush_s=flush_s)
         self.deliveries = 0
         self.failures = 0
 
@@ -39,9 +34,7 @@ class CursorLedger:
         """Take a step in; never waits. Cursors that would go back are left where they are."""
         self.deliveries += step.deliveries
         self.failures += step.failures
-        known = self._steps.get(subscription_id)
-        self._steps[subscription_id] = step if known is None else _joined(known, step)
-        self._news.set()
+        self._steps.add(subscription_id, step)
 
     def moved(self, subscription_id: str, revision: int, place: Place) -> None:
         """All up to ``place`` was taken by the subscription's client, or was not wanted."""
@@ -49,17 +42,7 @@ class CursorLedger:
 
     async def run(self) -> None:
         """Write what was noted, again and again, until cancelled; then what is left."""
-        try:
-            while True:
-                await self._news.wait()
-                self._news = trio.Event()
-                await self.flush()
-                await trio.sleep(self._flush_s)
-        except trio.Cancelled:
-            deadline_s = trio.current_time() + LAST_FLUSH_S
-            with trio.CancelScope(deadline=deadline_s, shield=True), suppress(WorldFault):
-                await self.flush()
-            raise
+        await self._steps.run()
 
     async def flush(self) -> None:
         """Write all that was noted so far.
@@ -67,18 +50,11 @@ class CursorLedger:
         Raises:
             WorldFault: It is not known to be written, and will be tried again.
         """
-        async with self._writing:
-            steps, self._steps = self._steps, {}
-            if not steps:
-                return
-            try:
-                await self._database.run(partial(subscriptions.take_steps, steps=steps))
-            except WorldFault:
-                for subscription_id, step in steps.items():
-                    later = self._steps.get(subscription_id)
-                    self._steps[subscription_id] = step if later is None else _joined(step, later)
-                self._news.set()
-                raise
+        await self._steps.flush()
+
+
+def _write(connection: "Connection", steps: Mapping[str, Step]) -> None:
+    subscriptions.take_steps(connection, steps)
 
 
 def _joined(first: Step, second: Step) -> Step:

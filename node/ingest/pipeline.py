@@ -8,6 +8,7 @@ driver told. So the commit rate follows the disk, and the batch size follows the
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ from node.ingest.group_commit import Committed, Decision, Group, GroupWriter, Pe
 from node.ingest.replication import Replications
 from node.ingest.responses import IngestAnswer
 from node.runtime.caches import BytesCache
+from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import PLAIN, Form, RawEvent, admit_form, admit_read
@@ -252,12 +254,12 @@ class Ingest:
         async for first in self._receive:
             group = [first]
             events = len(first.admitted.lines)
-            while len(group) < GROUP_REQUESTS_MAX and events < GROUP_EVENTS_MAX:
-                try:
-                    group.append(self._receive.receive_nowait())
-                except trio.WouldBlock:
-                    break
-                events += len(group[-1].admitted.lines)
+            if events < GROUP_EVENTS_MAX:
+                for pending in islice(waiting(self._receive), GROUP_REQUESTS_MAX - 1):
+                    group.append(pending)
+                    events += len(pending.admitted.lines)
+                    if events >= GROUP_EVENTS_MAX:
+                        break
             await self._commit(group)
 
     def refuse_if_full(self) -> None:

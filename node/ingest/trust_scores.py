@@ -1,36 +1,46 @@
 """What validation finds moves the trust in sources: counted as batches are sealed, written once a second."""
 
-from functools import partial
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import trio
-
+from node.runtime.write_behind import WriteBehind
 from protocols.messages import Statement
 from storage import sources
 from storage.database import Database
 
-FLUSH_S: Final = 1.0
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+Verdicts = tuple[int, int]
+"""Valid and invalid events."""
 
 
-class TrustLedger:
-    """Counts verdicts by source. What a crash takes with it is a second of them."""
+class TrustScores:
+    """Counts verdicts by source. A crash loses at most a second of them."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._verdicts = WriteBehind[str, Verdicts]("trust scores", database, write=_write, merge=_sum)
 
     def note(self, statement: Statement) -> None:
         """Count a batch that was sealed here."""
-        valid, invalid = self._counts.get(statement.source_id, (0, 0))
-        self._counts[statement.source_id] = valid + statement.valid, invalid + statement.invalid
+        self._verdicts.add(statement.source_id, (statement.valid, statement.invalid))
 
     async def run(self) -> None:
         """Write what was counted, again and again, until cancelled."""
-        while True:
-            await trio.sleep(FLUSH_S)
-            await self.flush()
+        await self._verdicts.run()
 
     async def flush(self) -> None:
-        if self._counts:
-            counts, self._counts = self._counts, {}
-            await self._database.run(partial(sources.count_verdicts, counts=counts))
+        """Write what was counted so far.
+
+        Raises:
+            WorldFault: It is not known to be written, and will be tried again.
+        """
+        await self._verdicts.flush()
+
+
+def _write(connection: "Connection", verdicts: Mapping[str, Verdicts]) -> None:
+    sources.count_verdicts(connection, verdicts)
+
+
+def _sum(first: Verdicts, second: Verdicts) -> Verdicts:
+    return first[0] + second[0], first[1] + second[1]

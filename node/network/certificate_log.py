@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -22,6 +23,7 @@ from node.network.sync_messages import (
     ProofPage,
     read_keys,
 )
+from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from protocols import codec
 from protocols.effects import KeepCertificate
@@ -91,12 +93,7 @@ class CertificateLog:
         """Write what gathers in ``GROUP_S`` in one transaction, then report it."""
         async for first in self._receive:
             await trio.sleep(GROUP_S)
-            group = [first]
-            while len(group) < GROUP_MAX:
-                try:
-                    group.append(self._receive.receive_nowait())
-                except trio.WouldBlock:
-                    break
+            group = [first, *islice(waiting(self._receive), GROUP_MAX - 1)]
             await self.put([effect.sealed for effect in group])
             for effect in group:
                 statement = effect.sealed.certificate.statement

@@ -18,6 +18,7 @@ import trio
 from node.network.sync import Synchronizer
 from node.network.sync_messages import PREFIX
 from node.network.transport import PeerUnreachableError, Transport
+from node.runtime.token_bucket import Rate, TokenBuckets
 from node.runtime.topic_patterns import Patterns
 from protocols.errors import PeerFault
 from protocols.messages import CertifiedNotice, IdentityKey, Signed
@@ -28,8 +29,7 @@ log = structlog.get_logger(__name__)
 
 NODES_AT_ONCE: Final = 8  # whose notices are followed side by side: one that does not answer holds up its own
 WAITING_MAX: Final = 16  # notices of one node
-RATE_PER_S: Final = 4.0  # notices of one node that are heard
-BURST: Final = 16.0
+NODE_RATE: Final = Rate(per_s=4.0, burst=16.0)  # notices of one node that are heard
 NODES_MAX: Final = 1_024
 SEEN_MAX: Final = 8_192
 OTHERS_ASKED_MAX: Final = 3
@@ -73,8 +73,7 @@ class Notices:
         self._transport = transport
         self._sync = sync
         self._interests = interests
-        self._clock = clock
-        self._allowed: OrderedDict[IdentityKey, tuple[float, float]] = OrderedDict()  # notices left, and when counted
+        self._allowed = TokenBuckets[IdentityKey](NODE_RATE, clock, NODES_MAX)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._waiting: dict[IdentityKey, deque[CertifiedNotice]] = {}
         self._places = trio.CapacityLimiter(NODES_AT_ONCE)
@@ -82,7 +81,7 @@ class Notices:
 
     def hear(self, signed: Signed[CertifiedNotice]) -> None:
         """Take a notice in whose signature was checked. Never waits; what is too much is left out."""
-        if not self._interests or not self._may(signed.signer):
+        if not self._interests or not self._allowed.take(signed.signer):
             return
         waiting = self._waiting.get(signed.signer)
         if waiting is not None:
@@ -147,16 +146,6 @@ class Notices:
         found = sorted(connected - {announcer, self._transport.identity})
         random.shuffle(found)
         return found[:OTHERS_ASKED_MAX]
-
-    def _may(self, signer: IdentityKey) -> bool:
-        """Whether a node may be heard once more now."""
-        now = self._clock()
-        left, counted = self._allowed.pop(signer, (BURST, now))
-        left = min(BURST, left + (now - counted) * RATE_PER_S)
-        self._allowed[signer] = (left - 1.0 if left >= 1.0 else left, now)
-        if len(self._allowed) > NODES_MAX:
-            self._allowed.popitem(last=False)
-        return left >= 1.0
 
     def _remember(self, batch_ids: Iterator[str]) -> None:
         self._seen.update(dict.fromkeys(batch_ids))

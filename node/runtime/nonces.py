@@ -1,11 +1,13 @@
 """Spends nonces: concurrent requests share one transaction, and none goes on before it is on disk."""
 
 from functools import partial
+from itertools import islice
 
 import attrs
 import structlog
 import trio
 
+from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from protocols.errors import ClientFault, WorldFault
 from storage import nonces
@@ -26,7 +28,7 @@ class ReplayedError(ClientFault):
 
 
 @attrs.define(eq=False, kw_only=True)
-class _Waiting:
+class _Claim:
     nonce: Nonce
     done: trio.Event = attrs.field(factory=trio.Event)
     outcome: bool | WorldFault = False
@@ -37,7 +39,7 @@ class NonceLedger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._send, self._receive = trio.open_memory_channel[_Waiting](WAITING_MAX)
+        self._send, self._receive = trio.open_memory_channel[_Claim](WAITING_MAX)
 
     async def spend(self, nonce: Nonce) -> None:
         """Returns once the nonce is on disk.
@@ -46,12 +48,12 @@ class NonceLedger:
             ReplayedError: It was spent before.
             WorldFault: It is not known to be spent: the request must not go on.
         """
-        waiting = _Waiting(nonce=nonce)
-        await self._send.send(waiting)
-        await waiting.done.wait()
-        if isinstance(waiting.outcome, WorldFault):
-            raise waiting.outcome
-        if not waiting.outcome:
+        claim = _Claim(nonce=nonce)
+        await self._send.send(claim)
+        await claim.done.wait()
+        if isinstance(claim.outcome, WorldFault):
+            raise claim.outcome
+        if not claim.outcome:
             raise ReplayedError(
                 "the nonce was used before", field="X-Nonce", remedy="sign every request with a nonce of its own"
             )
@@ -61,29 +63,23 @@ class NonceLedger:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prune)
             async for first in self._receive:
-                group = [first]
-                while len(group) < GROUP_MAX:
-                    try:
-                        group.append(self._receive.receive_nowait())
-                    except trio.WouldBlock:
-                        break
-                await self._write(group)
+                await self._write([first, *islice(waiting(self._receive), GROUP_MAX - 1)])
 
-    async def _write(self, group: list[_Waiting]) -> None:
+    async def _write(self, group: list[_Claim]) -> None:
         # of equal nonces in one group the first is the one spent
-        claims: dict[tuple[bytes, str], _Waiting] = {}
-        for waiting in group:
-            claims.setdefault((waiting.nonce.identity, waiting.nonce.nonce), waiting)
+        claims: dict[tuple[bytes, str], _Claim] = {}
+        for claim in group:
+            claims.setdefault((claim.nonce.identity, claim.nonce.nonce), claim)
         try:
             spent = await self._database.run(partial(nonces.spend, nonces=[each.nonce for each in claims.values()]))
         except WorldFault as fault:
-            for waiting in group:
-                waiting.outcome = fault
+            for claim in group:
+                claim.outcome = fault
         else:
-            for key, waiting in claims.items():
-                waiting.outcome = key in spent
-        for waiting in group:
-            waiting.done.set()
+            for key, claim in claims.items():
+                claim.outcome = key in spent
+        for claim in group:
+            claim.done.set()
 
     async def _prune(self) -> None:
         while True:

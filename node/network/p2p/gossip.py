@@ -21,14 +21,14 @@ from libp2p.pubsub.pubsub import Pubsub
 
 from node.network.p2p.stack import identity_of
 from node.network.transport import Gossip
+from node.runtime.token_bucket import Rate, TokenBuckets
 from protocols.errors import FrameTooLargeError
 from protocols.limits import GOSSIP_BYTES_MAX
 from protocols.messages import IdentityKey
 
 log = structlog.get_logger(__name__)
 
-BUDGET_PER_S: Final = 100.0  # messages a neighbour may pass on, over time
-BUDGET_BURST: Final = 400.0
+NEIGHBOUR_RATE: Final = Rate(per_s=100.0, burst=400.0)  # messages a neighbour may pass on
 NEIGHBOURS_MAX: Final = 1_024  # remembered; past it the quietest is forgotten
 OUTBOX_MAX: Final = 256
 PUBLISH_S: Final = 20.0  # beyond the library's own patience with a neighbour
@@ -41,32 +41,13 @@ SUBSCRIPTIONS_MAX: Final = 32
 KEY_HEAD_BYTES: Final = 2  # a peer id is these bytes, then the key as protobuf
 
 
-class Budget:
-    """A token bucket per neighbour."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._left: dict[bytes, tuple[float, float]] = {}  # tokens, and when they were counted
-
-    def take(self, neighbour: bytes) -> bool:
-        """Whether the neighbour may pass on one more message now."""
-        now = self._clock()
-        tokens, counted = self._left.pop(neighbour, (BUDGET_BURST, now))
-        tokens = min(BUDGET_BURST, tokens + (now - counted) * BUDGET_PER_S)
-        allowed = tokens >= 1.0
-        self._left[neighbour] = (tokens - 1.0 if allowed else tokens, now)
-        if len(self._left) > NEIGHBOURS_MAX:
-            del self._left[next(iter(self._left))]
-        return allowed
-
-
 class GuardedPubsub(Pubsub):
     """Pubsub that looks at what peers send before the library does."""
 
     def report_to(self, on_fault: Callable[[IdentityKey, str], None]) -> None:
         """Say who hears of faults. Called once, before the service reads anything."""
         self._on_fault = on_fault
-        self._budget = Budget(time.monotonic)
+        self._budget = TokenBuckets[bytes](NEIGHBOUR_RATE, time.monotonic, NEIGHBOURS_MAX)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
         """Take a message from a neighbour, or from this node itself."""

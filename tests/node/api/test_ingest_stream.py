@@ -3,14 +3,12 @@
 import gzip
 import json
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 import trio
 import zstandard
@@ -22,6 +20,7 @@ from node.runtime.access import Access
 from node.worker.compute import unpack
 from storage import batches
 from tests.node.running import NETWORK, NODE, KeySigner, Running, running
+from tests.outage import out_of_order
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -302,17 +301,6 @@ async def test_a_database_that_goes_away_is_said_and_the_client_goes_on_from_the
         await again.send(line(3) + line(4))
         await again.finish()
         assert (await again.document())["counts"]["accepted"] == 2
-
-
-@contextmanager
-def out_of_order(postgres_url: str) -> Iterator[None]:
-    """A database that takes no connections, and keeps none."""
-    name = postgres_url.rpartition("/")[2].partition("?")[0]
-    with psycopg.connect(postgres_url.replace(f"/{name}?", "/postgres?"), autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-        yield
-        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
 
 
 async def test_what_is_wrong_with_the_whole_is_answered_as_ever(node: Running) -> None:

@@ -15,7 +15,7 @@ from node.coordination.serialization import read_certificate
 from node.delivery.announcer import GOSSIP_CERTIFIED, Announcer
 from node.network.certificate_log import CertificateLog
 from node.network.content_exchange import ABSENT, PRESENT
-from node.network.notices import BURST, Interests, Notices
+from node.network.notices import NODE_RATE, Interests, Notices
 from node.network.receiver import Receiver
 from node.network.sync import Synchronizer
 from node.network.transport import Gossip
@@ -324,7 +324,7 @@ async def test_a_node_that_never_stops_telling_is_not_heard_more_for_it(postgres
                 here.notices.hear(notice(number.to_bytes(32, "big")))
             here.notices.hear(notice(DIGEST, signer=AGENT))
             await until(lambda: AGENT.identity in {peer for peer, _ in here.network.asked})
-            assert sum(peer == NODE.identity for peer, _ in here.network.asked) <= BURST
+            assert sum(peer == NODE.identity for peer, _ in here.network.asked) <= NODE_RATE.burst
 
 
 async def silent(_: IdentityKey, body: bytes) -> bytes:
