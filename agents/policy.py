@@ -44,7 +44,7 @@ import attrs
 
 from agents.coercion import Coercion, read_coercion
 from agents.document import Node
-from agents.functions import Functions, read_functions
+from agents.functions import Declarations, Functions, read_functions
 from agents.paths import ABSENT, Segments, pointer
 from agents.rules import (
     RETENTION_DAYS_MAX,
@@ -86,6 +86,7 @@ DEFAULT_CHARS_MAX: Final = 512
 COLUMNS_MAX: Final = 64
 LEVEL_RULES_MAX: Final = 16
 COMPILED_MAX: Final = 64
+FACTS_MAX: Final = 1_024
 ENVELOPE: Final = {"@timestamp": "timestamp", "@eventType": "eventType", "@externalId": "externalId"}
 SECTIONS: Final = (
     "version",
@@ -165,6 +166,7 @@ class CompiledPolicy:
     retention_days: int | None
     on_conflict: str
     is_volatile: bool
+    functions: Declarations
 
     @property
     def stateful(self) -> bool:
@@ -178,17 +180,48 @@ class CompiledPolicy:
         return (*self.monotonic, *self.steps, *self.rates, *self.duplicates, *memory)
 
 
-def policy_document(value: Any, functions: Functions = ()) -> bytes:
+@attrs.frozen(kw_only=True)
+class PolicyFacts:
+    """What a policy says that needs none of its rules to run, and so no code of an operator's.
+
+    Attributes:
+        level: The certification level it asks for; None leaves it to the source.
+        raised_levels: Those of its level rules, in their order; empty where no event's level depends on the event.
+        functions: Those that it names, installed or not.
+        rule_kinds: The kinds of rules it checks events against, as issues name them, in the order in which they run.
+    """
+
+    hash: str
+    level: str | None
+    raised_levels: tuple[str, ...]
+    stateful: bool
+    on_conflict: str
+    is_volatile: bool
+    retention_days: int | None
+    functions: Declarations
+    rule_kinds: tuple[str, ...]
+
+    @property
+    def strictest_level(self) -> str | None:
+        """The highest level that its level rules can ask for; None where it has none."""
+        return max(self.raised_levels, key=LEVELS.index, default=None)
+
+
+def policy_document(value: Any, functions: Declarations = ()) -> bytes:
     """Check a policy given as a JSON value and return its canonical bytes.
+
+    Args:
+        functions: Those that are installed here; declarations are enough.
 
     Raises:
         InvalidPolicyError: With ``path``, the JSON pointer of what is wrong, and how to mend it.
+        MissingFunctionError: It names a function that is not among ``functions``.
     """
     try:
         document = canonical_json(value)
     except NotCanonicalizableError as error:
         raise InvalidPolicyError(f"the policy has no canonical form: {error}", path="") from error
-    compile_policy(document, functions)
+    compiled(document, functions)
     return document
 
 
@@ -197,7 +230,6 @@ def policy_hash(document: bytes) -> str:
     return hashlib.sha256(document).hexdigest()
 
 
-@functools.lru_cache(maxsize=COMPILED_MAX)
 def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> CompiledPolicy:
     """Check and compile a canonical policy document; the last ``COMPILED_MAX`` are kept.
 
@@ -208,6 +240,45 @@ def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> Compile
         InvalidPolicyError: Not canonical JSON, too large, or wrong at ``path``.
         MissingFunctionError: It names a function that is not among ``functions``.
     """
+    return compiled(canonical_bytes, functions)
+
+
+@functools.lru_cache(maxsize=FACTS_MAX)
+def policy_facts(canonical_bytes: bytes) -> PolicyFacts:
+    """Check a canonical policy document and say what it asks for, whether its functions are installed or not.
+
+    Raises:
+        InvalidPolicyError: As ``compile_policy``.
+    """
+    policy = compiled(canonical_bytes, None)
+    kinds = {
+        "required": policy.required,
+        "schema": policy.schema,
+        "bounds": policy.bounds,
+        "allowed": policy.allowed,
+        "rule": policy.checks,
+        "certification": policy.certification_checks,
+        "monotonicity": policy.monotonic,
+        "step": policy.steps,
+        "rate": policy.rates,
+        "duplicate": policy.duplicates,
+    }
+    return PolicyFacts(
+        hash=policy.hash,
+        level=policy.level,
+        raised_levels=tuple(rule.level for rule in policy.levels),
+        stateful=policy.stateful,
+        on_conflict=policy.on_conflict,
+        is_volatile=policy.is_volatile,
+        retention_days=policy.retention_days,
+        functions=policy.functions,
+        rule_kinds=tuple(kind for kind, rules in kinds.items() if rules),
+    )
+
+
+@functools.lru_cache(maxsize=COMPILED_MAX)
+def compiled(canonical_bytes: bytes, functions: Declarations | None) -> CompiledPolicy:
+    """As ``compile_policy``. Rules that call functions which are only declared cannot run; None checks none."""
     if len(canonical_bytes) > POLICY_BYTES_MAX:
         raise InvalidPolicyError(f"a policy has at most {POLICY_BYTES_MAX} bytes", path="")
     try:
@@ -227,7 +298,7 @@ def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> Compile
     for array in dict.fromkeys(entry.each for entry in coercions):
         refuse_repeats(root, "coercion", [entry.field if entry.each == array else None for entry in coercions])
     schema, on_conflict, volatility = root.maybe("schema"), root.maybe("onConflict"), root.maybe("volatility")
-    named = read_functions(root, functions)
+    declared, named = read_functions(root, functions)
     tables, memory = read_tables(root), read_memory(root)
     certification = read_certification(root)
     return CompiledPolicy(
@@ -252,6 +323,7 @@ def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> Compile
         retention_days=read_retention(certification),
         on_conflict="version" if on_conflict is None else on_conflict.choice("version", "reject"),
         is_volatile=volatility is not None and volatility.choice(*VOLATILITIES) == "high",
+        functions=declared,
     )
 
 

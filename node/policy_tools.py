@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.policy import policy_document, policy_hash
-from node.worker.plugins import installed
+from node.worker.plugins import catalogue
 from node.worker.policy_files import read_policy
 from node.worker.policy_trials import Tried, tried_document, try_policy
 from protocols.errors import ClientFault, InvalidPolicyError, OverlayError
@@ -42,7 +42,7 @@ def load(file: Path) -> bytes:
     except OSError as error:
         raise UnreadableError(f"{file}: {error.strerror}") from error
     named = isinstance(value, dict) and "functions" in value
-    return policy_document(value, installed() if named else ())
+    return policy_document(value, catalogue() if named else ())
 
 
 def read_events(file: Path) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Keeps what events say for as long as their policies ask, and no longer."""
+"""Deletes the data of events once the retention time of their policy is over."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -7,10 +7,8 @@ from typing import Final
 import structlog
 import trio
 
-from agents.functions import MissingFunctionError
-from agents.policy import compile_policy
+from agents.policy import policy_facts
 from node.runtime.clock import clock_ms
-from node.worker.plugins import functions_for
 from storage import retention
 from storage.database import Database
 
@@ -22,7 +20,7 @@ DAY_MS: Final = 86_400_000
 
 
 class Retention:
-    """Deletes, once in a while, a few batches in a transaction."""
+    """Deletes at intervals, a few batches in a transaction."""
 
     def __init__(self, database: Database, sleep: Callable[[float], Awaitable[None]] = trio.sleep) -> None:
         self._database = database
@@ -34,13 +32,13 @@ class Retention:
             await self._sleep(ROUND_S)
 
     async def round(self) -> int:
-        """Delete all that is over now. Returns how many batches."""
+        """Delete all data that is out of its retention time now. Returns the number of batches.
+
+        Policies whose functions are not installed any more count as all others: the time stands in the document.
+        """
         expired = 0
         for policy_hash, document in await self._database.run(retention.policies):
-            try:
-                days = compile_policy(document, functions_for(document)).retention_days
-            except MissingFunctionError:
-                continue  # nothing of it was certified here
+            days = policy_facts(document).retention_days
             if days is None:
                 continue
             now_ms = clock_ms()

@@ -4,14 +4,12 @@ import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agents.functions import MissingFunctionError
-from agents.policy import compile_policy
+from agents.policy import policy_facts
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.serialization import read_certificate, read_evidence, read_manifest, unpack_outputs
 from node.delivery.chunks import batch_evidence
 from node.ingest.responses import job_id
 from node.worker.compute import unpack
-from node.worker.plugins import functions_for
 from protocols.certificate import agent_id, event_document, receipt_document, rfc3339
 from protocols.errors import ClientFault
 from protocols.levels import rule_for
@@ -224,24 +222,8 @@ def certificates(certificate: QuorumCertificate, *, rejected: bool) -> list[Docu
 
 
 def validation_rules(document: bytes) -> list[str]:
-    """The kinds of rules that a policy checks events against; none where it names functions that are not here."""
-    try:
-        policy = compile_policy(document, functions_for(document))
-    except MissingFunctionError:
-        return []
-    kinds = {
-        "required": policy.required,
-        "schema": policy.schema,
-        "bounds": policy.bounds,
-        "allowed": policy.allowed,
-        "rule": policy.checks,
-        "certification": policy.certification_checks,
-        "monotonicity": policy.monotonic,
-        "step": policy.steps,
-        "rate": policy.rates,
-        "duplicate": policy.duplicates,
-    }
-    return [kind for kind, rules in kinds.items() if rules]
+    """The kinds of rules that a policy checks events against."""
+    return list(policy_facts(document).rule_kinds)
 
 
 def _with_rules(entry: Document, rules: list[str], passed: bool) -> Document:

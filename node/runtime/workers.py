@@ -1,5 +1,5 @@
-"""Worker processes: one at the front door, one that reads what sources say, up to N for roles at a lower priority,
-so intake stays prompt.
+"""Worker processes: one that parses requests, one that reads what sources send, one that evaluates level rules, and
+up to N for roles at a lower priority, so that intake stays prompt. Each starts when it is first needed.
 
 Calls are zero-argument and picklable: ``functools.partial`` of functions of modules that import neither the
 network nor the database, since a worker keeps what it imports. Workers start when they are needed, retire when
@@ -31,6 +31,8 @@ ROLE_NICENESS: Final = 10
 FRONT_DOOR_WAITING_MAX: Final = 1_024
 ROLES_WAITING_MAX: Final = 512
 READING_WAITING_MAX: Final = 1_024
+LEVELS_WAITING_MAX: Final = 256
+LEVELS_S: Final = 10.0  # what level rules that hang can cost the requests behind them
 READ_S: Final = 20.0  # what a hostile document can cost the other sources, once a pause of its own
 ATTEMPTS_MAX: Final = 2
 
@@ -58,7 +60,9 @@ class Workers:
     way; cancel their tasks first: a cancelled call's worker is killed.
     """
 
-    def __init__(self, roles: int, *, timeout_s: float = CALL_S, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, roles: int, *, timeout_s: float = CALL_S, idle_s: float = IDLE_S, levels_s: float = LEVELS_S
+    ) -> None:
         self._front_door = _Pool(
             "front-door", 1, waiting_max=FRONT_DOOR_WAITING_MAX, timeout_s=timeout_s, idle_s=idle_s, niceness=0
         )
@@ -68,12 +72,16 @@ class Workers:
         self._reading = _Pool(
             "reading", 1, waiting_max=READING_WAITING_MAX, timeout_s=READ_S, idle_s=idle_s, niceness=ROLE_NICENESS
         )
+        self._levels = _Pool(
+            "levels", 1, waiting_max=LEVELS_WAITING_MAX, timeout_s=levels_s, idle_s=idle_s, niceness=0
+        )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Workers":
         await self._stack.enter_async_context(self._front_door)
         await self._stack.enter_async_context(self._roles)
         await self._stack.enter_async_context(self._reading)
+        await self._stack.enter_async_context(self._levels)
         return self
 
     async def __aexit__(
@@ -95,6 +103,14 @@ class Workers:
         A document that takes too long is given up, and costs no request anything.
         """
         return await self._reading.run(call, attempts=1)
+
+    async def decide_levels(self, call: Callable[[], T]) -> T:
+        """Run a call that evaluates level rules, which may run an operator's code, apart from all others.
+
+        Raises:
+            WorkerCrashedError, WorkerTimeoutError: At the first crash, or after ``levels_s``. WorkersBusyError.
+        """
+        return await self._levels.run(call, attempts=1)
 
     async def execute(self, call: Callable[[], T]) -> T:
         """Run a call of the roles; raises as ``admit``."""

@@ -5,6 +5,7 @@ in either, none in both. The document is kept by its hash, so that a change of a
 was certified under it before.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from agents.policy import policy_document, policy_hash
 from node.delivery.history import timestamp
 from node.runtime.access import Caller, NotPermittedError
 from node.sources import settings as source_settings
-from node.worker.plugins import installed
+from node.worker.plugins import catalogue
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault, InvalidPolicyError
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
@@ -171,7 +172,7 @@ def keep_policy(connection: "Connection", value: Any) -> Document:
 def _compiled(document: Any) -> bytes:
     named = isinstance(document, dict) and "functions" in document
     try:
-        return policy_document(document, installed() if named else ())
+        return policy_document(document, catalogue() if named else ())
     except MissingFunctionError as error:
         raise InvalidPolicyError(f"{error}; install its package", path="/functions") from error
 
@@ -212,7 +213,10 @@ def create(connection: "Connection", values: Document, caller: Caller) -> Docume
 
 
 def change(connection: "Connection", source_id: str, values: Document, caller: Caller) -> Document:
-    """Change the columns in ``values``, and the policy with them. Owners change their own sources alone."""
+    """Change the columns in ``values``, and the policy with them. Owners change their own sources alone.
+
+    A policy that stays as it is is not checked again: its functions may not be installed any more.
+    """
     known = find(connection, source_id)
     if not caller.operates:
         _refuse_strangers(known, values, caller)
@@ -225,9 +229,10 @@ def change(connection: "Connection", source_id: str, values: Document, caller: C
         )
     mapping = values.get("mapping_policy", known.mapping_policy)
     rules = values.get("validation_rules", known.validation_rules)
-    kept = _keep(connection, compile_source(mapping, rules))
     columns = {column: value for column, value in values.items() if column != "source_id"}
-    updated = sources.update(connection, source_id, {**columns, "policy_hash": kept})
+    if _text([mapping, rules]) != _text([known.mapping_policy, known.validation_rules]):
+        columns["policy_hash"] = _keep(connection, compile_source(mapping, rules))
+    updated = sources.update(connection, source_id, columns)
     assert updated is not None, "the source was found in this transaction"
     return _shown(updated)
 
@@ -304,6 +309,11 @@ def policy(connection: "Connection", digest: bytes) -> bytes:
     if document is None:
         raise UnknownPolicyError(f"this node has no policy {digest.hex()}")
     return document
+
+
+def _text(value: Any) -> str:
+    """JSON to compare by: to Python, ``true`` equals 1."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _keep(connection: "Connection", document: bytes) -> bytes:

@@ -1,12 +1,13 @@
 """What worker processes run over batches: bytes in, bytes out. Imports the pure packages only, to stay lean."""
 
 import time
+from collections.abc import Sequence
 
 import attrs
 import zstandard
 
 from agents.certify import event_id
-from agents.roles import execute, read_payload
+from agents.roles import event_level, execute, read_payload
 from node.worker.plugins import functions_for
 from protocols.entities import Findings
 from protocols.errors import MalformedError
@@ -102,6 +103,21 @@ def run_roles(
         level=output.level,
         is_volatile=output.is_volatile,
     )
+
+
+def event_levels(policy: bytes, lines: Sequence[bytes]) -> list[str | None]:
+    """The certification level that a policy's level rules ask for, for each record; None where they ask for none.
+
+    A rule whose condition cannot be evaluated, whatever its functions raise, asks for its level: the stricter choice.
+
+    Args:
+        lines: Records in canonical form, as ``admit`` makes them.
+
+    Raises:
+        MissingFunctionError: The policy names a function that is not installed on this node.
+    """
+    functions = functions_for(policy)
+    return [event_level(policy, line, functions) for line in lines]
 
 
 @attrs.frozen(kw_only=True)
