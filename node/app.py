@@ -58,10 +58,10 @@ from node.overlay.objects import REQUEST_TAGS, Objects
 from node.overlay.services import OverlayServices
 from node.runtime.build import build_id
 from node.runtime.caches import BytesCache
-from node.runtime.config import RestartPolicy, Settings
 from node.runtime.keyring import Keyring
 from node.runtime.nonces import NonceLedger
-from node.runtime.supervisor import supervise
+from node.runtime.settings import Settings
+from node.runtime.supervisor import RestartPolicy, supervise
 from node.runtime.workers import Workers
 from node.sources import SourceConnector, SourceManager, kafka, mqtt, poll
 from node.sources.overlay import OverlayReader
@@ -72,7 +72,6 @@ from node.wiring import (
     make_offer,
     own_certificate,
     rules,
-    trusted_certifiers,
 )
 from protocols.advertisement import topic_manager_name
 from protocols.coordination import choose_holders
@@ -93,7 +92,7 @@ GAUGES_S = 2.0
 RETELL_S = 15.0
 HTTP_GRACE_S = 4.0
 DRAIN_POLL_S = 0.05
-LOOPBACK = ("127.0.0.0/8", "::1/128")
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 RESTARTS = RestartPolicy()
 
 
@@ -132,17 +131,17 @@ class Node:
         self.records = NodeRecords(database, self.reputations)
         self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
         self.cache = ResultCache(
-            settings.event_processing_cache_size_mb * 2**20 if settings.event_processing_cache_enabled else 0,
+            settings.cache_bytes,
             self.metrics.looked_up,
         )
         self.replications = Replications()
-        self._outbound_allowed = [ip_network(network) for network in settings.overlay_outbound_allow]
+        self._outbound_allowed = list(settings.overlay_outbound_allow)
         self._discovery: Discovery | None = None
         self._known = frozenset({keyring.identity})
         self._access = access(settings, keyring.identity, self._is_spent)
         self._certificate = own_certificate(settings, keyring.identity)
         self.membership = Membership(
-            own=keyring.identity, trusted=trusted_certifiers(settings), is_revoked=self._access.is_revoked
+            own=keyring.identity, trusted=settings.member_certifiers, is_revoked=self._access.is_revoked
         )
         self.journal = EntityJournal(database, lambda level: self.driver.rules.attempts_at(level))
         self.driver = Driver(rules(settings, keyring.identity), self.journal, self._act)
@@ -444,7 +443,7 @@ class Node:
             core.cancel_scope.cancel()
 
     def _overlay(self, discovery: Discovery, offer: Offer) -> OverlayServices:
-        allowed = self._settings.overlay_outbound_allow + (LOOPBACK if offer.allow_local_urls else ())
+        allowed = [*self._settings.overlay_outbound_allow, *(LOOPBACK if offer.allow_local_urls else ())]
         return OverlayServices(
             network=self._network,
             key=self._keyring.key,
@@ -456,7 +455,7 @@ class Node:
             adverts=discovery.tokens,
             is_known=discovery.knows,
             event_topics=[topic_manager_name(topic) for topic in offer.topics],
-            outbound_allowed=[ip_network(network) for network in allowed],
+            outbound_allowed=allowed,
         )
 
     def _checker(self) -> TransactionChecker:

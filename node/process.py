@@ -20,8 +20,8 @@ from node.network.discovery import GOSSIP_WHO
 from node.network.p2p import open_transport
 from node.network.sender import GOSSIP_WORK
 from node.runtime.build import build_id
-from node.runtime.config import Settings
 from node.runtime.keyring import Keyring, load_key
+from node.runtime.settings import Settings
 from node.runtime.workers import Workers
 from node.telemetry import configure_logging
 from node.wiring import transport_config
@@ -49,8 +49,6 @@ def run(settings: Settings) -> None:
         database.claim()
         applied = migrate(url)
         log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
-        for note in settings.notes():
-            log.info("settings.note", note=note)
         for warning in settings.warnings():
             log.warning("settings.unknown", warning=warning)
         sys.setswitchinterval(SWITCH_S)

@@ -1,19 +1,20 @@
-"""What the settings say to each part of the node."""
+"""From the settings to what each part of the node takes."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from node.ingest.group_commit import IngestPolicy
 from node.network.discovery import Offer
 from node.network.p2p import TransportConfig
 from node.overlay.services import SERVICES, TOPICS
-from node.runtime.access import Access, CallerRole, TrustedCertifier
+from node.runtime.access import Access
 from node.runtime.build import build_id
-from node.runtime.config import ConfigError, Settings
+from node.runtime.config import ConfigError
+from node.runtime.settings import AccessSettings, NetworkSettings, Settings
 from protocols.advertisement import is_local
 from protocols.keys import PrivateKey
 from protocols.membership import NotAMemberError, check_membership
-from protocols.messages import IdentityKey, Level, Role
-from protocols.rules import Rules, Strategy
+from protocols.messages import IdentityKey
+from protocols.rules import Rules
 
 
 def transport_config(settings: Settings, key: PrivateKey, topics: tuple[str, ...]) -> TransportConfig:
@@ -25,20 +26,15 @@ def transport_config(settings: Settings, key: PrivateKey, topics: tuple[str, ...
         listen=settings.overlay_p2p_listen,
         announce=settings.overlay_p2p_announce,
         bootstrap=settings.overlay_bootstrap,
-        members=_identities(settings.overlay_members) if settings.overlay_membership == "allowlist" else None,
+        members=settings.members,
         eclipse_protection=settings.overlay_eclipse_protection,
     )
-
-
-def roles_of(settings: Settings) -> tuple[Role, ...]:
-    """What this node offers to do."""
-    return tuple(Role[name.upper()] for name in settings.role_names)
 
 
 def make_offer(settings: Settings) -> Offer:
     """What this node advertises."""
     return Offer(
-        roles=roles_of(settings),
+        roles=settings.roles,
         topics=settings.topics,
         url=settings.overlay_public_url,
         capacity=settings.overlay_capacity,
@@ -53,41 +49,33 @@ def make_offer(settings: Settings) -> Offer:
     )
 
 
-def trusted_certifiers(settings: Settings) -> frozenset[tuple[IdentityKey, str]] | None:
-    """Whose certificates of which type make a member; None where nobody needs one."""
-    if settings.overlay_membership != "certified":
-        return None
-    named = (entry.partition(":") for entry in settings.overlay_member_certifiers)
-    return frozenset((bytes.fromhex(certifier), kind) for certifier, _, kind in named)
-
-
-def own_certificate(settings: Settings, identity: IdentityKey) -> bytes:
+def own_certificate(settings: NetworkSettings, identity: IdentityKey) -> bytes:
     """This node's membership certificate.
 
     Raises:
-        ConfigError: it cannot be read, or would convince nobody who trusts whom this node trusts.
+        ConfigError: it cannot be read, or no certifier that this node trusts issued it.
     """
     file = settings.overlay_member_certificate
     if file is None:
         return b""
     try:
         document = file.read_bytes()
-        trusted = trusted_certifiers(settings)
+        trusted = settings.member_certifiers
         if trusted is not None:
             check_membership(document, identity, trusted)
     except (OSError, NotAMemberError) as error:
         problem = f"OVERLAY_MEMBER_CERTIFICATE={file}: {error}; have a certifier of the network issue one"
-        raise ConfigError(problem, problems=[problem]) from error
+        raise ConfigError(problem) from error
     return document
 
 
-def access(settings: Settings, identity: IdentityKey, is_spent: Callable[[str], Awaitable[bool]]) -> Access:
-    """Who may what; this node\'s own identity is always an operator\'s."""
+def access(settings: AccessSettings, identity: IdentityKey, is_spent: Callable[[str], Awaitable[bool]]) -> Access:
+    """Who may do what; this node's own identity is always an operator's."""
     return Access(
-        operators=_identities(settings.overlay_operator_keys) | {identity},
-        owners=_identities(settings.overlay_owner_keys),
-        readers=_identities(settings.overlay_reader_keys),
-        certifiers=tuple(map(_certifier, settings.overlay_certifiers)),
+        operators=frozenset({*settings.overlay_operator_keys, identity}),
+        owners=frozenset(settings.overlay_owner_keys),
+        readers=frozenset(settings.overlay_reader_keys),
+        certifiers=settings.overlay_certifiers,
         revoked_serials=frozenset(settings.overlay_revoked_certificates),
         public_reads=frozenset(settings.overlay_public_reads),
         identity_required=settings.event_identity_verification_required,
@@ -101,12 +89,12 @@ def rules(settings: Settings, identity: IdentityKey) -> Rules:
     return Rules(
         network=settings.overlay_network,
         self_key=identity,
-        roles=roles_of(settings),
+        roles=settings.roles,
         operator=settings.overlay_operator,
         region=settings.overlay_region,
         price=settings.overlay_price,
         capacity=settings.overlay_capacity,
-        strategy=Strategy[settings.event_agent_selection_strategy.upper()],
+        strategy=settings.strategy,
         bid_window_ms=settings.overlay_bid_window_ms,
         lease_ms=settings.overlay_lease_ms,
         lease_batches=settings.overlay_lease_batches,
@@ -119,24 +107,14 @@ def rules(settings: Settings, identity: IdentityKey) -> Rules:
 
 
 def ingest_policy(settings: Settings) -> IngestPolicy:
-    """The node\'s own say in how events are certified and batched."""
+    """How this node batches events, and at which level they are certified at least."""
     return IngestPolicy(
         batch_events=settings.event_batch_size,
         coalesce=settings.event_batch_processing_enabled,
-        level_floor=Level.ENHANCED if settings.event_consensus_required else None,
+        level_floor=settings.level_floor,
         threshold=settings.consensus_threshold,
         topics=settings.topics,
         distribute=settings.overlay_event_distribution_enabled,
         replicated=settings.overlay_durability == "replicated",
         replicas=settings.overlay_replicas,
     )
-
-
-def _identities(keys: Sequence[str]) -> frozenset[IdentityKey]:
-    return frozenset(map(bytes.fromhex, keys))
-
-
-def _certifier(entry: str) -> TrustedCertifier:
-    certifier, kind, role, *fields = entry.split(":")
-    names = tuple(fields[0].split("+")) if fields else ()
-    return TrustedCertifier(certifier=bytes.fromhex(certifier), type=kind, role=CallerRole(role), fields=names)

@@ -24,7 +24,7 @@ from node.delivery.reading import Reading
 from node.delivery.signatures import message_id, read_secret, signed_headers
 from node.delivery.subscription_models import WebhookDeliveryOptions
 from node.runtime.clock import clock_ms
-from node.runtime.config import RestartPolicy
+from node.runtime.supervisor import RestartPolicy
 from storage.database import Database
 from storage.subscriptions import Step
 

@@ -23,8 +23,8 @@ from node.delivery.subscriptions import WEBHOOKS_MAX, is_vouched
 from node.delivery.webhook import Delivery, Parcel, Secrets, send
 from node.runtime.access import Access
 from node.runtime.clock import clock_ms
-from node.runtime.config import RestartPolicy
 from node.runtime.guarded_http import Network
+from node.runtime.supervisor import RestartPolicy
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, WorldFault
 from storage import subscriptions

@@ -1,14 +1,33 @@
-"""Starts a component again after what the world did to it; lets what we broke stop the node."""
+"""Starts a component again after a failure of its surroundings; a fault of our own stops the node."""
 
 import random
 from collections.abc import Awaitable, Callable
 
+import attrs
 import structlog
 import trio
 
-from node.runtime.config import RestartPolicy
+from protocols.errors import WorldFault
 
 log = structlog.get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class RestartPolicy:
+    """When a component is started again, and after how long.
+
+    Attributes:
+        delay_s_first: The first pause, doubled each time up to ``delay_s_max``.
+        jitter: The part of a pause that is drawn at random, so that nodes do not retry in step.
+        stable_s: A run that lasted so long starts again with the first pause.
+        restart_on: Failures of the database, the network, the disk; any other error stops the node.
+    """
+
+    delay_s_first: float = 0.5
+    delay_s_max: float = 30.0
+    jitter: float = 0.3
+    stable_s: float = 60.0
+    restart_on: tuple[type[Exception], ...] = (WorldFault, OSError)
 
 
 async def supervise(name: str, run: Callable[[], Awaitable[None]], policy: RestartPolicy) -> None:

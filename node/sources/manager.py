@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from node.ingest.pipeline import Ingest
-from node.runtime.config import RestartPolicy
+from node.runtime.supervisor import RestartPolicy
 from node.sources import settings as source_settings
 from node.sources.intake import (
     Compute,

@@ -36,8 +36,9 @@ from node.overlay.services import OverlayServices
 from node.runtime.access import Access
 from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
-from node.runtime.config import ReadGroup, RestartPolicy
 from node.runtime.nonces import NonceLedger
+from node.runtime.settings import ReadGroup
+from node.runtime.supervisor import RestartPolicy
 from node.sources import SourceConnector, SourceManager
 from node.worker import compute
 from node.worker.compute import pack_outputs

@@ -90,7 +90,7 @@ def test_a_node_heeds_its_settings_counts_and_ends_in_order(node: RunningNode) -
     ready = node.until("node.ready")
     assert [address.split("/p2p/")[0] for address in ready["addresses"]] == ["/dns4/node.example/tcp/4001"]
     (warning,) = [line["warning"] for line in node.lines if line["event"] == "settings.unknown"]
-    assert warning.startswith("OVERLAY_NODE_SERVICE_HOST: is no setting")
+    assert warning.startswith("OVERLAY_NODE_SERVICE_HOST: is not a setting")
     with httpx.Client(base_url=ready["url"], timeout=20) as client:
         operator = SignedRequests(load_key(node.key_file), bytes.fromhex(ready["identity"]))
         assert client.post("/overlay/sources", json=SOURCE).status_code == 401

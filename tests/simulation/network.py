@@ -35,9 +35,9 @@ from node.app import Node
 from node.coordination.serialization import read_certificate, read_manifest
 from node.network.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
 from node.runtime import clock
-from node.runtime.config import Settings
 from node.runtime.keyring import Keyring
 from node.runtime.processor_time import ProcessorTimes
+from node.runtime.settings import Settings
 from node.worker import compute
 from protocols.canonical import sha256
 from protocols.certificate import verify_quorum

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from node.network import sync
-from node.runtime.config import Settings
+from node.runtime.settings import Settings
 from storage.embedded import EmbeddedPostgres
 from tests.simulation.network import STORM_S, Faults, Member, NetworkOfNodes, deterministic, grounds, reset
 

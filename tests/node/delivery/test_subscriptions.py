@@ -16,7 +16,7 @@ from node.delivery.chunks import WHOLE_BATCH, Place
 from node.delivery.signatures import read_secret
 from node.delivery.subscriptions import NotActiveError, UnknownSubscriptionError, follow
 from node.runtime.access import ANONYMOUS, Access, Caller
-from node.runtime.config import ReadGroup
+from node.runtime.settings import ReadGroup
 from protocols.errors import ClientFault
 from storage import subscriptions as stored
 from storage.subscriptions import Step

@@ -22,7 +22,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from node.delivery.posting import Answer, Dialler, InvalidCallbackError, Line, read_receiver
 from node.delivery.signatures import make_secret
 from node.delivery.webhook_manager import WebhookStats
-from node.runtime.config import RestartPolicy
+from node.runtime.supervisor import RestartPolicy
 from tests.node.running import Running, running
 from tests.node.webhook_receiver import (
     SECRET,

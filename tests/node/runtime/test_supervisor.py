@@ -7,8 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from node.runtime.config import RestartPolicy
-from node.runtime.supervisor import supervise
+from node.runtime.supervisor import RestartPolicy, supervise
 from protocols.errors import WorldFault
 
 POLICY = RestartPolicy(delay_s_first=1, delay_s_max=4, jitter=0, stable_s=60)
