@@ -88,6 +88,8 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "database-unavailable": (503, "The database does not answer", "Send it again: a repeat is harmless."),
     "ingestion-disabled": (503, "This node takes no events in", "Post to another node."),
     "not-synced": (503, "The node has not caught up yet", "Ask again shortly, or another node."),
+    "worker-timeout": (503, "A worker process took too long", "Send the request again shortly."),
+    "worker-crashed": (503, "A worker process ended over the request", "Send the request again shortly."),
     "too-few-holders": (503, "Too few peers could hold the batch", "Ask for durability 'local', or send it later."),
     "not-replicated": (503, "Too few peers hold the batch so far", "Send it again: a repeat is harmless."),
     "stream-disabled": (503, "This node serves no streams", "Use another node."),
@@ -111,6 +113,8 @@ HTTP_CODES: Final = {
 RETRY_AFTER_S: Final = {
     "idempotency-key-in-use": 1,
     "workers-busy": 2,
+    "worker-timeout": 5,
+    "worker-crashed": 5,
     "overloaded": 1,
     "too-many-subscriptions": 60,
     "unavailable": 2,
