@@ -11,7 +11,6 @@ import base64
 import hashlib
 import hmac
 import re
-import secrets
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -79,10 +78,6 @@ class PrivateKey:
     @classmethod
     def from_bytes(cls, secret: bytes) -> "PrivateKey":
         return cls(secret)
-
-    @classmethod
-    def generate(cls) -> "PrivateKey":
-        return cls(secrets.token_bytes(32))
 
     def __repr__(self) -> str:
         return f"PrivateKey(identity={self.identity.hex()})"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import stat
 from pathlib import Path
 
@@ -19,13 +20,18 @@ class KeyFileError(OverlayError):
     code = "key-file"
 
 
+def generate_key() -> PrivateKey:
+    """A new key from the operating system's random bytes."""
+    return PrivateKey(secrets.token_bytes(32))
+
+
 def create_key(path: Path) -> PrivateKey:
     """Draw a new identity key and keep it in a new file, mode 0600, on disk before this returns.
 
     Raises:
         KeyFileError: there is a file already, or it cannot be written.
     """
-    key = PrivateKey.generate()
+    key = generate_key()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from node.runtime.keyring import generate_key
 from protocols import keys
 from protocols.advertisement import build_token, check_token, topic_manager_name, topic_of
 from protocols.errors import BadSignatureError, ClientFault, InvalidKeyError, MalformedError
@@ -70,7 +71,7 @@ def test_what_is_no_private_key_is_refused(secret: bytes) -> None:
 
 
 def test_no_secret_shows() -> None:
-    key = PrivateKey.generate()
+    key = generate_key()
     assert key.to_bytes().hex() not in repr(key)
     assert key.identity.hex() in repr(key)
 
@@ -127,7 +128,7 @@ def test_signed_messages(case: dict[str, Any]) -> None:
 
 
 def test_signed_messages_round_trip() -> None:
-    signer, verifier = PrivateKey.generate(), PrivateKey.generate()
+    signer, verifier = generate_key(), generate_key()
     for to in (None, verifier):
         signed = keys.sign_message(signer, b"hello", bytes(range(32)), to.identity if to else None)
         assert keys.verify_message(b"hello", signed, to)
