@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from protocols.entities import BidSeen, Choice, Judged
+from protocols.entities import BidDecision, Choice, ReceivedBid
 from protocols.levels import LevelRule
 from protocols.messages import IdentityKey, Role
 from protocols.rules import Strategy
@@ -13,8 +13,8 @@ SHADOWS_MAX = 1  # newcomers that do the work beside the executors of a role, to
 
 
 def judge(
-    bids: Sequence[BidSeen], *, role: Role, template: JobTemplate, rule: LevelRule, strategy: Strategy, seed: str
-) -> tuple[Judged, ...]:
+    bids: Sequence[ReceivedBid], *, role: Role, template: JobTemplate, rule: LevelRule, strategy: Strategy, seed: str
+) -> tuple[BidDecision, ...]:
     """Every bid with what was made of it, best first: who executes the role, who shadows it, who does not and why.
 
     The strategy's own measure comes first, the other two follow, and a hash of seed and bidder breaks ties, so
@@ -23,7 +23,7 @@ def judge(
     decides nothing, and is how its reputation grows.
     """
     ranked = sorted(bids, key=lambda seen: (_scores(seen, role, strategy), _tie_break(seen, seed)))
-    judged: list[Judged] = []
+    judged: list[BidDecision] = []
     taken: set[str] = set()
     executors = shadows = 0
     for seen in ranked:
@@ -44,16 +44,16 @@ def judge(
             choice, executors = Choice.EXECUTOR, executors + 1
             taken.add(operator)
         scores = _scores(seen, role, strategy)
-        judged.append(Judged(bidder=seen.bid.signer, role=role, choice=choice, scores=scores, reason=refusal))
+        judged.append(BidDecision(bidder=seen.bid.signer, role=role, choice=choice, scores=scores, reason=refusal))
     return tuple(judged)
 
 
-def chosen(judged: Sequence[Judged], choice: Choice) -> tuple[IdentityKey, ...]:
+def chosen(judged: Sequence[BidDecision], choice: Choice) -> tuple[IdentityKey, ...]:
     """Those of whom this was made, best first."""
     return tuple(each.bidder for each in judged if each.choice is choice)
 
 
-def _refusal(seen: BidSeen, role: Role, template: JobTemplate) -> str:
+def _refusal(seen: ReceivedBid, role: Role, template: JobTemplate) -> str:
     said = seen.bid.message
     if not said.roles:
         return said.reason or "it declined"
@@ -67,7 +67,7 @@ def _refusal(seen: BidSeen, role: Role, template: JobTemplate) -> str:
     return ""
 
 
-def _scores(seen: BidSeen, role: Role, strategy: Strategy) -> tuple[int, ...]:
+def _scores(seen: ReceivedBid, role: Role, strategy: Strategy) -> tuple[int, ...]:
     """Smaller is better."""
     reputation, latency, price = -seen.reputation_in(role), seen.latency_ms, seen.bid.message.price
     if strategy is Strategy.REPUTATION:
@@ -77,5 +77,5 @@ def _scores(seen: BidSeen, role: Role, strategy: Strategy) -> tuple[int, ...]:
     return price, reputation, latency
 
 
-def _tie_break(seen: BidSeen, seed: str) -> bytes:
+def _tie_break(seen: ReceivedBid, seed: str) -> bytes:
     return hashlib.sha256(seed.encode() + seen.bid.signer).digest()

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import attrs
 
-from protocols.compact_size import Reader, write_compact_size
+from protocols.compact_size import ByteReader, write_compact_size
 from protocols.errors import InvalidTransactionError, MalformedError
 from protocols.limits import BEEF_BYTES_MAX
 from protocols.merkle_path import PATH_BYTES_MIN, MerklePath, take_merkle_path, write_merkle_path
@@ -96,7 +96,7 @@ def read_beef(data: bytes) -> Beef:
     """
     if len(data) > BEEF_BYTES_MAX:
         raise MalformedError(f"a BEEF of {len(data)} bytes; {BEEF_BYTES_MAX} are taken")
-    reader = Reader(data)
+    reader = ByteReader(data)
     magic, atomic_subject = reader.take(MAGIC_BYTES), None
     if magic == ATOMIC:
         atomic_subject, magic = reader.take(TXID_BYTES), reader.take(MAGIC_BYTES)
@@ -269,7 +269,7 @@ def _check_entries(beef: Beef) -> None:
             raise MalformedError(f"path {index} of a BEEF does not prove {txid_hex(entry.txid)}")
 
 
-def _take_entry_v1(reader: Reader) -> BeefTransaction:
+def _take_entry_v1(reader: ByteReader) -> BeefTransaction:
     transaction = take_transaction(reader)
     kind = reader.byte()
     if kind not in (UNPROVEN, PROVEN):
@@ -278,7 +278,7 @@ def _take_entry_v1(reader: Reader) -> BeefTransaction:
     return BeefTransaction(txid=transaction.txid, transaction=transaction, path_index=index)
 
 
-def _take_entry_v2(reader: Reader) -> BeefTransaction:
+def _take_entry_v2(reader: ByteReader) -> BeefTransaction:
     kind = reader.byte()
     if kind == TXID_ONLY:
         return BeefTransaction(txid=reader.take(TXID_BYTES))

@@ -37,13 +37,13 @@ def read_compact_size(data: bytes) -> int:
     Raises:
         MalformedError: too short, too long, or not the shortest form.
     """
-    reader = Reader(data)
+    reader = ByteReader(data)
     value = reader.compact_size()
     reader.finish()
     return value
 
 
-class Reader:
+class ByteReader:
     """Reads bytes from front to back, each once; whatever is missing or too much is a MalformedError.
 
     Lists cost memory far beyond their bytes, so all lists read from one input share ``items_max``.

@@ -19,7 +19,7 @@ def role_topic(role: Role) -> str:
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class DirectoryEntry:
     """One node's advertisement as this node knows it."""
 
     advertisement: Signed[Advertisement]
@@ -43,7 +43,7 @@ class Entry:
 class Directory:
     """Advertisements in force, by identity."""
 
-    entries: Mapping[IdentityKey, Entry] = attrs.Factory(dict)
+    entries: Mapping[IdentityKey, DirectoryEntry] = attrs.Factory(dict)
 
     def offering(self, role: Role, now_ms: int) -> tuple[IdentityKey, ...]:
         """The nodes that offer a role now, sorted."""
@@ -58,7 +58,7 @@ class Directory:
 
 def hear(
     directory: Directory, signed: Signed[Advertisement], now_ms: int, *, allow_local_urls: bool
-) -> tuple[Directory, Entry | None]:
+) -> tuple[Directory, DirectoryEntry | None]:
     """Take in an advertisement whose signature was checked.
 
     Returns:
@@ -81,7 +81,7 @@ def hear(
     if any(token.identity != signed.signer for token in tokens):
         raise MalformedError("a token of another identity in an advertisement")
     first_ms = known.first_heard_ms if known is not None else now_ms
-    entry = Entry(advertisement=signed, tokens=tokens, first_heard_ms=first_ms, heard_ms=now_ms)
+    entry = DirectoryEntry(advertisement=signed, tokens=tokens, first_heard_ms=first_ms, heard_ms=now_ms)
     return Directory(entries={**directory.entries, signed.signer: entry}), entry
 
 

@@ -6,7 +6,7 @@ accept a repeat.
 
 import attrs
 
-from protocols.entities import BidSeen, Entity, EntityId, Judged
+from protocols.entities import BidDecision, Entity, EntityId, ReceivedBid
 from protocols.messages import (
     BatchSealed,
     Evidence,
@@ -61,7 +61,7 @@ class SignStatement(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class Seal(Effect):
+class WriteBatch(Effect):
     """Write down a certified batch, then report BatchWritten."""
 
     certificate: QuorumCertificate
@@ -73,8 +73,8 @@ class Seal(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class CheckSeal(Effect):
-    """Run a batch whose certificate others brought about; report SealChecked if that gives the same."""
+class ReproduceBatch(Effect):
+    """Run a batch whose certificate others brought about; report BatchReproduced if that gives the same."""
 
     sealed: BatchSealed
     manifest: Manifest
@@ -82,7 +82,7 @@ class CheckSeal(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class RecordLate(Effect):
+class RecordLateEvidence(Effect):
     """Evidence that came after the seal, for or against the certified result: kept beside it."""
 
     evidence: Signed[Evidence]
@@ -90,8 +90,8 @@ class RecordLate(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class KeepCertificate(Effect):
-    """Write a certificate that was checked to the log, then report CertificateKept."""
+class StoreCertificate(Effect):
+    """Write a certificate that was checked to the log, then report CertificateStored."""
 
     sealed: BatchSealed
     sender: IdentityKey
@@ -108,7 +108,7 @@ class RecordDistribution(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class Bury(Effect):
+class MarkDead(Effect):
     """A batch ran out of attempts: mark it dead, with every reason."""
 
     batch_id: str
@@ -122,8 +122,8 @@ class SetAlarm(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class KeepReplica(Effect):
-    """Write another node's batch down, payload and policy with it, then report ReplicaKept."""
+class StoreReplica(Effect):
+    """Write another node's batch down, payload and policy with it, then report ReplicaStored."""
 
     hold: Signed[HoldBatch]
 
@@ -143,7 +143,7 @@ class AdoptReplica(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class Replicated(Effect):
+class ConfirmReplication(Effect):
     """Enough peers hold a batch: it can be acknowledged."""
 
     batch_id: str
@@ -151,8 +151,8 @@ class Replicated(Effect):
 
 
 @attrs.frozen(kw_only=True)
-class FindEnd(Effect):
-    """Look up whether a batch has its certificate, then report EndFound with these."""
+class LookUpCertificate(Effect):
+    """Look up whether a batch has its certificate, then report CertificateLookedUp with these."""
 
     batch_id: str
     asker: IdentityKey | None
@@ -184,13 +184,13 @@ class RecordAuction(Effect):
     level: Level
     quorum: int
     strategy: Strategy
-    bids: tuple[BidSeen, ...]
-    judged: tuple[Judged, ...]
+    bids: tuple[ReceivedBid, ...]
+    judged: tuple[BidDecision, ...]
     lease_id: str
 
 
 @attrs.frozen(kw_only=True)
-class KeepProof(Effect):
+class StoreProof(Effect):
     """Two signed statements that contradict each other: proof against their signer.
 
     Attributes:

@@ -34,7 +34,7 @@ EntityId: TypeAlias = str
 
 
 @attrs.frozen(kw_only=True)
-class BidSeen:
+class ReceivedBid:
     """A bid with what this node knew of the bidder when it came.
 
     Attributes:
@@ -61,7 +61,7 @@ class Choice(enum.IntEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Judged:
+class BidDecision:
     """A bid for a role, what was made of it, and why: readable afterwards. Smaller scores are better."""
 
     bidder: IdentityKey
@@ -75,7 +75,7 @@ class Judged:
 class Auction:
     announcement_id: str
     closes_ms: int
-    bids: tuple[BidSeen, ...] = ()
+    bids: tuple[ReceivedBid, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -232,7 +232,7 @@ class Chain:
 
 
 @attrs.frozen(kw_only=True)
-class Held:
+class HeldAward:
     """An award that this node holds from a coordinator."""
 
     TAG: ClassVar[int] = 104
@@ -349,9 +349,9 @@ class Replication:
         return replication_entity_id(self.batch_id)
 
 
-Entity: TypeAlias = Lease | Batch | Chain | Held | Task | Replica | Replication
+Entity: TypeAlias = Lease | Batch | Chain | HeldAward | Task | Replica | Replication
 
-ENTITIES: tuple[type[Entity], ...] = (Lease, Batch, Chain, Held, Task, Replica, Replication)
+ENTITIES: tuple[type[Entity], ...] = (Lease, Batch, Chain, HeldAward, Task, Replica, Replication)
 
 
 def lease_entity_id(level: Level, quorum: int) -> EntityId:

@@ -30,7 +30,7 @@ SAMPLED_BYTES_MIN: Final = 8 * SAMPLE_BYTES  # past this a sample decides whethe
 COMPRESS_LEVEL: Final = 1
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is for."""
 
     ONEWAY = 1
@@ -41,22 +41,22 @@ class Kind(IntEnum):
     ALIVE = 6  # nothing; shows that the sender lives
 
 
-PAIRED: Final = frozenset({Kind.REQUEST, Kind.ANSWER, Kind.FAILURE})
-KINDS: Final = {int(kind): kind for kind in Kind}
+PAIRED: Final = frozenset({FrameKind.REQUEST, FrameKind.ANSWER, FrameKind.FAILURE})
+KINDS: Final = {int(kind): kind for kind in FrameKind}
 
 
 @attrs.frozen(kw_only=True)
 class Frame:
     """A frame as it came off the wire."""
 
-    kind: Kind
+    kind: FrameKind
     body: bytes  # still compressed if ``compressed``
     compressed: bool = False
     request_id: int = 0  # 0 for kinds that pair with nothing
     wire_bytes: int = 0
 
 
-def encode_frame(kind: Kind, body: bytes, request_id: int = 0) -> bytes:
+def encode_frame(kind: FrameKind, body: bytes, request_id: int = 0) -> bytes:
     """Frame a body, compressed where that makes it smaller.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from protocols.compact_size import Reader, write_compact_size
+from protocols.compact_size import ByteReader, write_compact_size
 from protocols.errors import MalformedError
 from protocols.limits import PATH_DEPTH_MAX
 from protocols.transactions import TXID_BYTES, Txid, double_sha256
@@ -61,13 +61,13 @@ def read_merkle_path(data: bytes) -> MerklePath:
     Raises:
         MalformedError: the bytes are no path, go on after its end, or ``make_merkle_path`` refuses it.
     """
-    reader = Reader(data)
+    reader = ByteReader(data)
     path = take_merkle_path(reader)
     reader.finish()
     return path
 
 
-def take_merkle_path(reader: Reader) -> MerklePath:
+def take_merkle_path(reader: ByteReader) -> MerklePath:
     """Read a path that stands among other things."""
     block_height = reader.compact_size()
     if block_height > BLOCK_HEIGHT_MAX:
@@ -89,11 +89,11 @@ def write_merkle_path(path: MerklePath) -> bytes:
     return b"".join(parts)
 
 
-def _take_level(reader: Reader, level: int) -> list[Leaf]:
+def _take_level(reader: ByteReader, level: int) -> list[Leaf]:
     return [_take_leaf(reader, level) for _ in range(reader.count(bytes_each=LEAF_BYTES_MIN))]
 
 
-def _take_leaf(reader: Reader, level: int) -> Leaf:
+def _take_leaf(reader: ByteReader, level: int) -> Leaf:
     offset, flag = reader.compact_size(), reader.byte()
     if flag > TXID or (flag == TXID and level > 0):
         raise MalformedError(f"a leaf of level {level} with the flags {flag:#04x}")

@@ -534,7 +534,7 @@ class BatchQuery(Message):
         return self.batch_id
 
 
-class Progress(enum.IntEnum):
+class BatchProgress(enum.IntEnum):
     """Where a batch stands with the node that is asked."""
 
     UNKNOWN = 0
@@ -551,7 +551,7 @@ class BatchStatus(Message):
     PROTOCOL = (2, "overlay batch status")
 
     batch_id: str = text()
-    progress: Progress
+    progress: BatchProgress
 
     @property
     def key_id(self) -> str:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 import attrs
 
 from protocols.beef import V2, merge_beefs, read_beef, write_beef
-from protocols.compact_size import Reader, write_compact_size, write_sized
+from protocols.compact_size import ByteReader, write_compact_size, write_sized
 
 NO_TRANSACTIONS: Final = V2 + b"\0\0"
 
@@ -42,7 +42,7 @@ def read_submission(body: bytes, *, has_off_chain_values: bool) -> Submission:
     """
     if not has_off_chain_values:
         return Submission(beef=body, off_chain_values=None)
-    reader = Reader(body)
+    reader = ByteReader(body)
     return Submission(beef=reader.sized(), off_chain_values=reader.rest())
 
 

@@ -62,7 +62,7 @@ class BatchReplayed(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
-class ProofHeard(Stimulus):
+class ProofReceived(Stimulus):
     """A proof against an agent that was checked and is news."""
 
     proof: FraudProof
@@ -75,14 +75,14 @@ class HoldReceived(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
-class ReplicaKept(Stimulus):
+class ReplicaStored(Stimulus):
     """A batch of another node is on this one's disk; after a restart, once for each."""
 
     hold: Signed[HoldBatch]
 
 
 @attrs.frozen(kw_only=True)
-class HeldReceived(Stimulus):
+class HoldConfirmed(Stimulus):
     held: Signed[BatchHeld]
 
 
@@ -97,7 +97,7 @@ class StatusReceived(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
-class EndFound(Stimulus):
+class CertificateLookedUp(Stimulus):
     """What this node's records say of the end of a batch: its certificate, or None.
 
     Attributes:
@@ -111,7 +111,7 @@ class EndFound(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
-class SealChecked(Stimulus):
+class BatchReproduced(Stimulus):
     """This node's own run of a batch gives what a certificate of others says."""
 
     sealed: BatchSealed
@@ -203,12 +203,12 @@ class BatchWritten(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
-class SealReceived(Stimulus):
+class CertificateReceived(Stimulus):
     sealed: Signed[BatchSealed]
 
 
 @attrs.frozen(kw_only=True)
-class CertificateKept(Stimulus):
+class CertificateStored(Stimulus):
     """A certificate is on disk, and whoever sent it can be told so."""
 
     batch_id: str

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from protocols.compact_size import UINT32, UINT64, Reader, write_compact_size, write_sized
+from protocols.compact_size import UINT32, UINT64, ByteReader, write_compact_size, write_sized
 from protocols.errors import MalformedError
 from protocols.limits import TRANSACTION_BYTES_MAX
 
@@ -97,13 +97,13 @@ def read_transaction(data: bytes) -> Transaction:
     """
     if len(data) > TRANSACTION_BYTES_MAX:
         raise MalformedError(f"a transaction of {len(data)} bytes; {TRANSACTION_BYTES_MAX} are taken")
-    reader = Reader(data)
+    reader = ByteReader(data)
     transaction = take_transaction(reader)
     reader.finish()
     return transaction
 
 
-def take_transaction(reader: Reader) -> Transaction:
+def take_transaction(reader: ByteReader) -> Transaction:
     """Read a raw transaction that stands among other things."""
     version = reader.uint32()
     inputs = tuple(_take_input(reader) for _ in range(reader.count(bytes_each=INPUT_BYTES_MIN)))
@@ -111,7 +111,7 @@ def take_transaction(reader: Reader) -> Transaction:
     return Transaction(version=version, inputs=inputs, outputs=outputs, lock_time=reader.uint32())
 
 
-def _take_input(reader: Reader) -> Input:
+def _take_input(reader: ByteReader) -> Input:
     return Input(
         txid=reader.take(TXID_BYTES),
         output_index=reader.uint32(),
@@ -120,5 +120,5 @@ def _take_input(reader: Reader) -> Input:
     )
 
 
-def _take_output(reader: Reader) -> Output:
+def _take_output(reader: ByteReader) -> Output:
     return Output(satoshis=reader.uint64(), locking_script=reader.sized())

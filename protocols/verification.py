@@ -41,7 +41,7 @@ UNTRUSTED = (
 
 
 @attrs.frozen(kw_only=True)
-class Check:
+class CheckResult:
     """One thing looked at: the part of the document, and what is wrong with it (empty: nothing)."""
 
     part: str
@@ -57,7 +57,7 @@ class Report:
     """What was checked, with the facts that hold if every check is ok."""
 
     kind: str
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class Report:
 class _Malformed(Exception):
     def __init__(self, part: str, problem: str) -> None:
         super().__init__(problem)
-        self.check = Check(part=part, problem=problem)
+        self.check = CheckResult(part=part, problem=problem)
 
 
 def verify_document(data: bytes, *, network: str | None = None, trusted: frozenset[bytes] | None = None) -> Report:
@@ -124,7 +124,7 @@ def _printable(line: str) -> str:
 
 
 def _failure(part: str, problem: str) -> Report:
-    return Report(kind="document", checks=(Check(part=part, problem=problem),))
+    return Report(kind="document", checks=(CheckResult(part=part, problem=problem),))
 
 
 # --- certificates -------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def _check_certificate(document: dict[str, Any], network: str | None, trusted: f
         *_check_signatures("evidence", evidence),
         *_check_said("signatures", [certification_problem(each.message, statement) for each in signatures]),
         *_check_said("evidence", [evidence_problem(each.message, statement) for each in evidence]),
-        Check(part="quorum", problem=quorum_problem(certificate)),
+        CheckResult(part="quorum", problem=quorum_problem(certificate)),
         *_check_event(document, statement),
         *_check_copy(document, certificate),
         _check_network(statement.network, network),
@@ -155,19 +155,19 @@ def _check_certificate(document: dict[str, Any], network: str | None, trusted: f
     )
 
 
-def _check_event(document: dict[str, Any], statement: Statement) -> Iterator[Check]:
+def _check_event(document: dict[str, Any], statement: Statement) -> Iterator[CheckResult]:
     """The chain from the data to the statement: data, event, proof, root."""
     leaf = _member(document, "event", dict)
     hashed = _hex(_member(document, "proof", dict), "leafHash", "proof", 32)
-    yield Check(part="data", problem=_data_problem(document, leaf))
+    yield CheckResult(part="data", problem=_data_problem(document, leaf))
     if "record" in document:
         same = leaf_hash(_canonical(document["record"], "record")).hex() == leaf.get("recordHash")
-        yield Check(part="record", problem="" if same else "its hash is not the event's recordHash")
-    yield Check(part="event", problem=_event_problem(document, leaf, statement, hashed))
+        yield CheckResult(part="record", problem="" if same else "its hash is not the event's recordHash")
+    yield CheckResult(part="event", problem=_event_problem(document, leaf, statement, hashed))
     yield _check_proof(document["proof"], statement.events, statement.output_root)
 
 
-def _check_proof(proof: dict[str, Any], size: int, root: bytes) -> Check:
+def _check_proof(proof: dict[str, Any], size: int, root: bytes) -> CheckResult:
     """Whether a leaf hash leads to a root that was signed, in a tree of a size that was signed."""
     index, path = proof.get("index"), proof.get("path")
     if type(index) is not int or type(proof.get("size")) is not int or not isinstance(path, list):
@@ -176,8 +176,8 @@ def _check_proof(proof: dict[str, Any], size: int, root: bytes) -> Check:
     try:
         found = root_from_path(_hex(proof, "leafHash", "proof", 32), index, size, siblings)
     except OverlayError as error:
-        return Check(part="proof", problem=str(error))
-    return Check(part="proof", problem="" if found == root else "it leads to another root")
+        return CheckResult(part="proof", problem=str(error))
+    return CheckResult(part="proof", problem="" if found == root else "it leads to another root")
 
 
 def _data_problem(document: dict[str, Any], leaf: dict[str, Any]) -> str:
@@ -198,7 +198,7 @@ def _event_problem(document: dict[str, Any], leaf: dict[str, Any], statement: St
     return ""
 
 
-def _check_copy(document: dict[str, Any], certificate: QuorumCertificate) -> list[Check]:
+def _check_copy(document: dict[str, Any], certificate: QuorumCertificate) -> list[CheckResult]:
     """The document made anew must be the document at hand, member by member."""
     proof = document["proof"]
     again = certificate_document(
@@ -246,11 +246,11 @@ def _check_receipt(document: dict[str, Any], network: str | None, trusted: froze
     hashes = None
     checks = _check_signatures("coordinator", [manifest])
     same = manifest.signer == said.coordinator
-    checks.append(Check(part="coordinator", problem="" if same else "not signed by the coordinator it names"))
+    checks.append(CheckResult(part="coordinator", problem="" if same else "not signed by the coordinator it names"))
     if "recordHashes" in document:
         hashes = [_hex({"h": each}, "h", "recordHashes", 32) for each in _member(document, "recordHashes", list)]
         right = len(hashes) == said.events and root_of_leaves(hashes) == said.input_root
-        checks.append(Check(part="recordHashes", problem="" if right else "they do not give the inputRoot"))
+        checks.append(CheckResult(part="recordHashes", problem="" if right else "they do not give the inputRoot"))
     again = receipt_document(manifest, hashes)
     if "proof" in document:
         proof = _member(document, "proof", dict)
@@ -277,39 +277,41 @@ def _check_receipt(document: dict[str, Any], network: str | None, trusted: froze
 # --- parts --------------------------------------------------------------------------------------------------
 
 
-def _check_signatures(part: str, signed: list[Signed[M]]) -> list[Check]:
+def _check_signatures(part: str, signed: list[Signed[M]]) -> list[CheckResult]:
     checks = []
     for at, each in enumerate(signed):
         said = each.message
         good = keys.verify(each.signer, said.PROTOCOL, said.key_id, codec.encode(said), each.signature)
         name = part if part == "coordinator" else f"{part}[{at}]"
-        checks.append(Check(part=name, problem="" if good else "the signature is not of these bytes by this key"))
+        checks.append(
+            CheckResult(part=name, problem="" if good else "the signature is not of these bytes by this key")
+        )
     return checks
 
 
-def _check_said(part: str, problems: list[str]) -> list[Check]:
+def _check_said(part: str, problems: list[str]) -> list[CheckResult]:
     """Checks for the signed messages that speak of something else than the statement."""
-    return [Check(part=f"{part}[{at}]", problem=problem) for at, problem in enumerate(problems) if problem]
+    return [CheckResult(part=f"{part}[{at}]", problem=problem) for at, problem in enumerate(problems) if problem]
 
 
-def _check_network(found: str, wanted: str | None) -> Check:
+def _check_network(found: str, wanted: str | None) -> CheckResult:
     problem = "" if wanted is None or wanted == found else f"it is of {found!r}, not of {wanted!r}"
-    return Check(part="network", problem=problem)
+    return CheckResult(part="network", problem=problem)
 
 
-def _check_trust(signers: set[bytes], trusted: frozenset[bytes], quorum: int) -> Check:
+def _check_trust(signers: set[bytes], trusted: frozenset[bytes], quorum: int) -> CheckResult:
     known = len(signers & trusted)
     problem = "" if known >= quorum else f"{known} of the {quorum} needed signers are trusted"
-    return Check(part="trust", problem=problem)
+    return CheckResult(part="trust", problem=problem)
 
 
-def _compare(again: dict[str, Any], document: dict[str, Any]) -> list[Check]:
+def _compare(again: dict[str, Any], document: dict[str, Any]) -> list[CheckResult]:
     """Checks for the members that differ, or one that says none does."""
     found = [
-        Check(part=path, problem=problem)
+        CheckResult(part=path, problem=problem)
         for path, problem in islice(_differences(again, document, ""), DIFFERENCES_MAX)
     ]
-    return found or [Check(part="readable fields")]
+    return found or [CheckResult(part="readable fields")]
 
 
 def _differences(expected: Any, found: Any, path: str) -> Iterator[tuple[str, str]]:

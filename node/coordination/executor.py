@@ -22,18 +22,18 @@ from node.worker import compute
 from protocols import envelope
 from protocols.effects import (
     AdoptReplica,
-    Bury,
-    CheckSeal,
+    ConfirmReplication,
     DropReplica,
     Effect,
-    FindEnd,
     ForgetPayload,
-    KeepCertificate,
-    KeepReplica,
-    Replicated,
+    LookUpCertificate,
+    MarkDead,
+    ReproduceBatch,
     RunRole,
-    Seal,
     SignStatement,
+    StoreCertificate,
+    StoreReplica,
+    WriteBatch,
 )
 from protocols.entities import Findings
 from protocols.envelope import Signer
@@ -54,12 +54,12 @@ from protocols.messages import (
 )
 from protocols.stimuli import (
     BatchAdopted,
+    BatchReproduced,
     BatchWritten,
-    EndFound,
-    ReplicaKept,
+    CertificateLookedUp,
+    ReplicaStored,
     RoleFailed,
     RoleFinished,
-    SealChecked,
     StatementSigned,
     Stimulus,
 )
@@ -76,7 +76,7 @@ class Records(Protocol):
 
     async def payload(self, batch_id: str) -> bytes | None: ...
 
-    async def seal(self, effect: Seal, run: compute.Run, certified_ms: int) -> int | None:
+    async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
         """Write a certified batch down, whole or not at all. Its sequence, or None if it was written before."""
 
     async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
@@ -91,7 +91,7 @@ class Records(Protocol):
         """Enter a batch that is held among this node's own; False where it was, or is not held."""
 
     async def record(self, effect: Effect) -> None:
-        """RecordDistribution, RecordLate, KeepProof, ReportPeer."""
+        """RecordDistribution, RecordLateEvidence, StoreProof, ReportPeer."""
 
 
 class Library(Protocol):
@@ -105,8 +105,8 @@ class Library(Protocol):
 class Log(Protocol):
     """The node's certificates, its own and those of others."""
 
-    async def keep(self, effect: KeepCertificate) -> None:
-        """Write a certificate down, then report CertificateKept."""
+    async def keep(self, effect: StoreCertificate) -> None:
+        """Write a certificate down, then report CertificateStored."""
 
     async def find(self, batch_id: str) -> BatchSealed | None:
         """The end of a batch, if it is known here."""
@@ -203,27 +203,27 @@ class Executor:
                 await self._run_role(effect)
             case SignStatement(statement=statement):
                 self._sign(statement)
-            case Seal():
+            case WriteBatch():
                 await self._seal(effect)
-            case Bury(batch_id=batch_id, reasons=reasons):
+            case MarkDead(batch_id=batch_id, reasons=reasons):
                 log.warning("batch.dead", batch=batch_id, reasons=reasons)
                 self._on_dead(batch_id, await self._records.bury(batch_id, reasons))
                 self._on_replicated(batch_id, ())  # whoever waits for holders is told of the end instead
-            case CheckSeal():
+            case ReproduceBatch():
                 await self._check_seal(effect)
-            case KeepCertificate():
+            case StoreCertificate():
                 await self._certificates.keep(effect)
-            case KeepReplica(hold=hold):
+            case StoreReplica(hold=hold):
                 await self._keep(hold)
             case DropReplica(batch_id=batch_id):
                 await self._records.drop_replica(batch_id)
             case AdoptReplica(hold=hold):
                 await self._adopt(hold)
-            case Replicated(batch_id=batch_id, holders=holders):
+            case ConfirmReplication(batch_id=batch_id, holders=holders):
                 self._on_replicated(batch_id, holders)
-            case FindEnd(batch_id=batch_id, asker=asker, successor=successor):
+            case LookUpCertificate(batch_id=batch_id, asker=asker, successor=successor):
                 sealed = await self._certificates.find(batch_id)
-                found = EndFound(
+                found = CertificateLookedUp(
                     now_ms=clock_ms(), batch_id=batch_id, sealed=sealed, asker=asker, successor=successor
                 )
                 self._post(found)
@@ -246,7 +246,7 @@ class Executor:
         if await self._index(manifest, packed) is None:
             return
         if await self._records.keep_replica(hold, packed):
-            self._post(ReplicaKept(now_ms=clock_ms(), hold=hold))
+            self._post(ReplicaStored(now_ms=clock_ms(), hold=hold))
         else:
             log.warning("replica.too_many", batch=manifest.batch_id)
 
@@ -382,7 +382,7 @@ class Executor:
 
     # --- sealing ---------------------------------------------------------------------------------------------
 
-    async def _seal(self, effect: Seal) -> None:
+    async def _seal(self, effect: WriteBatch) -> None:
         statement = effect.certificate.statement
         run = await self._certified_run(effect)
         if run is None:
@@ -412,7 +412,7 @@ class Executor:
                 )
             )
 
-    async def _check_seal(self, effect: CheckSeal) -> None:
+    async def _check_seal(self, effect: ReproduceBatch) -> None:
         """Believe a certificate of this node's own batch when its own run gives the same: the data are here."""
         statement = effect.sealed.certificate.statement
         manifest = effect.manifest
@@ -424,9 +424,9 @@ class Executor:
         if (run.findings.output_root, run.findings.context_out) != (statement.output_root, effect.sealed.context):
             log.error("seal.wrong", batch=statement.batch_id)
             return
-        self._post(SealChecked(now_ms=clock_ms(), sealed=effect.sealed))
+        self._post(BatchReproduced(now_ms=clock_ms(), sealed=effect.sealed))
 
-    async def _certified_run(self, effect: Seal) -> compute.Run | None:
+    async def _certified_run(self, effect: WriteBatch) -> compute.Run | None:
         """The outputs that the quorum certified: this node's own, run again if need be, or an agent's."""
         statement = effect.certificate.statement
         key = statement.digest.hex()
@@ -443,7 +443,7 @@ class Executor:
         log.error("seal.without_outputs", batch=statement.batch_id)
         return None  # stays SEALING: the next start tries again
 
-    async def _recomputed(self, effect: Seal) -> compute.Run | None:
+    async def _recomputed(self, effect: WriteBatch) -> compute.Run | None:
         try:
             holder = effect.manifest.coordinator
             run = await self._compute(effect.manifest, effect.context, holder=holder, keep_outputs=True)
@@ -452,7 +452,7 @@ class Executor:
             return None
         return run if run.findings.output_root == effect.certificate.statement.output_root else None
 
-    async def _fetched(self, effect: Seal) -> compute.Run | None:
+    async def _fetched(self, effect: WriteBatch) -> compute.Run | None:
         statement = effect.certificate.statement
         for certification in effect.certificate.certifications:
             if certification.signer == self._signer.identity:

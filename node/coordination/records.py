@@ -19,13 +19,13 @@ from protocols.certificate import agent_id
 from protocols.coordination import recover
 from protocols.effects import (
     Effect,
-    KeepProof,
     RecordAuction,
     RecordDistribution,
-    RecordLate,
+    RecordLateEvidence,
     ReportPeer,
-    Seal,
+    StoreProof,
     Transition,
+    WriteBatch,
 )
 from protocols.entities import ENTITIES, Batch, Entity, EntityId, Stage
 from protocols.errors import MalformedError
@@ -190,7 +190,7 @@ class NodeRecords:
         adoption = _adoption(hold, index)
         return await self._database.run(lambda connection: replicas.adopt(connection, adoption))
 
-    async def seal(self, effect: Seal, run: compute.Run, certified_ms: int) -> int | None:
+    async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
         sealed = _sealed_batch(effect, run, certified_ms)
         return await self._database.run(lambda connection: batches.seal(connection, sealed))
 
@@ -199,10 +199,10 @@ class NodeRecords:
 
     async def record(self, effect: Effect) -> None:
         match effect:
-            case RecordLate(evidence=evidence, agrees=agrees):
+            case RecordLateEvidence(evidence=evidence, agrees=agrees):
                 row = _evidence_row(evidence, agrees=agrees)
                 self._after_seal.add(evidence.message.batch_id, _AfterSeal(late=(row,)))
-            case KeepProof(proof=proof, heard_from=heard_from):
+            case StoreProof(proof=proof, heard_from=heard_from):
                 culprit = proof.first.signer.hex()
                 log.warning("agent.equivocated", agent=culprit, batch=proof.first.message.batch_id)
                 await self._database.run(partial(_keep_proof, proof, heard_from))
@@ -285,7 +285,7 @@ def _evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:
     )
 
 
-def _sealed_batch(effect: Seal, run: compute.Run, certified_ms: int) -> SealedBatch:
+def _sealed_batch(effect: WriteBatch, run: compute.Run, certified_ms: int) -> SealedBatch:
     certificate = effect.certificate
     statement = certificate.statement
     rows = [_evidence_row(signed, agrees=True) for signed in certificate.evidence]

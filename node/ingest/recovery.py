@@ -10,7 +10,7 @@ from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
 from protocols.entities import Batch, Stage, batch_entity_id
-from protocols.stimuli import BatchAdopted, BatchCommitted, BatchReplayed, ReplicaKept
+from protocols.stimuli import BatchAdopted, BatchCommitted, BatchReplayed, ReplicaStored
 from storage.batches import PendingBatch
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class Recovery:
             if self._driver.find(batch_entity_id(each.batch_id)) is None:
                 await self._retell(each)
         for hold in await self._records.holds(self._network):
-            await self._driver.submit(ReplicaKept(now_ms=clock_ms(), hold=hold))
+            await self._driver.submit(ReplicaStored(now_ms=clock_ms(), hold=hold))
         for batch_id in adopted:
             await self._driver.submit(BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
 

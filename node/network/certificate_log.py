@@ -26,10 +26,10 @@ from node.network.sync_messages import (
 from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from protocols import codec
-from protocols.effects import KeepCertificate
+from protocols.effects import StoreCertificate
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
-from protocols.stimuli import CertificateKept, Stimulus
+from protocols.stimuli import CertificateStored, Stimulus
 from storage import certificate_log, peers
 from storage.certificate_log import Logged
 from storage.database import Database
@@ -67,7 +67,7 @@ class CertificateLog:
         self._is_known = is_known
         self._post = post
         self._news = trio.Event()
-        self._send, self._receive = trio.open_memory_channel[KeepCertificate](QUEUE_MAX)
+        self._send, self._receive = trio.open_memory_channel[StoreCertificate](QUEUE_MAX)
 
     @property
     def news(self) -> trio.Event:
@@ -82,7 +82,7 @@ class CertificateLog:
         """Whether all of these are nodes of this network, as far as this node has heard."""
         return all(map(self._is_known, identities))
 
-    async def keep(self, effect: KeepCertificate) -> None:
+    async def keep(self, effect: StoreCertificate) -> None:
         """Queue a certificate to be written and confirmed; waits while too many are queued."""
         if self.admits(effect.sealed.certificate):
             await self._send.send(effect)
@@ -97,7 +97,7 @@ class CertificateLog:
             await self.put([effect.sealed for effect in group])
             for effect in group:
                 statement = effect.sealed.certificate.statement
-                kept = CertificateKept(
+                kept = CertificateStored(
                     now_ms=clock_ms(),
                     batch_id=statement.batch_id,
                     statement_digest=statement.digest,

@@ -7,7 +7,7 @@ from node.coordination.reputations import Reputations
 from node.network.discovery import Discovery, Offer
 from node.network.transport import Transport
 from protocols.certificate import agent_id, rfc3339
-from protocols.directory import Entry
+from protocols.directory import DirectoryEntry
 
 OUTCOMES = ("agreed", "dissented", "late", "equivocated")
 
@@ -44,7 +44,7 @@ class DirectoryView:
             for peer in self._transport.peers()
         ]
 
-    def _agent(self, identity: bytes, entry: Entry) -> Mapping[str, Any]:
+    def _agent(self, identity: bytes, entry: DirectoryEntry) -> Mapping[str, Any]:
         said = entry.advertisement.message
         reputations = self._reputations.by_role(identity)
         return {

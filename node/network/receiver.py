@@ -47,16 +47,16 @@ from protocols.stimuli import (
     AnnouncementReceived,
     AwardReceived,
     BidReceived,
+    CertificateReceived,
     CertificationReceived,
     CertifyReceived,
     ConfirmationReceived,
-    HeldReceived,
+    HoldConfirmed,
     HoldReceived,
-    ProofHeard,
+    ProofReceived,
     QueryReceived,
     RefusalReceived,
     ResultReceived,
-    SealReceived,
     StatusReceived,
     Stimulus,
     WorkReceived,
@@ -200,7 +200,7 @@ class Receiver:
             self._proofs.popitem(last=False)
         if culprit.signer == self._driver.rules.self_key:
             log.error("node.accused", batch=culprit.message.batch_id, role=culprit.message.role.word)
-        await self._driver.submit(ProofHeard(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
+        await self._driver.submit(ProofReceived(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
 
     def _stimulus(self, signed: Signed[Message]) -> Stimulus:
         now_ms = clock_ms()
@@ -228,11 +228,11 @@ _STIMULI: dict[type[Message], Callable[[int, Signed[Message]], Stimulus]] = {
     WorkRefused: lambda now, s: RefusalReceived(now_ms=now, refusal=_as(s)),
     CertifyOrder: lambda now, s: CertifyReceived(now_ms=now, order=_as(s)),
     Certification: lambda now, s: CertificationReceived(now_ms=now, certification=_as(s)),
-    BatchSealed: lambda now, s: SealReceived(now_ms=now, sealed=_as(s)),
-    FraudProof: lambda now, s: ProofHeard(now_ms=now, proof=_as(s).message, heard_from=s.signer),
+    BatchSealed: lambda now, s: CertificateReceived(now_ms=now, sealed=_as(s)),
+    FraudProof: lambda now, s: ProofReceived(now_ms=now, proof=_as(s).message, heard_from=s.signer),
     SealConfirmed: lambda now, s: ConfirmationReceived(now_ms=now, confirmation=_as(s)),
     HoldBatch: lambda now, s: HoldReceived(now_ms=now, hold=_as(s)),
-    BatchHeld: lambda now, s: HeldReceived(now_ms=now, held=_as(s)),
+    BatchHeld: lambda now, s: HoldConfirmed(now_ms=now, held=_as(s)),
     BatchQuery: lambda now, s: QueryReceived(now_ms=now, query=_as(s)),
     BatchStatus: lambda now, s: StatusReceived(now_ms=now, status=_as(s)),
 }

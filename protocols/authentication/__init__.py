@@ -8,7 +8,7 @@ from protocols.authentication.authrite import AUTHRITE_PATH, AuthriteBook
 from protocols.authentication.certificates import CheckedCertificate, RequestedCertificates
 from protocols.authentication.mutual import HANDSHAKE_PATH, SessionBook
 from protocols.authentication.requests import HANDSHAKE_BYTES_MAX, AuthenticationForm, HttpRequest, form_of
-from protocols.authentication.sessions import Book, Claim, SessionExchange, SessionLimits
+from protocols.authentication.sessions import Book, SessionClaim, SessionExchange, SessionLimits
 from protocols.authentication.signed_headers import SignedRequest, authenticate_headers, sign_headers
 from protocols.errors import InvalidAuthenticationError, NotAuthenticatedError
 
@@ -20,12 +20,12 @@ __all__ = [
     "AuthriteBook",
     "Book",
     "CheckedCertificate",
-    "Claim",
     "HttpRequest",
     "InvalidAuthenticationError",
     "NotAuthenticatedError",
     "RequestedCertificates",
     "SessionBook",
+    "SessionClaim",
     "SessionExchange",
     "SessionLimits",
     "SignedRequest",

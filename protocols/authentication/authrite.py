@@ -25,7 +25,7 @@ from protocols.authentication.requests import (
 )
 from protocols.authentication.sessions import (
     Book,
-    Claim,
+    SessionClaim,
     SessionExchange,
     SessionLimits,
     digest_of,
@@ -83,7 +83,7 @@ class AuthriteBook(Book):
         }
         return orjson.dumps(answer)
 
-    def claim(self, request: HttpRequest, *, now_ms: int) -> Claim:
+    def claim(self, request: HttpRequest, *, now_ms: int) -> SessionClaim:
         values = sole_headers(request, _NAMES)
         version, identity_text, nonce, session_nonce, signature = (values[name] for name in _NAMES)
         if version != VERSION:
@@ -93,7 +93,7 @@ class AuthriteBook(Book):
         signature_bytes = read_signature(signature, "x-authrite-signature")
         signed, signed_instead = self._signed(request)
         session = self._sessions.find_for(session_nonce, identity, nonce, now_ms)
-        return Claim(
+        return SessionClaim(
             identity=session.identity,
             session=session.nonce,
             peer_nonce=session.peer_nonce,

@@ -34,8 +34,8 @@ from protocols.authentication.requests import (
 )
 from protocols.authentication.sessions import (
     Book,
-    Claim,
     Session,
+    SessionClaim,
     SessionExchange,
     SessionLimits,
     digest_of,
@@ -94,7 +94,7 @@ class SessionBook(Book):
             return self._take_certificates(message, now_ms)
         raise invalid("messageType", "not taken here", "send initialRequest or certificateResponse")
 
-    def claim(self, request: HttpRequest, *, now_ms: int) -> Claim:
+    def claim(self, request: HttpRequest, *, now_ms: int) -> SessionClaim:
         values = sole_headers(request, _NAMES)
         version, identity_text, nonce, session_nonce, signature, request_id = (values[name] for name in _NAMES)
         if version != VERSION:
@@ -106,7 +106,7 @@ class SessionBook(Book):
         identity = read_identity(identity_text, "x-bsv-auth-identity-key")
         signature_bytes = read_signature(signature, "x-bsv-auth-signature")
         session = self._sessions.find_for(session_nonce, identity, nonce, now_ms)
-        return Claim(
+        return SessionClaim(
             identity=session.identity,
             session=session.nonce,
             peer_nonce=session.peer_nonce,
@@ -194,7 +194,7 @@ class SessionBook(Book):
         }
         return orjson.dumps(answer)
 
-    def _certificate_claim(self, message: dict[str, Json], now_ms: int) -> tuple[Claim, list[Json]]:
+    def _certificate_claim(self, message: dict[str, Json], now_ms: int) -> tuple[SessionClaim, list[Json]]:
         names = ("identityKey", "nonce", "yourNonce")
         identity_text, nonce, session_nonce = (read_text(message.get(name), name) for name in names)
         identity = read_identity(identity_text, "identityKey")
@@ -203,7 +203,7 @@ class SessionBook(Book):
         if not isinstance(documents, list) or len(documents) > CERTIFICATES_MAX:
             raise invalid("certificates", f"no array of at most {CERTIFICATES_MAX}", "send fewer")
         session = self._sessions.find_for(session_nonce, identity, nonce, now_ms)
-        claim = Claim(
+        claim = SessionClaim(
             identity=session.identity,
             session=session.nonce,
             peer_nonce=session.peer_nonce,

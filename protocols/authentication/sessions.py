@@ -70,7 +70,7 @@ class Session:
 
 
 @attrs.frozen(kw_only=True)
-class Claim:
+class SessionClaim:
     """What a message claims, read from its headers: that ``identity`` signed ``signed`` in this session.
 
     Attributes:
@@ -224,14 +224,14 @@ class Sessions:
 
 
 class Book(ABC):
-    """The sessions of a node in one form of authentication. For one thread at a time, but for ``Claim.verify``."""
+    """The sessions of a node in one form of authentication. One thread at a time, except ``SessionClaim.verify``."""
 
     def __init__(self, key: PrivateKey, limits: SessionLimits) -> None:
         self._key = key
         self._sessions = Sessions(limits)
 
     @abstractmethod
-    def claim(self, request: HttpRequest, *, now_ms: int) -> Claim:
+    def claim(self, request: HttpRequest, *, now_ms: int) -> SessionClaim:
         """Read what a request claims: fast, and without believing any of it.
 
         Raises:
@@ -240,7 +240,7 @@ class Book(ABC):
         """
 
     def authenticate(self, request: HttpRequest, *, now_ms: int) -> SessionExchange:
-        """Prove who sent a request: ``claim``, ``Claim.verify`` and ``admit`` in one.
+        """Prove who sent a request: ``claim``, ``SessionClaim.verify`` and ``admit`` in one.
 
         Raises: as those do.
         """
@@ -280,7 +280,7 @@ class Book(ABC):
             entropy: Fresh random bytes, 32 at least.
         """
 
-    def admit(self, claim: Claim, valid: bool, *, now_ms: int) -> SessionExchange:
+    def admit(self, claim: SessionClaim, valid: bool, *, now_ms: int) -> SessionExchange:
         """Take note of a claim that was verified.
 
         Raises:
@@ -303,7 +303,7 @@ class Book(ABC):
         """Proven sessions, unproven sessions, nonces remembered."""
         return self._sessions.counts()
 
-    def _admitted(self, claim: Claim, valid: bool, now_ms: int) -> Session:
+    def _admitted(self, claim: SessionClaim, valid: bool, now_ms: int) -> Session:
         if not valid:
             raise NotAuthenticatedError(
                 "the signature is not of the session's identity over this message",

@@ -19,7 +19,7 @@ from protocols.entities import (
     Chain,
     Entity,
     EntityId,
-    Held,
+    HeldAward,
     Lease,
     Replica,
     Replication,
@@ -35,25 +35,25 @@ from protocols.stimuli import (
     BatchAdopted,
     BatchCommitted,
     BatchReplayed,
+    BatchReproduced,
     BatchWritten,
     BidReceived,
-    CertificateKept,
+    CertificateLookedUp,
+    CertificateReceived,
+    CertificateStored,
     CertificationReceived,
     CertifyReceived,
     ConfirmationReceived,
-    EndFound,
-    HeldReceived,
+    HoldConfirmed,
     HoldReceived,
-    ProofHeard,
+    ProofReceived,
     QueryReceived,
     RefusalReceived,
-    ReplicaKept,
+    ReplicaStored,
     Restarted,
     ResultReceived,
     RoleFailed,
     RoleFinished,
-    SealChecked,
-    SealReceived,
     StatementSigned,
     StatusReceived,
     Stimulus,
@@ -190,19 +190,19 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     StatementSigned: tasks.on_signed,
     CertificationReceived: batches.on_certification,
     BatchWritten: batches.on_written,
-    SealReceived: adoption.on_sealed,
-    CertificateKept: tasks.on_certificate_kept,
+    CertificateReceived: adoption.on_sealed,
+    CertificateStored: tasks.on_certificate_kept,
     ConfirmationReceived: batches.on_confirmation,
     BatchReplayed: batches.on_replayed,
-    ProofHeard: proving.on_proof,
+    ProofReceived: proving.on_proof,
     HoldReceived: adoption.on_hold,
-    ReplicaKept: adoption.on_kept,
-    HeldReceived: holding.on_held,
+    ReplicaStored: adoption.on_kept,
+    HoldConfirmed: holding.on_held,
     QueryReceived: adoption.on_query,
     StatusReceived: adoption.on_status,
-    EndFound: adoption.on_end_found,
+    CertificateLookedUp: adoption.on_end_found,
     BatchAdopted: adoption.on_adopted,
-    SealChecked: batches.on_checked,
+    BatchReproduced: batches.on_checked,
 }
 
 
@@ -216,7 +216,7 @@ def _on_alarm(work: Workspace, entity_id: EntityId) -> None:
                     batches.lease_or_wait(work, batch)
         case Batch():
             batches.on_alarm(work, entity)
-        case Held():
+        case HeldAward():
             leases.on_held_alarm(work, entity)
         case Task():
             tasks.on_alarm(work, entity)
@@ -235,7 +235,7 @@ def _on_restart(work: Workspace, entity_id: EntityId) -> None:
             leases.on_restart(work, entity)
         case Batch():
             batches.on_restart(work, entity)
-        case Held():
+        case HeldAward():
             leases.on_held_alarm(work, entity)
         case Task():
             tasks.on_restart(work, entity)

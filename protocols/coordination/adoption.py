@@ -13,25 +13,25 @@ import attrs
 from protocols.coordination import batches, tasks
 from protocols.coordination.holding import finish
 from protocols.coordination.workspace import Workspace
-from protocols.effects import AdoptReplica, CheckSeal, DropReplica, FindEnd, KeepReplica, Send
+from protocols.effects import AdoptReplica, DropReplica, LookUpCertificate, ReproduceBatch, Send, StoreReplica
 from protocols.entities import Batch, Replica, ReplicaStage, Stage, batch_entity_id, replica_entity_id
 from protocols.messages import (
     BatchHeld,
+    BatchProgress,
     BatchQuery,
     BatchSealed,
     BatchStatus,
     Claim,
     HoldBatch,
     IdentityKey,
-    Progress,
 )
 from protocols.stimuli import (
     BatchAdopted,
-    EndFound,
+    CertificateLookedUp,
+    CertificateReceived,
     HoldReceived,
     QueryReceived,
-    ReplicaKept,
-    SealReceived,
+    ReplicaStored,
     StatusReceived,
 )
 
@@ -55,12 +55,12 @@ def on_hold(work: Workspace, stimulus: HoldReceived) -> None:
     replica = work.find(Replica, replica_entity_id(manifest.batch_id))
     if replica is None:
         _rest(work, Replica(hold=hold, stage=ReplicaStage.KEEPING, alarm_ms=0), work.rules.attempt_ms)
-        work.utter(KeepReplica(hold=hold))
+        work.emit(StoreReplica(hold=hold))
     elif replica.stage is not ReplicaStage.KEEPING:
         _confirm(work, replica)
 
 
-def on_kept(work: Workspace, stimulus: ReplicaKept) -> None:
+def on_kept(work: Workspace, stimulus: ReplicaStored) -> None:
     replica = work.find(Replica, replica_entity_id(stimulus.hold.message.manifest.message.batch_id))
     if replica is None or replica.stage is ReplicaStage.KEEPING:
         replica = Replica(hold=stimulus.hold, stage=ReplicaStage.HELD, alarm_ms=0)
@@ -95,9 +95,9 @@ def on_status(work: Workspace, stimulus: StatusReceived) -> None:
     replica = work.find(Replica, replica_entity_id(said.batch_id))
     if replica is None or replica.stage is not ReplicaStage.ASKING or signer not in _others(work, replica):
         return
-    if said.progress is Progress.WORKING:
+    if said.progress is BatchProgress.WORKING:
         _be_patient(work, attrs.evolve(replica, stage=ReplicaStage.HELD))
-    elif said.progress is Progress.DEAD and signer == replica.coordinator:
+    elif said.progress is BatchProgress.DEAD and signer == replica.coordinator:
         _drop(work, replica)
 
 
@@ -106,24 +106,24 @@ def on_query(work: Workspace, stimulus: QueryReceived) -> None:
     batch = work.find(Batch, batch_entity_id(batch_id))
     replica = work.find(Replica, replica_entity_id(batch_id))
     if batch is not None and batch.stage is Stage.SEALED:
-        work.utter(Send(to=asker, message=batches.sealed_message(work, batch)))
+        work.emit(Send(to=asker, message=batches.sealed_message(work, batch)))
     elif batch is not None:
-        _tell(work, asker, batch_id, Progress.DEAD if batch.stage is Stage.DEAD else Progress.WORKING)
+        _tell(work, asker, batch_id, BatchProgress.DEAD if batch.stage is Stage.DEAD else BatchProgress.WORKING)
     elif replica is not None and replica.sealed is not None:
-        work.utter(Send(to=asker, message=replica.sealed))
+        work.emit(Send(to=asker, message=replica.sealed))
     elif replica is not None:
-        _tell(work, asker, batch_id, Progress.WORKING if replica.stage in OURS else Progress.HELD)
+        _tell(work, asker, batch_id, BatchProgress.WORKING if replica.stage in OURS else BatchProgress.HELD)
     else:
-        work.utter(FindEnd(batch_id=batch_id, asker=asker, successor=""))
+        work.emit(LookUpCertificate(batch_id=batch_id, asker=asker, successor=""))
 
 
-def on_end_found(work: Workspace, stimulus: EndFound) -> None:
+def on_end_found(work: Workspace, stimulus: CertificateLookedUp) -> None:
     sealed = stimulus.sealed
     if stimulus.asker is not None:
         if sealed is None:
-            _tell(work, stimulus.asker, stimulus.batch_id, Progress.UNKNOWN)
+            _tell(work, stimulus.asker, stimulus.batch_id, BatchProgress.UNKNOWN)
         else:
-            work.utter(Send(to=stimulus.asker, message=sealed))
+            work.emit(Send(to=stimulus.asker, message=sealed))
         return
     replica = work.find(Replica, replica_entity_id(stimulus.successor))
     if replica is not None and sealed is not None and replica.stage is ReplicaStage.WAITING:
@@ -153,10 +153,10 @@ def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
     )
     batches.lease_or_wait(work, batch)
     if replica.sealed is not None:
-        work.utter(CheckSeal(sealed=replica.sealed, manifest=batch.manifest.message, context=batch.context))
+        work.emit(ReproduceBatch(sealed=replica.sealed, manifest=batch.manifest.message, context=batch.context))
 
 
-def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
+def on_sealed(work: Workspace, stimulus: CertificateReceived) -> None:
     """A certificate that was checked: for the task here, the replica held, the own batch that others finished."""
     tasks.on_sealed(work, stimulus)
     statement = stimulus.sealed.message.certificate.statement
@@ -181,11 +181,11 @@ def _adopt(work: Workspace, replica: Replica) -> None:
         replica = _heir(replica, before.sealed)
     if after and replica.before is None:
         _rest(work, attrs.evolve(replica, stage=ReplicaStage.WAITING), work.rules.ask_ms // 3)
-        work.utter(FindEnd(batch_id=after, asker=None, successor=replica.batch_id))
+        work.emit(LookUpCertificate(batch_id=after, asker=None, successor=replica.batch_id))
         _query(work, replica, after)
         return
     _rest(work, attrs.evolve(replica, stage=ReplicaStage.ADOPTING), work.rules.attempt_ms)
-    work.utter(AdoptReplica(hold=replica.hold))
+    work.emit(AdoptReplica(hold=replica.hold))
 
 
 def _heir(replica: Replica, sealed: BatchSealed) -> Replica:
@@ -209,7 +209,7 @@ def _rest(work: Workspace, replica: Replica, pause_ms: int) -> None:
 
 def _query(work: Workspace, replica: Replica, batch_id: str) -> None:
     query = BatchQuery(network=work.rules.network, batch_id=batch_id)
-    work.utter(*(Send(to=key, message=query) for key in _others(work, replica)))
+    work.emit(*(Send(to=key, message=query) for key in _others(work, replica)))
 
 
 def _others(work: Workspace, replica: Replica) -> tuple[IdentityKey, ...]:
@@ -220,14 +220,14 @@ def _others(work: Workspace, replica: Replica) -> tuple[IdentityKey, ...]:
 
 def _confirm(work: Workspace, replica: Replica) -> None:
     held = BatchHeld(network=work.rules.network, batch_id=replica.batch_id)
-    work.utter(Send(to=replica.coordinator, message=held))
+    work.emit(Send(to=replica.coordinator, message=held))
 
 
-def _tell(work: Workspace, asker: IdentityKey, batch_id: str, progress: Progress) -> None:
+def _tell(work: Workspace, asker: IdentityKey, batch_id: str, progress: BatchProgress) -> None:
     status = BatchStatus(network=work.rules.network, batch_id=batch_id, progress=progress)
-    work.utter(Send(to=asker, message=status))
+    work.emit(Send(to=asker, message=status))
 
 
 def _drop(work: Workspace, replica: Replica) -> None:
     work.drop(replica.entity_id)
-    work.utter(DropReplica(batch_id=replica.batch_id))
+    work.emit(DropReplica(batch_id=replica.batch_id))

@@ -37,14 +37,14 @@ def send_orders(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) 
                 attempt=batch.attempt,
                 claim=batch.claim,
             )
-            work.utter(Send(to=award.agent, message=order, payload_of=batch.batch_id))
+            work.emit(Send(to=award.agent, message=order, payload_of=batch.batch_id))
 
 
 def send_certify(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
     """Ask agents to sign the statement that was agreed upon."""
     assert batch.statement is not None, "there is a statement from CERTIFYING on"
     order = CertifyOrder(network=work.rules.network, statement=batch.statement, evidence=evidence_of(batch))
-    work.utter(*(Send(to=agent, message=order) for agent in agents))
+    work.emit(*(Send(to=agent, message=order) for agent in agents))
 
 
 def resend(work: Workspace, batch: Batch) -> None:
@@ -146,7 +146,7 @@ def report_silent(work: Workspace, batch: Batch) -> None:
 
 def report(work: Workspace, batch: Batch, peer: IdentityKey, role: Role, outcome: Outcome) -> None:
     """Note how an agent did in a role."""
-    work.utter(ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch.batch_id))
+    work.emit(ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch.batch_id))
 
 
 def _report_late(work: Workspace, batch: Batch, silent: IdentityKey) -> None:

@@ -7,7 +7,15 @@ import attrs
 from protocols.certificate import rfc3339
 from protocols.coordination import asking, holding, leases, proving
 from protocols.coordination.workspace import Workspace
-from protocols.effects import Bury, CheckSeal, ForgetPayload, RecordDistribution, RecordLate, Seal, Send
+from protocols.effects import (
+    ForgetPayload,
+    MarkDead,
+    RecordDistribution,
+    RecordLateEvidence,
+    ReproduceBatch,
+    Send,
+    WriteBatch,
+)
 from protocols.entities import (
     Ballot,
     Batch,
@@ -21,11 +29,11 @@ from protocols.entities import (
 )
 from protocols.limits import SUBSCRIBERS_MAX
 from protocols.messages import (
+    BatchProgress,
     BatchQuery,
     BatchSealed,
     Evidence,
     IdentityKey,
-    Progress,
     QuorumCertificate,
     Role,
     Signed,
@@ -38,13 +46,13 @@ from protocols.reputation import Outcome
 from protocols.stimuli import (
     BatchCommitted,
     BatchReplayed,
+    BatchReproduced,
     BatchWritten,
+    CertificateReceived,
     CertificationReceived,
     ConfirmationReceived,
     RefusalReceived,
     ResultReceived,
-    SealChecked,
-    SealReceived,
 )
 
 EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
@@ -155,9 +163,9 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
     asking.send_orders(work, batch, (*asking.agents_of(batch), *(award.agent for award in batch.shadows)))
 
 
-def on_news(work: Workspace, batch: Batch, holder: IdentityKey, progress: Progress) -> None:
+def on_news(work: Workspace, batch: Batch, holder: IdentityKey, progress: BatchProgress) -> None:
     """A holder that is at a batch is waited for; when all say that they are not, this node goes on with it."""
-    if progress is Progress.WORKING:
+    if progress is BatchProgress.WORKING:
         alarm_ms = work.now_ms + work.rules.attempt_ms_at(batch.manifest.message.level)
         work.put(attrs.evolve(batch, without_news=(), alarm_ms=alarm_ms))
         work.alarm(batch.entity_id, alarm_ms)
@@ -172,17 +180,17 @@ def on_news(work: Workspace, batch: Batch, holder: IdentityKey, progress: Progre
 
 def _ask_holders(work: Workspace, batch: Batch) -> None:
     query = BatchQuery(network=work.rules.network, batch_id=batch.batch_id)
-    work.utter(*(Send(to=key, message=query) for key in batch.holders))
+    work.emit(*(Send(to=key, message=query) for key in batch.holders))
 
 
-def on_others_sealed(work: Workspace, batch: Batch, stimulus: SealReceived) -> None:
+def on_others_sealed(work: Workspace, batch: Batch, stimulus: CertificateReceived) -> None:
     """A holder finished the batch. What it did is believed when this node's own run gives the same."""
     sealed = stimulus.sealed.message
     if stimulus.sealed.signer in batch.holders and _can_learn(batch, sealed):
-        work.utter(CheckSeal(sealed=sealed, manifest=batch.manifest.message, context=batch.context))
+        work.emit(ReproduceBatch(sealed=sealed, manifest=batch.manifest.message, context=batch.context))
 
 
-def on_checked(work: Workspace, stimulus: SealChecked) -> None:
+def on_checked(work: Workspace, stimulus: BatchReproduced) -> None:
     """Take the certificate that others brought about, and what the batch leaves behind with it."""
     sealed = stimulus.sealed
     statement = sealed.certificate.statement
@@ -300,7 +308,7 @@ def _record_late(work: Workspace, batch: Batch, signer: IdentityKey) -> None:
             if vote.signer == signer:
                 agreed = vote.message.outcome == ballot.agreed
                 asking.report(work, batch, signer, ballot.role, "agreed" if agreed else "dissented")
-                work.utter(RecordLate(evidence=vote, agrees=agreed))
+                work.emit(RecordLateEvidence(evidence=vote, agrees=agreed))
 
 
 def _is_about(batch: Batch, evidence: Evidence) -> bool:
@@ -421,8 +429,8 @@ def _seal(work: Workspace, batch: Batch) -> None:
     work.put(batch)
     work.alarm(batch.entity_id, batch.alarm_ms)
     dissent = tuple(vote for ballot in batch.ballots for vote in dissenters(ballot))
-    work.utter(
-        Seal(
+    work.emit(
+        WriteBatch(
             certificate=_certificate(batch),
             dissent=dissent,
             manifest=batch.manifest.message,
@@ -454,7 +462,7 @@ def on_written(work: Workspace, stimulus: BatchWritten) -> None:
     work.put(batch)
     work.alarm(batch.entity_id, alarm_ms)
     sealed = sealed_message(work, batch)
-    work.utter(*(Send(to=key, message=sealed) for key in _recipients(batch)))
+    work.emit(*(Send(to=key, message=sealed) for key in _recipients(batch)))
     replica = work.find(Replica, replica_entity_id(batch.batch_id))
     if replica is not None:
         holding.finish(work, replica, sealed)
@@ -499,7 +507,7 @@ def _finish(work: Workspace, batch: Batch) -> None:
     """All that this batch was about is durable elsewhere: let its entity go."""
     latencies = [took_ms for _, took_ms in batch.confirmed]
     _judge_shadows(work, batch)
-    work.utter(
+    work.emit(
         RecordDistribution(
             batch_id=batch.batch_id,
             published=len(_recipients(batch)),
@@ -565,7 +573,7 @@ def _fail_attempt(work: Workspace, batch: Batch, reason: str) -> None:
     batch = attrs.evolve(batch, attempt=attempt, reasons=reasons, stage=Stage.BACKOFF)
     if attempt >= work.rules.attempts_at(said.level):
         work.put(attrs.evolve(batch, stage=Stage.DEAD))
-        work.utter(Bury(batch_id=batch.batch_id, reasons=reasons))
+        work.emit(MarkDead(batch_id=batch.batch_id, reasons=reasons))
         if not batch.agreed:
             _advance_chain(work, batch, None)
         return

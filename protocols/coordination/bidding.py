@@ -30,7 +30,7 @@ def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
         region=rules.region,
         reason=reason,
     )
-    work.utter(Send(to=stimulus.announcement.signer, message=bid))
+    work.emit(Send(to=stimulus.announcement.signer, message=bid))
 
 
 def consider(announcement: Announcement, rules: Rules, free: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import attrs
 
 from protocols.coordination.workspace import Workspace
-from protocols.effects import DropReplica, Replicated, Send
+from protocols.effects import ConfirmReplication, DropReplica, Send
 from protocols.entities import (
     Batch,
     Chain,
@@ -19,7 +19,7 @@ from protocols.entities import (
     replication_entity_id,
 )
 from protocols.messages import BatchSealed, HoldBatch, IdentityKey
-from protocols.stimuli import HeldReceived
+from protocols.stimuli import HoldConfirmed
 
 RESENDS_MAX = 8
 REMEMBERED_MS = 60_000
@@ -55,7 +55,7 @@ def offer(work: Workspace, batch: Batch) -> None:
     _ask(work, Replication(order=order, alarm_ms=0))
 
 
-def on_held(work: Workspace, stimulus: HeldReceived) -> None:
+def on_held(work: Workspace, stimulus: HoldConfirmed) -> None:
     replication = work.find(Replication, replication_entity_id(stimulus.held.message.batch_id))
     signer = stimulus.held.signer
     if replication is None or signer not in replication.order.holders or signer in replication.held:
@@ -65,7 +65,7 @@ def on_held(work: Workspace, stimulus: HeldReceived) -> None:
         work.put(attrs.evolve(replication, held=held))
         return
     work.drop(replication.entity_id)
-    work.utter(Replicated(batch_id=replication.batch_id, holders=held))
+    work.emit(ConfirmReplication(batch_id=replication.batch_id, holders=held))
     _go_on(work, replication)
 
 
@@ -82,7 +82,7 @@ def on_alarm(work: Workspace, replication: Replication) -> None:
 
 def finish(work: Workspace, replica: Replica, sealed: BatchSealed) -> None:
     """A batch held here has its certificate: it is off the disk, and remembered while its successor may want it."""
-    work.utter(DropReplica(batch_id=replica.batch_id))
+    work.emit(DropReplica(batch_id=replica.batch_id))
     if not replica.hold.message.stateful:
         work.drop(replica.entity_id)
         return
@@ -100,7 +100,7 @@ def _ask(work: Workspace, replication: Replication) -> None:
     if order.after and work.find(Replication, replication_entity_id(order.after)) is not None:
         return
     silent = (key for key in order.holders if key not in replication.held)
-    work.utter(*(Send(to=key, message=order, payload_of=replication.batch_id) for key in silent))
+    work.emit(*(Send(to=key, message=order, payload_of=replication.batch_id) for key in silent))
 
 
 def _go_on(work: Workspace, done: Replication) -> None:

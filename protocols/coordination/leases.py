@@ -16,14 +16,14 @@ from protocols.effects import Publish, RecordAuction, Send
 from protocols.entities import (
     Auction,
     Batch,
-    BidSeen,
+    BidDecision,
     Choice,
     EntityId,
     Grant,
-    Held,
-    Judged,
+    HeldAward,
     Lease,
     Pace,
+    ReceivedBid,
     Reserve,
     held_entity_id,
     lease_entity_id,
@@ -124,7 +124,7 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
         shadows=tuple(each for each in grant.shadows if each.agent != reserve.agent),
     )
     work.put(attrs.evolve(lease, grant=grant))
-    work.utter(Send(to=called.agent, message=called))
+    work.emit(Send(to=called.agent, message=called))
     return called
 
 
@@ -163,7 +163,9 @@ def on_bid(work: Workspace, stimulus: BidReceived) -> None:
     if known or len(auction.bids) >= BIDS_PER_AUCTION_MAX:
         return
     latency_ms = max(0, work.now_ms - (auction.closes_ms - _window_ms(work, lease)))
-    seen = BidSeen(bid=stimulus.bid, latency_ms=latency_ms, reputations=stimulus.reputations, topics=stimulus.topics)
+    seen = ReceivedBid(
+        bid=stimulus.bid, latency_ms=latency_ms, reputations=stimulus.reputations, topics=stimulus.topics
+    )
     work.put(attrs.evolve(lease, auction=attrs.evolve(auction, bids=(*auction.bids, seen))))
 
 
@@ -201,22 +203,22 @@ def on_award(work: Workspace, stimulus: AwardReceived) -> None:
     hold(work, stimulus.award.signer, stimulus.award.message)
 
 
-def hold(work: Workspace, coordinator: IdentityKey, award: Award) -> Held | None:
+def hold(work: Workspace, coordinator: IdentityKey, award: Award) -> HeldAward | None:
     """Keep an award made to this node. None if it is not for us, not ours to do, or over."""
     rules = work.rules
     if award.agent != rules.self_key or not set(award.roles) <= set(rules.roles):
         return None
     if not work.now_ms < award.expires_ms + GRACE_MS <= work.now_ms + LEASE_MS_MAX + 2 * GRACE_MS:
         return None
-    held = work.find(Held, held_entity_id(award.lease_id))
+    held = work.find(HeldAward, held_entity_id(award.lease_id))
     if held is None:
-        held = Held(coordinator=coordinator, award=award)
+        held = HeldAward(coordinator=coordinator, award=award)
         work.put(held)
         work.alarm(held.entity_id, award.expires_ms + GRACE_MS)
     return held if held.coordinator == coordinator else None
 
 
-def on_held_alarm(work: Workspace, held: Held) -> None:
+def on_held_alarm(work: Workspace, held: HeldAward) -> None:
     if work.now_ms >= held.award.expires_ms + GRACE_MS:
         work.drop(held.entity_id)
     else:
@@ -264,7 +266,7 @@ def _hold_auction(work: Workspace, lease: Lease, *, due: bool = False) -> None:
         price_max=rules.price_max,
         closes_ms=closes_ms,
     )
-    work.utter(Publish(message=announcement))
+    work.emit(Publish(message=announcement))
 
 
 def _is_thin(work: Workspace, lease: Lease, grant: Grant) -> bool:
@@ -290,7 +292,7 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
     holders = {role: chosen(each, Choice.EXECUTOR) for role, each in judged.items()}
     enough = all(is_enough(lease.level, lease.quorum, len(agents)) for agents in holders.values())
     awards = _awards(work, auction.announcement_id, holders) if enough else ()
-    work.utter(
+    work.emit(
         RecordAuction(
             announcement_id=auction.announcement_id,
             level=lease.level,
@@ -308,7 +310,7 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
         auction.announcement_id,
         {role: _newcomers(auction, judged[role], holders) for role in (Role.NORMALIZE, Role.VALIDATE)},
     )
-    work.utter(*(Send(to=award.agent, message=award) for award in (*awards, *shadows)))
+    work.emit(*(Send(to=award.agent, message=award) for award in (*awards, *shadows)))
     operators = {seen.bid.signer: seen.bid.message.operator for seen in auction.bids}
     first = awards[0]
     return Grant(
@@ -322,7 +324,7 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
     )
 
 
-def _judge(work: Workspace, lease: Lease, auction: Auction, rule: LevelRule, role: Role) -> tuple[Judged, ...]:
+def _judge(work: Workspace, lease: Lease, auction: Auction, rule: LevelRule, role: Role) -> tuple[BidDecision, ...]:
     return judge(
         auction.bids,
         role=role,
@@ -334,7 +336,7 @@ def _judge(work: Workspace, lease: Lease, auction: Auction, rule: LevelRule, rol
 
 
 def _newcomers(
-    auction: Auction, judged: tuple[Judged, ...], holders: dict[Role, tuple[IdentityKey, ...]]
+    auction: Auction, judged: tuple[BidDecision, ...], holders: dict[Role, tuple[IdentityKey, ...]]
 ) -> tuple[IdentityKey, ...]:
     """Who does the work to be judged by it: those on probation; else a reserve of whom nothing is known yet.
 
@@ -352,7 +354,7 @@ def _newcomers(
 
 
 def _reserves(
-    auction: Auction, judged: dict[Role, tuple[Judged, ...]], awarded: set[IdentityKey]
+    auction: Auction, judged: dict[Role, tuple[BidDecision, ...]], awarded: set[IdentityKey]
 ) -> tuple[Reserve, ...]:
     """Those not awarded that could do the whole work, by their rank for its first role."""
     able = set.intersection(

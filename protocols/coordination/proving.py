@@ -3,21 +3,21 @@
 import attrs
 
 from protocols.coordination.workspace import Workspace
-from protocols.effects import KeepProof, Publish, ReportPeer
+from protocols.effects import Publish, ReportPeer, StoreProof
 from protocols.entities import Lease
 from protocols.messages import Evidence, FraudProof, IdentityKey, Signed
 from protocols.proofs import proof_of
-from protocols.stimuli import ProofHeard
+from protocols.stimuli import ProofReceived
 
 
 def found(work: Workspace, first: Signed[Evidence], second: Signed[Evidence]) -> None:
     """Keep a contradiction that this node met with, and tell everybody."""
     proof = proof_of(first, second)
     _keep(work, proof, None)
-    work.utter(Publish(message=proof))
+    work.emit(Publish(message=proof))
 
 
-def on_proof(work: Workspace, stimulus: ProofHeard) -> None:
+def on_proof(work: Workspace, stimulus: ProofReceived) -> None:
     """A proof from another node is as good as one found here: it stands for itself."""
     if stimulus.heard_from != work.rules.self_key:
         _keep(work, stimulus.proof, stimulus.heard_from)
@@ -26,8 +26,8 @@ def on_proof(work: Workspace, stimulus: ProofHeard) -> None:
 
 def _keep(work: Workspace, proof: FraudProof, heard_from: IdentityKey | None) -> None:
     said = proof.first.message
-    work.utter(
-        KeepProof(proof=proof, heard_from=heard_from),
+    work.emit(
+        StoreProof(proof=proof, heard_from=heard_from),
         ReportPeer(peer=proof.first.signer, role=said.role, outcome="equivocated", batch_id=said.batch_id),
     )
 

@@ -7,7 +7,7 @@ import attrs
 from protocols.certificate import quorum_problem
 from protocols.coordination import leases
 from protocols.coordination.workspace import Workspace
-from protocols.effects import ForgetPayload, KeepCertificate, RunRole, Send, SignStatement
+from protocols.effects import ForgetPayload, RunRole, Send, SignStatement, StoreCertificate
 from protocols.entities import Findings, Task, TaskStage, task_entity_id
 from protocols.messages import (
     CertifyOrder,
@@ -22,11 +22,11 @@ from protocols.messages import (
     WorkResult,
 )
 from protocols.stimuli import (
-    CertificateKept,
+    CertificateReceived,
+    CertificateStored,
     CertifyReceived,
     RoleFailed,
     RoleFinished,
-    SealReceived,
     StatementSigned,
     WorkReceived,
 )
@@ -55,7 +55,7 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
     )
     work.put(task)
     work.alarm(task.entity_id, task.expires_ms)
-    work.utter(RunRole(order=order, roles=task.roles))
+    work.emit(RunRole(order=order, roles=task.roles))
 
 
 def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
@@ -72,7 +72,7 @@ def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
     given = {each.message.role for each in task.evidence}
     if task.stage is TaskStage.REPORTED and not {Role.NORMALIZE, Role.VALIDATE} & set(task.roles) <= given:
         work.put(attrs.evolve(task, stage=TaskStage.RUNNING))
-        work.utter(RunRole(order=order, roles=task.roles))
+        work.emit(RunRole(order=order, roles=task.roles))
         return
     _report(work, task)
 
@@ -133,7 +133,7 @@ def on_certify(work: Workspace, stimulus: CertifyReceived) -> None:
         work.put(attrs.evolve(task, pending=stimulus.order))
     elif task.stage is TaskStage.CERTIFIED and task.certification is not None:
         if task.certification.message.statement_digest == statement.digest:
-            work.utter(Send(to=task.order.signer, message=task.certification.message))
+            work.emit(Send(to=task.order.signer, message=task.certification.message))
     else:
         _weigh(work, task, stimulus.order.message)
 
@@ -143,10 +143,10 @@ def on_signed(work: Workspace, stimulus: StatementSigned) -> None:
     if task is None or task.stage is not TaskStage.SIGNING:
         return
     work.put(attrs.evolve(task, stage=TaskStage.CERTIFIED, certification=stimulus.certification))
-    work.utter(Send(to=task.order.signer, message=stimulus.certification.message))
+    work.emit(Send(to=task.order.signer, message=stimulus.certification.message))
 
 
-def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
+def on_sealed(work: Workspace, stimulus: CertificateReceived) -> None:
     """The certificate was checked by the caller: keep it, and let the task go."""
     statement = stimulus.sealed.message.certificate.statement
     task = work.find(Task, task_entity_id(statement.batch_id))
@@ -155,14 +155,14 @@ def on_sealed(work: Workspace, stimulus: SealReceived) -> None:
             work.put(attrs.evolve(task, sealed=True))  # its evidence is still owed: it may be dissent
         else:
             _let_go(work, task)
-    work.utter(KeepCertificate(sealed=stimulus.sealed.message, sender=stimulus.sealed.signer))
+    work.emit(StoreCertificate(sealed=stimulus.sealed.message, sender=stimulus.sealed.signer))
 
 
-def on_certificate_kept(work: Workspace, stimulus: CertificateKept) -> None:
+def on_certificate_kept(work: Workspace, stimulus: CertificateStored) -> None:
     confirmation = SealConfirmed(
         network=work.rules.network, batch_id=stimulus.batch_id, statement_digest=stimulus.statement_digest
     )
-    work.utter(Send(to=stimulus.sender, message=confirmation))
+    work.emit(Send(to=stimulus.sender, message=confirmation))
 
 
 def on_alarm(work: Workspace, task: Task) -> None:
@@ -175,7 +175,7 @@ def on_alarm(work: Workspace, task: Task) -> None:
 def _let_go(work: Workspace, task: Task) -> None:
     work.drop(task.entity_id)
     if task.order.signer != work.rules.self_key:
-        work.utter(ForgetPayload(batch_id=task.batch_id))
+        work.emit(ForgetPayload(batch_id=task.batch_id))
 
 
 def on_restart(work: Workspace, task: Task) -> None:
@@ -184,7 +184,7 @@ def on_restart(work: Workspace, task: Task) -> None:
         work.drop(task.entity_id)
         return
     if task.stage is TaskStage.SIGNING and task.findings is not None:
-        work.utter(SignStatement(statement=_statement(task, task.findings)))
+        work.emit(SignStatement(statement=_statement(task, task.findings)))
     work.alarm(task.entity_id, task.expires_ms)
 
 
@@ -196,12 +196,12 @@ def _report(work: Workspace, task: Task) -> None:
         evidence=task.evidence,
         context_out=task.findings.context_out,
     )
-    work.utter(Send(to=task.order.signer, message=result))
+    work.emit(Send(to=task.order.signer, message=result))
 
 
 def _refuse(work: Workspace, to: IdentityKey, batch_id: str, reason: str) -> None:
     refusal = WorkRefused(network=work.rules.network, batch_id=batch_id, reason=reason[:500])
-    work.utter(Send(to=to, message=refusal))
+    work.emit(Send(to=to, message=refusal))
 
 
 def _weigh(work: Workspace, task: Task, order: CertifyOrder) -> None:
@@ -213,7 +213,7 @@ def _weigh(work: Workspace, task: Task, order: CertifyOrder) -> None:
         _refuse(work, task.order.signer, task.batch_id, problem)
         return
     work.put(attrs.evolve(task, stage=TaskStage.SIGNING))
-    work.utter(SignStatement(statement=order.statement))
+    work.emit(SignStatement(statement=order.statement))
 
 
 def _problem(task: Task, order: CertifyOrder) -> str:

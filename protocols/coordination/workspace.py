@@ -38,7 +38,7 @@ class Workspace:
     def drop(self, entity_id: EntityId) -> None:
         self._changes[entity_id] = None
 
-    def utter(self, *effects: Effect) -> None:
+    def emit(self, *effects: Effect) -> None:
         self._effects += effects
 
     def alarm(self, entity_id: EntityId, at_ms: int) -> None:

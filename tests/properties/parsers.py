@@ -28,7 +28,7 @@ from protocols.beef import (
 from protocols.codec import decode_tagged, encode
 from protocols.compact_size import read_compact_size, write_compact_size
 from protocols.errors import BadSignatureError, InvalidTransactionError
-from protocols.framing import COMPRESSED, FrameReader, Kind, encode_frame, open_body
+from protocols.framing import COMPRESSED, FrameKind, FrameReader, encode_frame, open_body
 from protocols.keys import PrivateKey
 from protocols.merkle_path import read_merkle_path, write_merkle_path
 from protocols.messages import (
@@ -221,9 +221,12 @@ def _url(data: bytes) -> bytes:
 def _of_messages() -> list[Parser]:
     messages = _messages()
     frames = [envelope.to_frame(envelope.sign(AGENTS[0], message), b"attached") for message in messages]
-    wire = [encode_frame(kind, bytes(kind), 7) for kind in Kind]
-    wire += [encode_frame(Kind.REQUEST, b"the same again, " * 80, 2**32 - 1), encode_frame(Kind.ONEWAY, bytes(2_000))]
-    heads = [bytes([kind | COMPRESSED]) for kind in Kind]
+    wire = [encode_frame(kind, bytes(kind), 7) for kind in FrameKind]
+    wire += [
+        encode_frame(FrameKind.REQUEST, b"the same again, " * 80, 2**32 - 1),
+        encode_frame(FrameKind.ONEWAY, bytes(2_000)),
+    ]
+    heads = [bytes([kind | COMPRESSED]) for kind in FrameKind]
     return [
         Parser(name="CBOR message", parse=_message, seeds=[encode(said) for said in messages], tokens=CBOR_TOKENS),
         Parser(name="manifests", parse=_manifests, seeds=[_manifest_page()], tokens=CBOR_TOKENS),

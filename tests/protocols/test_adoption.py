@@ -11,16 +11,16 @@ from protocols.coordination import advance, choose_holders
 from protocols.coordination.adoption import rank
 from protocols.effects import (
     AdoptReplica,
-    CheckSeal,
+    ConfirmReplication,
     DropReplica,
     Effect,
-    KeepReplica,
     Publish,
-    Replicated,
+    ReproduceBatch,
     RunRole,
-    Seal,
     Send,
     SetAlarm,
+    StoreReplica,
+    WriteBatch,
 )
 from protocols.entities import (
     Batch,
@@ -39,6 +39,7 @@ from protocols.entities import (
 from protocols.messages import (
     Award,
     BatchHeld,
+    BatchProgress,
     BatchQuery,
     BatchSealed,
     BatchStatus,
@@ -47,7 +48,6 @@ from protocols.messages import (
     IdentityKey,
     Manifest,
     Message,
-    Progress,
     Signed,
     WorkOrder,
     WorkRefused,
@@ -57,13 +57,13 @@ from protocols.stimuli import (
     AlarmRang,
     BatchAdopted,
     BatchCommitted,
-    EndFound,
-    HeldReceived,
+    BatchReproduced,
+    CertificateLookedUp,
+    CertificateReceived,
+    HoldConfirmed,
     HoldReceived,
-    ReplicaKept,
+    ReplicaStored,
     RoleFailed,
-    SealChecked,
-    SealReceived,
     StatusReceived,
     Stimulus,
     WorkReceived,
@@ -121,7 +121,7 @@ class World:
 
     def kept(self, order: Signed[HoldBatch]) -> tuple[Effect, ...]:
         self.step(HoldReceived(now_ms=self.now_ms, hold=order))
-        return self.step(ReplicaKept(now_ms=self.now_ms, hold=order))
+        return self.step(ReplicaStored(now_ms=self.now_ms, hold=order))
 
     def until_asking(self) -> tuple[Effect, ...]:
         return self.later(replica_entity_id(BATCH_ID), 3 * self.rules.adopt_ms)
@@ -135,24 +135,24 @@ def sent(effects: tuple[Effect, ...], kind: type[Message]) -> list[Send]:
     return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
 
-def status(signer: IdentityKey, progress: Progress) -> StatusReceived:
+def status(signer: IdentityKey, progress: BatchProgress) -> StatusReceived:
     said = BatchStatus(network=NETWORK, batch_id=BATCH_ID, progress=progress)
     return StatusReceived(now_ms=NOW, status=envelope.sign(EVERYBODY[signer], said))
 
 
-def seal(context: bytes = CONTEXT, sender: KeySigner | None = None) -> SealReceived:
+def seal(context: bytes = CONTEXT, sender: KeySigner | None = None) -> CertificateReceived:
     statement = attrs.evolve(BEFORE.certificate.statement, batch_id=BATCH_ID)
     certificate = attrs.evolve(BEFORE.certificate, statement=statement)
     said = BatchSealed(network=NETWORK, certificate=certificate, context=context)
-    return SealReceived(now_ms=NOW, sealed=envelope.sign(sender or EVERYBODY[HOLDERS[1]], said))
+    return CertificateReceived(now_ms=NOW, sealed=envelope.sign(sender or EVERYBODY[HOLDERS[1]], said))
 
 
 def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:
     world = World()
     effects = world.step(HoldReceived(now_ms=NOW, hold=hold()))
-    assert [type(effect) for effect in effects if not isinstance(effect, SetAlarm)] == [KeepReplica]
+    assert [type(effect) for effect in effects if not isinstance(effect, SetAlarm)] == [StoreReplica]
     assert sent(world.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld) == [], "it is still being written"
-    (confirmed,) = sent(world.step(ReplicaKept(now_ms=NOW, hold=hold())), BatchHeld)
+    (confirmed,) = sent(world.step(ReplicaStored(now_ms=NOW, hold=hold())), BatchHeld)
     assert confirmed.to == COORDINATOR.identity
     assert len(sent(world.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld)) == 1, "asked again, told again"
 
@@ -198,7 +198,7 @@ def test_a_batch_somebody_is_at_is_left_to_them(signer: IdentityKey) -> None:
     world = World()
     world.kept(hold())
     world.until_asking()
-    world.step(status(signer, Progress.WORKING))
+    world.step(status(signer, BatchProgress.WORKING))
     assert world.replica is not None
     assert world.replica.stage is ReplicaStage.HELD
 
@@ -206,14 +206,14 @@ def test_a_batch_somebody_is_at_is_left_to_them(signer: IdentityKey) -> None:
 @pytest.mark.parametrize(
     ("signer", "progress"),
     [
-        (STRANGER.identity, Progress.WORKING),
-        (HOLDERS[1], Progress.HELD),
-        (HOLDERS[1], Progress.DEAD),
-        (COORDINATOR.identity, Progress.UNKNOWN),
+        (STRANGER.identity, BatchProgress.WORKING),
+        (HOLDERS[1], BatchProgress.HELD),
+        (HOLDERS[1], BatchProgress.DEAD),
+        (COORDINATOR.identity, BatchProgress.UNKNOWN),
     ],
     ids=["a stranger's word", "held by another too", "a holder cannot bury it", "the coordinator forgot it"],
 )
-def test_other_answers_hinder_nobody(signer: IdentityKey, progress: Progress) -> None:
+def test_other_answers_hinder_nobody(signer: IdentityKey, progress: BatchProgress) -> None:
     world = World()
     world.kept(hold())
     world.until_asking()
@@ -226,7 +226,7 @@ def test_a_batch_the_coordinator_buried_is_let_go() -> None:
     world = World()
     world.kept(hold())
     world.until_asking()
-    assert DropReplica(batch_id=BATCH_ID) in world.step(status(COORDINATOR.identity, Progress.DEAD))
+    assert DropReplica(batch_id=BATCH_ID) in world.step(status(COORDINATOR.identity, BatchProgress.DEAD))
     assert world.replica is None
 
 
@@ -240,7 +240,7 @@ def test_the_certificate_ends_the_holding() -> None:
     assert world.replica is None
 
 
-def adopted(order: Signed[HoldBatch], end: EndFound | None = None) -> Batch | None:
+def adopted(order: Signed[HoldBatch], end: CertificateLookedUp | None = None) -> Batch | None:
     """A holder's batch after its adoption; None if it did not come to that."""
     world = World()
     world.kept(order)
@@ -263,11 +263,11 @@ def test_it_starts_from_the_context_that_the_coordinator_named() -> None:
 AFTER = BEFORE.certificate.statement.batch_id
 
 
-def found_end(context: bytes = CONTEXT, after: str = AFTER) -> EndFound:
+def found_end(context: bytes = CONTEXT, after: str = AFTER) -> CertificateLookedUp:
     statement = attrs.evolve(BEFORE.certificate.statement, batch_id=after)
     certificate = attrs.evolve(BEFORE.certificate, statement=statement)
     sealed = BatchSealed(network=NETWORK, certificate=certificate, context=context)
-    return EndFound(now_ms=NOW, batch_id=AFTER, sealed=sealed, asker=None, successor=BATCH_ID)
+    return CertificateLookedUp(now_ms=NOW, batch_id=AFTER, sealed=sealed, asker=None, successor=BATCH_ID)
 
 
 def test_it_waits_for_the_batch_before_it_and_starts_from_what_that_left() -> None:
@@ -281,7 +281,7 @@ def test_it_waits_for_the_batch_before_it_and_starts_from_what_that_left() -> No
 @pytest.mark.parametrize(
     "end", [found_end(context=b'{"forged":1}'), found_end(after="batch_other")], ids=["context", "another batch"]
 )
-def test_what_was_not_left_behind_is_not_started_from(end: EndFound) -> None:
+def test_what_was_not_left_behind_is_not_started_from(end: CertificateLookedUp) -> None:
     assert adopted(hold(after=AFTER), end) is None
 
 
@@ -372,9 +372,9 @@ def committed(world: World, *, recovered: bool = False) -> tuple[Effect, ...]:
     return world.step(told)
 
 
-def held(signer: IdentityKey) -> HeldReceived:
+def held(signer: IdentityKey) -> HoldConfirmed:
     said = BatchHeld(network=NETWORK, batch_id=BATCH_ID)
-    return HeldReceived(now_ms=NOW, held=envelope.sign(EVERYBODY[signer], said))
+    return HoldConfirmed(now_ms=NOW, held=envelope.sign(EVERYBODY[signer], said))
 
 
 def test_it_is_replicated_once_enough_distinct_holders_say_so() -> None:
@@ -385,7 +385,7 @@ def test_it_is_replicated_once_enough_distinct_holders_say_so() -> None:
     assert world.step(held(HOLDERS[0])) == ()
     assert world.step(held(HOLDERS[0])) == (), "one holder counts once"
     assert world.step(held(STRANGER.identity)) == (), "a stranger not at all"
-    assert world.step(held(HOLDERS[1])) == (Replicated(batch_id=BATCH_ID, holders=HOLDERS[:2]),)
+    assert world.step(held(HOLDERS[1])) == (ConfirmReplication(batch_id=BATCH_ID, holders=HOLDERS[:2]),)
 
 
 def test_silent_holders_are_asked_again() -> None:
@@ -402,17 +402,17 @@ def test_who_comes_back_asks_before_it_does_anything_again() -> None:
     assert {effect.to for effect in sent(effects, BatchQuery)} == set(HOLDERS)
     assert not any(isinstance(effect, Publish) for effect in effects), "no auction yet"
     for holder in HOLDERS[:2]:
-        assert world.step(status(holder, Progress.HELD)) == ()
-    assert any(isinstance(effect, Publish) for effect in world.step(status(HOLDERS[2], Progress.UNKNOWN)))
+        assert world.step(status(holder, BatchProgress.HELD)) == ()
+    assert any(isinstance(effect, Publish) for effect in world.step(status(HOLDERS[2], BatchProgress.UNKNOWN)))
 
 
 def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> None:
     world = World(COORDINATOR.identity)
     committed(world, recovered=True)
-    (check,) = (effect for effect in world.step(seal()) if isinstance(effect, CheckSeal))
+    (check,) = (effect for effect in world.step(seal()) if isinstance(effect, ReproduceBatch))
     assert check.context == b"{}", "its own run decides whether that is the truth"
-    effects = world.step(SealChecked(now_ms=NOW, sealed=check.sealed))
-    (sealing,) = (effect for effect in effects if isinstance(effect, Seal))
+    effects = world.step(BatchReproduced(now_ms=NOW, sealed=check.sealed))
+    (sealing,) = (effect for effect in effects if isinstance(effect, WriteBatch))
     assert sealing.certificate.statement.batch_id == BATCH_ID
     chain = world.entities[chain_entity_id(BATCH.message.source_id)]
     assert isinstance(chain, Chain)
@@ -424,11 +424,11 @@ def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> Non
     [seal(context=b"{}"), seal(context=b'{"forged":1}'), seal(sender=STRANGER)],
     ids=["no context", "a context that the quorum did not sign", "not from a holder"],
 )
-def test_what_is_not_a_holder_s_certificate_of_the_batch_is_not_even_checked(stimulus: SealReceived) -> None:
+def test_what_is_not_a_holder_s_certificate_of_the_batch_is_not_even_checked(stimulus: CertificateReceived) -> None:
     world = World(COORDINATOR.identity)
     committed(world, recovered=True)
     effects = world.step(stimulus)
-    assert not any(isinstance(effect, CheckSeal | Seal) for effect in effects)
+    assert not any(isinstance(effect, ReproduceBatch | WriteBatch) for effect in effects)
 
 
 def test_a_stranger_lets_no_replica_and_no_task_go() -> None:

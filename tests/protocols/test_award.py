@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.award import chosen, judge
-from protocols.entities import BidSeen, Choice, Judged
+from protocols.entities import BidDecision, Choice, ReceivedBid
 from protocols.levels import LEVELS
 from protocols.messages import Bid, Level, Role, Signed
 from protocols.rules import Strategy
@@ -26,7 +26,7 @@ def seen(
     roles: tuple[Role, ...] = (Role.NORMALIZE,),
     reason: str = "",
     topics: tuple[str, ...] = (),
-) -> BidSeen:
+) -> ReceivedBid:
     bid = Bid(
         network="n",
         announcement_id="a",
@@ -38,18 +38,18 @@ def seen(
         reason=reason,
     )
     signed = Signed(message=bid, signer=key, signature=b"")
-    return BidSeen(bid=signed, latency_ms=latency_ms, reputations=((Role.NORMALIZE, reputation),), topics=topics)
+    return ReceivedBid(bid=signed, latency_ms=latency_ms, reputations=((Role.NORMALIZE, reputation),), topics=topics)
 
 
 def judged(
-    bids: list[BidSeen],
+    bids: list[ReceivedBid],
     *,
     strategy: Strategy = Strategy.REPUTATION,
     seed: str = "s",
     level: Level = Level.ENHANCED,
     template: JobTemplate = TEMPLATE,
     role: Role = Role.NORMALIZE,
-) -> tuple[Judged, ...]:
+) -> tuple[BidDecision, ...]:
     return judge(bids, role=role, template=template, rule=LEVELS[level], strategy=strategy, seed=seed)
 
 
@@ -69,7 +69,7 @@ def test_the_strategy_decides_who_is_best(strategy: Strategy, best: bytes) -> No
 
 
 @given(st.permutations([seen(key) for key in KEYS]), st.text(max_size=5))
-def test_ties_are_broken_by_the_seed_alone(bids: list[BidSeen], seed: str) -> None:
+def test_ties_are_broken_by_the_seed_alone(bids: list[ReceivedBid], seed: str) -> None:
     assert judged(bids, seed=seed) == judged([seen(key) for key in KEYS], seed=seed)
 
 
@@ -106,7 +106,7 @@ def test_critical_takes_one_agent_an_operator() -> None:
         (seen(KEYS[0], region="eu", topics=("gpu",), reputation=0), "reputation 0 is below 40"),
     ],
 )
-def test_who_is_refused_is_told_why(bid: BidSeen, reason: str) -> None:
+def test_who_is_refused_is_told_why(bid: ReceivedBid, reason: str) -> None:
     template = JobTemplate(
         template_id="t",
         role=Role.NORMALIZE,

@@ -16,11 +16,11 @@ from protocols.limits import SIGNERS_MAX
 from protocols.messages import (
     MESSAGES,
     Award,
+    BatchProgress,
     Bid,
     CertifiedBatch,
     Level,
     Message,
-    Progress,
     Role,
     Signed,
     WorkOrder,
@@ -51,7 +51,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     Role: st.sampled_from(Role),
     Level: st.sampled_from(Level),
-    Progress: st.sampled_from(Progress),
+    BatchProgress: st.sampled_from(BatchProgress),
 }
 
 

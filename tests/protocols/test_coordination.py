@@ -7,16 +7,16 @@ import pytest
 
 from protocols.coordination import advance, durable_mark, recover
 from protocols.effects import (
-    Bury,
     Effect,
+    MarkDead,
     Publish,
     RecordDistribution,
     ReportPeer,
     RunRole,
-    Seal,
     Send,
     SetAlarm,
     SignStatement,
+    WriteBatch,
 )
 from protocols.entities import (
     Batch,
@@ -158,7 +158,7 @@ def test_a_batch_goes_its_way_to_the_seal() -> None:
     assert world.step(certification(0)) == ()
     assert world.step(certification(0)) == ()  # the same again is no second signature
     effects = world.step(certification(2))
-    seal = next(effect for effect in effects if isinstance(effect, Seal))
+    seal = next(effect for effect in effects if isinstance(effect, WriteBatch))
     assert {each.signer for each in seal.certificate.certifications} == {AGENTS[0].identity, AGENTS[2].identity}
     effects = world.step(BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
     assert len(sent(effects, BatchSealed)) == 3
@@ -176,7 +176,7 @@ def test_a_vote_after_the_seal_changes_no_certificate(resealed: bool) -> None:
     world.step(result(2))
     if resealed:
         effects = world.step(AlarmRang(now_ms=world.batch.alarm_ms, entity_id=world.batch.entity_id))
-    seal = next(effect for effect in effects if isinstance(effect, Seal))
+    seal = next(effect for effect in effects if isinstance(effect, WriteBatch))
     effects = world.step(BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
     messages = {effect.message for effect in sent(effects, BatchSealed)}
     assert [message.certificate for message in messages if isinstance(message, BatchSealed)] == [seal.certificate]
@@ -304,7 +304,7 @@ def test_silence_is_asked_again_then_replaced_then_buried() -> None:
         world.batch, stage=Stage.PROCESSING, attempt_ends_ms=NOW + 90_000, alarm_ms=NOW + 90_000
     )
     effects = world.step(AlarmRang(now_ms=NOW + 90_000, entity_id=entity_id))
-    bury = next(effect for effect in effects if isinstance(effect, Bury))
+    bury = next(effect for effect in effects if isinstance(effect, MarkDead))
     assert len(bury.reasons) == RULES.attempts_max
     assert world.batch.stage is Stage.DEAD
 
@@ -667,7 +667,7 @@ def test_an_agreement_that_loses_its_quorum_is_made_good_by_further_agents() -> 
     assert world.batch.stage is Stage.CERTIFYING, "three signatures, and no quorum of evidence"
     for agent in sorted(called):
         effects = world.step(result(index_of(agent)))
-    seal = next(effect for effect in effects if isinstance(effect, Seal))
+    seal = next(effect for effect in effects if isinstance(effect, WriteBatch))
     backing = {each.signer for each in seal.certificate.evidence if each.message.role is Role.VALIDATE}
     assert backing == {*called, second}
 

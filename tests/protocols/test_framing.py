@@ -9,12 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import FrameTooLargeError, MalformedError, PeerFault
-from protocols.framing import COMPRESSED, PAIRED, REQUEST_ID_MAX, Frame, FrameReader, Kind, encode_frame, open_body
+from protocols.framing import (
+    COMPRESSED,
+    PAIRED,
+    REQUEST_ID_MAX,
+    Frame,
+    FrameKind,
+    FrameReader,
+    encode_frame,
+    open_body,
+)
 from protocols.limits import FRAME_BYTES_MAX, WIRE_FRAME_BYTES_MAX
 
 MESSAGES = st.lists(
     st.tuples(
-        st.sampled_from(Kind),
+        st.sampled_from(FrameKind),
         st.binary(max_size=300) | st.binary(min_size=1, max_size=8).map(lambda unit: unit * 600),
         st.integers(0, REQUEST_ID_MAX),
     ),
@@ -28,7 +37,7 @@ def chunks(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(MESSAGES, st.lists(st.integers(min_value=0), max_size=20))
-def test_any_chunking_gives_the_same_frames(messages: list[tuple[Kind, bytes, int]], cuts: list[int]) -> None:
+def test_any_chunking_gives_the_same_frames(messages: list[tuple[FrameKind, bytes, int]], cuts: list[int]) -> None:
     wire = b"".join(encode_frame(*message) for message in messages)
     reader = FrameReader()
     frames = [frame for chunk in chunks(wire, cuts) for frame in reader.feed(chunk)]
@@ -59,23 +68,23 @@ def test_an_oversized_frame_is_refused_by_its_first_four_bytes(length: int) -> N
 
 def test_the_largest_frame_passes_and_one_byte_more_does_not() -> None:
     body = os.urandom(WIRE_FRAME_BYTES_MAX - 1)
-    (frame,) = FrameReader().feed(encode_frame(Kind.ONEWAY, body))
+    (frame,) = FrameReader().feed(encode_frame(FrameKind.ONEWAY, body))
     assert open_body(frame) == body
     with pytest.raises(FrameTooLargeError):
-        encode_frame(Kind.ONEWAY, body + b"!")
-    assert len(encode_frame(Kind.ONEWAY, bytes(FRAME_BYTES_MAX))) < 10_000
+        encode_frame(FrameKind.ONEWAY, body + b"!")
+    assert len(encode_frame(FrameKind.ONEWAY, bytes(FRAME_BYTES_MAX))) < 10_000
     with pytest.raises(FrameTooLargeError):
-        encode_frame(Kind.ONEWAY, bytes(FRAME_BYTES_MAX + 1))
+        encode_frame(FrameKind.ONEWAY, bytes(FRAME_BYTES_MAX + 1))
 
 
 def test_what_does_not_shrink_goes_as_it_is() -> None:
     for size in (2_000, 100_000):
-        assert len(encode_frame(Kind.ONEWAY, os.urandom(size))) == 4 + 1 + size
-    assert len(encode_frame(Kind.ONEWAY, b"reading " * 20_000)) < 1_000
+        assert len(encode_frame(FrameKind.ONEWAY, os.urandom(size))) == 4 + 1 + size
+    assert len(encode_frame(FrameKind.ONEWAY, b"reading " * 20_000)) < 1_000
 
 
 def frame_of(body: bytes) -> Frame:
-    return Frame(kind=Kind.ONEWAY, body=body, compressed=True)
+    return Frame(kind=FrameKind.ONEWAY, body=body, compressed=True)
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:

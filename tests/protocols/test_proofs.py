@@ -7,13 +7,13 @@ from node.coordination.serialization import evidence_bytes
 from node.network.sync_messages import ProofPage, read_proofs
 from protocols import envelope
 from protocols.coordination import advance
-from protocols.effects import KeepProof, ReportPeer
+from protocols.effects import ReportPeer, StoreProof
 from protocols.entities import Entity, EntityId, Grant, Lease
 from protocols.errors import PeerFault
 from protocols.messages import Award, Evidence, FraudProof, Level, Role, Signed
 from protocols.proofs import proof_of, proof_problem
 from protocols.rules import WORK_ROLES, Rules
-from protocols.stimuli import ProofHeard
+from protocols.stimuli import ProofReceived
 from tests.network_of_keys import AGENTS, NETWORK, KeySigner, certified, witness
 
 CULPRIT, HONEST, SELF = AGENTS[:3]
@@ -27,7 +27,7 @@ def answer(signer: KeySigner = CULPRIT, **changes: object) -> Signed[Evidence]:
 
 SECOND = answer(output_digest=bytes(32))
 PROOF = proof_of(FIRST, SECOND)
-HEARD = ProofHeard(now_ms=1, proof=PROOF, heard_from=HONEST.identity)
+HEARD = ProofReceived(now_ms=1, proof=PROOF, heard_from=HONEST.identity)
 
 
 def test_a_contradiction_has_one_form() -> None:
@@ -80,7 +80,7 @@ def lease(*agents: KeySigner) -> dict[EntityId, Entity]:
     return {held.entity_id: held}
 
 
-def grant_after(stimulus: ProofHeard, *agents: KeySigner) -> Grant | None:
+def grant_after(stimulus: ProofReceived, *agents: KeySigner) -> Grant | None:
     (changed,) = advance(lease(*agents), [stimulus], RULES).changed or lease(*agents).values()
     assert isinstance(changed, Lease)
     return changed.grant
@@ -93,7 +93,7 @@ def test_a_proof_from_another_counts_like_one_found_here() -> None:
     effects = advance({}, [HEARD], RULES).effects
     said = PROOF.first.message
     assert effects == (
-        KeepProof(proof=PROOF, heard_from=HONEST.identity),
+        StoreProof(proof=PROOF, heard_from=HONEST.identity),
         ReportPeer(peer=CULPRIT.identity, role=said.role, outcome="equivocated", batch_id=said.batch_id),
     )
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocols.compact_size import COMPACT_SIZE_MAX, Reader, read_compact_size, write_compact_size, write_sized
+from protocols.compact_size import COMPACT_SIZE_MAX, ByteReader, read_compact_size, write_compact_size, write_sized
 from protocols.errors import MalformedError
 from protocols.limits import LIST_ITEMS_MAX, TRANSACTION_BYTES_MAX
 from protocols.transactions import Output, Transaction, make_transaction, read_transaction, txid_hex
@@ -45,7 +45,7 @@ def test_a_longer_form_than_needed_is_refused(longer: str) -> None:
 
 
 def test_lists_share_one_allowance() -> None:
-    reader = Reader(b"\2\2\1" + bytes(9), items_max=4)
+    reader = ByteReader(b"\2\2\1" + bytes(9), items_max=4)
     assert reader.count(bytes_each=1) == 2
     assert reader.count(bytes_each=1) == 2
     with pytest.raises(MalformedError, match="too long"):
@@ -55,14 +55,14 @@ def test_lists_share_one_allowance() -> None:
 def test_a_claimed_length_allocates_nothing() -> None:
     for claim in (b"\xff" * 9, b"\xfe\xff\xff\xff\x7f"):
         with pytest.raises(MalformedError):
-            Reader(claim).sized()
+            ByteReader(claim).sized()
         with pytest.raises(MalformedError):
-            Reader(claim).count(bytes_each=1)
+            ByteReader(claim).count(bytes_each=1)
 
 
 @given(st.binary(max_size=300), st.binary(max_size=20))
 def test_sized_bytes(data: bytes, more: bytes) -> None:
-    reader = Reader(write_sized(data) + more)
+    reader = ByteReader(write_sized(data) + more)
     assert reader.sized() == data
     assert reader.rest() == more
     reader.finish()

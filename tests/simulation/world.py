@@ -21,26 +21,26 @@ import attrs
 from protocols.coordination import advance, choose_holders, durable_mark, recover
 from protocols.effects import (
     AdoptReplica,
-    Bury,
-    CheckSeal,
+    ConfirmReplication,
     DropReplica,
     Effect,
-    FindEnd,
     ForgetPayload,
-    KeepCertificate,
-    KeepProof,
-    KeepReplica,
+    LookUpCertificate,
+    MarkDead,
     Publish,
     RecordAuction,
     RecordDistribution,
-    RecordLate,
-    Replicated,
+    RecordLateEvidence,
     ReportPeer,
+    ReproduceBatch,
     RunRole,
-    Seal,
     Send,
     SetAlarm,
     SignStatement,
+    StoreCertificate,
+    StoreProof,
+    StoreReplica,
+    WriteBatch,
 )
 from protocols.entities import Entity, EntityId, Findings, batch_entity_id
 from protocols.levels import LEVELS
@@ -77,24 +77,24 @@ from protocols.stimuli import (
     AwardReceived,
     BatchAdopted,
     BatchCommitted,
+    BatchReproduced,
     BatchWritten,
     BidReceived,
-    CertificateKept,
+    CertificateLookedUp,
+    CertificateReceived,
+    CertificateStored,
     CertificationReceived,
     CertifyReceived,
     ConfirmationReceived,
-    EndFound,
-    HeldReceived,
+    HoldConfirmed,
     HoldReceived,
-    ProofHeard,
+    ProofReceived,
     QueryReceived,
     RefusalReceived,
-    ReplicaKept,
+    ReplicaStored,
     Restarted,
     ResultReceived,
     RoleFinished,
-    SealChecked,
-    SealReceived,
     StatementSigned,
     StatusReceived,
     Stimulus,
@@ -306,7 +306,7 @@ class World:
             if batch_id in node.taken_in and batch_entity_id(batch_id) not in node.entities:
                 self._commit_news(node, batch_id, recovered=True)
         for hold in node.replicas.values():
-            self.tell(node, lambda now, hold=hold: ReplicaKept(now_ms=now, hold=hold))  # type: ignore[misc]
+            self.tell(node, lambda now, hold=hold: ReplicaStored(now_ms=now, hold=hold))  # type: ignore[misc]
         for entity_id in list(node.entities):
             make = lambda now, key=entity_id: Restarted(now_ms=now, entity_id=key)  # noqa: E731
             self.tell(node, make)
@@ -328,29 +328,29 @@ class World:
                 self._run(node, effect)
             case SignStatement(statement=statement):
                 self._sign_statement(node, statement)
-            case Seal():
+            case WriteBatch():
                 self._seal(node, effect)
             case SetAlarm(entity_id=entity_id, at_ms=at_ms):
                 delay = max(0, at_ms - self.now_ms - node.skew_ms)
                 self.tell(node, lambda now: AlarmRang(now_ms=now, entity_id=entity_id), delay)
-            case Bury(batch_id=batch_id, reasons=reasons):
+            case MarkDead(batch_id=batch_id, reasons=reasons):
                 node.buried[batch_id] = reasons
-            case KeepProof(proof=proof):
+            case StoreProof(proof=proof):
                 node.proofs.append((proof.first, proof.second))
-            case RecordLate(evidence=evidence, agrees=agrees):
+            case RecordLateEvidence(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
-            case CheckSeal(sealed=sealed, manifest=manifest, context=context):
+            case ReproduceBatch(sealed=sealed, manifest=manifest, context=context):
                 statement = sealed.certificate.statement
                 if truth(manifest.batch_id, context).output_root == statement.output_root:
-                    self.tell(node, lambda now: SealChecked(now_ms=now, sealed=sealed), 3)
-            case KeepCertificate(sealed=sealed, sender=sender):
+                    self.tell(node, lambda now: BatchReproduced(now_ms=now, sealed=sealed), 3)
+            case StoreCertificate(sealed=sealed, sender=sender):
                 node.ends.setdefault(sealed.certificate.statement.batch_id, sealed)
                 statement = sealed.certificate.statement
-                make = lambda now: CertificateKept(  # noqa: E731
+                make = lambda now: CertificateStored(  # noqa: E731
                     now_ms=now, batch_id=statement.batch_id, statement_digest=statement.digest, sender=sender
                 )
                 self.tell(node, make, self.random.randint(1, 5))
-            case KeepReplica(hold=hold):
+            case StoreReplica(hold=hold):
                 self._keep(node, hold)
             case DropReplica(batch_id=batch_id):
                 node.replicas.pop(batch_id, None)
@@ -358,13 +358,13 @@ class World:
                 batch_id = hold.message.manifest.message.batch_id
                 node.adopted[batch_id] = hold
                 self.tell(node, lambda now: BatchAdopted(now_ms=now, batch_id=batch_id), 2)
-            case Replicated(batch_id=batch_id, holders=holders):
+            case ConfirmReplication(batch_id=batch_id, holders=holders):
                 assert len(holders) >= node.rules.replicas, "acknowledged before enough peers hold it"
                 assert all(batch_id in self._was_held(key) for key in holders)
                 node.acknowledged.add(batch_id)
-            case FindEnd(batch_id=batch_id, asker=asker, successor=successor):
+            case LookUpCertificate(batch_id=batch_id, asker=asker, successor=successor):
                 found = node.ends.get(batch_id)
-                make = lambda now: EndFound(  # noqa: E731
+                make = lambda now: CertificateLookedUp(  # noqa: E731
                     now_ms=now, batch_id=batch_id, sealed=found, asker=asker, successor=successor
                 )
                 self.tell(node, make, 1)
@@ -383,7 +383,7 @@ class World:
         def write() -> None:
             if node.up and node.epoch == epoch:
                 node.replicas[hold.message.manifest.message.batch_id] = hold
-                self.tell(node, lambda now: ReplicaKept(now_ms=now, hold=hold))
+                self.tell(node, lambda now: ReplicaStored(now_ms=now, hold=hold))
 
         self.at(self.random.randint(1, 10), write)
 
@@ -435,15 +435,15 @@ class World:
             case Certification():
                 return CertificationReceived(now_ms=now, certification=signed)
             case BatchSealed():
-                return SealReceived(now_ms=now, sealed=signed)
+                return CertificateReceived(now_ms=now, sealed=signed)
             case SealConfirmed():
                 return ConfirmationReceived(now_ms=now, confirmation=signed)
             case FraudProof():
-                return ProofHeard(now_ms=now, proof=signed.message, heard_from=signed.signer)
+                return ProofReceived(now_ms=now, proof=signed.message, heard_from=signed.signer)
             case HoldBatch():
                 return HoldReceived(now_ms=now, hold=signed)
             case BatchHeld():
-                return HeldReceived(now_ms=now, held=signed)
+                return HoldConfirmed(now_ms=now, held=signed)
             case BatchQuery():
                 return QueryReceived(now_ms=now, query=signed)
             case BatchStatus():
@@ -521,7 +521,7 @@ class World:
         written = node.sealed.get(batch_id) if batch_id in node.taken_in else None
         assert written is None or written == sealed.certificate, "others are told of another certificate than is kept"
 
-    def _seal(self, node: Node, effect: Seal) -> None:
+    def _seal(self, node: Node, effect: WriteBatch) -> None:
         """Writing takes a while, and happens whole or not at all."""
         batch_id = effect.certificate.statement.batch_id
         epoch = node.epoch

@@ -14,7 +14,7 @@ from node.network.p2p.links import ASK_BYTES_MAX, Intake
 from node.network.p2p.streams import Wire
 from node.network.transport import Delivery
 from protocols.errors import FrameTooLargeError, MalformedError
-from protocols.framing import Frame, FrameReader, Kind, body_size, encode_frame, open_body
+from protocols.framing import Frame, FrameKind, FrameReader, body_size, encode_frame, open_body
 from protocols.messages import IdentityKey
 
 INBOUND_FRAMES_MAX: Final = 512
@@ -32,7 +32,7 @@ async def open_large(frame: Frame) -> bytes:
     return open_body(frame)
 
 
-async def encode_large(kind: Kind, body: bytes, request_id: int = 0) -> bytes:
+async def encode_large(kind: FrameKind, body: bytes, request_id: int = 0) -> bytes:
     """``encode_frame``, off the loop where it would hold it up."""
     if len(body) > INLINE_BYTES_MAX:
         return await trio.to_thread.run_sync(encode_frame, kind, body, request_id)
@@ -119,17 +119,17 @@ class StreamReader:
 
     def _sort(self, frame: Frame, nursery: trio.Nursery) -> None:
         match frame.kind:
-            case Kind.ONEWAY:
+            case FrameKind.ONEWAY:
                 if not self._intake.receive(frame):
                     raise MalformedError("more than the credit given")
                 if self._backlog or body_size(frame) > INLINE_BYTES_MAX or not self._offer(frame):
                     self._backlog.append(frame)
                     self._more.set()
-            case Kind.REQUEST:
+            case FrameKind.REQUEST:
                 self._start_answer(frame, nursery)
-            case Kind.ANSWER | Kind.FAILURE:
+            case FrameKind.ANSWER | FrameKind.FAILURE:
                 self._port.on_answer(self._sender, frame)
-            case Kind.CREDIT:
+            case FrameKind.CREDIT:
                 raise MalformedError("credit for a stream that we do not write on")
 
     def _offer(self, frame: Frame) -> bool:
@@ -156,7 +156,7 @@ class StreamReader:
         if body_size(frame) > ASK_BYTES_MAX:
             raise FrameTooLargeError(f"a request of {body_size(frame)} bytes")
         if self._requests >= REQUESTS_PER_PEER_MAX:
-            self._port.reply(self._sender, encode_frame(Kind.FAILURE, BUSY, frame.request_id))
+            self._port.reply(self._sender, encode_frame(FrameKind.FAILURE, BUSY, frame.request_id))
             return
         self._requests += 1
         nursery.start_soon(self._answer, frame)

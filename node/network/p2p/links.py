@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from protocols.framing import Frame, Kind, encode_frame
+from protocols.framing import Frame, FrameKind, encode_frame
 from protocols.messages import IdentityKey
 
 WINDOW: Final = 16 * 1024 * 1024  # outstanding cost on one stream; above the largest frame
@@ -24,7 +24,7 @@ QUEUE_BYTES_MAX: Final = 32 * 1024 * 1024
 WRITE_BYTES: Final = 65_000  # fits one yamux frame in one noise message: 65,519 less 12
 REDIAL_S_FIRST: Final = 0.2
 ASK_BYTES_MAX: Final = 256 * 1024  # a request's body; answers may be as large as any frame
-ALIVE: Final = encode_frame(Kind.ALIVE, b"")
+ALIVE: Final = encode_frame(FrameKind.ALIVE, b"")
 CREDIT_BYTES: Final = 8
 
 
@@ -149,7 +149,7 @@ class Intake:
         if self._taken - self._granted < GRANT_EVERY:
             return None
         self._granted = self._taken
-        return encode_frame(Kind.CREDIT, self._taken.to_bytes(CREDIT_BYTES, "big"))
+        return encode_frame(FrameKind.CREDIT, self._taken.to_bytes(CREDIT_BYTES, "big"))
 
 
 class Link:

@@ -20,7 +20,7 @@ from node.network.p2p.stack import identity_of
 from node.network.p2p.streams import Wire
 from node.network.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
 from protocols.errors import FrameTooLargeError, MalformedError, OverlayError, PeerFault
-from protocols.framing import REQUEST_ID_MAX, Frame, FrameReader, Kind, encode_frame
+from protocols.framing import REQUEST_ID_MAX, Frame, FrameKind, FrameReader, encode_frame
 from protocols.limits import ADDRESSES_PER_PEER_MAX
 from protocols.messages import IdentityKey
 
@@ -85,7 +85,7 @@ class PeerNetwork:
         return self.queue.channel
 
     async def send(self, peer: IdentityKey, frame: bytes) -> None:
-        await self._put(self._usable(peer), await encode_large(Kind.ONEWAY, frame))
+        await self._put(self._usable(peer), await encode_large(FrameKind.ONEWAY, frame))
 
     async def request(self, peer: IdentityKey, body: bytes, timeout_s: float) -> bytes:
         if len(body) > ASK_BYTES_MAX:
@@ -95,7 +95,7 @@ class PeerNetwork:
         self._pending[request_id] = pending
         try:
             with trio.move_on_after(timeout_s):
-                await self._put(link, await encode_large(Kind.REQUEST, body, request_id), urgent=True)
+                await self._put(link, await encode_large(FrameKind.REQUEST, body, request_id), urgent=True)
                 await pending.done.wait()
         finally:
             del self._pending[request_id]
@@ -107,7 +107,7 @@ class PeerNetwork:
         except PeerFault as fault:
             self.strike(peer, fault.code)
             raise PeerUnreachableError("an answer that cannot be read") from fault
-        if pending.frame.kind is Kind.FAILURE:
+        if pending.frame.kind is FrameKind.FAILURE:
             raise PeerUnreachableError(f"the peer failed: {answer[:FAILURE_CHARS_MAX].decode('utf-8', 'replace')}")
         return answer
 
@@ -293,7 +293,7 @@ class PeerNetwork:
         reader = FrameReader()
         while True:
             for frame in reader.feed(await wire.read()):
-                if frame.kind is not Kind.CREDIT or not link.outbox.credit(frame):
+                if frame.kind is not FrameKind.CREDIT or not link.outbox.credit(frame):
                     raise MalformedError(f"{frame.kind.name} where only true credit belongs")
 
     # --- frames in -------------------------------------------------------------------------------------------
@@ -334,14 +334,14 @@ class PeerNetwork:
             pending.done.set()
 
     async def answer(self, sender: IdentityKey, frame: Frame) -> None:
-        kind, body = Kind.ANSWER, b""
+        kind, body = FrameKind.ANSWER, b""
         try:
             body = await self._answer(sender, await open_large(frame))
             encoded = await encode_large(kind, body, frame.request_id)
         except OverlayError as error:
             if isinstance(error, PeerFault):
                 self.strike(sender, error.code)
-            encoded = encode_frame(Kind.FAILURE, error.code.encode(), frame.request_id)
+            encoded = encode_frame(FrameKind.FAILURE, error.code.encode(), frame.request_id)
         link = self._links.get(sender)
         if link is not None:
             try:

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from protocols.compact_size import Reader, write_sized
+from protocols.compact_size import ByteReader, write_sized
 from protocols.errors import MalformedError
 from protocols.uhrp import DIGEST_BYTES
 from storage.objects import Kind
@@ -95,7 +95,7 @@ def read_adverts(body: bytes, count: int) -> list[bytes | None]:
     """Raises MalformedError: they are not ``count``, or too long."""
     if len(body) > count * ADVERT_BYTES_MAX:
         raise MalformedError("advertisements of too many bytes")
-    reader = Reader(body)
+    reader = ByteReader(body)
     scripts = [reader.sized() or None for _ in range(count)]
     reader.finish()
     return scripts

@@ -8,7 +8,7 @@ import pytest
 
 from node.coordination.records import NodeRecords
 from node.coordination.reputations import Reputations
-from protocols.effects import RecordDistribution, RecordLate
+from protocols.effects import RecordDistribution, RecordLateEvidence
 from protocols.envelope import sign
 from protocols.messages import Evidence, Role
 from storage import batches, policies, reputations, sources
@@ -49,7 +49,7 @@ async def make_batch(database: Database) -> None:
     await database.run(partial(batches.insert_ingested, batches=[batch]))
 
 
-def late(signer: Any = AGENT) -> RecordLate:
+def late(signer: Any = AGENT) -> RecordLateEvidence:
     evidence = Evidence(
         network=NETWORK,
         batch_id=BATCH_ID,
@@ -65,7 +65,7 @@ def late(signer: Any = AGENT) -> RecordLate:
         finished_ms=1,
         processing_us=7,
     )
-    return RecordLate(evidence=sign(signer, evidence), agrees=False)
+    return RecordLateEvidence(evidence=sign(signer, evidence), agrees=False)
 
 
 async def signers(database: Database) -> Sequence[tuple[bytes, bool]]:

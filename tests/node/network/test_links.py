@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from node.network.p2p.config import TransportConfig
 from node.network.p2p.faults import IGNORE_S, STRIKES_MAX, STRIKES_WITHIN_S, Faults
 from node.network.p2p.links import FRAME_COST, QUEUE_FRAMES_MAX, WINDOW, Intake, Link, Outbox
-from protocols.framing import Frame, FrameReader, Kind, encode_frame
+from protocols.framing import Frame, FrameKind, FrameReader, encode_frame
 
 BODY = os.urandom(3 * 1024 * 1024)
 
@@ -42,7 +42,7 @@ def test_an_honest_sender_stays_within_its_credit_and_all_arrives_in_order(
             assert outbox.credit(credits_waiting.pop(0))
 
     for size, receiver_takes in steps:
-        outbox.put(encode_frame(Kind.ONEWAY, BODY[:size]))
+        outbox.put(encode_frame(FrameKind.ONEWAY, BODY[:size]))
         exchange(receiver_takes)
         assert sum(frame.wire_bytes + FRAME_COST for frame in waiting) <= WINDOW
     for _ in range(len(steps) + 1):
@@ -53,7 +53,7 @@ def test_an_honest_sender_stays_within_its_credit_and_all_arrives_in_order(
 
 def test_who_sends_past_the_credit_is_found_out() -> None:
     intake = Intake()
-    frame = Frame(kind=Kind.ONEWAY, body=b"", wire_bytes=0)
+    frame = Frame(kind=FrameKind.ONEWAY, body=b"", wire_bytes=0)
     allowed = WINDOW // FRAME_COST
     assert all(intake.receive(frame) for _ in range(allowed))
     assert not intake.receive(frame)
@@ -61,7 +61,7 @@ def test_who_sends_past_the_credit_is_found_out() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\0" * 7, (1).to_bytes(8, "big")])
 def test_credit_for_what_was_not_sent_is_refused(body: bytes) -> None:
-    assert not Outbox().credit(Frame(kind=Kind.CREDIT, body=body))
+    assert not Outbox().credit(Frame(kind=FrameKind.CREDIT, body=body))
 
 
 async def test_a_full_outbox_makes_room_as_it_is_taken_from() -> None:

@@ -31,7 +31,7 @@ from node.network.p2p.stack import Host, build_host
 from node.network.p2p.streams import Wire
 from node.network.transport import PeerUnreachableError, Transport
 from protocols.errors import ClientFault, FrameTooLargeError
-from protocols.framing import COMPRESSED, Kind, encode_frame
+from protocols.framing import COMPRESSED, FrameKind, encode_frame
 from protocols.keys import PrivateKey
 from protocols.limits import FRAME_BYTES_MAX, GOSSIP_BYTES_MAX
 
@@ -340,8 +340,8 @@ HARMFUL = {
     "garbage": os.urandom(10_000) + b"\xff" * 4,
     "a frame of 3 GB": (3 * 2**30).to_bytes(4, "big") + bytes(1_000),
     "an unknown kind": b"\0\0\0\2\x7f!",
-    "a zstd bomb": (len(BOMB) + 1).to_bytes(4, "big") + bytes((Kind.ONEWAY | COMPRESSED,)) + BOMB,
-    "credit that nobody asked for": encode_frame(Kind.CREDIT, bytes(8)),
+    "a zstd bomb": (len(BOMB) + 1).to_bytes(4, "big") + bytes((FrameKind.ONEWAY | COMPRESSED,)) + BOMB,
+    "credit that nobody asked for": encode_frame(FrameKind.CREDIT, bytes(8)),
 }
 
 
@@ -368,7 +368,7 @@ async def test_a_peer_that_goes_on_is_ignored() -> None:
 
 @pytest.mark.slow
 async def test_a_peer_that_outruns_its_credit_is_cut_off() -> None:
-    frame = encode_frame(Kind.ONEWAY, os.urandom(1_000_000))
+    frame = encode_frame(FrameKind.ONEWAY, os.urandom(1_000_000))
     async with node() as network, attacker(network) as host:
         wire = Wire(await host.new_stream(there(network).peer_id, [WORK]))
         before = resident_bytes()
@@ -490,7 +490,7 @@ async def test_an_ended_connection_gives_its_place_back() -> None:
 
 
 def test_the_window_holds_the_largest_frame() -> None:
-    assert len(encode_frame(Kind.ONEWAY, os.urandom(8 * 1024 * 1024 - 1))) + FRAME_COST < WINDOW
+    assert len(encode_frame(FrameKind.ONEWAY, os.urandom(8 * 1024 * 1024 - 1))) + FRAME_COST < WINDOW
 
 
 async def test_only_members_are_let_in() -> None:
