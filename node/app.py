@@ -144,7 +144,7 @@ class Node:
             own=keyring.identity, trusted=settings.member_certifiers, is_revoked=self._access.is_revoked
         )
         self.journal = EntityJournal(database, lambda level: self.driver.rules.attempts_at(level))
-        self.driver = Driver(rules(settings, keyring.identity), self.journal, self._act)
+        self.driver = Driver(rules(settings, keyring.identity), self.journal)
         self.objects = Objects(
             database=database, transport=transport, key=keyring.key, public_url=settings.overlay_public_url
         )
@@ -536,7 +536,7 @@ class Node:
         starts = itertools.count()
 
         async def drive() -> None:
-            await self.driver.run(trio.TASK_STATUS_IGNORED if next(starts) else task_status)
+            await self.driver.run(self._act, trio.TASK_STATUS_IGNORED if next(starts) else task_status)
 
         await supervise("driver", drive, RESTARTS)
 

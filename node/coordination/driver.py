@@ -9,7 +9,7 @@ import heapq
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import structlog
 import trio
@@ -29,6 +29,9 @@ TIDY_MS = 1_000  # deletions wait for a commit that is needed anyway, at most so
 GROUP_MAX = 64  # stimuli per commit: bounds both the loop's share and the transaction
 
 
+Act: TypeAlias = Callable[[Sequence[Effect]], Awaitable[None]]
+
+
 class Journal(Protocol):
     """Where committed state lives."""
 
@@ -43,12 +46,11 @@ class Journal(Protocol):
 
 
 class Driver:
-    """Feeds stimuli to ``advance``, commits, and hands the effects to ``act`` in the order of the commits."""
+    """Feeds stimuli to ``advance``, commits, and hands the effects on in the order of the commits."""
 
-    def __init__(self, rules: Rules, journal: Journal, act: Callable[[Sequence[Effect]], Awaitable[None]]) -> None:
+    def __init__(self, rules: Rules, journal: Journal) -> None:
         self.rules = rules
         self._journal = journal
-        self._act = act
         self._entities: dict[EntityId, Entity] = {}
         self._alarms: dict[EntityId, int] = {}
         self._heap: list[tuple[int, EntityId]] = []
@@ -80,8 +82,16 @@ class Driver:
         """Stimuli waiting."""
         return self._receive.statistics().current_buffer_used
 
-    async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]
-        """Load the state, utter again what it owes, then serve until cancelled."""
+    async def run(
+        self,
+        act: Act,
+        task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]
+    ) -> None:
+        """Load the state, emit again the effects it owes, then serve until cancelled.
+
+        Args:
+            act: Takes the effects of each commit; while it waits, the driver waits.
+        """
         for state in (self._entities, self._alarms, self._heap, self._marks, self._deletable):
             state.clear()
         for entity in await self._journal.load():
@@ -95,7 +105,7 @@ class Driver:
         while True:
             group = await self._next_group()
             if group:
-                await self._drive(group)
+                await self._drive(group, act)
 
     async def _next_group(self) -> list[Stimulus]:
         """Everything that waits, up to a bound; else what comes next, or the alarm that is due first."""
@@ -123,7 +133,7 @@ class Driver:
                 due.append(AlarmRang(now_ms=now_ms, entity_id=entity_id))
         return due
 
-    async def _drive(self, group: list[Stimulus]) -> None:
+    async def _drive(self, group: list[Stimulus], act: Act) -> None:
         transition = advance(self._entities, group, self.rules)
         await self._store(transition)
         for entity in transition.changed:
@@ -138,7 +148,7 @@ class Driver:
             else:
                 effects.append(effect)
         if effects:
-            await self._act(effects)
+            await act(effects)
 
     async def _store(self, transition: Transition) -> None:
         """Commit what must survive, and with it the deletions that could wait until now."""

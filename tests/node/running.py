@@ -45,7 +45,7 @@ from node.worker.compute import pack_outputs
 from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id
-from protocols.effects import Effect, Transition
+from protocols.effects import Transition
 from protocols.entities import Entity, EntityId, Findings
 from protocols.envelope import sign
 from protocols.levels import shortfall
@@ -159,10 +159,6 @@ class Forgetful:
 
     def note(self, transition: Transition) -> None:
         raise AssertionError("nobody drives")
-
-
-async def act_not(effects: Sequence[Effect]) -> None:
-    raise AssertionError("nobody drives")
 
 
 def agent_of(identity: IdentityKey) -> dict[str, Any] | None:
@@ -388,7 +384,7 @@ async def running(
             event_topics=(),
             outbound_allowed=[ip_network("127.0.0.0/8")],
         )
-        driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), Forgetful(), act_not)
+        driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), Forgetful())
         market = Market(database=database, driver=driver, reputations=Reputations(database), agent=agent_of)
 
         async def ready() -> Sequence[Check]:

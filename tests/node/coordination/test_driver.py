@@ -70,8 +70,8 @@ async def until(condition: object) -> None:
 async def test_effects_come_after_the_commit_that_caused_them(nursery: trio.Nursery) -> None:
     disk = Disk()
     acted = Acted(disk)
-    driver = Driver(RULES, disk, acted)
-    await nursery.start(driver.run)
+    driver = Driver(RULES, disk)
+    await nursery.start(driver.run, acted)
     await driver.submit(batch_committed(stateful=True))
     await until(lambda: acted.effects)
     assert isinstance(acted.effects[0], Publish)
@@ -82,8 +82,8 @@ async def test_effects_come_after_the_commit_that_caused_them(nursery: trio.Nurs
 async def test_what_comes_back_by_itself_is_not_written(nursery: trio.Nursery) -> None:
     disk = Disk()
     acted = Acted(disk)
-    driver = Driver(RULES, disk, acted)
-    await nursery.start(driver.run)
+    driver = Driver(RULES, disk)
+    await nursery.start(driver.run, acted)
     await driver.submit(batch_committed(stateful=False))
     await until(lambda: acted.effects)
     assert disk.commits == 0
@@ -94,11 +94,11 @@ async def test_what_comes_back_by_itself_is_not_written(nursery: trio.Nursery) -
 async def test_a_failed_commit_lets_nothing_out() -> None:
     disk = Disk()
     acted = Acted(disk)
-    driver = Driver(RULES, disk, acted)
+    driver = Driver(RULES, disk)
     disk.broken = True
     await driver.submit(batch_committed(stateful=True))
     with trio.fail_after(5), pytest.raises(DiskError):
-        await driver.run()
+        await driver.run(acted)
     assert acted.effects == []
 
 
@@ -106,8 +106,8 @@ async def test_an_alarm_rings_and_the_lease_is_awarded(nursery: trio.Nursery) ->
     """A window closes on time although nothing else happens."""
     disk = Disk()
     acted = Acted(disk)
-    driver = Driver(RULES, disk, acted)
-    await nursery.start(driver.run)
+    driver = Driver(RULES, disk)
+    await nursery.start(driver.run, acted)
     await driver.submit(batch_committed(stateful=False))
     await until(lambda: acted.effects)
     announcement = acted.effects[0]
@@ -135,15 +135,15 @@ async def test_an_alarm_rings_and_the_lease_is_awarded(nursery: trio.Nursery) ->
 async def test_a_restart_goes_on_from_the_disk() -> None:
     disk = Disk()
     async with trio.open_nursery() as nursery:
-        first = Driver(RULES, disk, Acted(disk))
-        await nursery.start(first.run)
+        first = Driver(RULES, disk)
+        await nursery.start(first.run, Acted(disk))
         await first.submit(batch_committed(stateful=True))
         await until(lambda: disk.stored)
         nursery.cancel_scope.cancel()
     acted = Acted(disk)
     async with trio.open_nursery() as nursery:
-        second = Driver(RULES, disk, acted)
-        await nursery.start(second.run)
+        second = Driver(RULES, disk)
+        await nursery.start(second.run, acted)
         assert second.find(chain_entity_id(certified().manifest.message.source_id)) is not None
         await second.submit(batch_committed(stateful=True))  # recovery tells it again
         await until(lambda: acted.effects)
@@ -153,15 +153,15 @@ async def test_a_restart_goes_on_from_the_disk() -> None:
 async def test_the_same_driver_goes_on_when_the_disk_is_back() -> None:
     disk = Disk()
     acted = Acted(disk)
-    driver = Driver(RULES, disk, acted)
+    driver = Driver(RULES, disk)
     disk.broken = True
     await driver.submit(batch_committed(stateful=True))
     with trio.fail_after(5), pytest.raises(DiskError):
-        await driver.run()
+        await driver.run(acted)
     assert list(driver.entities()) == []
     disk.broken = False
     async with trio.open_nursery() as nursery:
-        await nursery.start(driver.run)
+        await nursery.start(driver.run, acted)
         await driver.submit(batch_committed(stateful=True))  # the node tells forgotten batches again
         await until(lambda: acted.effects)
         assert disk.commits == 1

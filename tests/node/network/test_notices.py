@@ -43,7 +43,6 @@ from tests.node.running import (
     KeySigner,
     Running,
     ThreadDoor,
-    act_not,
     running,
     until,
 )
@@ -351,7 +350,7 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
 
     receiver = Receiver(
         network=NETWORK,
-        driver=Driver(Rules(network=NETWORK, self_key=HEARER.identity), Forgetful(), act_not),
+        driver=Driver(Rules(network=NETWORK, self_key=HEARER.identity), Forgetful()),
         transport=transport,
         payloads=BytesCache[str, bytes](1),
         reputations=lambda _: {},
