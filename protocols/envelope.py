@@ -1,6 +1,11 @@
-"""Where unverified bytes become ``Signed[M]``; nothing else makes one, but the node's own ``sign``."""
+"""Where bytes become ``Signed[M]``: every function that builds or narrows one is here, and nowhere else.
+
+``open_frame`` checks size, canonical form, network and signatures, and ``sign`` uses the node's own key. ``assemble``
+checks no signature: it is for readers of documents, which report on each one by ``is_valid``.
+"""
 
 import hashlib
+import typing
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -34,11 +39,44 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def is_valid(signed: Signed[Message]) -> bool:
+    """Whether the signer signed exactly this message."""
+    message = signed.message
+    return keys.verify(signed.signer, message.PROTOCOL, message.key_id, codec.encode(message), signed.signature)
+
+
 def check(signed: Signed[Message]) -> None:
     """Raise BadSignatureError unless the signer signed exactly this message."""
-    said = signed.message
-    if not keys.verify(signed.signer, said.PROTOCOL, said.key_id, codec.encode(said), signed.signature):
-        raise BadSignatureError(f"{type(said).__name__} {said.key_id:.80} is not signed by its signer")
+    if not is_valid(signed):
+        name = type(signed.message).__name__
+        raise BadSignatureError(f"{name} {signed.message.key_id:.80} is not signed by its signer")
+
+
+def narrow(signed: Signed[Message], cls: type[M]) -> Signed[M]:
+    """The same signed message, under the class that its reader expects.
+
+    Raises:
+        MalformedError: it is a message of another class: the sender is at fault.
+    """
+    if type(signed.message) is not cls:
+        raise MalformedError(f"expected a signed {cls.__name__}, got a {type(signed.message).__name__}")
+    return typing.cast(Signed[M], signed)
+
+
+def assemble(cls: type[M], body: bytes, signer: bytes, signature: bytes) -> Signed[M]:
+    """A signed message from its parts as a document shows them. The signature is not checked: see ``is_valid``.
+
+    Args:
+        body: The canonical encoding of the message.
+
+    Raises:
+        MalformedError, NonCanonicalError: a part has the wrong form.
+    """
+    message = codec.decode(cls, body)
+    try:
+        return Signed(message=message, signer=signer, signature=signature)
+    except ValueError as error:
+        raise MalformedError(str(error)) from error
 
 
 def to_frame(signed: Signed[Message], attachment: bytes = b"") -> bytes:

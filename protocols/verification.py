@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from protocols import codec, keys
+from protocols import codec, envelope
 from protocols.canonical import canonical_json, parse_json, sha256
 from protocols.certificate import (
     CERTIFICATE_TYPE,
@@ -280,8 +280,7 @@ def _check_receipt(document: dict[str, Any], network: str | None, trusted: froze
 def _check_signatures(part: str, signed: list[Signed[M]]) -> list[CheckResult]:
     checks = []
     for at, each in enumerate(signed):
-        said = each.message
-        good = keys.verify(each.signer, said.PROTOCOL, said.key_id, codec.encode(said), each.signature)
+        good = envelope.is_valid(each)
         name = part if part == "coordinator" else f"{part}[{at}]"
         checks.append(
             CheckResult(part=name, problem="" if good else "the signature is not of these bytes by this key")
@@ -370,15 +369,12 @@ def _decode(cls: type[Any], entry: dict[str, Any], part: str) -> Any:
 
 def _signed(cls: type[M], entry: Any, part: str) -> Signed[M]:
     if not isinstance(entry, dict):
-        raise _Malformed(part, "no object")
-    message = _decode(cls, entry, part)
+        raise _Malformed(part, "must be an object")
+    body = _hex(entry, "signed", part)
+    signer, signature = _hex(entry, "identityKey", part, 33), _hex(entry, "signature", part)
     try:
-        return Signed(
-            message=message,
-            signer=_hex(entry, "identityKey", part, 33),
-            signature=_hex(entry, "signature", part),
-        )
-    except ValueError as error:
+        return envelope.assemble(cls, body, signer, signature)
+    except OverlayError as error:
         raise _Malformed(part, str(error)) from error
 
 

@@ -4,8 +4,7 @@ from typing import TypeVar
 
 from node.worker.compute import unpack
 from protocols import codec
-from protocols.envelope import open_frame, to_frame
-from protocols.errors import MalformedError
+from protocols.envelope import narrow, open_frame, to_frame
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.messages import Advertisement, Evidence, HoldBatch, Manifest, Message, QuorumCertificate, Signed
 
@@ -47,10 +46,7 @@ def read_hold(data: bytes, network: str) -> Signed[HoldBatch]:
 
 
 def _read(cls: type[M], data: bytes, network: str) -> Signed[M]:
-    signed = open_frame(data, network)[0]
-    if not isinstance(signed.message, cls):
-        raise MalformedError(f"not a frame of {cls.__name__}")
-    return Signed(message=signed.message, signer=signed.signer, signature=signed.signature)
+    return narrow(open_frame(data, network)[0], cls)
 
 
 def certificate_bytes(certificate: QuorumCertificate) -> bytes:

@@ -170,15 +170,15 @@ class Receiver:
         if signed.signer == self._driver.rules.self_key:
             return
         if isinstance(signed.message, Advertisement):
-            await self._on_advertisement(_as(signed))
+            await self._on_advertisement(envelope.narrow(signed, Advertisement))
         elif not self._admits(signed.signer):
             return
         elif isinstance(signed.message, FraudProof):
-            await self.take_proof(_as(signed).message, signed.signer)
+            await self.take_proof(signed.message, signed.signer)
         elif isinstance(signed.message, CertifiedNotice):
             if signed.signer != heard.sender:
                 raise MalformedError("a notice that another node gossips again")
-            self._on_notice(_as(signed))
+            self._on_notice(envelope.narrow(signed, CertifiedNotice))
         else:
             await self._driver.submit(self._stimulus(signed))
 
@@ -211,28 +211,27 @@ class Receiver:
         if isinstance(said, Bid):
             reputations = tuple(self._reputations(signed.signer).items())
             topics = self._topics(signed.signer)
-            return BidReceived(now_ms=now_ms, bid=_as(signed), reputations=reputations, topics=topics)
+            return BidReceived(
+                now_ms=now_ms, bid=envelope.narrow(signed, Bid), reputations=reputations, topics=topics
+            )
         raise MalformedError(f"{type(said).__name__} is no message on its own")
 
 
-def _as(signed: Signed[Message]) -> Signed:  # type: ignore[type-arg]
-    """The signed message under the class that its handler was found by."""
-    return signed
-
-
 _STIMULI: dict[type[Message], Callable[[int, Signed[Message]], Stimulus]] = {
-    Announcement: lambda now, s: AnnouncementReceived(now_ms=now, announcement=_as(s)),
-    Award: lambda now, s: AwardReceived(now_ms=now, award=_as(s)),
-    WorkOrder: lambda now, s: WorkReceived(now_ms=now, order=_as(s)),
-    WorkResult: lambda now, s: ResultReceived(now_ms=now, result=_as(s)),
-    WorkRefused: lambda now, s: RefusalReceived(now_ms=now, refusal=_as(s)),
-    CertifyOrder: lambda now, s: CertifyReceived(now_ms=now, order=_as(s)),
-    Certification: lambda now, s: CertificationReceived(now_ms=now, certification=_as(s)),
-    BatchSealed: lambda now, s: CertificateReceived(now_ms=now, sealed=_as(s)),
-    FraudProof: lambda now, s: ProofReceived(now_ms=now, proof=_as(s).message, heard_from=s.signer),
-    SealConfirmed: lambda now, s: ConfirmationReceived(now_ms=now, confirmation=_as(s)),
-    HoldBatch: lambda now, s: HoldReceived(now_ms=now, hold=_as(s)),
-    BatchHeld: lambda now, s: HoldConfirmed(now_ms=now, held=_as(s)),
-    BatchQuery: lambda now, s: QueryReceived(now_ms=now, query=_as(s)),
-    BatchStatus: lambda now, s: StatusReceived(now_ms=now, status=_as(s)),
+    Announcement: lambda now, s: AnnouncementReceived(now_ms=now, announcement=envelope.narrow(s, Announcement)),
+    Award: lambda now, s: AwardReceived(now_ms=now, award=envelope.narrow(s, Award)),
+    WorkOrder: lambda now, s: WorkReceived(now_ms=now, order=envelope.narrow(s, WorkOrder)),
+    WorkResult: lambda now, s: ResultReceived(now_ms=now, result=envelope.narrow(s, WorkResult)),
+    WorkRefused: lambda now, s: RefusalReceived(now_ms=now, refusal=envelope.narrow(s, WorkRefused)),
+    CertifyOrder: lambda now, s: CertifyReceived(now_ms=now, order=envelope.narrow(s, CertifyOrder)),
+    Certification: lambda now, s: CertificationReceived(now_ms=now, certification=envelope.narrow(s, Certification)),
+    BatchSealed: lambda now, s: CertificateReceived(now_ms=now, sealed=envelope.narrow(s, BatchSealed)),
+    FraudProof: lambda now, s: ProofReceived(
+        now_ms=now, proof=envelope.narrow(s, FraudProof).message, heard_from=s.signer
+    ),
+    SealConfirmed: lambda now, s: ConfirmationReceived(now_ms=now, confirmation=envelope.narrow(s, SealConfirmed)),
+    HoldBatch: lambda now, s: HoldReceived(now_ms=now, hold=envelope.narrow(s, HoldBatch)),
+    BatchHeld: lambda now, s: HoldConfirmed(now_ms=now, held=envelope.narrow(s, BatchHeld)),
+    BatchQuery: lambda now, s: QueryReceived(now_ms=now, query=envelope.narrow(s, BatchQuery)),
+    BatchStatus: lambda now, s: StatusReceived(now_ms=now, status=envelope.narrow(s, BatchStatus)),
 }

@@ -14,7 +14,7 @@ import attrs
 from protocols import certificate, codec, envelope
 from protocols.errors import MalformedError, OverlayError
 from protocols.limits import CONTEXT_BYTES_MAX
-from protocols.messages import BatchSealed, Evidence, FraudProof, Manifest, QuorumCertificate, Signed
+from protocols.messages import BatchSealed, Evidence, FraudProof, Manifest, QuorumCertificate
 from protocols.proofs import proof_of, proof_problem
 
 IDS, ENTRIES, PROOFS, MANIFESTS = b"I", b"L", b"F", b"M"
@@ -100,13 +100,8 @@ def read_proofs(page: ProofPage, network: str) -> list[FraudProof]:
         raise MalformedError(f"{len(page.entries)} proofs, at most {PROOFS_MAX} are asked for")
     found = []
     for frames in page.entries:
-        first, second = (envelope.open_frame(frame, network)[0] for frame in frames)
-        if not isinstance(first.message, Evidence) or not isinstance(second.message, Evidence):
-            raise MalformedError("a proof that is not of evidence")
-        proof = proof_of(
-            Signed(message=first.message, signer=first.signer, signature=first.signature),
-            Signed(message=second.message, signer=second.signer, signature=second.signature),
-        )
+        first, second = (envelope.narrow(envelope.open_frame(frame, network)[0], Evidence) for frame in frames)
+        proof = proof_of(first, second)
         if proof_problem(proof):
             raise MalformedError(f"a proof that proves nothing: {proof_problem(proof)}")
         found.append(proof)

@@ -1,4 +1,4 @@
-"""One value, one encoding; and frames that reach nobody unless everything about them holds."""
+"""One value, one encoding: every message and entity, and what is refused."""
 
 import typing
 from typing import Any
@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols import codec, envelope
+from protocols import codec
 from protocols.entities import ENTITIES, Chain, Lease
-from protocols.errors import BadSignatureError, MalformedError, NonCanonicalError, PeerFault, WrongNetworkError
+from protocols.errors import MalformedError, NonCanonicalError, PeerFault
 from protocols.limits import SIGNERS_MAX
 from protocols.messages import (
     MESSAGES,
-    Award,
     BatchProgress,
     Bid,
     CertifiedBatch,
@@ -23,10 +22,8 @@ from protocols.messages import (
     Message,
     Role,
     Signed,
-    WorkOrder,
     WorkResult,
 )
-from tests.network_of_keys import AGENTS, NETWORK, certified
 
 DIGEST = st.binary(min_size=32, max_size=32)
 KEY = st.binary(min_size=32, max_size=32).map(lambda rest: b"\x02" + rest)
@@ -162,62 +159,6 @@ def test_every_message_has_its_own_tag_and_protocol() -> None:
 def test_entities_survive_storage() -> None:
     for entity in (Lease(level=Level.ENHANCED, quorum=2), Chain(source_id="s", queue=("a", "b"))):
         assert codec.decode_tagged(ENTITIES, codec.encode(entity)) == entity
-
-
-# --- frames -------------------------------------------------------------------------------------------------
-
-
-def order_frame(attachment: bytes = b"payload") -> bytes:
-    batch = certified()
-    given_award = Award(
-        network=NETWORK,
-        lease_id="lease",
-        announcement_id="job",
-        agent=AGENTS[1].identity,
-        roles=(Role.NORMALIZE,),
-        batches=1,
-        expires_ms=1,
-    )
-    order = WorkOrder(network=NETWORK, award=given_award, manifest=batch.manifest, context=b"{}", attempt=0)
-    return envelope.to_frame(envelope.sign(AGENTS[0], order), attachment)
-
-
-def test_a_frame_brings_message_signer_and_attachment() -> None:
-    signed, attachment = envelope.open_frame(order_frame(), NETWORK)
-    assert attachment == b"payload"
-    assert signed.signer == AGENTS[0].identity
-    assert isinstance(signed.message, WorkOrder)
-    assert signed.message.manifest == certified().manifest
-
-
-def test_a_frame_of_another_network_is_refused() -> None:
-    with pytest.raises(WrongNetworkError):
-        envelope.open_frame(order_frame(), "other")
-
-
-def test_a_nested_signature_is_checked_too() -> None:
-    batch = certified()
-    good = batch.certificate.evidence[0]
-    forged = attrs.evolve(good, signature=batch.certificate.evidence[1].signature)
-    result = WorkResult(network=NETWORK, batch_id="b", evidence=(forged,), context_out=b"{}")
-    with pytest.raises(BadSignatureError, match="Evidence"):
-        envelope.open_frame(envelope.to_frame(envelope.sign(AGENTS[0], result)), NETWORK)
-
-
-def test_every_flipped_bit_of_the_envelope_is_refused() -> None:
-    frame = order_frame(b"")
-    for place in range(len(frame)):
-        broken = bytearray(frame)
-        broken[place] ^= 1
-        with pytest.raises(PeerFault):
-            envelope.open_frame(bytes(broken), NETWORK)
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=400))
-def test_garbage_frames_are_a_peer_s_fault(data: bytes) -> None:
-    with pytest.raises(PeerFault):
-        envelope.open_frame(data, NETWORK)
 
 
 def test_hints_of_every_message_can_be_encoded() -> None:
