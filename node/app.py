@@ -30,7 +30,7 @@ from node.delivery.announcer import Announcer
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.reading import begin
-from node.delivery.webhook_manager import WebhookKeeper
+from node.delivery.webhook_manager import WebhookManager
 from node.health import Health
 from node.ingest.bisection import Salvage
 from node.ingest.group_commit import GroupWriter
@@ -267,7 +267,7 @@ class Node:
             on_sent=self.metrics.sent,
         )
         self.cursors = CursorLedger(self._database)
-        self.webhooks = WebhookKeeper(
+        self.webhooks = WebhookManager(
             database=self._database,
             feed=self.feed,
             cursors=self.cursors,

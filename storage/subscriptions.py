@@ -47,7 +47,7 @@ class Subscription:
         cursor_sequence: With ``cursor_position``: all up to there was delivered, or not wanted.
         cursor_revision: How often the cursor was set by hand.
         failing_since_ms: The first failure since the last success.
-        authority: Who wrote it last; see ``node.delivery.subscriptions.is_vouched``. Empty: before that was kept.
+        authority: Who wrote it last; see ``node.delivery.subscriptions.is_authorized``. Empty: before that was kept.
     """
 
     subscription_id: str

@@ -9,7 +9,7 @@ from node.coordination.dead_letters import DeadLetters
 from node.coordination.market import Market
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
-from node.delivery.webhook_manager import WebhookKeeper
+from node.delivery.webhook_manager import WebhookManager
 from node.ingest.idempotency import IdempotencyLedger
 from node.ingest.ndjson_stream import IDLE_S
 from node.ingest.pipeline import Ingest
@@ -76,7 +76,7 @@ class Services:
     sources: SourceManager
     feed: Feed
     cursors: CursorLedger
-    webhooks: WebhookKeeper
+    webhooks: WebhookManager
     objects: Objects
     overlay: OverlayServices
     database: Database

@@ -15,20 +15,20 @@ from protocols.certificate import rfc3339
 def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("subscriptions", __name__)
     database, timeout_s = services.database, services.settings.body_timeout_s
-    keeper, cursors = services.webhooks, services.cursors
+    manager, cursors = services.webhooks, services.cursors
 
     def with_state(document: dict[str, Any], secret: str | None = None) -> dict[str, Any]:
         """With what the task that delivers knows; a secret is shown this once."""
-        next_ms = keeper.next_try_ms(document["subscriptionId"])
+        next_ms = manager.next_try_ms(document["subscriptionId"])
         document["state"]["nextTryAt"] = rfc3339(next_ms) if next_ms else None
         return document if secret is None else {**document, "secret": secret}
 
     @blueprint.post("/overlay/subscriptions")
     async def create_subscription() -> Response:
         values = documents.read_values(await read_document(request, timeout_s), creates=True)
-        call = partial(subscriptions.create, values=values, caller=g.caller, allowed=keeper.allowed)
+        call = partial(subscriptions.create, values=values, caller=g.caller, allowed=manager.allowed)
         made, secret = await database.run(call)
-        await keeper.heed()
+        await manager.reconcile()
         response = answer(with_state(made, secret), 201)
         response.headers["Location"] = f"/overlay/subscriptions/{made['subscriptionId']}"
         return response
@@ -55,12 +55,12 @@ def routes(services: Services) -> Blueprint:
             subscription_id=subscription_id,
             values=values,
             caller=g.caller,
-            allowed=keeper.allowed,
+            allowed=manager.allowed,
         )
         document = await database.run(call)
         if "subscription_status" in values:
-            keeper.restart(subscription_id)
-        await keeper.heed()
+            manager.restart(subscription_id)
+        await manager.reconcile()
         return answer(with_state(document))
 
     @blueprint.patch("/overlay/subscriptions/<subscription_id>")
@@ -74,7 +74,7 @@ def routes(services: Services) -> Blueprint:
     @blueprint.delete("/overlay/subscriptions/<subscription_id>")
     async def delete_subscription(subscription_id: str) -> Response:
         await database.run(partial(subscriptions.delete, subscription_id=subscription_id, caller=g.caller))
-        await keeper.heed()
+        await manager.reconcile()
         return Response(b"", status=204)
 
     @blueprint.post("/overlay/subscriptions/<subscription_id>/replay")
@@ -82,13 +82,13 @@ def routes(services: Services) -> Blueprint:
         since = documents.read_since(await read_document(request, timeout_s))
         call = partial(subscriptions.replay, subscription_id=subscription_id, since=since, caller=g.caller)
         document = await database.run(call)
-        await keeper.heed()
+        await manager.reconcile()
         return answer(with_state(document))
 
     @blueprint.post("/overlay/subscriptions/<subscription_id>/test")
     async def test_subscription(subscription_id: str) -> Response:
         call = partial(subscriptions.find_webhook, subscription_id=subscription_id, caller=g.caller)
-        sent = await keeper.test(await database.run(call))
+        sent = await manager.test(await database.run(call))
         return answer({"delivered": sent.delivered, "status": sent.status, "reason": sent.reason or None})
 
     @blueprint.post("/overlay/subscriptions/<subscription_id>/secret")
@@ -102,7 +102,7 @@ def routes(services: Services) -> Blueprint:
             caller=g.caller,
         )
         document, secret = await database.run(call)
-        await keeper.heed()
+        await manager.reconcile()
         return answer(with_state(document, secret))
 
     return blueprint

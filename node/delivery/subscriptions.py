@@ -112,14 +112,14 @@ def create(
 
 
 def _authority(caller: Caller) -> Document:
-    """A caller as ``is_vouched`` reads it."""
+    """A caller as ``is_authorized`` reads it."""
     return {
         "identity": None if caller.identity is None else caller.identity.hex(),
         "credentials": [attrs.asdict(shown) for shown in caller.credentials],
     }
 
 
-async def is_vouched(row: Subscription, access: Access) -> bool:
+async def is_authorized(row: Subscription, access: Access) -> bool:
     """Whether the caller on whose word a subscription is delivered may still read the stream."""
     if not row.authority and row.client_identity_key is None:
         return True  # an operator's, of before authorities were kept

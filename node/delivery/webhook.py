@@ -5,7 +5,6 @@ sent again, the same bytes under the same id, after pauses that grow. Meanwhile 
 receiver: when it takes deliveries again, what it missed is read from the database.
 """
 
-import random
 from contextlib import aclosing
 from typing import Final
 
@@ -24,7 +23,7 @@ from node.delivery.reading import Reading
 from node.delivery.signatures import message_id, read_secret, signed_headers
 from node.delivery.subscription_models import WebhookDeliveryOptions
 from node.runtime.clock import clock_ms
-from node.runtime.supervisor import RestartPolicy
+from node.runtime.supervisor import Backoff, RestartPolicy
 from storage.database import Database
 from storage.subscriptions import Step
 
@@ -73,7 +72,7 @@ async def send(line: Line, parcel: Parcel, secrets: Secrets, timeout_s: float) -
     return await line.post(headers, parcel.body, timeout_s)
 
 
-class Delivery:
+class WebhookDelivery:
     """Runs one subscription.
 
     Attributes:
@@ -120,7 +119,7 @@ class Delivery:
         try:
             while True:
                 parcel, answer = await self._while_taken()
-                why = await self._insist(parcel, answer)
+                why = await self._retry(parcel, answer)
                 if why:
                     return why
         finally:
@@ -159,9 +158,9 @@ class Delivery:
                 reading.close()
             place = reading.place
 
-    async def _insist(self, parcel: Parcel, answer: Answer) -> str:
-        """Send a parcel again until it is taken (empty), or until that makes no sense; why."""
-        delay_s = self._pauses.delay_s_first
+    async def _retry(self, parcel: Parcel, answer: Answer) -> str:
+        """Send a request again until it is taken (empty), or until that makes no sense; why."""
+        backoff = Backoff(self._pauses)
         while not answer.delivered:
             now_ms = clock_ms()
             self._failed(answer, now_ms)
@@ -171,11 +170,9 @@ class Delivery:
                 return "the receiver answered 410: it wants no more"
             if left_s <= 0:
                 return f"no delivery was taken for {self._options.retry_for_seconds} s; the last one: {answer.reason}"
-            spread_s = delay_s * (1 - self._pauses.jitter * random.random())  # noqa: S311  # spreads load only
-            pause_s = min(max(spread_s, answer.retry_after_s or 0.0), left_s)
+            pause_s = min(max(backoff.next_s(), answer.retry_after_s or 0.0), left_s)
             self.next_try_ms = now_ms + round(1000 * pause_s)
             await trio.sleep(pause_s)
-            delay_s = min(2 * delay_s, self._pauses.delay_s_max)
             answer = await self._send(parcel)
         self._taken(parcel)
         return ""

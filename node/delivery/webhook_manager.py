@@ -1,7 +1,7 @@
-"""Keeps every active webhook subscription delivered: started, changed, paused and ended as its row says.
+"""Delivers every active webhook subscription: deliveries start, change, pause and end as the rows say.
 
-Each is a task of its own with a connection of its own, so that a receiver that is slow or dead holds up nobody else;
-there are as many as there may be webhook subscriptions, and each has one request under way.
+Each subscription is a task of its own with a connection of its own, so that a receiver that is slow or dead delays no
+other. There are at most ``WEBHOOKS_MAX`` of them, and each has one request under way.
 """
 
 import ssl
@@ -19,14 +19,15 @@ from node.delivery.feed import Feed
 from node.delivery.posting import Answer, Dialler, Line, read_receiver
 from node.delivery.signatures import message_id
 from node.delivery.subscription_documents import milliseconds, moment_of, place_of, read_delivery, read_filter
-from node.delivery.subscriptions import WEBHOOKS_MAX, is_vouched
-from node.delivery.webhook import Delivery, Parcel, Secrets, send
+from node.delivery.subscriptions import WEBHOOKS_MAX, is_authorized
+from node.delivery.webhook import Parcel, Secrets, WebhookDelivery, send
 from node.runtime.access import Access
 from node.runtime.clock import clock_ms
 from node.runtime.guarded_http import Network
+from node.runtime.reconcile import Reconciler
 from node.runtime.supervisor import RestartPolicy
 from protocols.certificate import rfc3339
-from protocols.errors import ClientFault, WorldFault
+from protocols.errors import ClientFault
 from storage import subscriptions
 from storage.database import Database
 from storage.subscriptions import Step, Subscription
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-LOOK_S_MIN: Final = 0.05  # many changes are followed together
-HEED_S: Final = 5.0
-LOOK_S: Final = 5.0  # a row that was changed by other hands is seen after so long
+SETTLE_S: Final = 0.05  # many changes are followed together
+RECONCILE_S: Final = 5.0
+READ_S: Final = 5.0  # a row that another process changed is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=300.0)
 RESTARTS: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
 TESTS_AT_ONCE: Final = 8
-RIGHTS_S: Final = 60.0  # a right that was taken back is missed after so long
-UNVOUCHED: Final = "whoever wrote this subscription may not read the stream any more"
+RIGHTS_S: Final = 60.0  # a right that was taken back ends deliveries after so long
+NOT_AUTHORIZED: Final = "the caller that wrote this subscription may no longer read the stream"
 
 
 class TooManyTestsError(ClientFault):
@@ -53,21 +54,17 @@ class TooManyTestsError(ClientFault):
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
-    """What a delivery is made from. Equal: nothing to do."""
+class DesiredDelivery:
+    """What a delivery is made from. Equal: it goes on as it is."""
 
     subscription_id: str
     parts: tuple[object, ...] = attrs.field(repr=False)
     expires_ms: int | None
     revision: int
 
-
-@attrs.define(kw_only=True)
-class _Running:
-    wanted: Wanted
-    scope: trio.CancelScope
-    ended: trio.Event = attrs.Factory(trio.Event)
-    delivery: Delivery | None = None
+    @property
+    def key(self) -> str:
+        return self.subscription_id
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +77,7 @@ class WebhookStats:
     failures: int
 
 
-class WebhookKeeper:
+class WebhookManager:
     """Runs a delivery for each active webhook subscription."""
 
     def __init__(
@@ -108,10 +105,17 @@ class WebhookKeeper:
         self._pauses = pauses
         self._access = access
         self._rights_s = rights_s
-        self._running: dict[str, _Running] = {}
+        self._deliveries: dict[str, WebhookDelivery] = {}
         self._tests = trio.CapacityLimiter(TESTS_AT_ONCE)
-        self._news = trio.Event()
-        self._heeded: list[trio.Event] = []
+        self._reconciler = Reconciler(
+            kind="subscription",
+            read=self._read,
+            run=self._run_until_expiry,
+            backoff=RESTARTS,
+            failed=self._interrupted,
+            interval_s=_until_expiry_s,
+            settle_s=SETTLE_S,
+        )
 
     @property
     def allowed(self) -> tuple[Network, ...]:
@@ -119,33 +123,28 @@ class WebhookKeeper:
 
     @property
     def stats(self) -> WebhookStats:
-        running = [each.delivery for each in self._running.values() if not each.ended.is_set()]
+        running = self._reconciler.running
+        deliveries = [self._deliveries[key] for key in running if key in self._deliveries]
         return WebhookStats(
             active=len(running),
-            failing=sum(delivery is not None and delivery.failing_since_ms is not None for delivery in running),
+            failing=sum(delivery.failing_since_ms is not None for delivery in deliveries),
             deliveries=self._cursors.deliveries,
             failures=self._cursors.failures,
         )
 
-    async def heed(self) -> None:
-        """Look at the rows again: one was written. Returns once deliveries are as it says, or ``HEED_S`` later."""
-        heeded = trio.Event()
-        self._heeded.append(heeded)
-        self._news.set()
-        with trio.move_on_after(HEED_S):
-            await heeded.wait()
+    async def reconcile(self) -> None:
+        """Follow a row that was written. Returns once deliveries are as it says, or ``RECONCILE_S`` later."""
+        with trio.move_on_after(RECONCILE_S):
+            await self._reconciler.wake().wait()
 
     def restart(self, subscription_id: str) -> None:
-        """Begin anew with a subscription: one that waits for its next try, tries at once."""
-        running = self._running.get(subscription_id)
-        if running is not None:
-            running.scope.cancel()
-        self._news.set()
+        """Begin anew with a subscription: one that waits for its next attempt makes it at once."""
+        self._reconciler.restart(subscription_id)
 
     def next_try_ms(self, subscription_id: str) -> int:
         """When a delivery that was not taken is sent again; 0 where none waits."""
-        running = self._running.get(subscription_id)
-        return 0 if running is None or running.delivery is None else running.delivery.next_try_ms
+        delivery = self._deliveries.get(subscription_id)
+        return 0 if delivery is None else delivery.next_try_ms
 
     async def test(self, row: Subscription) -> Answer:
         """Send a webhook's receiver a signed message that is no event, once, now.
@@ -169,88 +168,48 @@ class WebhookKeeper:
             await line.aclose()
 
     async def run(self) -> None:
-        """Keep the deliveries running until cancelled."""
-        async with trio.open_nursery() as nursery:
-            try:
-                while True:
-                    self._news = trio.Event()
-                    heeded, self._heeded = self._heeded, []
-                    wanted = await self._database.run(_wanted)
-                    await self._follow(wanted, nursery)
-                    for each in heeded:
-                        each.set()
-                    await trio.sleep(LOOK_S_MIN)
-                    with trio.move_on_after(_until_expiry_s(wanted)):
-                        await self._news.wait()
-            finally:
-                self._running.clear()
+        """Deliver until cancelled."""
+        await self._reconciler.run()
 
-    async def _follow(self, wanted: Sequence[Wanted], nursery: trio.Nursery) -> None:
-        by_id = {each.subscription_id: each for each in wanted}
-        over = {
-            subscription_id: running
-            for subscription_id, running in self._running.items()
-            if by_id.get(subscription_id) != running.wanted
-            or running.scope.cancel_called
-            or running.ended.is_set()  # it was paused, and is active again
-        }
-        for running in over.values():
-            running.scope.cancel()
-        for subscription_id, running in over.items():
-            await running.ended.wait()
-            del self._running[subscription_id]
-        for subscription_id, each in by_id.items():
-            if subscription_id not in self._running:
-                running = _Running(wanted=each, scope=trio.CancelScope(deadline=_deadline_s(each)))
-                self._running[subscription_id] = running
-                nursery.start_soon(self._keep, running)
+    async def _read(self) -> list[DesiredDelivery]:
+        desired = await self._database.run(_desired)
+        keys = {each.key for each in desired}
+        self._deliveries = {key: delivery for key, delivery in self._deliveries.items() if key in keys}
+        return desired
 
-    async def _keep(self, running: _Running) -> None:
-        """Deliver until the subscription is paused, or its scope is cancelled."""
-        subscription_id = running.wanted.subscription_id
-        try:
-            with running.scope, structlog.contextvars.bound_contextvars(subscription=subscription_id):
-                over, delay_s = False, RESTARTS.delay_s_first
-                while not over:
-                    try:
-                        await self._once(running)
-                        over = True
-                    except* WorldFault as faults:
-                        self._interrupted(running, faults)
-                        await trio.sleep(delay_s)
-                        delay_s = min(2 * delay_s, RESTARTS.delay_s_max)
-        finally:
-            running.ended.set()
+    async def _run_until_expiry(self, desired: DesiredDelivery) -> None:
+        with trio.CancelScope(deadline=_deadline_s(desired)):
+            await self._deliver(desired)
 
-    def _interrupted(self, running: _Running, faults: BaseExceptionGroup[WorldFault]) -> None:
-        """The node itself could not go on: shown, and no fault of the receiver."""
-        fault: BaseException = faults
-        while isinstance(fault, BaseExceptionGroup):
-            fault = fault.exceptions[0]
-        log.warning("webhook.interrupted", why=str(fault))
-        if running.delivery is None:
-            return
+    def _interrupted(self, desired: DesiredDelivery, error: Exception, pause_s: float) -> float:
+        """Show that the node itself could not go on, which is no fault of the receiver."""
+        log.warning("webhook.interrupted", why=str(error))
+        delivery = self._deliveries.get(desired.subscription_id)
+        if delivery is None:
+            return pause_s
         step = Step(
-            revision=running.wanted.revision,
+            revision=desired.revision,
             last_failure_ms=clock_ms(),
-            last_failure_reason=f"the node: {fault}",
-            failing_since_ms=running.delivery.failing_since_ms,
+            last_failure_reason=f"the node: {error}",
+            failing_since_ms=delivery.failing_since_ms,
         )
-        self._cursors.note(running.wanted.subscription_id, step)
+        self._cursors.note(desired.subscription_id, step)
+        return pause_s
 
-    async def _once(self, running: _Running) -> None:
+    async def _deliver(self, desired: DesiredDelivery) -> None:
         """Deliver from where the subscription stands until it has to be paused; pause it."""
         await self._cursors.flush()
-        subscription_id = running.wanted.subscription_id
+        subscription_id = desired.subscription_id
         row = await self._database.run(partial(subscriptions.get, subscription_id=subscription_id))
         if row is None or row.subscription_status != "active":
             return
         try:
-            running.delivery = await trio.to_thread.run_sync(self._delivery, row)
+            delivery = await trio.to_thread.run_sync(self._delivery, row)
         except ClientFault as fault:  # what was right when it was written, and is not any more
             why = str(fault)
         else:
-            why = await self._while_vouched(row, running.delivery)
+            self._deliveries[subscription_id] = delivery
+            why = await self._while_authorized(row, delivery)
         await self._cursors.flush()
         log.warning("webhook.paused", why=why)
         pause = partial(
@@ -258,10 +217,10 @@ class WebhookKeeper:
         )
         await self._database.run(pause)
 
-    async def _while_vouched(self, row: Subscription, delivery: Delivery) -> str:
+    async def _while_authorized(self, row: Subscription, delivery: WebhookDelivery) -> str:
         """Deliver until that makes no sense, or is not allowed, any more. Returns why."""
-        why = UNVOUCHED
-        if not await is_vouched(row, self._access):
+        why = NOT_AUTHORIZED
+        if not await is_authorized(row, self._access):
             return why
         async with trio.open_nursery() as nursery:
 
@@ -271,14 +230,14 @@ class WebhookKeeper:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(deliver)
-            while await is_vouched(row, self._access):  # noqa: ASYNC110  # nobody tells when a right is taken back
+            while await is_authorized(row, self._access):  # noqa: ASYNC110  # nobody tells when a right is taken back
                 await trio.sleep(self._rights_s)
             nursery.cancel_scope.cancel()
         return why
 
-    def _delivery(self, row: Subscription) -> Delivery:
+    def _delivery(self, row: Subscription) -> WebhookDelivery:
         """Args: row: Of an active webhook. Compiles its filter: not for the event loop."""
-        return Delivery(
+        return WebhookDelivery(
             subscription_id=row.subscription_id,
             wanted=read_filter(row.filter_criteria, row.overlay_topics),
             options=read_delivery(row.delivery),
@@ -299,10 +258,10 @@ def _secrets(row: Subscription) -> Secrets:
     return Secrets(current=row.secret, previous=row.previous_secret, previous_until_ms=row.previous_secret_until_ms)
 
 
-def _wanted(connection: "Connection") -> list[Wanted]:
+def _desired(connection: "Connection") -> list[DesiredDelivery]:
     subscriptions.expire(connection, moment_of(clock_ms()))
     return [
-        Wanted(
+        DesiredDelivery(
             subscription_id=row.subscription_id,
             parts=(
                 row.callback_url,
@@ -320,14 +279,14 @@ def _wanted(connection: "Connection") -> list[Wanted]:
     ]
 
 
-def _deadline_s(wanted: Wanted) -> float:
-    """When a delivery ends on trio's clock."""
-    if wanted.expires_ms is None:
+def _deadline_s(desired: DesiredDelivery) -> float:
+    """When a delivery ends, by trio's clock."""
+    if desired.expires_ms is None:
         return float("inf")
-    return trio.current_time() + (wanted.expires_ms - clock_ms()) / 1000
+    return trio.current_time() + (desired.expires_ms - clock_ms()) / 1000
 
 
-def _until_expiry_s(wanted: Sequence[Wanted]) -> float:
+def _until_expiry_s(desired: Sequence[DesiredDelivery]) -> float:
     """How long the rows can be left alone."""
-    left_ms = min((each.expires_ms - clock_ms() for each in wanted if each.expires_ms is not None), default=60_000)
-    return min(LOOK_S, max(0.01, left_ms / 1000))
+    left_ms = min((each.expires_ms - clock_ms() for each in desired if each.expires_ms is not None), default=60_000)
+    return min(READ_S, max(0.01, left_ms / 1000))

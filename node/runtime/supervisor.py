@@ -30,18 +30,36 @@ class RestartPolicy:
     restart_on: tuple[type[Exception], ...] = (WorldFault, OSError)
 
 
+class Backoff:
+    """Pauses between attempts: they double up to a bound, less a random part so that attempts do not coincide."""
+
+    def __init__(self, policy: RestartPolicy) -> None:
+        self._policy = policy
+        self._delay_s = policy.delay_s_first
+
+    def next_s(self) -> float:
+        """The next pause, in seconds."""
+        delay_s = self._delay_s
+        self._delay_s = min(2 * delay_s, self._policy.delay_s_max)
+        return delay_s * (1 - self._policy.jitter * random.random())  # noqa: S311  # spreads load, guards nothing
+
+    def reset(self) -> None:
+        """Begin with the first pause again."""
+        self._delay_s = self._policy.delay_s_first
+
+
 async def supervise(name: str, run: Callable[[], Awaitable[None]], policy: RestartPolicy) -> None:
     """Run a component until it returns, restarting it after the errors in ``restart_on``."""
-    delay_s = policy.delay_s_first
+    backoff = Backoff(policy)
     while True:
-        started = trio.current_time()
+        started_s = trio.current_time()
         try:
             await run()
         except* policy.restart_on as failures:
-            if trio.current_time() - started >= policy.stable_s:
-                delay_s = policy.delay_s_first
-            log.warning("component.restarting", component=name, delay_s=delay_s, exc_info=failures)
+            if trio.current_time() - started_s >= policy.stable_s:
+                backoff.reset()
+            pause_s = backoff.next_s()
+            log.warning("component.restarting", component=name, delay_s=round(pause_s, 3), exc_info=failures)
         else:
             return
-        await trio.sleep(delay_s * (1 - policy.jitter * random.random()))  # noqa: S311  # spreads load, guards nothing
-        delay_s = min(2 * delay_s, policy.delay_s_max)
+        await trio.sleep(pause_s)

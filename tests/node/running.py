@@ -24,7 +24,7 @@ from node.coordination.serialization import certificate_bytes, evidence_bytes
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.reading import begin
-from node.delivery.webhook_manager import WebhookKeeper
+from node.delivery.webhook_manager import WebhookManager
 from node.ingest.group_commit import GroupWriter, IngestPolicy
 from node.ingest.idempotency import IdempotencyLedger
 from node.ingest.pipeline import Ingest, IngestLimits
@@ -173,7 +173,7 @@ class Running:
     ingest: Ingest
     feed: Feed
     cursors: CursorLedger
-    webhooks: WebhookKeeper
+    webhooks: WebhookManager
     recorder: Recorder
     overlay: OverlayServices
     market: Market
@@ -351,7 +351,7 @@ async def running(
         )
         access = access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True)
         cursors = CursorLedger(database, flush_s=0.05)
-        webhooks = WebhookKeeper(
+        webhooks = WebhookManager(
             database=database,
             feed=feed,
             cursors=cursors,

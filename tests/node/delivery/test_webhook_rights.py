@@ -11,7 +11,7 @@ import trio
 from node.calling import SignedRequests
 from node.delivery import subscriptions
 from node.delivery.subscription_documents import read_values
-from node.delivery.webhook_manager import UNVOUCHED
+from node.delivery.webhook_manager import NOT_AUTHORIZED
 from node.runtime.access import Access, Caller, CallerRole, Credential, TrustedCertifier
 from tests.node.delivery.test_webhook_delivery import LOOPBACK, SECRET, certify, until_shown
 from tests.node.running import AGENT, NODE, KeySigner, Running, running
@@ -47,7 +47,7 @@ async def test_a_reader_who_is_listed_no_more_is_sent_nothing_more(postgres_url:
         async with private(postgres_url) as node:
             await certify(node, 2)
             paused = await until_shown(node, name, subscriptionStatus="paused")
-            assert paused["state"]["pauseReason"] == UNVOUCHED
+            assert paused["state"]["pauseReason"] == NOT_AUTHORIZED
             assert paused["state"]["cursor"] == "1.2"
             assert len(receiver.hooks) == 2
             # the operator's word stands where the reader's does not
@@ -75,7 +75,7 @@ async def test_a_certificate_that_is_taken_back_ends_deliveries(postgres_url: st
         values = read_values(document(receiver), creates=True)
         make = partial(subscriptions.create, values=values, caller=caller, allowed=(LOOPBACK,))
         made, _ = await node.database.run(make)
-        await node.webhooks.heed()
+        await node.webhooks.reconcile()
         await certify(node, 2)
         if trusted:
             await receiver.until(lambda: len(receiver.hooks) == 2)
@@ -84,7 +84,7 @@ async def test_a_certificate_that_is_taken_back_ends_deliveries(postgres_url: st
             await receiver.until(lambda: len(receiver.hooks) == 3)
             spent.add(OUTPOINT)
         paused = await until_shown(node, made["subscriptionId"], subscriptionStatus="paused")
-        assert paused["state"]["pauseReason"] == UNVOUCHED
+        assert paused["state"]["pauseReason"] == NOT_AUTHORIZED
         await certify(node, 2)
         await trio.sleep(0.3)
         assert len(receiver.hooks) == (3 if trusted else 0)
