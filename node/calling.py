@@ -1,4 +1,4 @@
-"""Calls to a node that prove an identity, in the header form: for the command line, scripts and tests."""
+"""Requests to a node that are signed in the header form: for the command line, scripts and tests."""
 
 import time
 from collections.abc import Generator
@@ -11,7 +11,7 @@ from protocols.messages import IdentityKey
 
 
 class SignedRequests(httpx.Auth):
-    """``httpx.Client(auth=SignedRequests(key, node))``: each request signed for that node, with its own nonce."""
+    """``httpx.Client(auth=SignedRequests(key, node))`` signs each request for that node, with a nonce of its own."""
 
     requires_request_body = True
 
@@ -35,7 +35,11 @@ class SignedRequests(httpx.Auth):
 
 
 def identity_of(base_url: str, timeout_s: float = 10.0) -> IdentityKey:
-    """The identity key of the node at a URL, on its own word: name the key where the way there is not trusted."""
+    """Ask the node at a URL for its identity key. The answer is not proven: name the key where others could answer.
+
+    Raises:
+        httpx.HTTPError: the node does not answer, or not with 200. KeyError, ValueError: the answer has no key.
+    """
     answer = httpx.get(f"{base_url}/overlay/node", timeout=timeout_s)
     answer.raise_for_status()
     return bytes.fromhex(answer.json()["identityKey"])

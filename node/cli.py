@@ -1,21 +1,31 @@
 """``overlay-node``: run a node, make its key, call one, verify a certificate, try a policy, migrate, list settings.
 
-Each command imports what it needs when it runs: verifying loads neither network nor database.
+Each command imports what it needs when it runs, so that ``verify`` loads neither network nor database.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from protocols.errors import OverlayError
 
-FAILED, USAGE = 1, 2
+if TYPE_CHECKING:
+    from node.runtime.settings import Settings
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+CALL_TIMEOUT_S: Final = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the process's exit code: 0 done, 1 failed or not verified, 2 wrongly called."""
+    """Run a command. Returns the exit code: 0 done, 1 failed or not verified, 2 wrong usage or wrong settings."""
     chosen = _parser().parse_args(arguments)
     try:
         return int(chosen.command(chosen))
@@ -23,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"overlay-node: {error}", file=sys.stderr)
         return USAGE if error.code == "config" else FAILED
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -32,27 +42,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="overlay-node", description="A node of an overlay network that certifies.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _add(commands, "run", _run, "run a node until SIGTERM")
+    _add_config(run)
+    _add_keygen(commands)
+    _add_certify_member(commands)
+    _add_verify(commands)
+    _add_call(commands)
+    _add_policy(commands)
+    migrate = _add(commands, "migrate", _migrate, "bring the database up to date; a node does so when it starts")
+    _add_config(migrate)
+    _add(commands, "settings", _settings, "list every setting, as Markdown")
+    return parser
 
-    run = commands.add_parser("run", help="run a node until SIGTERM")
-    _takes_config(run)
-    run.set_defaults(command=_run)
 
-    keygen = commands.add_parser("keygen", help="make an identity key; prints the public key, hex")
+def _add(commands: Commands, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML; the environment overrides them")
+
+
+def _add_keygen(commands: Commands) -> None:
+    keygen = _add(commands, "keygen", _keygen, "make an identity key; prints the public key, hex")
     keygen.add_argument("--out", type=Path, default=Path("identity.key"), metavar="FILE", help="default: %(default)s")
-    keygen.set_defaults(command=_keygen)
 
-    certify = commands.add_parser("certify-member", help="issue a membership certificate (BRC-52); prints it, JSON")
+
+def _add_certify_member(commands: Commands) -> None:
+    certify = _add(
+        commands, "certify-member", _certify_member, "issue a membership certificate (BRC-52); prints it, JSON"
+    )
     certify.add_argument("member", metavar="KEY", type=_identity, help="the node's identity key, hex")
     certify.add_argument("--key", type=Path, required=True, metavar="FILE", help="the certifier's key")
     certify.add_argument(
         "--type", required=True, metavar="BASE64", help="of the certificate: 32 bytes of your choice"
     )
     certify.add_argument(
-        "--outpoint", metavar="TXID.INDEX", help="spend it to revoke; unset: listed serials alone do"
+        "--outpoint", metavar="TXID.INDEX", help="spending it revokes; unset: only OVERLAY_REVOKED_CERTIFICATES does"
     )
-    certify.set_defaults(command=_certify_member)
 
-    verify = commands.add_parser("verify", help="check a certificate or a receipt, offline; exits 0 if it holds")
+
+def _add_verify(commands: Commands) -> None:
+    verify = _add(commands, "verify", _verify, "check a certificate or a receipt, offline; exits 0 if it is valid")
     verify.add_argument("file", metavar="FILE", help="the document; - for standard input")
     verify.add_argument(
         "--trust",
@@ -62,9 +95,15 @@ def _parser() -> argparse.ArgumentParser:
         help="count only this identity key, hex; repeatable",
     )
     verify.add_argument("--network", metavar="NAME", help="the network it must be of")
-    verify.set_defaults(command=_verify)
 
-    call = commands.add_parser("call", help="send a signed request to a node; prints the answer, exits 0 below 400")
+
+def _add_call(commands: Commands) -> None:
+    call = _add(
+        commands,
+        "call",
+        _call,
+        "send a signed request to a node; prints the answer, exits 0 for a status below 400",
+    )
     call.add_argument("method", metavar="METHOD", type=str.upper, help="GET, POST, PATCH ...")
     call.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8080/overlay/sources")
     call.add_argument("--key", type=Path, default=Path("identity.key"), metavar="FILE", help="default: %(default)s")
@@ -72,39 +111,26 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument(
         "--node", type=_identity, metavar="KEY", help="the node's identity key; unset: the node is asked"
     )
-    call.set_defaults(command=_call)
 
-    policy = commands.add_parser("policy", help="check a policy, try it on events, compare two").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    check = policy.add_parser("check", help="check a policy, JSON or YAML; prints its hash, exits 0 if it is usable")
+
+def _add_policy(commands: Commands) -> None:
+    policy = commands.add_parser("policy", help="check a policy, try it on events, compare two")
+    tools = policy.add_subparsers(required=True, metavar="COMMAND")
+    check = _add(tools, "check", _policy_check, "check a policy, JSON or YAML; prints its hash, exits 0 if usable")
     check.add_argument("file", metavar="FILE", type=Path)
     check.add_argument("--canonical", action="store_true", help="print the canonical document instead")
-    check.set_defaults(command=_policy_check)
-    test = policy.add_parser("test", help="show what events become under a policy, and which rule decided")
+    test = _add(tools, "test", _policy_test, "show what events become under a policy, and which rule decided")
     test.add_argument("file", metavar="FILE", type=Path)
-    _takes_events(test)
+    _add_events(test)
     test.add_argument("--all", action="store_true", help="show valid events without issues too")
-    test.add_argument("--limit", type=int, default=50, metavar="N", help="events shown at most; default: %(default)s")
     test.add_argument("--json", action="store_true", help="all results as JSON")
-    test.set_defaults(command=_policy_test)
-    diff = policy.add_parser("diff", help="show which events two policies treat differently; exits 1 if any")
+    diff = _add(tools, "diff", _policy_diff, "show which events two policies treat differently; exits 1 if any")
     diff.add_argument("before", metavar="A", type=Path)
     diff.add_argument("after", metavar="B", type=Path)
-    _takes_events(diff)
-    diff.add_argument("--limit", type=int, default=50, metavar="N", help="events shown at most; default: %(default)s")
-    diff.set_defaults(command=_policy_diff)
-
-    migrate = commands.add_parser("migrate", help="bring the database up to date; a node does so when it starts")
-    _takes_config(migrate)
-    migrate.set_defaults(command=_migrate)
-
-    settings = commands.add_parser("settings", help="list every setting, as Markdown")
-    settings.set_defaults(command=_settings)
-    return parser
+    _add_events(diff)
 
 
-def _takes_events(command: argparse.ArgumentParser) -> None:
+def _add_events(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--events",
         type=Path,
@@ -112,10 +138,9 @@ def _takes_events(command: argparse.ArgumentParser) -> None:
         metavar="SAMPLE",
         help="events as posted: JSON lines, a JSON array, or an ingest request; CSV rows become data; .gz too",
     )
-
-
-def _takes_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML; the environment overrides them")
+    command.add_argument(
+        "--limit", type=int, default=50, metavar="N", help="events shown at most; default: %(default)s"
+    )
 
 
 def _identity(text: str) -> bytes:
@@ -124,14 +149,20 @@ def _identity(text: str) -> bytes:
     except ValueError:
         key = b""
     if len(key) != 33 or key[0] not in (2, 3):
-        raise argparse.ArgumentTypeError(f"{text!r:.80} is no identity key: 66 hex digits that begin with 02 or 03")
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is not an identity key: 66 hex digits that begin with 02 or 03"
+        )
     return key
 
 
-def _run(chosen: argparse.Namespace) -> int:
+def _load_settings(chosen: argparse.Namespace) -> "Settings":
     from node.runtime.config import load
 
-    settings = load(chosen.config, os.environ)
+    return load(chosen.config, os.environ)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    settings = _load_settings(chosen)  # before the imports, which take a second
 
     from node.process import run
 
@@ -191,7 +222,7 @@ def _call(chosen: argparse.Namespace) -> int:
             content=_read_data(chosen.data),
             headers={"Content-Type": "application/json"} if chosen.data is not None else None,
             auth=SignedRequests(key, node),
-            timeout=60,
+            timeout=CALL_TIMEOUT_S,
         )
     except (httpx.HTTPError, httpx.InvalidURL, OSError, KeyError, ValueError) as error:
         print(f"overlay-node: {chosen.url}: {error or type(error).__name__}", file=sys.stderr)
@@ -201,9 +232,9 @@ def _call(chosen: argparse.Namespace) -> int:
 
 
 def _read_data(data: str | None) -> bytes | None:
-    if data is None or not data.startswith("@"):
-        return None if data is None else data.encode()
-    return Path(data[1:]).read_bytes()
+    if data is None:
+        return None
+    return Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
 
 
 def _policy_check(chosen: argparse.Namespace) -> int:
@@ -225,9 +256,7 @@ def _policy_diff(chosen: argparse.Namespace) -> int:
 
 
 def _migrate(chosen: argparse.Namespace) -> int:
-    from node.runtime.config import load
-
-    settings = load(chosen.config, os.environ)
+    settings = _load_settings(chosen)
 
     from storage.embedded import EmbeddedPostgres
     from storage.migrate import migrate

@@ -1,4 +1,4 @@
-"""How the node is doing: the gauges of its figures, and whether it is ready."""
+"""Keeps the gauges current and answers whether the node is ready."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ GAUGES_S = 2.0
 
 
 class Health:
-    """Looks at the parts; changes nothing."""
+    """Reads the state of the parts and changes none of it."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Health:
             await trio.sleep(GAUGES_S)
 
     async def readiness(self) -> Sequence[Check]:
-        """What must hold for the node to be of use, each with its state."""
+        """The conditions for the node to be ready, each with its present state."""
         try:
             await self._database.run(lambda connection: connection.execute("SELECT 1") and None)
             database = Check(name="database", ok=True)
@@ -96,7 +96,7 @@ class Health:
 
 def _sync_check(fresh: Freshness) -> Check:
     if fresh.alone:
-        return Check(name="sync", ok=True, detail="no peer was reached: what others certified is not known")
+        return Check(name="sync", ok=True, detail="no peer was reached: certificates of other nodes are unknown")
     as_of = f"as of {rfc3339(fresh.as_of_ms)}" if fresh.as_of_ms else "never"
-    detail = f"level with {fresh.peers} of {fresh.connected} connected peers, {as_of}"
+    detail = f"caught up with {fresh.peers} of {fresh.connected} connected peers, {as_of}"
     return Check(name="sync", ok=fresh.as_of_ms > 0, detail=detail)

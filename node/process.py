@@ -1,4 +1,4 @@
-"""The process of a node: its database, its key, its workers, its network, and the signals that end it."""
+"""The process of a node: starts database, workers, network and node in this order, and ends them on a signal."""
 
 import signal
 import sys
@@ -36,7 +36,11 @@ log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Run a node until SIGTERM or SIGINT. Called in the main thread: the embedded database is its child."""
+    """Run a node until SIGTERM or SIGINT. To be called in the main thread: the embedded database is its child.
+
+    Raises:
+        OverlayError: the key or the database cannot be used.
+    """
     configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
     with ExitStack() as stack:
         postgres = None
@@ -57,16 +61,16 @@ def run(settings: Settings) -> None:
 
 
 async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgres | None) -> None:
-    """The node on its ground: a database that is started again when it dies, and stays this process's."""
+    """Run the node beside what keeps its database: the claim on it, and the restart of an embedded one."""
     key = load_key(Path(settings.overlay_key_file))
     owner = partial(meta.bind, network=settings.overlay_network, identity=key.identity)
     await database.run(owner)
-    async with trio.open_nursery() as ground:
-        ground.start_soon(database.hold)
+    async with trio.open_nursery() as background:
+        background.start_soon(database.hold)
         if postgres is not None:
-            ground.start_soon(postgres.supervise)
+            background.start_soon(postgres.supervise)
         await _run_node(settings, database, key)
-        ground.cancel_scope.cancel()
+        background.cancel_scope.cancel()
 
 
 async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:

@@ -1,4 +1,4 @@
-"""Who calls: one typed value whatever the form of authentication, the roles it holds, and what each may do."""
+"""Access control: the caller of a request, the roles it holds, and what each role may do."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
@@ -21,35 +21,35 @@ class CallerRole(Enum):
 
 
 class Need(Enum):
-    """What a route asks of its caller."""
+    """What a route requires of its caller."""
 
     NOTHING = "nothing"
     READ = "read"  # nothing while the route's group is public, else any role
-    SEND = "send"  # a proven identity, if the operator wants one
-    OWN = "own"  # an owner or operator; the route itself looks whose source it is
+    SEND = "send"  # a proven identity, where EVENT_IDENTITY_VERIFICATION_REQUIRED is true
+    OWN = "own"  # an owner or operator; the route itself checks who owns the source
     OPERATE = "operate"
 
 
 class IdentityRequiredError(ClientFault):
-    """The route is not for anonymous callers. Whoever proves an identity may try again."""
+    """The route is not for anonymous callers. A caller that proves an identity may try again."""
 
     code = "identity-required"
 
 
 class NotPermittedError(ClientFault):
-    """The caller is known, and may not do this."""
+    """The caller's identity is proven, and its roles do not allow this."""
 
     code = "not-permitted"
 
 
 @attrs.frozen(kw_only=True)
 class Credential:
-    """A certificate that an identity showed: what tells later whether it still gives a role (BRC-52).
+    """A certificate that an identity presented: what is needed to tell later if it still gives a role (BRC-52).
 
     Attributes:
         certifier: Its identity key in hex.
         type: 32 bytes in base64, as ``serial_number`` is.
-        revocation_outpoint: ``txid.index``; spent, once the certifier revokes.
+        revocation_outpoint: ``txid.index``; the certifier revokes the certificate by spending it.
     """
 
     certifier: str
@@ -60,7 +60,7 @@ class Credential:
 
 @attrs.frozen(kw_only=True)
 class Caller:
-    """Whoever sent a request. ``identity`` is proven, or None; ``credentials`` are what it showed for its roles."""
+    """The sender of a request. ``identity`` is proven, or None; ``credentials`` are the certificates it presented."""
 
     identity: IdentityKey | None = None
     form: Form = "anonymous"
@@ -97,13 +97,15 @@ async def never_spent(outpoint: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Access:
-    """The operator's word on who may do what.
+    """Who may do what at this node, as its operator configured it.
 
     Attributes:
-        is_spent: The revocation hook: whether an outpoint ``txid.index`` is known to be spent (BRC-52).
-        public_reads: Groups of routes that anybody may read.
-        identity_required: EVENT_IDENTITY_VERIFICATION_REQUIRED: events come from proven identities only.
-        open_admin: Everybody is an operator.
+        certifiers: Whose certificates give a role.
+        revoked_serials: Serial numbers of certificates that the operator no longer accepts.
+        is_spent: Whether an outpoint ``txid.index`` is known to be spent: how certifiers revoke (BRC-52).
+        public_reads: Groups of routes that anonymous callers may read.
+        identity_required: EVENT_IDENTITY_VERIFICATION_REQUIRED: only proven identities send events.
+        open_admin: Every caller is an operator.
     """
 
     operators: frozenset[IdentityKey] = frozenset()
@@ -126,7 +128,7 @@ class Access:
         return frozenset(role for role, holds in listed.items() if holds).union(granted)
 
     async def granted(self, credentials: Iterable[Credential]) -> list[CallerRole]:
-        """The roles that certificates give, as far as they are not revoked."""
+        """The roles that certificates give, revoked ones left out."""
         return [
             trusted.role
             for shown in credentials
@@ -136,7 +138,7 @@ class Access:
         ]
 
     async def is_revoked(self, serial_number: str, revocation_outpoint: str) -> bool:
-        """Whether a certificate counts no more: listed by the operator, or taken back by its certifier."""
+        """Whether a certificate is revoked: listed by the operator, or its outpoint spent by the certifier."""
         return serial_number in self.revoked_serials or await self.is_spent(revocation_outpoint)
 
     def permits(self, caller: Caller, need: Need, group: str = "") -> bool:
@@ -150,28 +152,28 @@ class Access:
         return need is Need.OWN and CallerRole.OWNER in caller.roles
 
     async def still_permits(self, caller: Caller, need: Need, group: str = "") -> bool:
-        """Whether who called once could now: as listed today, and by the certificates shown then."""
+        """Whether an earlier caller still has the right: as listed now, and by the certificates it presented then."""
         roles = self.roles_of(caller.identity, await self.granted(caller.credentials))
         return self.permits(attrs.evolve(caller, roles=roles), need, group)
 
     def refusal(self, caller: Caller, need: Need) -> ClientFault:
-        """Why ``permits`` says no."""
+        """The error for a caller that ``permits`` refuses."""
         if caller.identity is None:
             return IdentityRequiredError(
                 "this route is not for anonymous callers",
                 remedy="prove your identity: BRC-104, X-Identity-Key with X-Nonce and X-Signature, or Authrite",
             )
         return NotPermittedError(
-            f"{caller.identity.hex()} may not do this here: it takes {_WANTED[need]}",
+            f"{caller.identity.hex()} may not do this here: the route is for {_WANTED[need]}",
             identity=caller.identity.hex(),
             remedy="ask the node's operator to list your identity key, or to trust your certifier",
         )
 
 
 _WANTED = {
-    Need.NOTHING: "nothing",
-    Need.READ: "a reader",
-    Need.SEND: "a proven identity",
-    Need.OWN: "a source owner or an operator",
-    Need.OPERATE: "an operator",
+    Need.NOTHING: "anybody",
+    Need.READ: "readers, source owners and operators",
+    Need.SEND: "proven identities",
+    Need.OWN: "source owners and operators",
+    Need.OPERATE: "operators",
 }

@@ -1,4 +1,4 @@
-"""The build an agent signs with: the version and a digest of the code and libraries that decide its output."""
+"""The build id that an agent signs: the version, and a digest of the code and libraries that determine its output."""
 
 import hashlib
 from functools import cache

@@ -1,7 +1,7 @@
-"""Bytes of batches under way, in memory with bounds: payloads by batch, outputs by batch and root.
+"""A least-recently-used cache bounded by the bytes of its values: payloads and outputs of batches in progress.
 
-Both can be had again: a coordinator's payload from its database, an agent's from the coordinator that asks
-again, outputs by running the roles once more. So what the bound pushes out costs time, never a batch.
+All of it can be fetched or computed again: a coordinator's payload from its database, an agent's from the coordinator
+that asks again, outputs by running the roles once more. Eviction costs time and never loses a batch.
 """
 
 from collections import OrderedDict
@@ -13,8 +13,9 @@ V = TypeVar("V", bound=Sized)
 
 
 class BytesCache(Generic[K, V]):
-    """Least recently used entries go first when ``bytes_max`` is passed. Values count with their length, tuples
-    with that of their parts.
+    """Evicts the least recently used entries past ``bytes_max``. The newest entry stays, whatever its size.
+
+    A value counts with its length, a tuple with the lengths of its parts.
     """
 
     def __init__(self, bytes_max: int) -> None:

@@ -1,7 +1,7 @@
-"""The one clock of the node: UTC in milliseconds. Each task has that of the task that started it.
+"""The wall clock of the node: UTC in milliseconds. A task inherits the clock of the task that started it.
 
-A node reads the machine's. Where several nodes share a process, each can have a clock of its own, wrong by its own
-measure.
+A node reads the machine's clock. Where several nodes share a process, in simulations, each can have a clock of its
+own that is wrong by its own amount.
 """
 
 import time
@@ -19,5 +19,5 @@ UTC_MS: Final[ContextVar[Callable[[], int]]] = ContextVar("UTC_MS", default=mach
 
 
 def clock_ms() -> int:
-    """UTC in milliseconds, as this node knows it."""
+    """UTC in milliseconds by this node's clock."""
     return UTC_MS.get()()

@@ -1,8 +1,8 @@
-"""How hashes and durations are shown in JSON; agents and times are named by ``protocols.certificate``."""
+"""Hashes and durations as JSON values; ``protocols.certificate`` formats agent ids and times."""
 
 
 def sha256_text(digest: bytes) -> str:
-    """A digest the way the API shows one."""
+    """A digest as the API shows it."""
     return f"sha256:{digest.hex()}"
 
 

@@ -1,4 +1,4 @@
-"""The identity key: a file of 64 hex digits that only the node's user can read, and the signer over it."""
+"""The identity key: a file of 64 hex digits that only the node's user can read, and the signer that uses it."""
 
 import os
 import re
@@ -15,7 +15,7 @@ HEX = re.compile(rb"\s*[0-9A-Fa-f]{64}\s*")
 
 
 class KeyFileError(OverlayError):
-    """The key file cannot be used; the text says why and what to do."""
+    """The key file cannot be used; the text states why and what to do."""
 
     code = "key-file"
 
@@ -26,10 +26,10 @@ def generate_key() -> PrivateKey:
 
 
 def create_key(path: Path) -> PrivateKey:
-    """Draw a new identity key and keep it in a new file, mode 0600, on disk before this returns.
+    """Generate an identity key and write it to a new file, mode 0600, flushed to disk before this returns.
 
     Raises:
-        KeyFileError: there is a file already, or it cannot be written.
+        KeyFileError: the file exists, or cannot be written.
     """
     key = generate_key()
     try:
@@ -52,7 +52,7 @@ def load_key(path: Path) -> PrivateKey:
     """Read the identity key.
 
     Raises:
-        KeyFileError: the file is missing, readable by others, or holds no key.
+        KeyFileError: the file is missing, readable by others, owned by another user, or does not contain a key.
     """
     try:
         with path.open("rb") as file:
@@ -71,11 +71,11 @@ def load_key(path: Path) -> PrivateKey:
             raise ValueError("not 64 hex digits")
         return PrivateKey.from_bytes(bytes.fromhex(data.decode()))
     except (ValueError, InvalidKeyError):
-        raise KeyFileError(f"{path} holds no key of 64 hex digits: restore it from a copy") from None
+        raise KeyFileError(f"{path} does not contain a key of 64 hex digits: restore it from a copy") from None
 
 
 class Keyring:
-    """The node's signer. The secret shows in no ``repr``."""
+    """The node's signer. Its ``repr`` does not show the secret."""
 
     def __init__(self, key: PrivateKey) -> None:
         self._key = key
@@ -89,7 +89,7 @@ class Keyring:
 
     @property
     def key(self) -> PrivateKey:
-        """The key itself, for what is derived with a counterparty."""
+        """The key itself, to derive keys with a counterparty."""
         return self._key
 
     def sign(self, protocol: tuple[int, str], key_id: str, data: bytes) -> bytes:

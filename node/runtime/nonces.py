@@ -1,4 +1,4 @@
-"""Spends nonces: concurrent requests share one transaction, and none goes on before it is on disk."""
+"""Spends nonces: concurrent requests share a transaction, and each waits until its nonce is on disk."""
 
 from functools import partial
 from itertools import islice
@@ -22,7 +22,7 @@ PRUNE_S = 60.0
 
 
 class ReplayedError(ClientFault):
-    """A request that was signed once came a second time."""
+    """A signed request was sent a second time."""
 
     code = "not-authenticated"
 
@@ -35,18 +35,18 @@ class _Claim:
 
 
 class NonceLedger:
-    """Nonces spent at this node, for as long as their requests could be accepted."""
+    """Nonces spent at this node, kept while the signatures of their requests are valid."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._send, self._receive = trio.open_memory_channel[_Claim](WAITING_MAX)
 
     async def spend(self, nonce: Nonce) -> None:
-        """Returns once the nonce is on disk.
+        """Return once the nonce is on disk.
 
         Raises:
             ReplayedError: It was spent before.
-            WorldFault: It is not known to be spent: the request must not go on.
+            WorldFault: It may not be on disk: the request must be refused.
         """
         claim = _Claim(nonce=nonce)
         await self._send.send(claim)
@@ -59,14 +59,14 @@ class NonceLedger:
             )
 
     async def run(self) -> None:
-        """Write groups down until cancelled."""
+        """Write groups of nonces until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prune)
             async for first in self._receive:
                 await self._write([first, *islice(waiting(self._receive), GROUP_MAX - 1)])
 
     async def _write(self, group: list[_Claim]) -> None:
-        # of equal nonces in one group the first is the one spent
+        # of equal nonces in one group only the first is accepted
         claims: dict[tuple[bytes, str], _Claim] = {}
         for claim in group:
             claims.setdefault((claim.nonce.identity, claim.nonce.nonce), claim)

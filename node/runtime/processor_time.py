@@ -1,4 +1,4 @@
-"""Processor time of the node's processes, told apart by their names. Linux; elsewhere only the node's own."""
+"""Processor time of the node's processes by component, found by name. Without Linux, only the node's own."""
 
 import os
 import time
@@ -9,21 +9,21 @@ from typing import Final
 NODE: Final = "node"
 DATABASE: Final = "database"
 COMPONENTS: Final = {"front-door": "front-door", "roles": "roles", "postgres": DATABASE}
-"""From the name of a process to its component; what else there is has no part in the figures."""
+"""From the name of a process to its component; other processes are not counted."""
 
 PROCESSES_MAX: Final = 256
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 class ProcessorTimes:
-    """Remembers what was seen of each process. What one used between the last look and its end is missing."""
+    """Differences between readings. What a process used between the last reading and its end is not counted."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, int], float] = {}  # by process id and start, since ids come again
+        self._seen: dict[tuple[int, int], float] = {}  # by process id and start time, since ids are reused
         self._own = 0.0
 
     def since_last(self) -> dict[str, float]:
-        """Seconds of each component since the last call: the node's process and all that descend from it."""
+        """Seconds of each component since the last call: the node's process and its descendants."""
         own = time.process_time()
         spent = {NODE: own - self._own}
         self._own = own
@@ -52,7 +52,7 @@ def _descendants() -> Iterator[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """A child belongs to the thread that started it."""
+    """Linux lists a child under the thread that started it."""
     try:
         return [
             int(child)

@@ -49,7 +49,7 @@ class Backoff:
 
 
 async def supervise(name: str, run: Callable[[], Awaitable[None]], policy: RestartPolicy) -> None:
-    """Run a component until it returns, restarting it after the errors in ``restart_on``."""
+    """Run a component until it returns, and restart it after the errors in ``restart_on``; others propagate."""
     backoff = Backoff(policy)
     while True:
         started_s = trio.current_time()

@@ -1,7 +1,7 @@
 """Names of dot-separated words, and patterns for them, as in AMQP topic exchanges.
 
-``*`` stands for one word, ``#`` for any number of words, none included, at the end or anywhere; a character is a
-wildcard only where it is the whole word. Source: AMQP 0-9-1, section 3.1.3.3.
+``*`` matches one word, ``#`` any number of words including none, anywhere in the pattern; a character is a wildcard
+only where it is the whole word. Source: AMQP 0-9-1, section 3.1.3.3.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ def matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
 
 @attrs.frozen(cache_hash=True)
 class Patterns:
-    """What a list of names and patterns allows. Equal lists are equal, in any order."""
+    """A set of names and patterns to match names against."""
 
     items: frozenset[str]
     _exact: frozenset[str] = attrs.field(init=False, eq=False)
@@ -49,7 +49,7 @@ class Patterns:
         object.__setattr__(self, "_wild", tuple(tuple(text.split(".")) for text in wild))
 
     def allow(self, name: str) -> bool:
-        """Whether the name is listed, or any pattern fits it."""
+        """Whether the name is listed, or matches a pattern."""
         if name in self._exact:
             return True
         words = name.split(".") if self._wild else ()

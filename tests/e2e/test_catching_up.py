@@ -50,7 +50,7 @@ def test_what_was_certified_during_an_absence_is_caught_up_with(tmp_path: Path) 
         network.wait_ready(away)
         checks: dict[str, Any] = get(away, "/readyz")["checks"]
         assert checks["sync"]["ok"]
-        assert "level with" in checks["sync"]["detail"]
+        assert "caught up with" in checks["sync"]["detail"]
         deadline = time.monotonic() + 20
         while len(knows(away, batch_ids)) < 10 and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -55,7 +55,7 @@ def test_a_key_to_trust_that_is_none_is_refused(key: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(["verify", "-", "--trust", key])
     assert ended.value.code == 2
-    assert "is no identity key" in capsys.readouterr().err
+    assert "is not an identity key" in capsys.readouterr().err
 
 
 def test_verifying_imports_neither_network_nor_database_nor_web_server() -> None:

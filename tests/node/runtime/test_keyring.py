@@ -46,7 +46,7 @@ def test_a_file_without_a_key_is_refused_without_its_content(tmp_path: Path, con
     path = tmp_path / "identity.key"
     path.write_bytes(content)
     path.chmod(0o600)
-    with pytest.raises(KeyFileError, match="holds no key") as refused:
+    with pytest.raises(KeyFileError, match="does not contain a key") as refused:
         load_key(path)
     assert not content or content.decode("latin-1") not in str(refused.value)
 
