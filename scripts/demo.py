@@ -305,6 +305,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3, help="how many nodes (default 3, at least 2)")
     parser.add_argument("--rate", type=int, default=5_000, help="events a second in all (default 5000; 0: flat out)")
     parser.add_argument("--keep", action="store_true", help="leave the network up until Ctrl-C")
+    parser.add_argument(
+        "--port", type=int, default=8080, help="HTTP port of the first node (default 8080; others where it is taken)"
+    )
     parser.add_argument("--dir", type=Path, default=ROOT / "var" / "demo", help="where keys, databases and logs go")
     chosen = parser.parse_args()
     if not 2 <= chosen.nodes <= 16:
@@ -325,7 +328,9 @@ def main() -> int:
         console.print(f"Starting {chosen.nodes} nodes, each with its own key, database and ports ...")
         started = time.monotonic()
         database = os.environ.pop("DATABASE_URL", None)
-        with LocalNetwork(chosen.dir, chosen.nodes, settings=settings, database_url=database) as network:
+        with LocalNetwork(
+            chosen.dir, chosen.nodes, settings=settings, database_url=database, http_port=chosen.port
+        ) as network:
             network.wait_agents()
             console.print(f"Ready after {time.monotonic() - started:.1f} s. Logs: {chosen.dir}/node-*/node.log")
             run(console, network, chosen.dir, chosen.rate)

@@ -37,6 +37,19 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def consecutive_ports(first: int, count: int) -> list[int] | None:
+    """``count`` ports from ``first`` on, or None where one of them is taken."""
+    with contextlib.ExitStack() as stack:
+        for port in range(first, first + count):
+            each = stack.enter_context(socket.socket())
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                each.bind(("127.0.0.1", port))
+            except OSError:
+                return None
+    return list(range(first, first + count))
+
+
 class Node:
     """One node process and where to find it."""
 
@@ -112,11 +125,14 @@ class LocalNetwork:
         settings: Mapping[str, Any] | None = None,
         per_node: Sequence[Mapping[str, Any]] = (),
         database_url: str | None = None,
+        http_port: int | None = None,
     ) -> None:
+        """``http_port``: the first node's, the others take the next ones; free ports where one of them is taken."""
         ports = free_ports(2 * nodes)
+        wanted = None if http_port is None else consecutive_ports(http_port, nodes)
         self.nodes = [
-            Node(index, directory / f"node-{index + 1}", ports[2 * index], ports[2 * index + 1])
-            for index in range(nodes)
+            Node(index, directory / f"node-{index + 1}", http, p2p)
+            for index, (http, p2p) in enumerate(zip(wanted or ports[:nodes], ports[nodes:], strict=True))
         ]
         for node in self.nodes:
             node.directory.mkdir(parents=True, exist_ok=True)
