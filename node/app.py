@@ -16,15 +16,21 @@ import structlog
 import trio
 
 from node.api.services import ApiSettings, Services
+from node.coordination.batch_store import BatchStore
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.dead_letters import DeadLetters
+from node.coordination.dispatcher import Dispatcher
 from node.coordination.driver import Driver
-from node.coordination.executor import Executor
+from node.coordination.journal import EntityJournal
 from node.coordination.market import Market
-from node.coordination.records import EntityJournal, NodeRecords
+from node.coordination.observations import Observations
+from node.coordination.payloads import Payloads
+from node.coordination.replicas import Replicas
 from node.coordination.reputations import Reputations
 from node.coordination.result_cache import ResultCache
 from node.coordination.retention import Retention
+from node.coordination.role_runner import RoleRunner
+from node.coordination.sealer import Sealer
 from node.coordination.serialization import read_advertisement
 from node.delivery.announcer import Announcer
 from node.delivery.cursor_ledger import CursorLedger
@@ -75,7 +81,6 @@ from node.wiring import (
 )
 from protocols.advertisement import topic_manager_name
 from protocols.coordination import choose_holders
-from protocols.effects import Effect, Publish, ReportPeer, Send
 from protocols.envelope import to_frame
 from protocols.errors import PeerFault
 from protocols.levels import shortfall
@@ -87,7 +92,7 @@ from storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-PAYLOAD_CACHE_BYTES = 48 * 1024 * 1024
+OWN_PAYLOADS_BYTES = 24 * 1024 * 1024
 GAUGES_S = 2.0
 RETELL_S = 15.0
 HTTP_GRACE_S = 4.0
@@ -128,8 +133,11 @@ class Node:
         self.idempotency = IdempotencyLedger(database)
         self.reputations = Reputations(database)
         self.trust = TrustScores(database)
-        self.records = NodeRecords(database, self.reputations)
-        self._payloads = BytesCache[str, bytes](PAYLOAD_CACHE_BYTES)
+        self.batches = BatchStore(database)
+        self.observations = Observations(database, self.reputations)
+        self.observations.on_reported.append(lambda effect: self.metrics.judged(effect.outcome))
+        self._own_payloads = BytesCache[str, bytes](OWN_PAYLOADS_BYTES)
+        self.payloads = Payloads(own=self._own_payloads, find=self.batches.payload, strike=transport.strike)
         self.cache = ResultCache(
             settings.cache_bytes,
             self.metrics.looked_up,
@@ -143,7 +151,7 @@ class Node:
         self.membership = Membership(
             own=keyring.identity, trusted=settings.member_certifiers, is_revoked=self._access.is_revoked
         )
-        self.journal = EntityJournal(database, lambda level: self.driver.rules.attempts_at(level))
+        self.journal = EntityJournal(database)
         self.driver = Driver(rules(settings, keyring.identity), self.journal)
         self.objects = Objects(
             database=database, transport=transport, key=keyring.key, public_url=settings.overlay_public_url
@@ -153,12 +161,12 @@ class Node:
             database=database,
             kept_max=settings.overlay_certificates_max,
             is_known=self._is_known,
-            post=self.driver.enqueue,
+            enqueue=self.driver.enqueue,
         )
         self.library = ContentExchange(
             transport=transport,
-            find_policy=self.records.policy,
-            keep_policy=self.records.keep_policy,
+            find_policy=self.batches.policy,
+            keep_policy=self.batches.keep_policy,
             find_outputs=self._outputs,
             others={
                 **dict.fromkeys(REQUEST_TAGS, self.objects.answer),
@@ -174,28 +182,46 @@ class Node:
             checker=workers,
         )
         self.interests = Interests()
-        self.executor = Executor(
+        self.runner = RoleRunner(
             network=self._network,
             build=build_id(),
             signer=keyring,
             workers=workers,
-            records=self.records,
-            library=self.library,
-            certificates=self.certificates,
-            subscribers=self._subscribers,
-            payloads=self._payloads,
+            payloads=self.payloads,
+            policies=self.library,
             cache=self.cache,
-            post=self.driver.enqueue,
-            on_sealed=self._on_sealed,
-            on_dead=self._on_dead,
-            on_replicated=self.replications.held,
+            enqueue=self.driver.enqueue,
             on_run=lambda run: self.metrics.role_ran(run.cpu_us / 1e6),
         )
+        self.replicas = Replicas(
+            network=self._network,
+            workers=workers,
+            payloads=self.payloads,
+            policies=self.library,
+            store=self.batches,
+            enqueue=self.driver.enqueue,
+            on_replicated=self.replications.held,
+        )
+        self.sealer = Sealer(
+            identity=keyring.identity,
+            workers=workers,
+            runner=self.runner,
+            payloads=self.payloads,
+            store=self.batches,
+            certificates=self.certificates,
+            remote=self.library,
+            subscribers=self._subscribers,
+            cache=self.cache,
+            enqueue=self.driver.enqueue,
+            strike=transport.strike,
+        )
+        self.sealer.on_certified.append(self._on_sealed)
+        self.sealer.on_dead.append(self._on_dead)
         self._open_ways_in()
         self._open_ways_out()
         self.recovery = Recovery(
             network=self._network,
-            records=self.records,
+            batches=self.batches,
             driver=self.driver,
             ingest=self.ingest,
             replications=self.replications,
@@ -231,7 +257,7 @@ class Node:
             database=self._database,
             front_door=self._workers,
             writer=writer,
-            payloads=self._payloads,
+            payloads=self._own_payloads,
             tell=self.driver.submit,
             replications=self.replications,
             holders=self._holders,
@@ -295,7 +321,7 @@ class Node:
 
     async def _outputs(self, batch_id: str) -> tuple[bytes, bytes] | None:
         """Leaves and normalized data of a batch, for peers: of one under way here, or of one of a topic."""
-        return await self.executor.outputs(batch_id) or await self.foreign.outputs(batch_id)
+        return await self.runner.outputs(batch_id) or await self.foreign.outputs(batch_id)
 
     async def _is_spent(self, outpoint: str) -> bool:
         """Whether a transaction that was submitted here spends an outpoint ``txid.index``: how certifiers revoke."""
@@ -378,7 +404,7 @@ class Node:
             network=self._network,
             driver=self.driver,
             transport=self._transport,
-            payloads=self._payloads,
+            payloads=self.payloads,
             reputations=self.reputations.by_role,
             topics=discovery.topics_of,
             is_known=self._is_known,
@@ -400,19 +426,25 @@ class Node:
         self.notices = Notices(
             database=self._database, transport=self._transport, sync=self.sync, interests=self.interests
         )
-        self.sender = Sender(
-            self._keyring, self._transport, self.executor.payload, receiver.to_self, self.metrics.sent
+        self.sender = Sender(self._keyring, self._transport, self.payloads.own, receiver.to_self, self.metrics.sent)
+        dispatcher = Dispatcher(
+            self.sender.handlers,
+            self.runner.handlers,
+            self.replicas.handlers,
+            self.sealer.handlers,
+            self.certificates.handlers,
+            self.observations.handlers,
         )
         await begin(self.feed, self._database)
         async with trio.open_nursery() as core:
             core.start_soon(supervise, "sender", self.sender.run, RESTARTS)
-            core.start_soon(supervise, "executor", self.executor.run, RESTARTS)
-            core.start_soon(supervise, "records", self.records.run, RESTARTS)
+            core.start_soon(supervise, "effects", dispatcher.run, RESTARTS)
+            core.start_soon(supervise, "observations", self.observations.run, RESTARTS)
             core.start_soon(supervise, "certificates", self.certificates.run, RESTARTS)
             core.start_soon(supervise, "jobs", self.journal.run, RESTARTS)
-            core.start_soon(supervise, "pending", self.records.run_materialise, RESTARTS)
+            core.start_soon(supervise, "pending", self.batches.run_materialise, RESTARTS)
             core.start_soon(supervise, "salvage", self.salvage.run, RESTARTS)
-            await core.start(self._run_driver)
+            await core.start(self._run_driver, dispatcher)
             await self.recovery.tell_unfinished()
             async with trio.open_nursery() as edges:
                 edges.start_soon(supervise, "streams", receiver.run_streams, RESTARTS)
@@ -437,7 +469,7 @@ class Node:
                 await discovery.withdraw()
                 await trio.sleep(0.2)  # the last gossip leaves with the next heartbeat or is lost
                 edges.cancel_scope.cancel()
-            await self.records.flush()
+            await self.observations.flush()
             await self.trust.flush()
             await self.cursors.flush()
             core.cancel_scope.cancel()
@@ -531,12 +563,12 @@ class Node:
                 await trio.sleep(DRAIN_POLL_S)
         log.info("node.drained", left=self.ingest.unsettled)
 
-    async def _run_driver(self, *, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
+    async def _run_driver(self, dispatcher: Dispatcher, *, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
         """Drive; when the database was away for long, go on from what it holds once it is back."""
         starts = itertools.count()
 
         async def drive() -> None:
-            await self.driver.run(self._act, trio.TASK_STATUS_IGNORED if next(starts) else task_status)
+            await self.driver.run(dispatcher.dispatch, trio.TASK_STATUS_IGNORED if next(starts) else task_status)
 
         await supervise("driver", drive, RESTARTS)
 
@@ -554,15 +586,6 @@ class Node:
         await self._database.run(write)
 
     # --- wiring ----------------------------------------------------------------------------------------------
-
-    async def _act(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send | Publish):
-                await self.sender.put(effect)
-                continue
-            if isinstance(effect, ReportPeer):
-                self.metrics.judged(effect.outcome)
-            await self.executor.put(effect)
 
     def _on_answer(self, answer: IngestAnswer, seconds: float) -> None:
         counts = answer.counts
@@ -593,6 +616,7 @@ class Node:
 
     def _on_dead(self, batch_id: str, events: int) -> None:
         """``events``: 0 for a batch of another node, or one that had its end before."""
+        self.replications.held(batch_id, ())  # a request that waits for holders is answered by the end instead
         self.ingest.settle(events)
         self.metrics.buried(events)
         if events:

@@ -41,8 +41,8 @@ class Journal(Protocol):
     async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
         """Store everything or nothing; returns once it is on disk."""
 
-    def note(self, transition: Transition) -> None:
-        """See what changed, for views that may lag behind; never waits."""
+    def note(self, transition: Transition, rules: Rules) -> None:
+        """See what changed under the rules in force, for views that may lag behind; never waits."""
 
 
 class Driver:
@@ -162,11 +162,11 @@ class Driver:
         self._deletable.difference_update(marks)
         due = bool(self._deletable) and clock_ms() >= self._tidy_ms
         if not urgent and not due:
-            self._journal.note(transition)
+            self._journal.note(transition, self.rules)
             return
         removed = tuple(sorted(self._deletable))
         await self._journal.commit(urgent, removed)
-        self._journal.note(transition)
+        self._journal.note(transition, self.rules)
         self._marks.update({entity.entity_id: marks[entity.entity_id] for entity in urgent})
         for entity_id in removed:
             self._marks.pop(entity_id, None)

@@ -7,6 +7,7 @@ from protocols import codec
 from protocols.envelope import narrow, open_frame, to_frame
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.messages import Advertisement, Evidence, HoldBatch, Manifest, Message, QuorumCertificate, Signed
+from storage.batches import EvidenceRow
 
 M = TypeVar("M", bound=Message)
 
@@ -63,3 +64,16 @@ def unpack_outputs(packed: bytes) -> tuple[bytes, bytes]:
     joined = unpack(packed, OUTPUTS_BYTES_MAX)
     end = LENGTH_BYTES + int.from_bytes(joined[:LENGTH_BYTES], "big")
     return joined[LENGTH_BYTES:end], joined[end:]
+
+
+def evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:
+    """Evidence as a row; ``agrees``: whether it is for the result that was certified."""
+    said = signed.message
+    return EvidenceRow(
+        role=said.role.word,
+        signer=signed.signer,
+        agrees=agrees,
+        frame=evidence_bytes(signed),
+        processing_us=said.processing_us,
+        events=said.valid + said.invalid,
+    )

@@ -3,8 +3,8 @@
 import structlog
 import trio
 
+from node.coordination.batch_store import BatchStore
 from node.coordination.driver import Driver
-from node.coordination.records import NodeRecords
 from node.coordination.serialization import read_manifest
 from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
@@ -22,10 +22,10 @@ class Recovery:
     """Compares the batches on disk that have no end with what the driver knows."""
 
     def __init__(
-        self, *, network: str, records: NodeRecords, driver: Driver, ingest: Ingest, replications: Replications
+        self, *, network: str, batches: BatchStore, driver: Driver, ingest: Ingest, replications: Replications
     ) -> None:
         self._network = network
-        self._records = records
+        self._batches = batches
         self._driver = driver
         self._ingest = ingest
         self._replications = replications
@@ -33,7 +33,7 @@ class Recovery:
     async def tell_unfinished(self) -> None:
         """Count what an earlier run left unfinished, and tell the driver of batches it never heard of."""
         adopted = []
-        for each in await self._records.pending():
+        for each in await self._batches.pending():
             if each.coordinator is not None:
                 adopted.append(each.batch_id)
                 continue
@@ -42,7 +42,7 @@ class Recovery:
                 self._replications.expect(each.batch_id)
             if self._driver.find(batch_entity_id(each.batch_id)) is None:
                 await self._retell(each)
-        for hold in await self._records.holds(self._network):
+        for hold in await self._batches.holds(self._network):
             await self._driver.submit(ReplicaStored(now_ms=clock_ms(), hold=hold))
         for batch_id in adopted:
             await self._driver.submit(BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
@@ -56,7 +56,7 @@ class Recovery:
             await trio.sleep(RETELL_S)
             unburied: set[str] = set()
             before_ms = clock_ms() - int(1000 * RETELL_S)
-            for each in await self._records.pending():
+            for each in await self._batches.pending():
                 if each.coordinator is not None:
                     continue
                 signed = read_manifest(each.manifest, self._network)

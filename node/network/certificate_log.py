@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from node.coordination.dispatcher import Handlers
 from node.coordination.serialization import certificate_bytes, read_certificate
 from node.network.sync_messages import (
     ENTRIES,
@@ -26,10 +27,10 @@ from node.network.sync_messages import (
 from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from protocols import codec
-from protocols.effects import StoreCertificate
+from protocols.effects import LookUpCertificate, StoreCertificate
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
-from protocols.stimuli import CertificateStored, Stimulus
+from protocols.stimuli import CertificateLookedUp, CertificateStored, Stimulus
 from storage import certificate_log, peers
 from storage.certificate_log import Logged
 from storage.database import Database
@@ -54,18 +55,18 @@ class CertificateLog:
         database: Database,
         kept_max: int,
         is_known: Callable[[IdentityKey], bool],
-        post: Callable[[Stimulus], None],
+        enqueue: Callable[[Stimulus], None],
     ) -> None:
         """Args:
         kept_max: How many certificates of others are kept, the latest.
         is_known: Whether a key is one that this network's nodes advertise by: others can sign what they like.
-        post: Tells the driver.
+        enqueue: Reports to the driver.
         """
         self._network = network
         self._database = database
         self.kept_max = kept_max
         self._is_known = is_known
-        self._post = post
+        self._enqueue = enqueue
         self._news = trio.Event()
         self._send, self._receive = trio.open_memory_channel[StoreCertificate](QUEUE_MAX)
 
@@ -82,7 +83,12 @@ class CertificateLog:
         """Whether all of these are nodes of this network, as far as this node has heard."""
         return all(map(self._is_known, identities))
 
-    async def keep(self, effect: StoreCertificate) -> None:
+    @property
+    def handlers(self) -> Handlers:
+        """The effects that concern certificates of other nodes' batches, and the ends of batches."""
+        return {StoreCertificate: self._keep, LookUpCertificate: self._find_end}
+
+    async def _keep(self, effect: StoreCertificate) -> None:
         """Queue a certificate to be written and confirmed; waits while too many are queued."""
         if self.admits(effect.sealed.certificate):
             await self._send.send(effect)
@@ -103,7 +109,7 @@ class CertificateLog:
                     statement_digest=statement.digest,
                     sender=effect.sender,
                 )
-                self._post(kept)
+                self._enqueue(kept)
 
     async def put(self, sealed: Sequence[BatchSealed]) -> int:
         """Write certificates that were checked. Returns how many were news."""
@@ -120,6 +126,16 @@ class CertificateLog:
         for certificate, context in found:
             return BatchSealed(network=self._network, certificate=read_certificate(certificate), context=context)
         return None
+
+    async def _find_end(self, effect: LookUpCertificate) -> None:
+        found = CertificateLookedUp(
+            now_ms=clock_ms(),
+            batch_id=effect.batch_id,
+            sealed=await self.find(effect.batch_id),
+            asker=effect.asker,
+            successor=effect.successor,
+        )
+        self._enqueue(found)
 
     async def answer(self, body: bytes) -> bytes:
         """Serve a peer that catches up. Garbage is answered like a log without entries."""

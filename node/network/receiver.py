@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from node.coordination.driver import Driver
+from node.coordination.payloads import Payloads
 from node.network.transport import Delivery, Gossip, Transport
-from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
 from protocols import certificate, envelope
 from protocols.errors import MalformedError, PeerFault
@@ -77,7 +77,7 @@ class Receiver:
         network: str,
         driver: Driver,
         transport: Transport,
-        payloads: BytesCache[str, bytes],
+        payloads: Payloads,
         reputations: Callable[[IdentityKey], Mapping[Role, int]],
         topics: Callable[[IdentityKey], tuple[str, ...]],
         is_known: Callable[[IdentityKey], bool],
@@ -137,7 +137,7 @@ class Receiver:
         if not self._admits(signed.signer):
             return  # its advertisement may be on its way: what is still wanted then is sent again
         if isinstance(signed.message, WorkOrder | HoldBatch):
-            self._keep_payload(signed.message.manifest.message, attachment)
+            self._keep_payload(signed.signer, signed.message.manifest.message, attachment)
         elif attachment:
             raise MalformedError(f"{type(signed.message).__name__} has no attachment")
         if isinstance(signed.message, BatchSealed):
@@ -155,12 +155,12 @@ class Receiver:
             case _:
                 return True
 
-    def _keep_payload(self, manifest: Manifest, attachment: bytes) -> None:
-        """The worker that unpacks it compares it with the manifest's input root."""
+    def _keep_payload(self, sender: IdentityKey, manifest: Manifest, attachment: bytes) -> None:
+        """Keep it for this sender's own orders; the worker that unpacks it compares it with the manifest."""
         if not 0 < len(attachment) <= PAYLOAD_BYTES_MAX:
             raise MalformedError("a batch comes with its payload")
         if manifest.coordinator != self._driver.rules.self_key:
-            self._payloads.put(manifest.batch_id, attachment)
+            self._payloads.receive(manifest.batch_id, sender, attachment)
 
     async def _hear(self, heard: Gossip) -> None:
         signed, attachment = envelope.open_frame(heard.data, self._network)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
+from node.coordination.dispatcher import Handlers
 from node.network.transport import PeerUnreachableError, Transport
 from protocols.effects import Publish, Send
 from protocols.envelope import Signer, sign, to_frame
@@ -37,7 +38,12 @@ class Sender:
         self._on_sent = on_sent
         self._send, self._receive = trio.open_memory_channel[Send | Publish](QUEUE_MAX)
 
-    async def put(self, effect: Send | Publish) -> None:
+    @property
+    def handlers(self) -> Handlers:
+        """The effects that leave the node."""
+        return {Send: self._enqueue, Publish: self._enqueue}
+
+    async def _enqueue(self, effect: Send | Publish) -> None:
         """Queue an effect; waits while the queue is full, and with it the driver."""
         await self._send.send(effect)
 

@@ -2,20 +2,35 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any, Final
 
 import attrs
 import zstandard
 
-from agents.certify import event_id
-from agents.roles import event_level, execute, read_payload
+from agents.certify import INVALID, VALID, event_id
+from agents.roles import event_level, execute, read_payload, read_record
+from node.worker.parsing.certified import read_certified
+from node.worker.parsing.text import holds_nul
 from node.worker.plugins import functions_for
 from protocols.entities import Findings
-from protocols.errors import MalformedError
-from protocols.identifiers import EventIds
+from protocols.errors import InvalidJsonError, MalformedError, NotCanonicalizableError
+from protocols.identifiers import EventIds, version_id
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.merkle import leaf_hash, root_of_leaves
+from protocols.messages import Statement
 
 COMPRESSION_LEVEL = 3
+VERDICT_KEYS: Final = [
+    "contentHash",
+    "eventId",
+    "eventType",
+    "externalId",
+    "issues",
+    "recordHash",
+    "status",
+    "timestamp",
+    "versionId",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -142,6 +157,66 @@ def index_batch(packed: bytes, *, network: str, source_id: str, input_root: byte
     return BatchIndex(event_ids=[event_id(ids, record) for record in records], record_hashes=hashes)
 
 
-def output_root(leaves: bytes) -> bytes:
-    """The root that a quorum would have certified over these leaves."""
-    return root_of_leaves([leaf_hash(line) for line in leaves.split(b"\n")])
+def check_outputs(leaves: bytes, normalized: bytes, *, packed: bytes, statement: Statement) -> bytes:
+    """Check that outputs are those that were certified, of this payload, in a form that the database takes.
+
+    A quorum can sign what no honest agent makes. So each verdict is also held against the record that it is about.
+
+    Args:
+        leaves, normalized: Newline-joined, as a peer sent them.
+        packed: The batch's payload, known to be the one under the statement's input root.
+
+    Returns:
+        Both, as ``pack_outputs`` packs them.
+
+    Raises:
+        MalformedError: they are not.
+    """
+    verdicts, data = read_certified(leaves, normalized, statement, _read_verdict)
+    lines, records = read_payload(unpack(packed))
+    if len(records) != len(verdicts):
+        raise MalformedError(f"{len(verdicts)} verdicts on {len(records)} records")
+    ids = EventIds(statement.network, statement.source_id)
+    for index, (verdict, record, line) in enumerate(zip(verdicts, records, lines, strict=True)):
+        event = event_id(ids, record)
+        expected = {
+            "eventId": event,
+            "eventType": record["eventType"],
+            "externalId": record["externalId"],
+            "recordHash": leaf_hash(line).hex(),
+            "timestamp": record["timestamp"],
+            "versionId": version_id(event, verdict["contentHash"], record["previous"]),
+        }
+        differing = [name for name, value in expected.items() if verdict[name] != value]
+        if differing:
+            raise MalformedError(f"verdict {index} differs from its record in {', '.join(differing)}", index=index)
+    valid = sum(verdict["status"] == VALID.decode() for verdict in verdicts)
+    if valid != statement.valid:
+        raise MalformedError(f"{valid} valid events, certified were {statement.valid}")
+    for index, line in enumerate(data):
+        _check_json(line, f"the data of event {index}")
+    return pack_outputs(leaves, normalized)
+
+
+def _read_verdict(line: bytes) -> dict[str, Any]:
+    verdict = _check_json(line, "a verdict")
+    if type(verdict) is not dict or list(verdict) != VERDICT_KEYS:
+        raise MalformedError(f"a verdict has other members than {', '.join(VERDICT_KEYS)}")
+    if verdict["status"] not in (VALID.decode(), INVALID.decode()) or type(verdict["issues"]) is not list:
+        raise MalformedError("the status of a verdict must be valid or invalid, and its issues an array")
+    if type(verdict["contentHash"]) is not str:
+        raise MalformedError("the content hash of a verdict must be a string")
+    return verdict
+
+
+def _check_json(line: bytes, what: str) -> Any:
+    """Parse a line that must be canonical JSON which the database can store."""
+    try:
+        value, canonical = read_record(line)
+    except (InvalidJsonError, NotCanonicalizableError) as error:
+        raise MalformedError(f"{what} is not JSON: {error}") from error
+    if not canonical:
+        raise MalformedError(f"{what} is not in RFC 8785 form")
+    if holds_nul(line):
+        raise MalformedError(f"{what} holds the character U+0000")
+    return value

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from node.cli import main
-from node.coordination import executor
+from node.coordination import role_runner
 from node.worker import compute
 
 
@@ -33,5 +33,5 @@ class LyingCompute:
 if __name__ == "__main__":
     from tests.e2e import lying_node  # under its own name, so that workers can find the function
 
-    executor.compute = lying_node.LyingCompute()  # type: ignore[assignment, attr-defined]
+    role_runner.compute = lying_node.LyingCompute()  # type: ignore[assignment, attr-defined]
     sys.exit(main())

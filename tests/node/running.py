@@ -157,7 +157,7 @@ class Forgetful:
     async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
         raise AssertionError("nobody drives")
 
-    def note(self, transition: Transition) -> None:
+    def note(self, transition: Transition, rules: Rules) -> None:
         raise AssertionError("nobody drives")
 
 

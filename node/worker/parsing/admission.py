@@ -15,6 +15,7 @@ import orjson
 
 from agents.timestamps import read_rfc3339
 from node.worker.parsing.flaws import DATA_DEPTH_MAX, first_flaw, read_with_flaws
+from node.worker.parsing.text import holds_nul
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import ClientFault, InvalidJsonError, NotCanonicalizableError
 from protocols.identifiers import EventIds, record_hash
@@ -39,7 +40,6 @@ _DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG: Final = b"0" * 200  # with it a two-digit exponent can overflow too
 _EXACT: Final = re.compile(rb"[0-9]{16}")
 _UNLIKE: Final = (b"e-", b"e+", b".0,", b".0]", b".0}")
-_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an escaped U+0000, not an escaped backslash before "u0000"
 _NO_PREVIOUS: Final = b',"previous":null,"timestamp":'
 
 
@@ -289,7 +289,7 @@ def _append(taken: Admitted, ids: EventIds, index: int, parts: Sequence[Any], by
         raise _EventFlaw("", "a text is not well-formed Unicode", "send whole surrogate pairs") from error
     if len(line) > bytes_max:
         raise _EventFlaw("", f"has {len(line)} bytes, at most {bytes_max} are taken", "send smaller events")
-    if b"u0000" in content and _NUL.search(content):
+    if holds_nul(content):
         raise _EventFlaw("/data", "holds the character U+0000", "leave it out: no database text can hold it")
     if external is None:
         said = b'{"data":%b,"eventType":%b,"timestamp":%b}' % (content, kind_text, time_text)

@@ -17,11 +17,10 @@ import attrs
 import orjson
 
 from node.worker.parsing.bodies import RawEvent
+from node.worker.parsing.certified import read_certified
 from protocols import certificate, codec
 from protocols.canonical import sha256
-from protocols.errors import MalformedError, OverlayError, WorldFault
-from protocols.identifiers import content_hash
-from protocols.merkle import leaf_hash, root_of_leaves
+from protocols.errors import OverlayError, WorldFault
 from protocols.messages import IdentityKey, Level, Manifest, QuorumCertificate, Statement
 from protocols.uhrp import uhrp_url
 
@@ -107,7 +106,7 @@ def read_events(
             verdicts.
     """
     statement = codec.decode(QuorumCertificate, encoded).statement
-    verdicts, data = _checked(leaves, normalized, statement)
+    verdicts, data = read_certified(leaves, normalized, statement, _verdict)
     reference = {
         "network": statement.network,
         "batchId": statement.batch_id,
@@ -131,23 +130,6 @@ def read_events(
         )
         found.append(made)
     return found
-
-
-def _checked(leaves: bytes, normalized: bytes, statement: Statement) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Verdicts and data, each line of data held against the content hash in its verdict.
-
-    The statement's normalized root is over data and the issues of that step alone, which nobody keeps: what binds the
-    data is the content hash, under the output root.
-    """
-    lines, data = leaves.split(b"\n"), normalized.split(b"\n")
-    if len(lines) != statement.events or len(data) != statement.events:
-        raise MalformedError("another number of events than was certified")
-    if root_of_leaves([leaf_hash(line) for line in lines]) != statement.output_root:
-        raise MalformedError("verdicts that were not certified")
-    verdicts = list(map(_verdict, lines))
-    if any(verdict["contentHash"] != content_hash(said) for verdict, said in zip(verdicts, data, strict=True)):
-        raise MalformedError("data that were not certified")
-    return verdicts, data
 
 
 def _verdict(line: bytes) -> dict[str, Any]:

@@ -18,6 +18,8 @@ CHARSETS: Final = {
 """Those that are taken, by the names that servers give them; Python has more, some of them no character sets."""
 CHARSET: Final = re.compile(r';\s*+charset\s*+=\s*+"?([A-Za-z0-9_.:-]{1,40})', re.IGNORECASE)
 
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an escaped U+0000, not an escaped backslash before "u0000"
+
 
 class UnreadableBodyError(WorldFault):
     """A body is not in the format that its source has; the text says why, and continues "the body ..."."""
@@ -44,3 +46,8 @@ def text_of(body: bytes, charset: str) -> str:
         return body.decode(codec)
     except UnicodeDecodeError as error:
         raise UnreadableBodyError(f"is not in {charset or 'utf-8'}: byte {error.start}") from error
+
+
+def holds_nul(content: bytes) -> bool:
+    """Whether a JSON text holds the character U+0000, which no text of the database can hold."""
+    return b"u0000" in content and _NUL.search(content) is not None

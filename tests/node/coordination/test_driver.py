@@ -42,7 +42,7 @@ class Disk:
         for entity_id in removed:
             self.stored.pop(entity_id, None)
 
-    def note(self, transition: Transition) -> None:
+    def note(self, transition: Transition, rules: Rules) -> None:
         pass
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from node.coordination.records import NodeRecords
+from node.coordination.dispatcher import Handlers
+from node.coordination.observations import Observations
 from node.coordination.reputations import Reputations
-from protocols.effects import RecordDistribution, RecordLateEvidence
+from protocols.effects import Effect, RecordDistribution, RecordLateEvidence
 from protocols.envelope import sign
 from protocols.messages import Evidence, Role
 from storage import batches, policies, reputations, sources
@@ -68,6 +69,12 @@ def late(signer: Any = AGENT) -> RecordLateEvidence:
     return RecordLateEvidence(evidence=sign(signer, evidence), agrees=False)
 
 
+async def record(records: Observations, effect: Effect) -> None:
+    """Carry out one effect as the dispatcher would."""
+    handlers: Handlers = records.handlers
+    await handlers[type(effect)](effect)
+
+
 async def signers(database: Database) -> Sequence[tuple[bytes, bool]]:
     rows = await database.run(partial(batches.evidence, batch_id=BATCH_ID))
     return [(row.signer, row.agrees) for row in rows]
@@ -76,14 +83,14 @@ async def signers(database: Database) -> Sequence[tuple[bytes, bool]]:
 async def test_late_dissent_and_distribution_outlast_an_outage(postgres_url: str) -> None:
     with Database(postgres_url, attempts_max=1) as database:
         await make_batch(database)
-        records = NodeRecords(database, Reputations(database))
-        await records.record(RecordDistribution(batch_id=BATCH_ID, published=3, confirmed=0, latency_ms=9))
-        await records.record(late(NODE))
+        records = Observations(database, Reputations(database))
+        await record(records, RecordDistribution(batch_id=BATCH_ID, published=3, confirmed=0, latency_ms=9))
+        await record(records, late(NODE))
         with out_of_order(postgres_url):
             with pytest.raises(DatabaseUnavailableError):
                 await records.flush()
-            await records.record(late())
-            await records.record(RecordDistribution(batch_id=BATCH_ID, published=3, confirmed=2, latency_ms=11))
+            await record(records, late())
+            await record(records, RecordDistribution(batch_id=BATCH_ID, published=3, confirmed=2, latency_ms=11))
         await records.flush()
         assert sorted(await signers(database)) == sorted([(NODE.identity, False), (AGENT.identity, False)])
         row = await database.run(partial(batches.get, batch_id=BATCH_ID))
@@ -94,10 +101,10 @@ async def test_late_dissent_and_distribution_outlast_an_outage(postgres_url: str
 async def test_figures_written_twice_are_there_once(postgres_url: str) -> None:
     with Database(postgres_url) as database:
         await make_batch(database)
-        records = NodeRecords(database, Reputations(database))
-        await records.record(late())
+        records = Observations(database, Reputations(database))
+        await record(records, late())
         await records.flush()
-        await records.record(late())
+        await record(records, late())
         await records.flush()
         assert await signers(database) == [(AGENT.identity, False)]
 

@@ -11,6 +11,7 @@ import trio
 from psycopg.types.json import Jsonb
 
 from node.coordination.driver import Driver
+from node.coordination.payloads import Payloads
 from node.coordination.serialization import read_certificate
 from node.delivery.announcer import GOSSIP_CERTIFIED, Announcer
 from node.network.certificate_log import CertificateLog
@@ -228,7 +229,7 @@ async def hearing(url: str) -> AsyncIterator[Hearing]:
             database=database,
             kept_max=1_000,
             is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
-            post=lambda stimulus: None,
+            enqueue=lambda stimulus: None,
         )
         sync = Synchronizer(
             network=NETWORK,
@@ -252,7 +253,11 @@ async def hearing(url: str) -> AsyncIterator[Hearing]:
 def serving(node: Running) -> Any:
     """Answers for a node's log of certificates."""
     log = CertificateLog(
-        network=NETWORK, database=node.database, kept_max=1_000, is_known=lambda _: True, post=lambda stimulus: None
+        network=NETWORK,
+        database=node.database,
+        kept_max=1_000,
+        is_known=lambda _: True,
+        enqueue=lambda stimulus: None,
     )
 
     async def answer(_: IdentityKey, body: bytes) -> bytes:
@@ -352,7 +357,7 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
         network=NETWORK,
         driver=Driver(Rules(network=NETWORK, self_key=HEARER.identity), Forgetful()),
         transport=transport,
-        payloads=BytesCache[str, bytes](1),
+        payloads=Payloads(own=BytesCache(1), find=nothing, strike=transport.strike),
         reputations=lambda _: {},
         topics=lambda _: (),
         is_known=lambda _: True,

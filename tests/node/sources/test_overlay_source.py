@@ -148,7 +148,7 @@ async def opened(reader_url: str, origin_url: str, kept_max: int = 1_000) -> Asy
                 database=database,
                 kept_max=kept_max,
                 is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
-                post=lambda stimulus: None,
+                enqueue=lambda stimulus: None,
             )
             hidden: set[str] = set()
             honest = answers_of(origin.database, network, hidden)

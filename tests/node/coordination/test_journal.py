@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from node.coordination.records import EntityJournal
+from node.coordination.journal import EntityJournal
 from protocols import codec
 from protocols.entities import Chain
 from protocols.errors import MalformedError
@@ -19,11 +19,11 @@ async def test_what_comes_back_by_itself_need_not_be_readable(postgres_url: str)
     rows = [("batch:1", STRANGE), ("lease:enhanced:2", b"?"), (CHAIN.entity_id, codec.encode(CHAIN))]
     with Database(postgres_url) as database:
         await database.run(partial(entities.commit, changed=rows, removed=[]))
-        assert list(await EntityJournal(database, lambda level: 5).load()) == [CHAIN]
+        assert list(await EntityJournal(database).load()) == [CHAIN]
 
 
 async def test_a_context_that_cannot_be_read_stops_the_node(postgres_url: str) -> None:
     with Database(postgres_url) as database:
         await database.run(partial(entities.commit, changed=[(CHAIN.entity_id, STRANGE)], removed=[]))
         with pytest.raises(MalformedError):
-            await EntityJournal(database, lambda level: 5).load()
+            await EntityJournal(database).load()

@@ -1,4 +1,4 @@
-"""What the executor does with what its workers found, apart from any network."""
+"""What a node does with what its workers found, apart from any network."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,11 +7,12 @@ import attrs
 import pytest
 import trio
 
-from node.coordination.executor import Executor
+from node.coordination.payloads import Payloads
 from node.coordination.result_cache import ResultCache
+from node.coordination.role_runner import RoleRunner
 from node.runtime.caches import BytesCache
 from node.worker.compute import Run
-from protocols.effects import Effect, RunRole
+from protocols.effects import RunRole
 from protocols.envelope import sign
 from protocols.messages import Award, Role, WorkOrder
 from protocols.stimuli import RoleFailed, RoleFinished, Stimulus
@@ -51,40 +52,26 @@ def order() -> RunRole:
     return RunRole(order=sign(NODE, work), roles=(Role.NORMALIZE, Role.VALIDATE))
 
 
-def executor(workers: Workers, posted: list[Stimulus]) -> Executor:
-    payloads: BytesCache[str, bytes] = BytesCache(1_000)
-    payloads.put(MANIFEST.batch_id, b"payload")
-    nothing: Any = lambda *arguments: None  # noqa: E731
-    return Executor(
+async def absent(batch_id: str) -> None:
+    """No database holds the payload."""
+
+
+async def carry_out(workers: Workers, *effects: RunRole) -> list[Stimulus]:
+    posted: list[Stimulus] = []
+    payloads = Payloads(own=BytesCache(1_000), find=absent, strike=lambda peer, reason: None)
+    payloads.receive(MANIFEST.batch_id, NODE.identity, b"payload")
+    runner = RoleRunner(
         network=NETWORK,
         build="test",
         signer=AGENT,
         workers=workers,  # type: ignore[arg-type]
-        records=nothing,
-        library=Library(),  # type: ignore[arg-type]
-        certificates=nothing,
-        subscribers=nothing,
         payloads=payloads,
+        policies=Library(),
         cache=ResultCache(100_000),
-        post=posted.append,
-        on_sealed=nothing,
-        on_dead=nothing,
-        on_replicated=nothing,
-        on_run=nothing,
+        enqueue=posted.append,
     )
-
-
-async def carry_out(workers: Workers, *effects: Effect) -> list[Stimulus]:
-    posted: list[Stimulus] = []
-    made = executor(workers, posted)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(made.run)
-        for number, effect in enumerate(effects, 1):
-            await made.put(effect)
-            with trio.fail_after(5):
-                while len(posted) < number:
-                    await trio.sleep(0.001)
-        nursery.cancel_scope.cancel()
+    for effect in effects:
+        await runner.handlers[RunRole](effect)
     return posted
 
 

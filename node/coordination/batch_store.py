@@ -1,0 +1,129 @@
+"""Batches in Postgres: payloads and policies, replicas of other nodes' batches, and how a batch ends."""
+
+from functools import partial
+from typing import Final
+
+import trio
+
+from node.coordination.serialization import certificate_bytes, evidence_row, hold_bytes, manifest_bytes, read_hold
+from node.runtime.clock import clock_ms
+from node.worker import compute
+from protocols import codec
+from protocols.certificate import agent_id
+from protocols.effects import WriteBatch
+from protocols.messages import HoldBatch, Role, Signed
+from storage import batches, policies, replicas
+from storage.batches import EvidenceRow, PendingBatch, SealedBatch
+from storage.database import Database
+from storage.replicas import Adoption
+
+MATERIALISE_S: Final = 10.0
+
+
+class BatchStore:
+    """What running, holding and sealing a batch reads and writes. Each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def payload(self, batch_id: str) -> bytes | None:
+        return await self._database.run(lambda connection: batches.payload(connection, batch_id))
+
+    async def policy(self, policy_hash: bytes) -> bytes | None:
+        return await self._database.run(lambda connection: policies.get(connection, policy_hash))
+
+    async def keep_policy(self, policy_hash: bytes, document: bytes) -> None:
+        await self._database.run(lambda connection: policies.put(connection, policy_hash, document))
+
+    async def pending(self) -> list[PendingBatch]:
+        return await self._database.run(batches.pending)
+
+    async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
+        """Write a batch of another node down; False where too many are held."""
+        keep = partial(
+            replicas.keep,
+            batch_id=hold.message.manifest.message.batch_id,
+            hold=hold_bytes(hold),
+            payload=packed,
+            now_ms=clock_ms(),
+        )
+        return await self._database.run(keep)
+
+    async def holds(self, network: str) -> list[Signed[HoldBatch]]:
+        """What this node holds for others."""
+        return [read_hold(row, network) for row in await self._database.run(replicas.holds)]
+
+    async def drop_replica(self, batch_id: str) -> None:
+        await self._database.run(lambda connection: replicas.drop(connection, [batch_id]))
+
+    async def adopt(self, hold: Signed[HoldBatch], index: compute.BatchIndex) -> bool:
+        """Enter a batch that is held among this node's own; False where it was, or is not held."""
+        adoption = _adoption(hold, index)
+        return await self._database.run(lambda connection: replicas.adopt(connection, adoption))
+
+    async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
+        sealed = _sealed_batch(effect, run, certified_ms)
+        return await self._database.run(lambda connection: batches.seal(connection, sealed))
+
+    async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
+        return await self._database.run(lambda connection: batches.bury(connection, batch_id, reasons))
+
+    async def run_materialise(self) -> None:
+        """Show batches that wait for agents as pending rows of the events table."""
+        while True:
+            await trio.sleep(MATERIALISE_S)
+            before_ms = clock_ms() - int(1000 * MATERIALISE_S)
+            await self._database.run(partial(batches.materialise, received_before_ms=before_ms))
+
+
+def _sealed_batch(effect: WriteBatch, run: compute.Run, certified_ms: int) -> SealedBatch:
+    certificate = effect.certificate
+    statement = certificate.statement
+    rows = [evidence_row(signed, agrees=True) for signed in certificate.evidence]
+    rows += [evidence_row(signed, agrees=False) for signed in effect.dissent]
+    rows += [
+        EvidenceRow(
+            role=Role.CERTIFY.word,
+            signer=signed.signer,
+            agrees=True,
+            frame=codec.encode(signed.message),
+            processing_us=0,
+            events=statement.events,
+        )
+        for signed in certificate.certifications
+    ]
+    return SealedBatch(
+        batch_id=statement.batch_id,
+        certificate=certificate_bytes(certificate),
+        context_out=effect.context_out,
+        outputs=run.outputs,
+        valid=statement.valid,
+        invalid=statement.invalid,
+        attempts=effect.attempts,
+        certified_ms=certified_ms,
+        level=statement.level.word,
+        agents=[agent_id(signed.signer) for signed in certificate.certifications],
+        leaves=run.leaves,
+        normalized=run.normalized,
+        evidence=tuple(rows),
+    )
+
+
+def _adoption(hold: Signed[HoldBatch], index: compute.BatchIndex) -> Adoption:
+    said = hold.message
+    manifest = said.manifest.message
+    return Adoption(
+        batch_id=manifest.batch_id,
+        coordinator=manifest.coordinator,
+        source_id=manifest.source_id,
+        source_sequence=manifest.source_sequence,
+        policy_hash=manifest.policy_hash,
+        level=int(manifest.level),
+        quorum=manifest.quorum,
+        stateful=said.stateful,
+        topics=list(manifest.topics),
+        manifest=manifest_bytes(said.manifest),
+        received_ms=manifest.received_ms,
+        event_ids=index.event_ids,
+        record_hashes=index.record_hashes,
+    )
