@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agents.policy import policy_document
 from agents.roles import execute
 from agents.units import SIGNIFICANT_DIGITS, UNITS, converter
+from protocols.canonical import INTEGER_MAX
 from protocols.errors import InvalidPolicyError
 from protocols.identifiers import content_event_id, record_line
 
@@ -199,7 +200,7 @@ LEVEL_FORMS: list[dict[str, Any]] = [
     {"type": "enum", "values": ["kilo", "mega"], "aliases": {"k": "kilo", "M": "mega"}, "ignoreCase": True},
 ]
 SAID = (
-    st.none() | st.booleans() | st.floats(-1e6, 1e6) | st.integers(-(2**53), 2**53) | st.text(max_size=12)
+    st.none() | st.booleans() | st.floats(-1e6, 1e6) | st.integers(-INTEGER_MAX, INTEGER_MAX) | st.text(max_size=12)
     | st.sampled_from([" 1.50 ", "1e3", "YES", "no", "k", "MEGA", "2013-01-01T05:00:00-05:00", "1357034400"])
     | st.sampled_from(["A\u030a"])
 )  # fmt: skip
