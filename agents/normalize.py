@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from agents.coercion import Coercer, Coercion, remember
-from agents.expressions import EvaluationError, Expression, NothingToSay, Scope
+from agents.expressions import AbsentValueError, EvaluationError, Expression, Scope
 from agents.issues import Issue, cut, issue, json_type
 from agents.paths import ABSENT, pointer, read, replaced
 from agents.policy import CompiledPolicy, FieldMapping
@@ -261,7 +261,7 @@ def applies(when: Expression, scope: Scope) -> bool:
     """Whether a condition holds. One that cannot be evaluated does: what it guards is the stricter choice."""
     try:
         return when.holds(scope)
-    except NothingToSay:
+    except AbsentValueError:
         return False
     except EvaluationError:
         return True

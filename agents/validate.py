@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from agents.expressions import EvaluationError, NothingToSay, Scope
+from agents.expressions import AbsentValueError, EvaluationError, Scope
 from agents.issues import Issue, cut, issue
 from agents.memory import History
 from agents.normalize import Record, applies, scope_of
@@ -107,7 +107,7 @@ def broken(rule: Rule, scope: Scope, kind: str) -> Issue | None:
             return None
         if rule.check.holds(scope):
             return None
-    except NothingToSay:
+    except AbsentValueError:
         return None
     except EvaluationError as error:
         found = {"error": str(error)[:100]}

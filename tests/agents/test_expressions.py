@@ -15,8 +15,8 @@ from agents.expressions import (
     EXPRESSION_CHARS_MAX,
     NODES_MAX,
     STEPS_MAX,
+    AbsentValueError,
     EvaluationError,
-    NothingToSay,
     compile_expression,
 )
 from agents.paths import ABSENT
@@ -110,7 +110,7 @@ NOTHING = [
 
 @pytest.mark.parametrize("text", NOTHING)
 def test_what_is_absent_or_null_says_nothing(text: str) -> None:
-    with pytest.raises(NothingToSay):
+    with pytest.raises(AbsentValueError):
         value(text)
 
 
@@ -146,22 +146,22 @@ def test_what_cannot_be_evaluated_says_why(text: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "found the end where a value"),
-        ("data.", "a name belongs"),
-        ("1 +", "a value belongs"),
-        ("(1", "where '\\)'"),
+        ("", "expected a value, found the end"),
+        ("data.", "expected a name, found the end"),
+        ("1 +", "expected a value"),
+        ("(1", "expected '\\)'"),
         ("1 2", "an operator or the end"),
         ("foo.bar", "'foo' is not known here; known are data"),
-        ("data.a & data.b", "no part of an expression"),
-        ("data.a = 1", "no part of an expression"),
-        ("data.a.nonsense()", "no method 'nonsense'"),
-        ("data.a.matches(data.b)", "a pattern, written out"),
+        ("data.a & data.b", "at character 7: unexpected '& data.b'"),
+        ("data.a = 1", "unexpected '= 1'"),
+        ("data.a.nonsense()", "the method 'nonsense' is not known"),
+        ("data.a.matches(data.b)", "a pattern as a literal string"),
         ("data.a.matches('(')", "the pattern"),
         ("data.a.matches('(?=a)')", "no look-around"),
-        ("data.tags.exists(data, true)", "a name already"),
+        ("data.tags.exists(data, true)", "is taken; use another"),
         ("has(1)", "a path like"),
         ("has(data)", "'.' and a name"),
-        ("'a\\qb'", "no escape"),
+        ("'a\\qb'", "unknown escape"),
         ("01", "an operator or the end"),
         ("1e999", "too large"),
         ("data.a ? 1", "':'"),
@@ -196,9 +196,9 @@ def test_installed_functions_are_called_by_their_full_name() -> None:
     }
     scope = {"data": {"a": 4}}
     assert compile_expression("acme.double(data.a) + 1", names=("data",), functions=functions).value(scope) == 9
-    with pytest.raises(EvaluationError, match=r"acme.fail\(\)"):
+    with pytest.raises(EvaluationError, match=r"^acme\.fail\(\) raised ValueError$"):
         compile_expression("acme.fail()", names=("data",), functions=functions).value(scope)
-    with pytest.raises(EvaluationError, match="does not take"):
+    with pytest.raises(EvaluationError, match=r"^acme\.double\(\) raised TypeError$"):
         compile_expression("acme.double()", names=("data",), functions=functions).value(scope)
     with pytest.raises(ValueError, match="'acme' is not known"):
         compile_expression("acme.triple(1)", names=("data",), functions=functions)
