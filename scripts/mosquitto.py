@@ -39,7 +39,7 @@ class Mosquitto:
 
     def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None) -> None:
         """Args:
-        settings: Lines of its configuration file; whoever connects is let in unless they say otherwise.
+        settings: Lines of its configuration file; any client may connect unless they refuse it.
         """
         directory.mkdir(parents=True, exist_ok=True)
         (self.port,) = free_ports(1)

@@ -87,7 +87,7 @@ class Node:
             )
 
     def kill(self) -> None:
-        """kill -9: nothing is said, nothing is flushed."""
+        """SIGKILL: the process sends and flushes nothing more."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -168,7 +168,7 @@ class LocalNetwork:
             self.wait_ready(node)
 
     def wait_ready(self, node: Node) -> None:
-        """Wait until a node says it is ready. Raises RuntimeError with its last log lines if it will not."""
+        """Wait until a node is ready. Raises RuntimeError with its last log lines if it does not get there."""
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             if not node.running:

@@ -1,7 +1,7 @@
 """A thousand clients in one process: raw sockets and a parser that only counts, so that they are not the bottleneck.
 
 Every message names its place; of what a read brings only the last whole place is looked for, and the number of
-places. Compressed bytes are the same for all clients: what a part says is remembered by its bytes.
+places. Compressed bytes are the same for all clients: the decoded text of a part is kept by its bytes.
 """
 
 import base64
@@ -196,21 +196,21 @@ def weighted(values: list[tuple[float, int]], shares: tuple[float, ...]) -> list
 
 
 def run(pipe: Connection, address: tuple[str, int], counts: dict[str, int]) -> None:
-    """The load process: does what it is told through the pipe."""
+    """The load process: carries out the commands that come through the pipe."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     load = Load(address, counts)
     thread = threading.Thread(target=load.run, daemon=True)
     thread.start()
     pipe.send(len(load.state()["messages"]))
-    while (told := pipe.recv()) != "stop":
-        if told == "begin":
+    while (command := pipe.recv()) != "stop":
+        if command == "begin":
             load.begin()
             pipe.send(None)
-        elif told == "state":
+        elif command == "state":
             pipe.send(load.state())
         else:
-            found = latencies(load.arrivals, told)
+            found = latencies(load.arrivals, command)
             pipe.send((weighted(found, (0.5, 0.95, 0.99, 1.0)), sum(count for _, count in found)))
     load.stop()
     thread.join()

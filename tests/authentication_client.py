@@ -1,4 +1,4 @@
-"""Clients of the three forms of authentication, for tests and benches: they say what to send, and send nothing.
+"""Clients of the three forms of authentication, for tests and benchmarks. They compute requests and send nothing.
 
 Written from the BRCs and the recorded behaviour of the official SDK, not from the server's code, so that each checks
 the other. ``MutualClient`` is as strict as AuthFetch; where that hangs, this raises ``UnprovenError``.

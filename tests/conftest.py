@@ -18,7 +18,7 @@ from storage.migrate import migrate
 _numbers = itertools.count()
 _emptied: list[str] = []
 LONGEST = ("simulation",)
-CALMEST = ("test_functions.py",)  # tells workers that hang from others by a deadline: not beside what begins first
+CALMEST = ("test_functions.py",)  # it relies on a deadline for hanging workers: never beside the longest tests
 GROUPS = {"e2e": "networks", "faults": "networks", "interop": "sdk"}
 
 

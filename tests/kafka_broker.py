@@ -81,7 +81,7 @@ class Broker:
         raise RuntimeError(f"the broker does not listen:\n{self.log.read_text(errors='replace')[-2000:]}")
 
     def kill(self) -> None:
-        """kill -9: it flushes nothing, and says goodbye to nobody."""
+        """SIGKILL: it flushes nothing and closes no connection."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

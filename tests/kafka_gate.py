@@ -67,7 +67,7 @@ class Gate:
                 _pump(inner, broker)
 
     def _ask(self, client: socket.socket, broker: socket.socket) -> None:
-        """Answer until the client has said who it is; what is not about that goes to the broker."""
+        """Authenticate the client; requests of other kinds go to the broker."""
         logins, exchange = self._logins or {}, None
         while True:
             frame = _frame(client)
@@ -80,10 +80,10 @@ class Gate:
                 names = b"".join(struct.pack(">h", len(name)) + name.encode() for name in MECHANISMS)
                 _send(client, struct.pack(">ihi", correlation, 0, len(MECHANISMS)) + names)
             elif key == SASL_AUTHENTICATE:
-                assert exchange is not None, "clients say first how they want to be known"
-                is_known, says = exchange.send(body[4:])
+                assert exchange is not None, "a handshake comes first"
+                is_known, reply = exchange.send(body[4:])
                 error = SASL_AUTHENTICATION_FAILED if is_known is False else 0
-                answer = struct.pack(">ihhi", correlation, error, -1, len(says)) + says
+                answer = struct.pack(">ihhi", correlation, error, -1, len(reply)) + reply
                 _send(client, answer + bytes(8 if version else 0))
                 if is_known:
                     return
@@ -93,14 +93,14 @@ class Gate:
 
 
 Exchange = Generator[tuple[bool | None, bytes], bytes, None]
-"""Is sent what a client says; yields whether it is known (None: it has more to say), and what to answer."""
+"""Receives a client's messages; yields whether it is authenticated (None: not yet), and the reply."""
 
 
 def _plain(logins: dict[str, str]) -> Exchange:
-    said = yield None, b""
+    received = yield None, b""
     while True:
-        _, user, password = said.split(b"\0")
-        said = yield logins.get(user.decode()) == password.decode(), b""
+        _, user, password = received.split(b"\0")
+        received = yield logins.get(user.decode()) == password.decode(), b""
 
 
 def _scram(logins: dict[str, str], bits: str) -> Exchange:

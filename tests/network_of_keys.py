@@ -90,14 +90,14 @@ def certified(events: int = 5, quorum: int = 2) -> Certified:
             received_ms=1_700_000_000_123,
         ),
     )
-    said = manifest.message
+    unsigned = manifest.message
     statement = Statement(
         network=NETWORK,
-        batch_id=said.batch_id,
-        coordinator=said.coordinator,
+        batch_id=unsigned.batch_id,
+        coordinator=unsigned.coordinator,
         source_id=SOURCE,
-        policy_hash=said.policy_hash,
-        level=said.level,
+        policy_hash=unsigned.policy_hash,
+        level=unsigned.level,
         quorum=quorum,
         input_root=output.input_root,
         normalized_root=output.normalized_root,

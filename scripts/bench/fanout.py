@@ -90,7 +90,7 @@ class Fed:
 
 
 def serve(pipe: Connection, postgres_url: str) -> None:
-    """The node's process: says its address, then does what it is told through the pipe."""
+    """The node's process: sends its address, then carries out the commands that come through the pipe."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -103,9 +103,9 @@ def serve(pipe: Connection, postgres_url: str) -> None:
             fed = Fed(node)
             pipe.send(node.url)
             receive = partial(trio.to_thread.run_sync, pipe.recv, abandon_on_cancel=True)  # type: ignore[call-arg]
-            while (told := await receive()) != "stop":
+            while (command := await receive()) != "stop":
                 node.recorder.told.clear()
-                pipe.send(attrs.asdict(node.feed.stats) if told == "stats" else await fed.feed(*told))
+                pipe.send(attrs.asdict(node.feed.stats) if command == "stats" else await fed.feed(*command))
 
     trio.run(main)
 
@@ -142,8 +142,8 @@ class Bench:
         self._node, self._load, self._clients = node, load, clients
         self._node_process, self._load_process = psutil.Process(node_pid), psutil.Process(load_pid)
 
-    def ask(self, pipe: Connection, told: Any) -> Any:
-        pipe.send(told)
+    def ask(self, pipe: Connection, command: Any) -> Any:
+        pipe.send(command)
         return pipe.recv()
 
     def step(self, rate: float, batch: int, seconds: float, profile: Path | None = None) -> Step:

@@ -32,10 +32,10 @@ ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 DATA = {"sensorId": "temp_001", "value": 23.5, "unit": "celsius", "station": "JFK", "windSpeedMps": 4.6}
 
 
-def receive(told: Connection) -> None:
+def receive(pipe: Connection) -> None:
     """Take posts on a port of its own, for the life of the process."""
     listener = socket.create_server(("127.0.0.1", 0))
-    told.send(listener.getsockname()[1])
+    pipe.send(listener.getsockname()[1])
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

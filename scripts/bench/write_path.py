@@ -53,7 +53,7 @@ COLUMNS = """event_id, source_id, external_id, event_type, raw_data, normalized_
 
 @attrs.frozen(kw_only=True)
 class Batch:
-    """Everything that is ever said of a batch's events, as columns in batch order."""
+    """All values of a batch's events, as columns in batch order."""
 
     number: int
     batch_id: str
