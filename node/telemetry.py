@@ -15,6 +15,7 @@ from structlog.typing import EventDict, Processor
 if TYPE_CHECKING:
     from node.delivery.feed import FeedStats
     from node.delivery.webhook_manager import WebhookStats
+    from node.sources.documents import SourceState
 
 QUIET: Final = ("libp2p", "multiaddr", "zeroconf", "trio-websocket", "httpx", "httpcore", "urllib3", "asyncio")
 BURST: Final = 5
@@ -114,7 +115,7 @@ def _route(handler: logging.Handler, level: int) -> None:
 class SourceFigures(Collector):
     """How the sources are doing that this node reads, from their states as they are shown."""
 
-    def __init__(self, states: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
+    def __init__(self, states: Callable[[], "Mapping[str, SourceState]"]) -> None:
         self._states = states
 
     def collect(self) -> Iterator[Metric]:
@@ -126,12 +127,13 @@ class SourceFigures(Collector):
             "overlay_source_events", "What sources said, by what became of it", labels=["source", "outcome"]
         )
         for source, state in self._states().items():
-            up.add_metric([source], float(state["status"] in ("running", "listening")))
-            if state["lag"] is not None:
-                lag.add_metric([source], state["lag"])
-            faults.add_metric([source], state["errors"])
-            for outcome in ("accepted", "duplicates", "rejected"):
-                events.add_metric([source, outcome], state[outcome])
+            up.add_metric([source], float(state.status in ("running", "listening")))
+            if state.lag is not None:
+                lag.add_metric([source], state.lag)
+            faults.add_metric([source], state.errors)
+            events.add_metric([source, "accepted"], state.accepted)
+            events.add_metric([source, "duplicates"], state.duplicates)
+            events.add_metric([source, "rejected"], state.rejected)
         yield from (up, lag, faults, events)
 
 
@@ -201,8 +203,8 @@ class Metrics:
         self._cached = gauge("processing_cache_bytes", "Results of processing kept")
         self._connected = gauge("peers_connected", "Peers connected")
 
-    def watch_sources(self, states: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
-        """Show how sources are doing, read whenever the metrics are: by source, its state as JSON values."""
+    def watch_sources(self, states: Callable[[], "Mapping[str, SourceState]"]) -> None:
+        """Show how sources are doing, read whenever the metrics are: by source, its state."""
         self._registry.register(SourceFigures(states))
 
     def watch_delivery(self, feed: Callable[[], "FeedStats"], webhooks: Callable[[], "WebhookStats"]) -> None:

@@ -1,4 +1,4 @@
-"""Policies: put one on the shelf, read it by its hash, try it on events."""
+"""Policies: store one, read it by its hash, try it on events."""
 
 import re
 from functools import partial
@@ -10,7 +10,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, answer, read_body, read_document
-from node.sources import documents
+from node.sources import policies
 from node.worker.policy_files import YAML_TYPES, read_policy
 from node.worker.policy_trials import trial_document
 from protocols.errors import ClientFault, MalformedError
@@ -34,9 +34,9 @@ def routes(services: Services) -> Blueprint:
             raise UnsupportedMediaType
         body = await read_body(request, timeout_s, POLICY_BYTES_MAX)
         value = await services.ingest.try_out(partial(read_policy, body, yaml=yaml))
-        kept = await database.run(partial(documents.keep_policy, value=value))
-        response = answer(kept, 201)
-        response.headers["Location"] = f"/overlay/policies/{kept['policyHash']}"
+        kept = await database.run(partial(policies.store, policy=value))
+        response = answer(kept.to_json(), 201)
+        response.headers["Location"] = f"/overlay/policies/{kept.policy_hash}"
         return response
 
     @blueprint.get("/overlay/policies/<policy_hash>")
@@ -62,7 +62,7 @@ def routes(services: Services) -> Blueprint:
 
     async def find(policy_hash: str) -> bytes:
         if HASH.fullmatch(policy_hash) is None:
-            raise documents.UnknownPolicyError("a policy hash has 64 hex digits")
-        return await database.run(partial(documents.policy, digest=bytes.fromhex(policy_hash)))
+            raise policies.UnknownPolicyError("the policy hash must be 64 hex digits")
+        return await database.run(partial(policies.find, digest=bytes.fromhex(policy_hash)))
 
     return blueprint

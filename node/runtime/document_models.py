@@ -33,6 +33,10 @@ class DocumentModel(BaseModel):
         validate_by_name=False,
     )
 
+    def to_json(self) -> dict[str, Any]:
+        """The members that are set, as JSON values under the names of the interface."""
+        return self.model_dump(by_alias=True, exclude_unset=True, warnings=False)
+
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -1,336 +1,224 @@
-"""Sources as clients send and see them, and the policy document that each stands for.
+"""Source documents: what clients send to create and change sources, and what they get.
 
-``mappingPolicy`` and ``validationRules`` hold the sections of one policy document between them: each section
-in either, none in both. The document is kept by its hash, so that a change of a source never changes what
-was certified under it before.
+Attributes of ``SourceInput`` and ``SourceChange`` are named like the columns that they set.
 """
 
-import json
-import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, get_args
 
-from agents.functions import MissingFunctionError
-from agents.policy import policy_document, policy_hash
-from node.delivery.history import timestamp
-from node.runtime.access import Caller, NotPermittedError
-from node.sources import settings as source_settings
-from node.worker.plugins import catalogue
-from protocols.canonical import parse_json
-from protocols.errors import ClientFault, InvalidPolicyError
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from node.runtime.document_models import DocumentModel, FieldProblem, optional_member, read_document
+from node.sources.settings import AnySourceSettings
+from protocols.errors import ClientFault
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
-from protocols.uhrp import uhrp_url
-from storage import policies, sources
 
-if TYPE_CHECKING:
-    from psycopg import Connection
+Json = dict[str, Any]
+SourceType = Literal["webhook", "poll", "mqtt", "kafka", "overlay"]
+SourceStatusName = Literal["starting", "running", "failing", "ended", "listening"]
 
-Document = dict[str, Any]
-
-SOURCE_TYPES: Final = ("webhook", "poll", "mqtt", "kafka", "overlay")
-SOURCE_ID: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{SOURCE_ID_CHARS_MAX}}}")
-IDENTITY_KEY: Final = re.compile("0[23][0-9a-f]{64}")
-POLICY_HASH: Final = re.compile("[0-9a-f]{64}")
+SOURCE_TYPES: Final[tuple[str, ...]] = get_args(SourceType)
 NAME_CHARS_MAX: Final = 256
-POLICY_PARTS: Final = ("mappingPolicy", "validationRules")
-MAPPING_SECTIONS: Final = ("version", "mapping", "coercion", "required")
+TRUST_SCORE_DEFAULT: Final = 50
 
 
 class InvalidSourceError(ClientFault):
+    """Field ``field``: a JSON pointer into the source."""
+
     code = "invalid-request"
 
 
-class UnknownSourceError(ClientFault):
-    code = "unknown-source"
+def _checked_name(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise ValueError(f"must be a string of 1 to {NAME_CHARS_MAX} printable characters, not only spaces")
+    return value
 
 
-class UnknownPolicyError(ClientFault):
-    code = "unknown-policy"
+def _checked_topic(value: str) -> str:
+    if not value.isprintable() or {" ", ","} & set(value):
+        raise ValueError("must be a topic: printable characters without spaces and commas")
+    return value
 
 
-def _is_topic(value: object) -> bool:
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= TOPIC_CHARS_MAX
-        and value.isprintable()
-        and not {" ", ","} & set(value)
-    )
+def _unchanged(value: Any) -> Any:
+    return value
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and len(value.strip()) > 0 and len(value) <= NAME_CHARS_MAX and value.isprintable()
+SourceId = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9._:-]{{1,{SOURCE_ID_CHARS_MAX}}}$")]
+SourceName = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX), AfterValidator(_checked_name)]
+Topic = Annotated[str, StringConstraints(min_length=1, max_length=TOPIC_CHARS_MAX), AfterValidator(_checked_topic)]
+PolicyHash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+IdentityKeyText = Annotated[str, StringConstraints(pattern="^0[23][0-9a-f]{64}$")]
+TrustScore = Annotated[int, Field(ge=0, le=100)]
+ObjectUrl = Annotated[str, StringConstraints(pattern="^XU[1-9A-HJ-NP-Za-km-z]{50}$")]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+# checked by ``settings.read`` once the type is known and secrets that are only repeated are filled in
+Configuration = Annotated[Json, BeforeValidator(_unchanged, json_schema_input_type=AnySourceSettings)]
+
+CONFIGURATION: Final = "Settings of the source's type: see the schemas of source settings."
+MAPPING_POLICY: Final = "Sections of the policy: those of mapping, coercion and required fields."
+VALIDATION_RULES: Final = "The other sections of the policy."
+POLICY_HASH: Final = "Hash of a policy on this node, in place of mappingPolicy and validationRules."
+TOPICS: Final = "Topics of the source's events, where a request names none."
+IDENTITY_KEY: Final = "Compressed public key that the source is bound to; null: not bound."
+TRUST_SCORE: Final = "Trust in the source; validation results move it."
+ENABLED: Final = "Whether events of the source are accepted."
 
 
-def _is_topics(value: object) -> bool:
-    return isinstance(value, list) and len(value) <= TOPICS_PER_BATCH_MAX and all(map(_is_topic, value))
+class SourceChange(DocumentModel):
+    """A change of a source: members that are left out stay as they are."""
+
+    name: SourceName = optional_member(description="Name for people.")
+    source_type: SourceType = optional_member(description="How events come to the node.")
+    configuration: Configuration = optional_member(description=CONFIGURATION)
+    mapping_policy: Json = optional_member(description=MAPPING_POLICY)
+    validation_rules: Json = optional_member(description=VALIDATION_RULES)
+    policy_hash: PolicyHash = optional_member(description=POLICY_HASH)
+    overlay_topics: list[Topic] = optional_member(max_length=TOPICS_PER_BATCH_MAX, description=TOPICS)
+    identity_key: IdentityKeyText | None = optional_member(description=IDENTITY_KEY)
+    trust_score: TrustScore = optional_member(description=TRUST_SCORE)
+    enabled: bool = optional_member(description=ENABLED)
+
+    def columns(self) -> Json:
+        """The columns to change, by name."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-def _is_score(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100
+class SourceInput(DocumentModel):
+    """A whole source: members that are left out get their defaults."""
+
+    source_id: SourceId = optional_member(description="May be left out where the address names the source.")
+    name: SourceName = Field(description="Name for people.")
+    source_type: SourceType = Field(description="How events come to the node.")
+    configuration: Configuration = Field(default_factory=dict, description=CONFIGURATION)
+    mapping_policy: Json = Field(default_factory=dict, description=MAPPING_POLICY)
+    validation_rules: Json = Field(default_factory=dict, description=VALIDATION_RULES)
+    policy_hash: PolicyHash = optional_member(description=POLICY_HASH)
+    overlay_topics: list[Topic] = Field(default_factory=list, max_length=TOPICS_PER_BATCH_MAX, description=TOPICS)
+    identity_key: IdentityKeyText | None = Field(None, description=IDENTITY_KEY)
+    trust_score: TrustScore = Field(TRUST_SCORE_DEFAULT, description=TRUST_SCORE)
+    enabled: bool = Field(True, description=ENABLED)
+
+    def columns(self) -> Json:
+        """All columns that a client may set, by name."""
+        return {name: getattr(self, name) for name in SourceChange.model_fields}
 
 
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and POLICY_HASH.fullmatch(value) is not None
+class PolicyObjects(DocumentModel):
+    """UHRP URLs of the objects that belong to a source or policy."""
+
+    policy: ObjectUrl = Field(description="The policy document: GET /uhrp/{url}.")
 
 
-def _is_identity(value: object) -> bool:
-    return value is None or (isinstance(value, str) and IDENTITY_KEY.fullmatch(value) is not None)
+class SourceState(DocumentModel):
+    """How a source that the node reads, or that delivers webhooks, is doing; counts since the node started it."""
+
+    status: SourceStatusName
+    since: Time | None = Field(description="When the status or its detail last changed.")
+    detail: str = Field(description="What the source is connected to, or why it is failing.")
+    lag: int | None = Field(description="Events known to wait upstream; null: unknown.")
+    held_up: bool = Field(description="Whether the source waits because the node is full.")
+    received: int = Field(description="Messages or events that came from the source.")
+    accepted: int = Field(description="Events that were new.")
+    duplicates: int = Field(description="Events that were known already.")
+    rejected: int = Field(description="Messages that are no events; GET /overlay/sources/{sourceId}/progress.")
+    errors: int = Field(description="Failures to read the source, and refused deliveries.")
+    last_error: str | None
+    last_error_at: Time | None
+    retry_at: Time | None = Field(description="When the source is tried again; null: it is not failing.")
+    last_event_at: Time | None
 
 
-# field: (column, default, check, what is asked for)
-FIELDS: Final[dict[str, tuple[str, Any, Callable[[Any], bool], str]]] = {
-    "name": ("name", None, _is_name, f"1 to {NAME_CHARS_MAX} printable characters"),
-    "sourceType": ("source_type", None, lambda value: value in SOURCE_TYPES, f"one of {', '.join(SOURCE_TYPES)}"),
-    "configuration": ("configuration", {}, lambda value: isinstance(value, dict), "an object"),
-    "mappingPolicy": ("mapping_policy", {}, lambda value: isinstance(value, dict), "an object"),
-    "validationRules": ("validation_rules", {}, lambda value: isinstance(value, dict), "an object"),
-    "policyHash": ("policy_hash", None, _is_hash, "the hash of a policy on this node, 64 hex digits"),
-    "overlayTopics": ("overlay_topics", [], _is_topics, f"at most {TOPICS_PER_BATCH_MAX} topics"),
-    "identityKey": ("identity_key", None, _is_identity, "a compressed public key in hexadecimal, or null"),
-    "trustScore": ("trust_score", 50, _is_score, "an integer from 0 to 100"),
-    "enabled": ("enabled", True, lambda value: isinstance(value, bool), "true or false"),
-}
-REQUIRED: Final = ("name", "sourceType")
-OPERATORS_FIELDS: Final = ("identityKey", "trustScore")
+class SourceDocument(DocumentModel):
+    """A source as it is stored, with its state."""
+
+    source_id: SourceId
+    name: str
+    source_type: SourceType
+    configuration: Json = Field(description="Secrets are hidden; a change may repeat that.")
+    mapping_policy: Json = Field(description=MAPPING_POLICY)
+    validation_rules: Json = Field(description=VALIDATION_RULES)
+    overlay_topics: list[str] = Field(description=TOPICS)
+    identity_key: str | None = Field(description=IDENTITY_KEY)
+    trust_score: int = Field(description=TRUST_SCORE)
+    enabled: bool = Field(description=ENABLED)
+    policy_hash: PolicyHash = Field(description="Hash of the policy that events are processed under.")
+    objects: PolicyObjects
+    last_activity_at: Time | None = Field(description="When the last event came; null: none yet.")
+    created_at: Time
+    updated_at: Time
+    state: SourceState | None = Field(None, description="Null: the node does not read the source itself.")
 
 
-def read_values(document: Mapping[str, Any]) -> Document:
-    """The columns that a document sets.
+class SourcePage(DocumentModel):
+    """Sources in the order of their ids."""
+
+    sources: list[SourceDocument]
+    next_after: str | None = Field(description="`after` of the next page; null: this is the last one.")
+
+
+class SourceRejection(DocumentModel):
+    """Something that a source sent and that is no event."""
+
+    external_id: str | None = Field(description="The source's own id, if it states one.")
+    field: str = Field(description="JSON pointer to what is wrong.")
+    reason: str
+    remedy: str
+    head: str = Field(description="The first bytes of it.")
+    rejected_at: Time
+
+
+class SourceProgress(DocumentModel):
+    """How far a source was read, and what it sent that is no event."""
+
+    source_id: SourceId
+    mark: Json | None = Field(description="The position to continue from, in the form of the source's type.")
+    rejections: list[SourceRejection] = Field(description="The latest first.")
+    state: SourceState | None = Field(None, description="Null: the node does not read the source itself.")
+
+
+class StoredPolicy(DocumentModel):
+    """A policy that is stored on this node."""
+
+    policy_hash: PolicyHash
+    objects: PolicyObjects
+    policy: Json = Field(description="The policy in its canonical form.")
+
+
+def read_change(document: Mapping[str, Any]) -> SourceChange:
+    """The change that a document asks for.
 
     Raises:
-        InvalidSourceError: A field is unknown or not what it should be.
+        InvalidSourceError: A member is unknown, or not as its model allows.
     """
-    values = {}
-    for field, value in document.items():
-        if field not in FIELDS:
-            known = ", ".join(("sourceId", *FIELDS))
-            raise InvalidSourceError(
-                f"/{field[:80]}: unknown field", field=f"/{field[:80]}", remedy=f"known here are {known}"
-            )
-        column, _, check, wanted = FIELDS[field]
-        if not check(value):
-            raise InvalidSourceError(f"/{field}: is not {wanted}", field=f"/{field}", remedy=f"send {wanted}")
-        values[column] = value
-    return values
+    return read_document(SourceChange, document, _invalid)
 
 
-def whole(document: Mapping[str, Any], *, source_id: str | None = None) -> Document:
-    """The columns of a whole source: what the document leaves out gets its default.
+def read_source(document: Mapping[str, Any], *, source_id: str | None = None) -> SourceInput:
+    """A whole source.
 
     Args:
-        source_id: From the address; the document may repeat it.
+        source_id: From the address; the document may leave it out or repeat it.
+
+    Raises:
+        InvalidSourceError: A member is missing, unknown, or not as its model allows.
     """
-    given = document.get("sourceId", source_id)
-    if not isinstance(given, str) or SOURCE_ID.fullmatch(given) is None:
+    given = document if source_id is None or "sourceId" in document else {**document, "sourceId": source_id}
+    if "sourceId" not in given:
         raise InvalidSourceError(
-            "/sourceId: is missing or not usable",
+            "/sourceId: is missing",
             field="/sourceId",
             remedy=f"send 1 to {SOURCE_ID_CHARS_MAX} letters, digits and any of . _ : -",
         )
-    if source_id is not None and given != source_id:
+    source = read_document(SourceInput, given, _invalid)
+    if source_id is not None and source.source_id != source_id:
         raise InvalidSourceError(
-            "/sourceId: is not the one in the address", field="/sourceId", remedy="leave it out, or repeat it"
+            f"/sourceId: must be {source_id[:SOURCE_ID_CHARS_MAX]!r} as in the address, found {source.source_id!r}",
+            field="/sourceId",
+            remedy="leave it out, or repeat the id in the address",
         )
-    for field in REQUIRED:
-        if field not in document:
-            raise InvalidSourceError(f"/{field}: is missing", field=f"/{field}", remedy=f"send {FIELDS[field][3]}")
-    values = {column: default for column, default, _, _ in FIELDS.values()}
-    values.update(read_values({field: value for field, value in document.items() if field != "sourceId"}))
-    return {**values, "source_id": given}
+    return source
 
 
-def compile_source(mapping: Document, rules: Document) -> bytes:
-    """The canonical policy document of a source.
-
-    Raises:
-        InvalidPolicyError: With ``path``, a JSON pointer into the source.
-    """
-    for section in mapping:
-        if section in rules:
-            path = f"/validationRules/{section}"
-            raise InvalidPolicyError(f"{path}: stands in mappingPolicy too; keep one", path=path)
-    try:
-        return _compiled({**mapping, **rules})
-    except InvalidPolicyError as error:
-        path = str(error.fields.get("path", ""))
-        section = path.split("/")[1] if "/" in path else ""
-        part = "validationRules" if section in rules else "mappingPolicy"
-        raise InvalidPolicyError(f"in {part}: {error}", path=f"/{part}{path}") from error
-
-
-def keep_policy(connection: "Connection", value: Any) -> Document:
-    """Check a policy and put it on the shelf, for sources to name by its hash.
-
-    Raises:
-        InvalidPolicyError: With ``path``, a JSON pointer into it.
-    """
-    document = _compiled(value)
-    digest = _keep(connection, document)
-    return {"policyHash": digest.hex(), "objects": {"policy": uhrp_url(digest)}, "policy": parse_json(document)}
-
-
-def _compiled(document: Any) -> bytes:
-    named = isinstance(document, dict) and "functions" in document
-    try:
-        return policy_document(document, catalogue() if named else ())
-    except MissingFunctionError as error:
-        raise InvalidPolicyError(f"{error}; install its package", path="/functions") from error
-
-
-def with_policy(connection: "Connection", values: Document) -> Document:
-    """The columns with the sections of the policy that ``policyHash`` names, where it names one.
-
-    Raises:
-        UnknownPolicyError: This node has no such policy. InvalidSourceError: sections stand beside it.
-    """
-    named = values.get("policy_hash")
-    rest = {column: value for column, value in values.items() if column != "policy_hash"}
-    if named is None:
-        return rest
-    for field in POLICY_PARTS:
-        if values.get(FIELDS[field][0]):
-            raise InvalidSourceError(
-                f"/{field}: stands beside policyHash", field=f"/{field}", remedy="send one of the two"
-            )
-    sections: Any = parse_json(policy(connection, bytes.fromhex(named)))
-    mapping = {name: section for name, section in sections.items() if name in MAPPING_SECTIONS}
-    rules = {name: section for name, section in sections.items() if name not in MAPPING_SECTIONS}
-    return {**rest, "mapping_policy": mapping, "validation_rules": rules}
-
-
-def create(connection: "Connection", values: Document, caller: Caller) -> Document:
-    """Create a source. Owners create sources bound to themselves, operators any."""
-    if not caller.operates and (caller.identity is None or values["identity_key"] != caller.identity.hex()):
-        raise NotPermittedError(
-            "an owner creates sources that are bound to itself",
-            field="/identityKey",
-            remedy="send your own identity key as identityKey, or ask an operator",
-        )
-    values = with_policy(connection, values)
-    source_settings.read(values["source_type"], values["configuration"])
-    document = compile_source(values["mapping_policy"], values["validation_rules"])
-    return _shown(sources.create(connection, {**values, "policy_hash": _keep(connection, document)}))
-
-
-def change(connection: "Connection", source_id: str, values: Document, caller: Caller) -> Document:
-    """Change the columns in ``values``, and the policy with them. Owners change their own sources alone.
-
-    A policy that stays as it is is not checked again: its functions may not be installed any more.
-    """
-    known = find(connection, source_id)
-    if not caller.operates:
-        _refuse_strangers(known, values, caller)
-    values = with_policy(connection, values)
-    if "configuration" in values:
-        values = {**values, "configuration": source_settings.merged(values["configuration"], known.configuration)}
-    if {"configuration", "source_type"} & set(values):
-        source_settings.read(
-            values.get("source_type", known.source_type), values.get("configuration", known.configuration)
-        )
-    mapping = values.get("mapping_policy", known.mapping_policy)
-    rules = values.get("validation_rules", known.validation_rules)
-    columns = {column: value for column, value in values.items() if column != "source_id"}
-    if _text([mapping, rules]) != _text([known.mapping_policy, known.validation_rules]):
-        columns["policy_hash"] = _keep(connection, compile_source(mapping, rules))
-    updated = sources.update(connection, source_id, columns)
-    assert updated is not None, "the source was found in this transaction"
-    return _shown(updated)
-
-
-def _refuse_strangers(known: sources.Source, values: Document, caller: Caller) -> None:
-    if caller.identity is None or known.identity_key != caller.identity.hex():
-        raise NotPermittedError(
-            f"the source {known.source_id!r} belongs to another identity", remedy="ask its owner, or an operator"
-        )
-    for field in OPERATORS_FIELDS:
-        column = FIELDS[field][0]
-        if values.get(column, getattr(known, column)) != getattr(known, column):
-            raise NotPermittedError(
-                f"/{field}: is the operator's to change", field=f"/{field}", remedy="leave it as it is"
-            )
-
-
-def find(connection: "Connection", source_id: str) -> sources.Source:
-    found = sources.get(connection, source_id)
-    if found is None:
-        raise UnknownSourceError(f"no source {source_id[:100]!r} is registered on this node")
-    return found
-
-
-def get(connection: "Connection", source_id: str) -> Document:
-    return _shown(find(connection, source_id))
-
-
-def delete(connection: "Connection", source_id: str, caller: Caller) -> None:
-    """Take a source away. What it said stays, certified as it is."""
-    known = find(connection, source_id)
-    if not caller.operates:
-        _refuse_strangers(known, {}, caller)
-    sources.delete(connection, source_id)
-
-
-def rewind(connection: "Connection", source_id: str, caller: Caller) -> None:
-    """Have a source read from its beginning again; what is known already is a repeat."""
-    known = find(connection, source_id)
-    if not caller.operates:
-        _refuse_strangers(known, {}, caller)
-    sources.forget_mark(connection, source_id)
-
-
-def progress(connection: "Connection", source_id: str) -> Document:
-    """How far a source that this node reads was taken in, and what it said that is no event."""
-    find(connection, source_id)
-    return {
-        "sourceId": source_id,
-        "mark": sources.mark(connection, source_id),
-        "rejections": [
-            {
-                "externalId": each.external_id,
-                "field": each.field,
-                "reason": each.reason,
-                "remedy": each.remedy,
-                "head": each.head.decode(errors="replace"),
-                "rejectedAt": timestamp(at),
-            }
-            for each, at in sources.rejected(connection, source_id)
-        ],
-    }
-
-
-def page(connection: "Connection", *, after: str, limit: int) -> Document:
-    rows = sources.list_sources(connection, after=after, limit=limit)
-    full = len(rows) == limit
-    return {"sources": [_shown(row) for row in rows], "nextAfter": rows[-1].source_id if full else None}
-
-
-def policy(connection: "Connection", digest: bytes) -> bytes:
-    """A canonical policy document by its hash."""
-    document = policies.get(connection, digest)
-    if document is None:
-        raise UnknownPolicyError(f"this node has no policy {digest.hex()}")
-    return document
-
-
-def _text(value: Any) -> str:
-    """JSON to compare by: to Python, ``true`` equals 1."""
-    return json.dumps(value, sort_keys=True)
-
-
-def _keep(connection: "Connection", document: bytes) -> bytes:
-    digest = bytes.fromhex(policy_hash(document))
-    policies.put(connection, digest, document)
-    return digest
-
-
-def _shown(row: sources.Source) -> Document:
-    fields = {field: getattr(row, column) for field, (column, _, _, _) in FIELDS.items() if field != "policyHash"}
-    fields["configuration"] = source_settings.hidden(row.configuration)
-    return {
-        "sourceId": row.source_id,
-        **fields,
-        "policyHash": row.policy_hash.hex(),
-        "objects": {"policy": uhrp_url(row.policy_hash)},
-        "lastActivityAt": timestamp(row.last_activity_at),
-        "createdAt": timestamp(row.created_at),
-        "updatedAt": timestamp(row.updated_at),
-    }
+def _invalid(problem: FieldProblem) -> InvalidSourceError:
+    return InvalidSourceError(str(problem), field=problem.pointer, remedy=problem.remedy)

@@ -12,24 +12,22 @@ import attrs
 import trio
 
 from node.ingest.pipeline import Ingest, OverloadedError
-from node.runtime.clock import clock_ms
 from node.sources.settings import SourceSettings
+from node.sources.status import SourceStatus
 from node.worker.parsing.bodies import RawEvent
-from protocols.certificate import rfc3339
 from protocols.errors import WorldFault
 
 T = TypeVar("T")
 SavedPosition: TypeAlias = Mapping[str, Any]
+"""Where a source has been read to: JSON values in a form of the connector's own."""
 Network: TypeAlias = IPv4Network | IPv6Network
 
-EVENTS_MAX: Final = 1_000  # that are handed on at once; more are handed on one after the other
-FULL_S: Final = 0.5
-ERROR_CHARS_MAX: Final = 500
+EVENTS_MAX: Final = 1_000  # in one submission; more are submitted one part after the other
+OVERLOADED_PAUSE_S: Final = 0.5
 
 
 class SourceFault(WorldFault):
-    """A source cannot be read now: the text is what an operator is shown. Field ``retryAfter``, seconds: tried
-    again no sooner."""
+    """A source cannot be read now: operators see the text. Field ``retryAfter``, seconds: not tried again sooner."""
 
     code = "source-fault"
 
@@ -42,10 +40,10 @@ class Compute(Protocol):
 
 @attrs.frozen(kw_only=True)
 class SourceConnector:
-    """How sources of a type are read.
+    """How sources of one type are read.
 
-    ``run`` reads until it is cancelled; what it raises is shown with the source, which is tried again later. It
-    may return: a source that has an end is read again when it is changed.
+    ``run`` reads until it is cancelled. What it raises is shown with the source, and it is called again later. It may
+    return: a source that has an end is read again when it is changed.
     """
 
     run: Callable[["SourceIntake"], Awaitable[None]]
@@ -53,95 +51,34 @@ class SourceConnector:
 
 @attrs.frozen(kw_only=True)
 class IntakeCounts:
-    """What became of events that were handed on. All of them are on disk, rejected, or repeats."""
+    """What became of events that were submitted: they are on disk, rejected, or repeats."""
 
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
-
-
-@attrs.define(kw_only=True)
-class SourceStatus:
-    """What is shown of a source. ``lag``: events that are known to wait upstream."""
-
-    state: str = "starting"
-    since_ms: int = 0
-    detail: str = ""
-    lag: int | None = None
-    received: int = 0
-    accepted: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    failures: int = 0
-    errors: int = 0
-    last_error: str = ""
-    last_error_ms: int = 0
-    retry_ms: int = 0
-    last_event_ms: int = 0
-    held_up: bool = False
-
-    def enter(self, state: str, detail: str = "") -> None:
-        if (state, detail) != (self.state, self.detail) or not self.since_ms:
-            self.state, self.detail, self.since_ms = state, detail, clock_ms()
-
-    def fail(self, why: str) -> None:
-        self.errors += 1
-        self.last_error = why[:ERROR_CHARS_MAX]
-        self.last_error_ms = clock_ms()
-
-    def count(self, received: int, counts: Mapping[str, int]) -> None:
-        """Events came; ``counts`` as in the answer to them."""
-        self.received += received
-        self.accepted += counts["accepted"]
-        self.duplicates += counts["duplicates"]
-        self.rejected += counts["rejected"]
-        self.last_event_ms = clock_ms()
-
-    def document(self) -> dict[str, Any]:
-        """As JSON values; times as text, null where there is none."""
-
-        def moment(ms: int) -> str | None:
-            return rfc3339(ms) if ms else None
-
-        return {
-            "status": self.state,
-            "since": moment(self.since_ms),
-            "detail": self.detail,
-            "lag": self.lag,
-            "heldUp": self.held_up,
-            "received": self.received,
-            "accepted": self.accepted,
-            "duplicates": self.duplicates,
-            "rejected": self.rejected,
-            "errors": self.errors,
-            "lastError": self.last_error or None,
-            "lastErrorAt": moment(self.last_error_ms),
-            "retryAt": moment(self.retry_ms),
-            "lastEventAt": moment(self.last_event_ms),
-        }
 
 
 class SourceIntake:
-    """The node, to a connector."""
+    """What a connector gets of the node: its settings, the saved position, and a way to submit events."""
 
     def __init__(
         self,
         *,
         source_id: str,
         settings: SourceSettings,
-        mark: SavedPosition | None,
+        position: SavedPosition | None,
         status: SourceStatus,
         ingest: Ingest,
         outbound_allowed: Sequence[Network],
         compute: Compute,
     ) -> None:
         """Args:
-        mark: Where the source has been read to, as it was committed last; None before the first.
+        position: Where the source has been read to, as it was committed last; None before the first commit.
         outbound_allowed: Networks besides public addresses that may be called.
         """
         self.source_id = source_id
         self.settings = settings
-        self.mark = mark
+        self.position = position
         self.outbound_allowed = tuple(outbound_allowed)
         self._status = status
         self._ingest = ingest
@@ -149,55 +86,55 @@ class SourceIntake:
 
     @property
     def held_up(self) -> bool:
-        """The node is full: nothing of what is being taken has been handed on yet."""
+        """Whether ``take`` waits because the node is full: nothing of what it waits with has been submitted."""
         return self._status.held_up
 
     def connected(self, detail: str = "") -> None:
-        """The source is being read; ``detail`` is shown."""
+        """Report that the source is being read; ``detail`` is shown."""
         self._status.failures = 0
         self._status.enter("running", detail)
 
-    def lags(self, events: int | None) -> None:
-        """How many events are known to wait upstream; None where that is not known."""
+    def report_lag(self, events: int | None) -> None:
+        """Report how many events are known to wait upstream; None: unknown."""
         self._status.lag = events
 
-    async def take(self, said: Sequence[RawEvent], *, mark: SavedPosition | None = None) -> IntakeCounts:
-        """Hand events on. Returns once they, and ``mark``, are on disk; waits while the node is full.
+    async def take(self, events: Sequence[RawEvent], *, position: SavedPosition | None = None) -> IntakeCounts:
+        """Submit events. Returns once they, and ``position``, are on disk; waits while the node is full.
 
-        Events are kept in their order. What is no event is kept with its reason, for operators to see.
+        The order of events is kept. What is not an event is stored with the reason, for operators to see.
 
         Raises:
-            WorldFault: Nothing is known to be on disk; hand them on again, a repeat is harmless.
+            WorldFault: Nothing is known to be on disk; submit them again, a repeat is harmless.
         """
         total = IntakeCounts()
-        for start in range(0, max(1, len(said)), EVENTS_MAX):
-            part = said[start : start + EVENTS_MAX]
-            is_last = start + EVENTS_MAX >= len(said)
-            taken = await self._take(part, mark if is_last else None)
+        for start in range(0, max(1, len(events)), EVENTS_MAX):
+            part = events[start : start + EVENTS_MAX]
+            is_last = start + EVENTS_MAX >= len(events)
+            counts = await self._take(part, position if is_last else None)
             total = IntakeCounts(
-                accepted=total.accepted + taken.accepted,
-                duplicates=total.duplicates + taken.duplicates,
-                rejected=total.rejected + taken.rejected,
+                accepted=total.accepted + counts.accepted,
+                duplicates=total.duplicates + counts.duplicates,
+                rejected=total.rejected + counts.rejected,
             )
-        if mark is not None:
-            self.mark = mark
+        if position is not None:
+            self.position = position
         return total
 
-    async def _take(self, said: Sequence[RawEvent], mark: SavedPosition | None) -> IntakeCounts:
-        if not said:
-            if mark is not None:
-                await self._ingest.remember(self.source_id, mark)
+    async def _take(self, events: Sequence[RawEvent], position: SavedPosition | None) -> IntakeCounts:
+        if not events:
+            if position is not None:
+                await self._ingest.remember(self.source_id, position)
             return IntakeCounts()
         while True:
             self._status.held_up = False
             try:
-                answer = await self._ingest.submit_read(self.source_id, said, mark)
+                answer = await self._ingest.submit_read(self.source_id, events, position)
                 break
             except OverloadedError:
                 self._status.held_up = True
-                await trio.sleep(FULL_S)
+                await trio.sleep(OVERLOADED_PAUSE_S)
         counts = answer.counts
-        self._status.count(len(said), counts)
+        self._status.count(len(events), counts)
         return IntakeCounts(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
 
     async def compute(self, call: Callable[[], T]) -> T:

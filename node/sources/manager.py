@@ -16,15 +16,9 @@ import trio
 from node.ingest.pipeline import Ingest
 from node.runtime.supervisor import RestartPolicy
 from node.sources import settings as source_settings
-from node.sources.intake import (
-    Compute,
-    Network,
-    SavedPosition,
-    SourceConnector,
-    SourceFault,
-    SourceIntake,
-    SourceStatus,
-)
+from node.sources.documents import SourceState
+from node.sources.intake import Compute, Network, SavedPosition, SourceConnector, SourceFault, SourceIntake
+from node.sources.status import SourceStatus
 from protocols.errors import OverlayError
 from storage import sources
 from storage.database import Database
@@ -89,7 +83,7 @@ class SourceManager:
         self._changing[source_id] = self._news
         self._news.set()
         if (endpoint := self._endpoints.get(source_id)) is not None:
-            endpoint.last_error, endpoint.last_error_ms = "", 0
+            endpoint.clear_error()
 
     def restart(self, source_id: str) -> None:
         """Begin anew with a source, from its mark as it is now."""
@@ -98,14 +92,14 @@ class SourceManager:
             running.scope.cancel()
         self.changed(source_id)
 
-    def state(self, source_id: str) -> dict[str, Any] | None:
-        """How a source that this node reads is doing, as JSON values; None where it reads no such source."""
+    def state(self, source_id: str) -> SourceState | None:
+        """How a source that this node reads is doing, None: it reads no such source."""
         status = self._statuses.get(source_id)
         if status is not None and source_id in self._changing:
             status = SourceStatus()
         return None if status is None else status.document()
 
-    def states(self) -> dict[str, dict[str, Any]]:
+    def states(self) -> dict[str, SourceState]:
         """How all sources are doing that this node reads, or that deliver webhooks, by id."""
         return {source_id: status.document() for source_id, status in (self._endpoints | self._statuses).items()}
 
@@ -122,8 +116,8 @@ class SourceManager:
         self._endpoints[source_id] = status
         return status
 
-    def endpoint_state(self, source_id: str) -> dict[str, Any]:
-        """How a source that delivers webhooks is doing, as JSON values."""
+    def endpoint_state(self, source_id: str) -> SourceState:
+        """How a source that delivers webhooks is doing."""
         return self._endpoints.get(source_id, _listening()).document()
 
     def forget_endpoint(self, source_id: str) -> None:
@@ -182,7 +176,7 @@ class SourceManager:
         intake = SourceIntake(
             source_id=wanted.source_id,
             settings=settings,
-            mark=mark,
+            position=mark,
             status=status,
             ingest=self._ingest,
             outbound_allowed=self._outbound_allowed,

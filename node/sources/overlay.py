@@ -116,7 +116,7 @@ class _Reading:
             level=settings.level,
             statuses=frozenset(STATUSES[settings.status]),
         )
-        self._number, self._aside = _read_mark(intake.mark)
+        self._number, self._aside = _read_mark(intake.position)
         self._marked = self._number
         self._is_overtaken = False
 
@@ -136,7 +136,7 @@ class _Reading:
         """Read a page of the log. Returns whether there is more that can be read now."""
         read = partial(certificate_log.foreign_after, number=self._number, limit=PAGE)
         last, end, entries = await self._reader.database.run(read)
-        self._intake.lags(last - end + len(entries) + len(self._aside))
+        self._intake.report_lag(last - end + len(entries) + len(self._aside))
         await self._note_pruned(last)
         if len(self._aside) > ASIDE_MAX - PAGE:
             return False
@@ -145,7 +145,7 @@ class _Reading:
         self._number = max(self._number, end)
         if self._number - self._marked >= UNMARKED_MAX:
             await self._take([])
-        self._intake.lags(last - self._number + len(self._aside))
+        self._intake.report_lag(last - self._number + len(self._aside))
         return self._number < last
 
     async def _note_pruned(self, last: int) -> None:
@@ -297,7 +297,7 @@ class _Reading:
 
     async def _take(self, said: Sequence[RawEvent]) -> None:
         self._marked = self._number
-        await self._intake.take(said, mark=self._mark())
+        await self._intake.take(said, position=self._mark())
 
     def _mark(self) -> SavedPosition:
         return {"number": self._number, "aside": [[number, each.since_ms] for number, each in self._aside.items()]}

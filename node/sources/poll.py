@@ -77,7 +77,7 @@ class Poller:
         self._intake = intake
         self._settings = settings
         self._client = client
-        self._position = position_of(settings, intake.mark)
+        self._position = position_of(settings, intake.position)
         self._goes_on = settings.pages_from == "last"
 
     async def poll(self) -> str:
@@ -155,22 +155,22 @@ class Poller:
         """Hand a page's events on; the last of them with the position after it."""
         mark = None if after is None else after.mark()
         for number, part in enumerate(polled.parts, start=1):
-            await self._intake.take(unpacked(part), mark=mark if number == len(polled.parts) else None)
+            await self._intake.take(unpacked(part), position=mark if number == len(polled.parts) else None)
         if after is not None:
-            if not polled.parts and mark != self._intake.mark:
-                await self._intake.take([], mark=mark)
+            if not polled.parts and mark != self._intake.position:
+                await self._intake.take([], position=mark)
             self._position = after
 
     async def _begin_at(self, start: PollPosition | None) -> None:
         """Remember where the next poll begins, once all pages of this one are taken."""
         if not self._goes_on and start is not None:
-            await self._intake.take([], mark=start.mark())
+            await self._intake.take([], position=start.mark())
             self._position = start
 
     def _lags(self, polled: Polled | None, *, is_last: bool) -> None:
         said = None if polled is None else polled.lag
         if said is not None or not self._settings.lag_path:
-            self._intake.lags(said if said is not None else 0 if is_last else None)
+            self._intake.report_lag(said if said is not None else 0 if is_last else None)
 
     def _refusal(self, answer: Fetched) -> SourceFault:
         text = f"{place(answer.url)} answers {answer.status}"

@@ -145,7 +145,10 @@ def secret_key(scheme: Scheme, secret: str) -> bytes:
     """
     if not scheme.base64_secret:
         return secret.encode()
-    return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    try:
+        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        raise ValueError(f"must have secrets of base64, after {SECRET_PREFIX} or alone") from None
 
 
 def check_signature(

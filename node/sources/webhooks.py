@@ -16,8 +16,8 @@ from node.ingest.pipeline import Ingest
 from node.ingest.responses import IngestAnswer
 from node.runtime.clock import clock_ms
 from node.sources import settings as source_settings
-from node.sources.documents import find
 from node.sources.manager import SourceManager
+from node.sources.registry import find
 from node.sources.settings.webhook import WebhookSourceSettings
 from node.sources.webhook_signatures import SignatureRefusedError, check_signature
 from node.worker.parsing.bodies import Coding

@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from node.delivery.feed import FeedStats
 from node.delivery.webhook_manager import WebhookStats
+from node.sources.documents import SourceState
+from node.sources.status import SourceStatus
 from node.telemetry import Metrics, RateLimit, configure_logging
 from protocols.errors import WorldFault
 
@@ -202,12 +204,12 @@ def test_two_nodes_in_one_process_count_apart() -> None:
 
 
 def test_sources_are_shown_as_they_are_when_they_are_asked_for() -> None:
-    metrics, states = Metrics(), dict[str, dict[str, Any]]()
+    metrics, states = Metrics(), dict[str, SourceState]()
     metrics.watch_sources(lambda: states)
     assert not any(name.startswith("overlay_source") for name in samples(metrics))
-    counts = {"errors": 2, "accepted": 10, "duplicates": 1, "rejected": 3}
-    states["farm"] = {"status": "running", "lag": 7, **counts}
-    states["gone"] = {"status": "failing", "lag": None, **counts}
+    status = SourceStatus(state="running", lag=7, errors=2, accepted=10, duplicates=1, rejected=3)
+    states["farm"] = status.document()
+    states["gone"] = SourceStatus(state="failing", errors=2).document()
     found = samples(metrics)
     assert (found["overlay_source_upfarm"], found["overlay_source_upgone"]) == (1, 0)
     assert found["overlay_source_lagfarm"] == 7

@@ -358,7 +358,7 @@ class KafkaReader:
             for number, part in topic["partitions"].items()
             if (name, int(number)) in self._offsets.owned and part["consumer_lag"] >= 0
         ]
-        self._soon(self._intake.lags, sum(lags))
+        self._soon(self._intake.report_lag, sum(lags))
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._settings.start == "latest":

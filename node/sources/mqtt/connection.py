@@ -86,14 +86,14 @@ async def open_connection(
 
 
 async def _connected(settings: MqttSourceSettings, allowed: Sequence[IPv4Network | IPv6Network]) -> trio.abc.Stream:
-    place = f"{settings.host}:{settings.at_port}"
+    place = f"{settings.host}:{settings.port_or_default}"
     try:
-        addresses = await resolve(settings.host, settings.at_port, allowed)
+        addresses = await resolve(settings.host, settings.port_or_default, allowed)
         with trio.fail_after(CONNECT_S):
             for address in addresses[:-1]:
                 with suppress(OSError):
-                    return await trio.open_tcp_stream(str(address), settings.at_port)
-            return await trio.open_tcp_stream(str(addresses[-1]), settings.at_port)
+                    return await trio.open_tcp_stream(str(address), settings.port_or_default)
+            return await trio.open_tcp_stream(str(addresses[-1]), settings.port_or_default)
     except trio.TooSlowError:
         raise SourceFault(f"{place} does not answer") from None
     except OSError as error:

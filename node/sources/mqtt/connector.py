@@ -111,7 +111,7 @@ class _Subscription:
             await self._subscribe(accepted)
             session = "resumed" if accepted.session_present else "new"
             self._intake.connected(
-                f"{self._settings.host}:{self._settings.at_port} as {self._client_id}, "
+                f"{self._settings.host}:{self._settings.port_or_default} as {self._client_id}, "
                 f"MQTT {self._settings.protocol_version}, {session} session"
             )
 
@@ -165,11 +165,11 @@ class _Subscription:
             await self._remember(wanted)
 
     def _held(self) -> frozenset[str]:
-        mark = self._intake.mark or {}
+        mark = self._intake.position or {}
         return frozenset(mark.get("filters", ())) if mark.get("clientId") == self._client_id else frozenset()
 
     async def _remember(self, filters: Iterable[str]) -> None:
-        await self._intake.take([], mark={"clientId": self._client_id, "filters": sorted(filters)})
+        await self._intake.take([], position={"clientId": self._client_id, "filters": sorted(filters)})
 
     async def _answer(self, packet: bytes) -> tuple[int, ...]:
         await self._link.send(packet)

@@ -1,14 +1,13 @@
-"""What the ``configuration`` of a source says, by its type: one model each, checked when a source is written.
+"""The ``configuration`` of a source, by its type: one model each, checked whenever a source is written.
 
-Field names are those of the API. Secrets are written and never shown: a document that repeats ``HIDDEN`` where a
-secret stands leaves the secret as it is.
+Secrets are written and never shown: a document that repeats ``HIDDEN`` in place of a secret leaves the secret
+unchanged.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from pydantic import ValidationError
-
+from node.runtime.document_models import FieldProblem, read_document
 from node.sources.settings.base import HIDDEN, SECRET_NAMES, SourceSettings
 from node.sources.settings.kafka import KafkaSourceSettings
 from node.sources.settings.mqtt import MqttSourceSettings
@@ -17,7 +16,16 @@ from node.sources.settings.poll import PollSourceSettings
 from node.sources.settings.webhook import WebhookSourceSettings
 from protocols.errors import ClientFault
 
-__all__ = ["HIDDEN", "SECRET_NAMES", "SETTINGS", "InvalidConfigurationError", "SourceSettings", "hidden", "read"]
+__all__ = [
+    "HIDDEN",
+    "SECRET_NAMES",
+    "SETTINGS",
+    "AnySourceSettings",
+    "InvalidConfigurationError",
+    "SourceSettings",
+    "hidden",
+    "read",
+]
 
 SETTINGS: Final[dict[str, type[SourceSettings]]] = {
     "mqtt": MqttSourceSettings,
@@ -26,6 +34,9 @@ SETTINGS: Final[dict[str, type[SourceSettings]]] = {
     "webhook": WebhookSourceSettings,
     "poll": PollSourceSettings,
 }
+AnySourceSettings: TypeAlias = (
+    WebhookSourceSettings | PollSourceSettings | MqttSourceSettings | KafkaSourceSettings | OverlaySourceSettings
+)
 
 
 class InvalidConfigurationError(ClientFault):
@@ -38,28 +49,24 @@ def read(source_type: str, configuration: Mapping[str, Any]) -> SourceSettings:
     """The settings of a source.
 
     Raises:
-        InvalidConfigurationError: naming the first field that is wrong.
+        InvalidConfigurationError: Naming the first member that is wrong.
     """
     model = SETTINGS.get(source_type)
     if model is None:
         raise InvalidConfigurationError(
-            f"/sourceType: {source_type} is not read by this version",
+            f"/sourceType: must be one of {', '.join(SETTINGS)}, found {source_type[:40]!r}",
             field="/sourceType",
-            remedy=f"use one of {', '.join(SETTINGS)}",
+            remedy=f"send one of {', '.join(SETTINGS)}",
         )
-    try:
-        return model.model_validate(configuration)
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = "/configuration" + "".join(f"/{part}" for part in detail["loc"])
-        reason = detail["msg"].removeprefix("Value error, ")
-        raise InvalidConfigurationError(
-            f"{field[:200]}: {reason[:400]}", field=field[:200], remedy=f"see the settings of {source_type} sources"
-        ) from None
+    return read_document(model, configuration, _invalid, pointer="/configuration")
+
+
+def _invalid(problem: FieldProblem) -> InvalidConfigurationError:
+    return InvalidConfigurationError(str(problem), field=problem.pointer, remedy=problem.remedy)
 
 
 def hidden(configuration: Any, *, is_secret: bool = False) -> Any:
-    """A configuration the way it is shown."""
+    """A configuration as it is shown: without its secrets."""
     if isinstance(configuration, dict):
         return {
             name: hidden(value, is_secret=is_secret or name in SECRET_NAMES) for name, value in configuration.items()
@@ -70,7 +77,7 @@ def hidden(configuration: Any, *, is_secret: bool = False) -> Any:
 
 
 def merged(new: Any, old: Any) -> Any:
-    """A configuration with the secrets of the one before wherever it only repeats that there is one."""
+    """A new configuration, with the secrets of the old one wherever ``HIDDEN`` is in their place."""
     if isinstance(new, dict):
         before = old if isinstance(old, dict) else {}
         return {name: merged(value, before.get(name)) for name, value in new.items()}

@@ -1,40 +1,43 @@
-"""What all settings of sources have in common."""
+"""What the settings of all types of source have in common."""
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field, StringConstraints
 
+from node.runtime.document_models import DocumentModel
 from node.worker.parsing.shaping import Format, Shape
 from protocols.limits import EVENT_TYPE_CHARS_MAX
 
 HIDDEN: Final = "(hidden)"
 SECRET_NAMES: Final = frozenset({"secret", "secrets", "password", "token", "keyPem", "headers"})
 """Names of members whose values, and all within them, are never shown."""
+PEM_CHARS_MAX: Final = 65_536
 
 
-class SourceSettings(BaseModel):
-    """Frozen; unknown members are refused. Attributes are snake_case, members of the document camelCase."""
+class SourceSettings(DocumentModel):
+    """How a source of one type is read."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, alias_generator=to_camel, validate_by_name=False
-    )
+    # lists in a stored configuration become tuples, and numbers in strings have always been accepted
+    model_config = ConfigDict(strict=False)
 
 
 Pointer = Annotated[str, StringConstraints(pattern="^(/[^/]*)*$", max_length=256)]
 HeaderName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]*$", max_length=128)]
+Pem = Annotated[str, StringConstraints(max_length=PEM_CHARS_MAX)]
 
 
 class ShapeSettings(SourceSettings):
-    """Where in a message the type, id and time of its event stand; see ``node.worker.parsing.shaping.Shape``."""
+    """Where in a message the type, id and time of its event are found. A header has precedence over a path."""
 
-    event_type: str = Field("", max_length=EVENT_TYPE_CHARS_MAX)
-    event_type_path: Pointer = ""
-    event_type_header: HeaderName = ""
-    external_id_path: Pointer = ""
-    external_id_header: HeaderName = ""
-    timestamp_path: Pointer = ""
-    timestamp_header: HeaderName = ""
+    event_type: str = Field(
+        "", max_length=EVENT_TYPE_CHARS_MAX, description="Type of every event that does not state its own."
+    )
+    event_type_path: Pointer = Field("", description="JSON pointer to the event's type.")
+    event_type_header: HeaderName = Field("", description="Name of the header that holds the event's type.")
+    external_id_path: Pointer = Field("", description="JSON pointer to the source's own id of the event.")
+    external_id_header: HeaderName = Field("", description="Name of the header that holds the source's own id.")
+    timestamp_path: Pointer = Field("", description="JSON pointer to the event's time.")
+    timestamp_header: HeaderName = Field("", description="Name of the header that holds the event's time.")
 
     @property
     def shape(self) -> Shape:
@@ -42,9 +45,11 @@ class ShapeSettings(SourceSettings):
 
 
 class EventSettings(ShapeSettings):
-    """How events are read from messages; see ``node.worker.parsing.shaping.Shape``."""
+    """Where in a message the type, id and time of its event are found, and the format of messages."""
 
-    format: Format = "json"
+    format: Format = Field(
+        "json", description="json: the message is the data. text, base64: the data is a string made of its bytes."
+    )
 
     @property
     def shape(self) -> Shape:

@@ -1,6 +1,6 @@
-"""Sources that are other nodes' certified batches."""
+"""Settings of sources that are the certified batches of other nodes."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -11,31 +11,43 @@ from protocols.messages import IdentityKey, Level
 Pattern = Annotated[str, StringConstraints(pattern=r"^[^\s,]+$", max_length=TOPIC_CHARS_MAX)]
 Identity = Annotated[str, StringConstraints(pattern="^0[23][0-9a-f]{64}$")]
 SourceId = Annotated[str, StringConstraints(min_length=1, max_length=SOURCE_ID_CHARS_MAX)]
-LIST_MAX = 64
-HOUR_S = 3_600
+LIST_MAX: Final = 64
+HOUR_S: Final = 3_600
 
 
 class OverlaySourceSettings(SourceSettings):
-    """Which batches are read, and what becomes of their events.
+    """Which certified batches of other nodes are read, and what becomes of their events."""
 
-    Attributes:
-        topics: Names and patterns (``node.runtime.topic_patterns``); a batch is read for any one of its topics, and
-            never without topics.
-        source_ids: Of the nodes that took the events in; empty: all.
-        coordinators: Identity keys of nodes that are trusted: only their batches are read; empty: those of all. Who
-            signs a certificate must be known here, or stand in this list.
-        status: Which events of a batch.
-        include_reference: Data become ``{"certified": where they come from, "data": as certified there}``.
-        wait_seconds: How long a batch whose bytes nobody gives is asked for, before it is given up and shown.
-    """
-
-    topics: tuple[Pattern, ...] = Field(("#",), min_length=1, max_length=LIST_MAX)
-    source_ids: tuple[SourceId, ...] = Field((), max_length=LIST_MAX)
-    coordinators: tuple[Identity, ...] = Field((), max_length=LIST_MAX)
-    min_certification_level: Literal["basic", "enhanced", "critical"] = "basic"
-    status: Literal["valid", "invalid", "all"] = "valid"
-    include_reference: bool = False
-    wait_seconds: int = Field(HOUR_S, ge=0, le=7 * 24 * HOUR_S)
+    # patterns are those of node.runtime.topic_patterns
+    topics: tuple[Pattern, ...] = Field(
+        ("#",),
+        min_length=1,
+        max_length=LIST_MAX,
+        description="Topics and patterns of topics. A batch is read if any of its topics matches; one without topics "
+        "is never read.",
+    )
+    source_ids: tuple[SourceId, ...] = Field(
+        (), max_length=LIST_MAX, description="Sources, by their ids at the nodes that took the events in. Empty: all."
+    )
+    coordinators: tuple[Identity, ...] = Field(
+        (),
+        max_length=LIST_MAX,
+        description="Identity keys of nodes to trust: only their batches are read. Empty: those of all. Every signer "
+        "of a certificate must be known to this node or be in this list.",
+    )
+    min_certification_level: Literal["basic", "enhanced", "critical"] = Field(
+        "basic", description="Batches of a lower level are not read."
+    )
+    status: Literal["valid", "invalid", "all"] = Field("valid", description="Which events of a batch are read.")
+    include_reference: bool = Field(
+        False, description='Makes the data `{"certified": origin of the event, "data": as certified there}`.'
+    )
+    wait_seconds: int = Field(
+        HOUR_S,
+        ge=0,
+        le=7 * 24 * HOUR_S,
+        description="How long a batch that no peer sends is asked for, before it is rejected.",
+    )
 
     @property
     def level(self) -> Level:

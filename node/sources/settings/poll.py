@@ -1,13 +1,13 @@
-"""Sources that are asked for news over HTTP, again and again."""
+"""Settings of sources that are polled over HTTP."""
 
 import re
 import ssl
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
-from node.sources.settings.base import Pointer, ShapeSettings
+from node.sources.settings.base import Pem, Pointer, ShapeSettings
 from node.worker.parsing.polled import BodyFormat, Reader
 
 HEADERS_MAX: Final = 32
@@ -33,48 +33,58 @@ Parameter = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\[\]$-]*$", 
 
 
 class PollSourceSettings(ShapeSettings):
-    """What is asked, how often, and how answers become events.
+    """What is requested over HTTP, how often, and how answers become events."""
 
-    Attributes:
-        url: Shown to whoever may see the source: credentials belong into ``headers``.
-        headers: Sent to the origin of ``url`` alone, wherever redirects and links lead.
-        body: Of a POST, which follows no redirects.
-        interval: Seconds between one poll and the next; ``jitter`` is the part of them that is drawn at random.
-        timeout: Seconds for one answer as a whole.
-        bytes_max: Of one answer, as it comes and once it is not compressed.
-        pages_max: Answers that are asked for at once, one after the other.
-        ca_pem: The certificate authorities to trust in place of the public ones.
-        events_path: Of format ``json``: where the array of events stands, empty for the document itself; left out,
-            the document is one event.
-        delimiter: Of format ``csv``.
-        cursor_path: Where in an answer (``json``) the cursor stands that the next request sends.
-        cursor_field: Where in an event the value stands whose greatest one the next request sends.
-        cursor_parameter: The query parameter that the cursor is sent in.
-        follow_links: The next page is where the answer's ``Link: <...>; rel="next"`` says (RFC 8288).
-        pages_from: ``last``: the first page is the oldest, and polls go on from the page that was last. ``first``:
-            the first page is the newest, and every poll begins there.
-        lag_path: Where in an answer (``json``) the number of events stands that wait after it.
-    """
-
-    url: str = Field(min_length=8, max_length=2_048)
-    method: Literal["GET", "POST"] = "GET"
-    headers: dict[str, SecretStr] = Field(default_factory=dict, max_length=HEADERS_MAX)
-    body: str = Field("", max_length=65_536)
-    interval: float = Field(60.0, ge=1, le=86_400)
-    jitter: float = Field(0.1, ge=0, le=1)
-    timeout: float = Field(30.0, ge=0.1, le=300)
-    bytes_max: int = Field(4 * 1024 * 1024, ge=1, le=16 * 1024 * 1024)
-    pages_max: int = Field(100, ge=1, le=10_000)
-    ca_pem: str = Field("", max_length=65_536)
-    format: BodyFormat = "json"
-    events_path: Pointer | None = None
-    delimiter: str = Field(",", min_length=1, max_length=1, pattern=r'^[^"\r\n]$')
-    cursor_path: Pointer = ""
-    cursor_field: Pointer = ""
-    cursor_parameter: Parameter = ""
-    follow_links: bool = False
-    pages_from: Literal["last", "first"] = "last"
-    lag_path: Pointer = ""
+    url: str = Field(
+        min_length=8,
+        max_length=2_048,
+        description="http or https. Shown to everybody who may see the source: credentials belong in `headers`.",
+    )
+    method: Literal["GET", "POST"] = Field("GET", description="HTTP method.")
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        max_length=HEADERS_MAX,
+        description="Sent to the origin of `url` only, wherever redirects and links lead. Never shown.",
+    )
+    body: str = Field("", max_length=65_536, description="Body of a POST, which follows no redirects.")
+    interval: float = Field(60.0, ge=1, le=86_400, description="Seconds between one poll and the next.")
+    jitter: float = Field(0.1, ge=0, le=1, description="Part of the interval that is drawn at random.")
+    timeout: float = Field(30.0, ge=0.1, le=300, description="Seconds for one answer as a whole.")
+    bytes_max: int = Field(
+        4 * 1024 * 1024,
+        ge=1,
+        le=16 * 1024 * 1024,
+        description="Size of one answer, both as it is sent and once it is decompressed.",
+    )
+    pages_max: int = Field(100, ge=1, le=10_000, description="Pages that one poll may request, one after the other.")
+    ca_pem: Pem = Field("", description="Certificate authorities to trust instead of the public ones, PEM.")
+    format: BodyFormat = Field("json", description="Format of the answers.")
+    events_path: Pointer | None = Field(
+        None,
+        description="With format json: JSON pointer to the array of events, empty for the document itself. Left out: "
+        "the document is one event.",
+    )
+    delimiter: str = Field(
+        ",", min_length=1, max_length=1, pattern=r'^[^"\r\n]$', description="With format csv: what separates columns."
+    )
+    cursor_path: Pointer = Field(
+        "", description="With format json: JSON pointer to the cursor in an answer that the next request sends."
+    )
+    cursor_field: Pointer = Field(
+        "", description="JSON pointer to the value in an event whose greatest one the next request sends."
+    )
+    cursor_parameter: Parameter = Field("", description="Query parameter that the cursor is sent in.")
+    follow_links: bool = Field(
+        False, description='Whether the next page is where `Link: <...>; rel="next"` leads (RFC 8288).'
+    )
+    pages_from: Literal["last", "first"] = Field(
+        "last",
+        description="last: the first page is the oldest, and polls continue from the page that was last. first: the "
+        "first page is the newest, and every poll begins there.",
+    )
+    lag_path: Pointer = Field(
+        "", description="With format json: JSON pointer to the number of events that wait after the answer."
+    )
 
     @property
     def reader(self) -> Reader:
@@ -93,19 +103,19 @@ class PollSourceSettings(ShapeSettings):
         return {name: value.get_secret_value() for name, value in self.headers.items()}
 
     def tls(self) -> ssl.SSLContext | None:
-        """How certificates are verified; None: by the public authorities."""
+        """The TLS context for `ca_pem`; None: certificates are verified by the public authorities."""
         return ssl.create_default_context(cadata=self.ca_pem) if self.ca_pem else None
 
     @field_validator("url")
     @classmethod
     def _can_be_called(cls, value: str) -> str:
         if not re.fullmatch(r"https?://[\x21-\x7e]+", value):
-            raise ValueError("is no http or https URL in ASCII")
-        parts = urlsplit(value)  # its ValueErrors are reasons too
+            raise ValueError("must be an http or https URL in ASCII")
+        parts = urlsplit(value)  # its ValueErrors become errors of this field
         if "@" in parts.netloc:
-            raise ValueError("holds credentials: send them in headers, which are not shown")
+            raise ValueError("must not hold credentials: send them in headers, which are not shown")
         if not parts.hostname or parts.port == 0 or parts.fragment:
-            raise ValueError("has no host, port 0, or a fragment")
+            raise ValueError("must have a host, and neither port 0 nor a fragment")
         return value
 
     @field_validator("headers")
@@ -113,11 +123,11 @@ class PollSourceSettings(ShapeSettings):
     def _can_be_sent(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, text in value.items():
             if HEADER_NAME.fullmatch(name) is None or name.lower() in OUR_HEADERS:
-                raise ValueError("a name is none of a header, or of one that the node sets itself")
+                raise ValueError("must have names of HTTP headers, and none that the node sets itself")
             if HEADER_VALUE.fullmatch(text.get_secret_value()) is None:
-                raise ValueError("a value is not 1 to 4096 printable ASCII characters")
+                raise ValueError("must have values of 1 to 4096 printable ASCII characters")
         if len({name.lower() for name in value}) < len(value):
-            raise ValueError("a name stands twice")
+            raise ValueError("must not have a name twice")
         return value
 
     @field_validator("ca_pem")
@@ -126,21 +136,21 @@ class PollSourceSettings(ShapeSettings):
         try:
             ssl.create_default_context(cadata=value or None)
         except (ssl.SSLError, ValueError):
-            raise ValueError("holds no certificates in PEM") from None
+            raise ValueError("must hold certificates in PEM") from None
         return value
 
     @model_validator(mode="after")
-    def _fits(self) -> "PollSourceSettings":
+    def _is_consistent(self) -> Self:
         if sum(map(bool, (self.cursor_path, self.cursor_field, self.follow_links))) > 1:
-            raise ValueError("cursorPath, cursorField and followLinks exclude each other")
+            raise ValueError("must have at most one of cursorPath, cursorField and followLinks")
         if bool(self.cursor_path or self.cursor_field) != bool(self.cursor_parameter):
-            raise ValueError("cursorParameter goes with cursorPath or cursorField, and these with it")
+            raise ValueError("must have cursorParameter together with cursorPath or cursorField")
         if self.format != "json" and (self.cursor_path or self.lag_path or self.events_path is not None):
-            raise ValueError("eventsPath, cursorPath and lagPath are of format json")
+            raise ValueError("must have format json with eventsPath, cursorPath or lagPath")
         if self.external_id_header and (self.format != "json" or self.events_path is not None):
-            raise ValueError("externalIdHeader names one event: leave eventsPath out, with format json")
+            raise ValueError("must have format json and no eventsPath with externalIdHeader, which names one event")
         if self.cursor_field and self.pages_from == "first":
-            raise ValueError("pagesFrom first does not go with cursorField")
+            raise ValueError("must not have pagesFrom first with cursorField")
         if self.body and self.method != "POST":
-            raise ValueError("body goes with method POST")
+            raise ValueError("must have method POST with a body")
         return self

@@ -16,8 +16,9 @@ import trio
 from node.runtime import workers
 from node.runtime.guarded_http import guarded_client
 from node.sources import SourceFault, SourceIntake, poll
-from node.sources.intake import Compute, SavedPosition, SourceStatus
+from node.sources.intake import Compute, SavedPosition
 from node.sources.settings.poll import PollSourceSettings
+from node.sources.status import SourceStatus
 from node.worker import compute
 from storage import batches, sources
 from tests.node.http_server import HERE, Asked, Said, Server, named, serving
@@ -463,7 +464,7 @@ async def an_intake(
     return SourceIntake(
         source_id=source_id,
         settings=settings,
-        mark=await mark(node, source_id),
+        position=await mark(node, source_id),
         status=SourceStatus(),
         ingest=node.ingest,
         outbound_allowed=ALLOWED,

@@ -162,18 +162,18 @@ async def test_what_is_taken_is_committed_with_its_mark(node: Running, bell: Bel
     await node.source(sourceType="mqtt")
     await until(lambda: bell.under_way == 1)
     said = [RawEvent(data=b'{"v":1}', event_type="ring", external_id=f"e{number}") for number in range(2_500)]
-    taken = await bell.intakes[0].take(said, mark={"at": 2_500})
+    taken = await bell.intakes[0].take(said, position={"at": 2_500})
     assert (taken.accepted, taken.duplicates, taken.rejected) == (2_500, 0, 0)
     assert await node.database.run(partial(sources.mark, source_id="s1")) == {"at": 2_500}
     again = await bell.intakes[0].take(said[:10])
     assert (again.accepted, again.duplicates) == (0, 10)
-    assert (await bell.intakes[0].take([], mark={"at": 2_501})).accepted == 0
+    assert (await bell.intakes[0].take([], position={"at": 2_501})).accepted == 0
     await node.client.patch("/overlay/sources/s1", json={"configuration": {"firstNumber": 1}})
     await until(lambda: len(bell.intakes) == 2)
-    assert bell.intakes[1].mark == {"at": 2_501}
+    assert bell.intakes[1].position == {"at": 2_501}
     assert (await node.client.delete("/overlay/sources/s1/progress")).status_code == 204
     await until(lambda: len(bell.intakes) == 3)
-    assert bell.intakes[2].mark is None
+    assert bell.intakes[2].position is None
 
 
 HOSTILE = (
@@ -195,7 +195,7 @@ async def test_what_is_no_event_spoils_no_other_and_can_be_seen(node: Running, b
         RawEvent(data=b'{\n "pretty": true\n}', event_type="ring"),
         RawEvent(data=b'{"a":1,"a":2}', event_type="r"),
     ]
-    taken = await bell.intakes[0].take(said, mark={"at": 1})
+    taken = await bell.intakes[0].take(said, position={"at": 1})
     assert (taken.accepted, taken.rejected) == (1, len(HOSTILE) + 1)
     progress = (await node.client.get("/overlay/sources/s1/progress")).json()
     assert progress["mark"] == {"at": 1}

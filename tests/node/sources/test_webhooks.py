@@ -313,18 +313,18 @@ async def test_a_delivery_that_is_too_large_or_too_many(postgres_url: str) -> No
 @pytest.mark.parametrize(
     ("configuration", "field"),
     [
-        ({"scheme": "github"}, "needs a secret"),
-        ({"scheme": "none", "secret": "x"}, "needs no secret"),
-        ({"secret": "x"}, "by which scheme"),
+        ({"scheme": "github"}, "must have a secret"),
+        ({"scheme": "none", "secret": "x"}, "must have no secret"),
+        ({"secret": "x"}, "must have a scheme"),
         ({"scheme": "hmac", "secret": "x"}, "header"),
         ({"scheme": "hmac", "secret": "x", "header": "X", "template": "{timestamp}"}, "{body}"),
         ({"scheme": "hmac", "secret": "x", "header": "X", "template": "{timestamp}{body}"}, "signedTimeHeader"),
         ({"scheme": "hmac", "secret": "x", "header": "X", "signedIdHeader": "Y"}, "signedIdHeader"),
-        ({"scheme": "github", "secret": "x", "template": "{body}!"}, "says itself"),
+        ({"scheme": "github", "secret": "x", "template": "{body}!"}, "must not have template"),
         ({"scheme": "standard", "secret": "whsec_*"}, "base64"),
         ({"scheme": "github", "secret": ""}, "/configuration/secret"),
         ({"scheme": "github", "secrets": ["x"] * 9}, "/configuration/secrets"),
-        ({"scheme": "github", "secret": "x", "format": "text", "eventsPath": ""}, "only JSON"),
+        ({"scheme": "github", "secret": "x", "format": "text", "eventsPath": ""}, "must have format json"),
         ({"scheme": "sha1"}, "/configuration/scheme"),
     ],
 )
