@@ -45,6 +45,12 @@ def catalogue() -> Declarations:
     return tuple(declared for declared, _ in _installed())
 
 
+def forget() -> None:
+    """Look at what is installed anew. A process does it when it starts."""
+    _installed.cache_clear()
+    _load.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def _installed() -> tuple[tuple[DeclaredFunction, EntryPoint], ...]:
     points = sorted(entry_points(group=GROUP), key=lambda point: point.name)

@@ -1,6 +1,5 @@
 """Levels of events are decided in a worker process, and decided whatever an operator's functions do there."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from trio.testing import wait_all_tasks_blocked
 from node.runtime import workers as workers_module
 from node.runtime.event_levels import event_levels
 from node.runtime.workers import Workers, WorkersBusyError
-from node.worker import plugins
 from protocols.canonical import canonical_json
 from protocols.errors import InvalidPolicyError
 from protocols.identifiers import record_line
@@ -20,12 +18,9 @@ from tests.node.operator_packages import MISBEHAVING, install, levels_policy
 
 
 @pytest.fixture
-def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[bytes]:
+def policy(site: Path) -> bytes:
     """Events are ``critical`` where the function says so, and ``basic`` where they are ``plain``."""
-    monkeypatch.syspath_prepend(tmp_path)
-    plugins._installed.cache_clear()
-    yield levels_policy(install(tmp_path, "misbehaving", MISBEHAVING))
-    plugins._installed.cache_clear()
+    return levels_policy(install(site, "misbehaving", MISBEHAVING))
 
 
 def lines(*values: str) -> list[bytes]:

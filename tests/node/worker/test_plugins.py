@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,6 @@ from node.worker import compute, plugins
 from protocols.errors import InvalidPolicyError
 from protocols.identifiers import record_line
 from tests.node.operator_packages import MISBEHAVING, declared, install, rule_policy
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory on the path of this process and of workers that it starts."""
-    monkeypatch.syspath_prepend(tmp_path)
-    plugins._installed.cache_clear()
-    before = set(sys.modules)
-    yield tmp_path
-    plugins._installed.cache_clear()
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 def marking(marker: Path) -> str:
