@@ -36,7 +36,6 @@ class Health:
         cache: ResultCache,
         metrics: Metrics,
         freshness: Callable[[], Freshness],
-        is_open: Callable[[], bool],
     ) -> None:
         self._database = database
         self._driver = driver
@@ -46,7 +45,8 @@ class Health:
         self._cache = cache
         self._metrics = metrics
         self._freshness = freshness
-        self._is_open = is_open
+        self.is_accepting = False
+        """Whether clients are served; for the node to set."""
 
     async def run(self) -> None:
         """Keep the gauges current until cancelled."""
@@ -73,11 +73,10 @@ class Health:
             database = Check(name="database", ok=True)
         except WorldFault as fault:
             database = Check(name="database", ok=False, detail=str(fault))
-        is_open = self._is_open()
         connected = sum(peer.connected for peer in self._transport.peers())
         return (
             database,
-            Check(name="accepting", ok=is_open, detail="" if is_open else "starting or stopping"),
+            Check(name="accepting", ok=self.is_accepting, detail="" if self.is_accepting else "starting or stopping"),
             _sync_check(self._freshness()),
             Check(name="p2p", ok=bool(self._transport.addresses), detail=f"{connected} peers connected"),
         )

@@ -5,6 +5,7 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 import trio
@@ -15,24 +16,26 @@ from node.api.services import Services
 from node.app import Node
 from node.delivery.announcer import GOSSIP_CERTIFIED
 from node.delivery.feed import SWITCH_S
-from node.network.content_exchange import ABSENT
 from node.network.discovery import GOSSIP_WHO
 from node.network.p2p import open_transport
+from node.network.requests import RequestTable
 from node.network.sender import GOSSIP_WORK
 from node.runtime.build import build_id
 from node.runtime.keyring import Keyring, load_key
 from node.runtime.settings import Settings
 from node.runtime.workers import Workers
 from node.telemetry import configure_logging
-from node.wiring import transport_config
+from node.wiring.configured import transport_config
 from protocols.keys import PrivateKey
-from protocols.messages import IdentityKey
 from storage import meta
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 
 log = structlog.get_logger(__name__)
+
+GOSSIP_TOPICS: Final = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
+HTTP_GRACEFUL_S: Final = 2.0
 
 
 def run(settings: Settings) -> None:
@@ -74,19 +77,13 @@ async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgre
 
 
 async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:
-    gossip = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
+    requests = RequestTable()
     timeout_s = settings.event_processing_timeout_ms / 1000
-    nodes: list[Node] = []  # there is one as soon as it is put together
-
-    async def answer(sender: IdentityKey, body: bytes) -> bytes:
-        return await nodes[0].answer(sender, body) if nodes else ABSENT
-
     async with (
         Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
-        open_transport(transport_config(settings, key, gossip), answer) as transport,
+        open_transport(transport_config(settings, key, GOSSIP_TOPICS), requests.answer) as transport,
     ):
-        node = Node(settings, database, Keyring(key), workers, transport)
-        nodes.append(node)
+        node = Node(settings, database, Keyring(key), workers, transport, requests)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, node)
             await node.run(partial(_serve_http, settings))
@@ -110,7 +107,7 @@ async def _serve_http(
     await serve(
         create_app(services),
         settings.overlay_http_bind,
-        limits=ServerLimits(graceful_s=2.0),
+        limits=ServerLimits(graceful_s=HTTP_GRACEFUL_S),
         shutdown_trigger=stop.wait,
         task_status=task_status,
     )

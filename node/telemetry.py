@@ -211,11 +211,11 @@ class Metrics:
         """Show how events leave, read whenever the metrics are."""
         self._registry.register(DeliveryFigures(feed, webhooks))
 
-    def admitted(self, *, accepted: int, duplicates: int, rejected: int, seconds: float) -> None:
-        """A request was answered."""
-        self._acknowledged.inc(accepted)
-        self._duplicates.inc(duplicates)
-        self._rejected.inc(rejected)
+    def admitted(self, counts: Mapping[str, int], seconds: float) -> None:
+        """A request was answered: its events ``accepted``, ``duplicates`` and ``rejected``."""
+        self._acknowledged.inc(counts["accepted"])
+        self._duplicates.inc(counts["duplicates"])
+        self._rejected.inc(counts["rejected"])
         self._acknowledgement.observe(seconds)
 
     def sealed(self, *, valid: int, invalid: int, seconds: float) -> None:
@@ -224,8 +224,8 @@ class Metrics:
         self._invalid.inc(invalid)
         self._certificate.observe(seconds)
 
-    def buried(self, events: int) -> None:
-        """A batch was given up."""
+    def marked_dead(self, events: int) -> None:
+        """A batch was marked dead."""
         self._dead.inc(events)
 
     def role_ran(self, cpu_seconds: float) -> None:

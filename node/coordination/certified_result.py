@@ -21,3 +21,8 @@ class CertifiedResult:
     received_ms: int
     certified_ms: int
     sequence: int
+
+    @property
+    def took_s(self) -> float:
+        """Seconds from the acknowledgement of the batch to its certificate."""
+        return (self.certified_ms - self.received_ms) / 1000

@@ -129,6 +129,16 @@ class Sealer:
             certified_ms=certified_ms,
             sequence=sequence,
         )
+        log.info(
+            "batch.sealed",
+            batch=statement.batch_id,
+            source=statement.source_id,
+            level=statement.level.word,
+            valid=statement.valid,
+            invalid=statement.invalid,
+            sequence=sequence,
+            took_s=round(result.took_s, 3),
+        )
         for listener in self.on_certified:
             listener(result)
 

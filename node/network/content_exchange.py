@@ -1,15 +1,16 @@
-"""Documents known by their hash: policies and batch outputs, from this node or asked of a peer.
+"""Documents known by their hash: policies and batch outputs, from this node or requested from a peer.
 
-A request is one letter and a key; an answer is one byte of presence and the document. What a peer sends is
-kept only if its hash is the one asked for. Other letters are answered by whoever was named for them.
+A request is a tag and a key. A policy that a peer sends is kept only if its hash is the one requested; the outputs
+of a batch are for the caller to check.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 import structlog
 
+from node.network.requests import PRESENT, Answerer
 from node.network.transport import PeerUnreachableError, Transport
 from protocols.envelope import digest
 from protocols.limits import PAYLOAD_BYTES_MAX, POLICY_BYTES_MAX
@@ -17,18 +18,19 @@ from protocols.messages import IdentityKey
 
 log = structlog.get_logger(__name__)
 
-POLICY, OUTPUTS = b"P", b"O"
-ABSENT, PRESENT = b"\0", b"\1"
-POLICIES_MAX = 256
-REQUEST_TIMEOUT_S = 5.0
-BATCH_ID_BYTES_MAX = 128
+POLICY: Final = b"P"
+OUTPUTS: Final = b"O"
+HASH_BYTES: Final = 32
+POLICIES_MAX: Final = 256
+REQUEST_TIMEOUT_S: Final = 5.0
+BATCH_ID_BYTES_MAX: Final = 128
 
-Answerer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
-"""Answers a whole request, letter and all; empty where there is nothing. Raises only ``OverlayError``."""
+OutputsFinder: TypeAlias = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]
+"""Leaves and normalized data of a batch; None where they are not here."""
 
 
 class ContentExchange:
-    """Looks here first, then at the peer that must have it."""
+    """Looks here first, then at the peer that must have the document."""
 
     def __init__(
         self,
@@ -36,15 +38,10 @@ class ContentExchange:
         transport: Transport,
         find_policy: Callable[[bytes], Awaitable[bytes | None]],
         keep_policy: Callable[[bytes, bytes], Awaitable[None]],
-        find_outputs: Callable[[str], Awaitable[tuple[bytes, bytes] | None]],
-        others: Mapping[bytes, Answerer] | None = None,
     ) -> None:
-        """``others``: who answers requests of further letters."""
         self._transport = transport
         self._find_policy = find_policy
         self._keep_policy = keep_policy
-        self._find_outputs = find_outputs
-        self._others = others or {}
         self._policies: OrderedDict[bytes, bytes] = OrderedDict()
 
     @property
@@ -74,20 +71,12 @@ class ContentExchange:
         end = 4 + int.from_bytes(found[:4], "big")
         return found[4:end], found[end:]
 
-    async def answer(self, sender: IdentityKey, body: bytes) -> bytes:
-        """Serve a peer's request. Garbage is answered like an absent document."""
-        kind, key = body[:1], body[1:]
-        found: bytes | None = None
-        if kind == POLICY and len(key) == 32:
-            found = self._policies.get(key) or await self._find_policy(key)
-        elif kind == OUTPUTS and len(key) <= BATCH_ID_BYTES_MAX:
-            outputs = await self._find_outputs(key.decode("ascii", "replace"))
-            if outputs is not None:
-                leaves, normalized = outputs
-                found = len(leaves).to_bytes(4, "big") + leaves + normalized
-        elif kind in self._others:
-            found = await self._others[kind](body) or None
-        return ABSENT if found is None else PRESENT + found
+    async def answer_policy(self, body: bytes) -> bytes:
+        """Answer a peer's request for a policy; empty where it is not here."""
+        policy_hash = body[len(POLICY) :]
+        if len(policy_hash) != HASH_BYTES:
+            return b""
+        return self._policies.get(policy_hash) or await self._find_policy(policy_hash) or b""
 
     async def _ask(self, holder: IdentityKey, body: bytes) -> bytes | None:
         try:
@@ -96,3 +85,20 @@ class ContentExchange:
             log.info("library.unreachable", peer=holder.hex(), why=str(error))
             return None
         return answer[1:] if answer[:1] == PRESENT and len(answer) <= 3 * PAYLOAD_BYTES_MAX else None
+
+
+def answer_outputs(*finders: OutputsFinder) -> Answerer:
+    """The answerer of requests for a batch's outputs: the first finder that has them decides."""
+
+    async def answer(body: bytes) -> bytes:
+        key = body[len(OUTPUTS) :]
+        if len(key) > BATCH_ID_BYTES_MAX:
+            return b""
+        for find in finders:
+            outputs = await find(key.decode("ascii", "replace"))
+            if outputs is not None:
+                leaves, normalized = outputs
+                return len(leaves).to_bytes(4, "big") + leaves + normalized
+        return b""
+
+    return answer

@@ -1,11 +1,12 @@
 """Who is there: advertises this node, listens to the others, remembers them, and says goodbye."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import structlog
 import trio
 
+from node.network.known_peers import KnownPeers
 from node.network.membership import Membership
 from node.network.transport import PeerUnreachableError, Transport
 from node.runtime.clock import clock_ms
@@ -53,8 +54,8 @@ class Discovery:
         transport: Transport,
         offer: Offer,
         membership: Membership,
+        known: KnownPeers,
         certificate: bytes = b"",
-        remember: Callable[[Signed[Advertisement], int], Awaitable[None]],
         on_sent: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
         self.directory = Directory()
@@ -65,7 +66,7 @@ class Discovery:
         self._offer = offer
         self._membership = membership
         self._certificate = certificate
-        self._remember = remember
+        self._known = known
         self._on_sent = on_sent
         self._seen: frozenset[bytes] = frozenset()
 
@@ -77,6 +78,10 @@ class Discovery:
     def knows(self, identity: IdentityKey) -> bool:
         """Whether an identity advertises in this network now."""
         return identity in self.directory.entries
+
+    def is_known(self, identity: IdentityKey) -> bool:
+        """Whether an identity is a member's that advertises in this network now, or did in an earlier run."""
+        return (identity in self._known or self.knows(identity)) and self._membership.admits(identity)
 
     def topics_of(self, identity: IdentityKey) -> tuple[str, ...]:
         """What an identity advertises now; nothing if it does not."""
@@ -109,7 +114,7 @@ class Discovery:
             roles = [role.word for role in entry.roles]
             log.info("peer.advertised", peer=signed.signer.hex(), roles=roles, operator=signed.message.operator)
         self._transport.learn(signed.signer, signed.message.addresses)
-        await self._remember(signed, now_ms)
+        await self._known.remember(signed, now_ms)
 
     async def run(self) -> None:
         """Advertise at once, whenever somebody new connects, and well before the last word expires."""

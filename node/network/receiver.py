@@ -4,7 +4,6 @@ Every frame is checked whole by ``open_frame`` before anything else sees it. A p
 frame dropped; nobody else notices.
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -42,7 +41,6 @@ from protocols.messages import (
     WorkRefused,
     WorkResult,
 )
-from protocols.proofs import proof_problem
 from protocols.stimuli import (
     AnnouncementReceived,
     AwardReceived,
@@ -65,7 +63,6 @@ from protocols.stimuli import (
 log = structlog.get_logger(__name__)
 
 GOSSIPED = (Announcement, Advertisement, FraudProof, CertifiedNotice)
-PROOFS_REMEMBERED = 4_096
 
 
 class Receiver:
@@ -84,6 +81,7 @@ class Receiver:
         admits: Callable[[IdentityKey], bool],
         on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
         on_notice: Callable[[Signed[CertifiedNotice]], None],
+        on_proof: Callable[[FraudProof, IdentityKey], Awaitable[None]],
         on_fault: Callable[[str], None],
         on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
@@ -97,9 +95,9 @@ class Receiver:
         self._admits = admits
         self._on_advertisement = on_advertisement
         self._on_notice = on_notice
+        self._on_proof = on_proof
         self._on_fault = on_fault
         self._on_received = on_received
-        self._proofs: OrderedDict[tuple[IdentityKey, str, Role], None] = OrderedDict()
 
     async def run_streams(self) -> None:
         """Serve frames that came over streams."""
@@ -174,33 +172,13 @@ class Receiver:
         elif not self._admits(signed.signer):
             return
         elif isinstance(signed.message, FraudProof):
-            await self.take_proof(signed.message, signed.signer)
+            await self._on_proof(signed.message, signed.signer)
         elif isinstance(signed.message, CertifiedNotice):
             if signed.signer != heard.sender:
                 raise MalformedError("a notice that another node gossips again")
             self._on_notice(envelope.narrow(signed, CertifiedNotice))
         else:
             await self._driver.submit(self._stimulus(signed))
-
-    async def take_proof(self, proof: FraudProof, heard_from: IdentityKey) -> None:
-        """Check a proof whose signatures hold, and tell the driver if it is news.
-
-        Raises:
-            MalformedError: it proves nothing: whoever sent it is at fault.
-        """
-        problem = proof_problem(proof)
-        if problem:
-            raise MalformedError(f"a proof that proves nothing: {problem}")
-        culprit = proof.first
-        key = (culprit.signer, culprit.message.batch_id, culprit.message.role)
-        if key in self._proofs or not self._is_known(culprit.signer):
-            return
-        self._proofs[key] = None
-        if len(self._proofs) > PROOFS_REMEMBERED:
-            self._proofs.popitem(last=False)
-        if culprit.signer == self._driver.rules.self_key:
-            log.error("node.accused", batch=culprit.message.batch_id, role=culprit.message.role.word)
-        await self._driver.submit(ProofReceived(now_ms=clock_ms(), proof=proof, heard_from=heard_from))
 
     def _stimulus(self, signed: Signed[Message]) -> Stimulus:
         now_ms = clock_ms()

@@ -14,7 +14,8 @@ import structlog
 import trio
 
 from node.coordination.serialization import unpack_outputs
-from node.network.content_exchange import PRESENT, ContentExchange
+from node.network.content_exchange import ContentExchange
+from node.network.requests import PRESENT
 from node.network.sync_messages import MANIFESTS, MANIFESTS_MAX, ManifestPage, read_keys, read_manifests, write_keys
 from node.network.transport import PeerUnreachableError, Transport
 from node.runtime.caches import BytesCache

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from node.network.certificate_log import CertificateLog
-from node.network.content_exchange import PRESENT
+from node.network.requests import PRESENT
 from node.network.sync_messages import (
     ENTRIES,
     ENTRIES_BYTES_MAX,
@@ -92,11 +92,11 @@ class Synchronizer:
         transport: Transport,
         checker: Checker,
         certificates: CertificateLog,
-        expects_peers: bool,
+        expects_peers: Callable[[], bool],
         on_proof: Callable[[FraudProof, IdentityKey], Awaitable[None]],
     ) -> None:
         """Args:
-        expects_peers: Whether this node has somebody to join; one that has not is level from the start.
+        expects_peers: Whether this node has peers to join; without any it is caught up from the start.
         on_proof: Hears of the proofs that a peer has.
         """
         self._network = network
@@ -107,20 +107,22 @@ class Synchronizer:
         self._on_proof = on_proof
         self._level_ms: dict[IdentityKey, int] = {}  # when a peer's log was last read to its end
         self._cursors: dict[IdentityKey, int] = {}
-        self._alone_from_ms = clock_ms() + (int(1_000 * ALONE_S) if expects_peers else 0)
+        self._expects_peers = expects_peers
+        self._started_ms = clock_ms()
         self._rng = random.Random(transport.identity)  # noqa: S311 -- jitter, no secret
 
     def freshness(self) -> Freshness:
         connected = self._connected()
         level = [self._level_ms[peer] for peer in connected if peer in self._level_ms]
         lasting_ms = int(3_000 * ROUND_S)
+        patience_ms = int(1_000 * ALONE_S) if self._expects_peers() else 0
         fresh = bool(level) and len(level) == len(connected) and min(level) > clock_ms() - lasting_ms
         return Freshness(
             synced=fresh,
             as_of_ms=max(self._level_ms.values(), default=0),
             peers=len(level),
             connected=len(connected),
-            alone=not connected and not self._level_ms and clock_ms() >= self._alone_from_ms,
+            alone=not connected and not self._level_ms and clock_ms() >= self._started_ms + patience_ms,
         )
 
     async def run(self) -> None:

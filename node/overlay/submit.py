@@ -147,3 +147,10 @@ def _row(facts: Facts) -> NewOutput:
         batch_id=facts.batch_id,
         expires_s=facts.expires_s,
     )
+
+
+async def outpoint_is_spent(database: Database, outpoint: str) -> bool:
+    """Whether a transaction submitted here spends an outpoint ``txid.index``: how certifiers revoke (BRC-52)."""
+    txid, _, index = outpoint.partition(".")
+    key = bytes.fromhex(txid)[::-1], int(index)
+    return await database.run(partial(outputs.is_spent, outpoint=key))

@@ -146,9 +146,9 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def test_metrics_say_what_happened() -> None:
     metrics = Metrics()
-    metrics.admitted(accepted=5, duplicates=2, rejected=1, seconds=0.02)
+    metrics.admitted({"accepted": 5, "duplicates": 2, "rejected": 1, "versions": 0}, 0.02)
     metrics.sealed(valid=4, invalid=1, seconds=1.5)
-    metrics.buried(3)
+    metrics.marked_dead(3)
     metrics.role_ran(0.25)
     metrics.judged("dissented")
     metrics.sent("gossip", "Announcement", 300)
@@ -199,7 +199,7 @@ def test_metrics_say_what_happened() -> None:
 
 def test_two_nodes_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
-    one.buried(3)
+    one.marked_dead(3)
     assert samples(other)["overlay_events_dead_total"] == 0
 
 

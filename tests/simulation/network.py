@@ -33,6 +33,7 @@ from node.api.app import create_app
 from node.api.services import Services
 from node.app import Node
 from node.coordination.serialization import read_certificate, read_manifest
+from node.network.requests import RequestTable
 from node.network.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
 from node.runtime import clock
 from node.runtime.keyring import Keyring
@@ -327,9 +328,10 @@ class Member:
         database = self._database = InlineDatabase(self.url, self.world, self)
         database._idle.append(self.world.connections[self.url])
         workers: Any = InlineWorkers(self.world, lies=self.lies)
-        node = self.node = Node(self.settings(), database, Keyring(self.key), workers, transport)
+        requests = RequestTable()
+        node = self.node = Node(self.settings(), database, Keyring(self.key), workers, transport, requests)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(transport.serve, node.answer)
+            nursery.start_soon(transport.serve, requests.answer)
             await node.run(self._serve)
 
     def _fall(self) -> None:
@@ -710,7 +712,7 @@ class NetworkOfNodes:
         for member in self.members:
             lines.append(f"{member.index} {member.identity.hex()[:8]} gone={member.gone} lives={member.lives}")
             pending = self._rows(member, "SELECT batch_id FROM batches WHERE state <> 'certified'")
-            for entity in () if member.node is None else member.node.driver.entities():
+            for entity in () if member.node is None else member.node.state.driver.entities():
                 if isinstance(entity, Batch) and (entity.batch_id,) in pending:
                     agents = [award.agent.hex()[:8] for award in entity.awards]
                     lines.append(f"  {entity.batch_id[:14]} {entity.stage.name} {agents} {entity.reasons}")

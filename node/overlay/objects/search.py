@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import structlog
 import trio
 
-from node.network.content_exchange import PRESENT
+from node.network.requests import PRESENT
 from node.network.transport import PeerUnreachableError, Transport
 from node.overlay.objects.object_store import OBJECT_BYTES_MAX, Content
 from node.overlay.objects.wire import (

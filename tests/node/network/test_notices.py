@@ -15,9 +15,9 @@ from node.coordination.payloads import Payloads
 from node.coordination.serialization import read_certificate
 from node.delivery.announcer import GOSSIP_CERTIFIED, Announcer
 from node.network.certificate_log import CertificateLog
-from node.network.content_exchange import ABSENT, PRESENT
 from node.network.notices import NODE_RATE, Interests, Notices
 from node.network.receiver import Receiver
+from node.network.requests import ABSENT, PRESENT
 from node.network.sync import Synchronizer
 from node.network.transport import Gossip
 from node.runtime.caches import BytesCache
@@ -237,7 +237,7 @@ async def hearing(url: str) -> AsyncIterator[Hearing]:
             transport=transport,
             checker=ThreadDoor(),
             certificates=log,
-            expects_peers=False,
+            expects_peers=lambda: False,
             on_proof=no_proof,
         )
         interests = Interests()
@@ -353,6 +353,9 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
     async def nothing(_: Any) -> None:
         return None
 
+    async def no_proof(*_: Any) -> None:
+        raise AssertionError("nobody sends a proof")
+
     receiver = Receiver(
         network=NETWORK,
         driver=Driver(Rules(network=NETWORK, self_key=HEARER.identity), Forgetful()),
@@ -364,6 +367,7 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
         admits=lambda identity: identity != STRANGER.identity,
         on_advertisement=nothing,
         on_notice=told.append,
+        on_proof=no_proof,
         on_fault=lambda _: None,
     )
     send, receive = trio.open_memory_channel[Gossip](1)

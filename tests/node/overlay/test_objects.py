@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.network.content_exchange import ABSENT, PRESENT
+from node.network.requests import ABSENT, PRESENT
 from node.overlay.objects import Kind, Objects, ObjectsBusyError, object_store, search, wire
 from node.overlay.objects.wire import Part, PartRequest
 from protocols.errors import MalformedError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.network.content_exchange import PRESENT
+from node.network.requests import PRESENT
 from node.overlay.carrier import carry
 from node.overlay.lookup import InvalidQueryError, LookupOutput
 from node.overlay.objects import DIGESTS_MAX, wire

@@ -12,9 +12,10 @@ import trio
 
 from agents.roles import read_payload
 from node.network.certificate_log import CertificateLog
-from node.network.content_exchange import ABSENT, OUTPUTS, PRESENT, ContentExchange
+from node.network.content_exchange import OUTPUTS, ContentExchange, answer_outputs
 from node.network.notices import Interests
 from node.network.remote_batches import RemoteBatches
+from node.network.requests import ABSENT, PRESENT, RequestTable
 from node.network.sync_messages import MANIFESTS, ManifestPage
 from node.sources import SourceConnector, SourceIntake
 from node.sources.overlay import OverlayReader
@@ -176,36 +177,33 @@ async def opened(reader_url: str, origin_url: str, kept_max: int = 1_000) -> Asy
             )
 
 
-def library(transport: MemoryTransport, batches_of: Callable[[], RemoteBatches], hidden: set[str]) -> ContentExchange:
+def foreign(database: Database, transport: MemoryTransport) -> RemoteBatches:
     async def nothing(*_: Any) -> None:
         return None
 
-    async def outputs(batch_id: str) -> tuple[bytes, bytes] | None:
-        return None if batch_id in hidden else await batches_of().outputs(batch_id)
-
-    return ContentExchange(
+    library = ContentExchange(
         transport=transport,  # type: ignore[arg-type]  # as much of one as asking takes
         find_policy=nothing,
         keep_policy=nothing,
-        find_outputs=outputs,
-        others={MANIFESTS: lambda body: batches_of().answer(body)},
     )
-
-
-def foreign(database: Database, transport: MemoryTransport) -> RemoteBatches:
-    found = RemoteBatches(
+    return RemoteBatches(
         network=NETWORK,
         database=database,
         transport=transport,  # type: ignore[arg-type]
-        library=library(transport, lambda: found, set()),
+        library=library,
         checker=ThreadDoor(),
     )
-    return found
 
 
 def answers_of(database: Database, network: MemoryNetwork, hidden: set[str]) -> Answer:
-    transport = MemoryTransport(NODE.identity, network)
-    return library(transport, lambda: foreign(database, transport), hidden).answer
+    batches_of = foreign(database, MemoryTransport(NODE.identity, network))
+
+    async def outputs(batch_id: str) -> tuple[bytes, bytes] | None:
+        return None if batch_id in hidden else await batches_of.outputs(batch_id)
+
+    table = RequestTable()
+    table.serve({MANIFESTS: batches_of.answer, OUTPUTS: answer_outputs(outputs)}, admits=lambda sender: True)
+    return table.answer
 
 
 async def test_certified_events_become_events_here_once(world: World) -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Awaitable, Callable
 
+from node.api.services import ApiSettings
 from node.ingest.group_commit import IngestPolicy
+from node.ingest.pipeline import IngestLimits
 from node.network.discovery import Offer
 from node.network.p2p import TransportConfig
 from node.overlay.services import SERVICES, TOPICS
 from node.runtime.access import Access
 from node.runtime.build import build_id
 from node.runtime.config import ConfigError
-from node.runtime.settings import AccessSettings, NetworkSettings, Settings
+from node.runtime.settings import AccessSettings, IngestSettings, NetworkSettings, Settings
 from protocols.advertisement import is_local
 from protocols.keys import PrivateKey
 from protocols.membership import NotAMemberError, check_membership
@@ -117,4 +119,28 @@ def ingest_policy(settings: Settings) -> IngestPolicy:
         distribute=settings.overlay_event_distribution_enabled,
         replicated=settings.overlay_durability == "replicated",
         replicas=settings.overlay_replicas,
+    )
+
+
+def ingest_limits(settings: IngestSettings) -> IngestLimits:
+    """How much this node takes in."""
+    return IngestLimits(
+        enabled=settings.event_ingestion_enabled,
+        event_bytes_max=settings.overlay_event_bytes_max,
+        unsettled_max=settings.overlay_unsettled_events_max,
+        body_bytes_max=settings.overlay_request_bytes_max,
+    )
+
+
+def api_settings(settings: Settings) -> ApiSettings:
+    """What the HTTP interface needs of the settings."""
+    return ApiSettings(
+        network=settings.overlay_network,
+        body_bytes_max=settings.overlay_request_bytes_max,
+        public_url=settings.overlay_public_url,
+        stream_enabled=settings.event_stream_sse_enabled,
+        websocket_enabled=settings.event_stream_websocket_enabled,
+        stream_clients_max=settings.event_stream_max_clients,
+        heartbeat_ms=settings.event_stream_heartbeat_interval_ms,
+        signature_ttl_ms=settings.event_signature_ttl_seconds * 1000,
     )

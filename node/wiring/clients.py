@@ -1,0 +1,271 @@
+"""The parts between clients and the driver: what takes events in, what delivers them, and the HTTP interface."""
+
+from ipaddress import ip_network
+from typing import Final
+
+import attrs
+
+from node.api.services import Services
+from node.coordination.certified_result import CertifiedResult
+from node.coordination.dead_letters import DeadLetters
+from node.coordination.market import Market
+from node.delivery.announcer import Announcer
+from node.delivery.cursor_ledger import CursorLedger
+from node.delivery.feed import Feed
+from node.delivery.webhook_manager import WebhookManager
+from node.health import Health
+from node.ingest.bisection import Salvage
+from node.ingest.group_commit import GroupWriter
+from node.ingest.idempotency import IdempotencyLedger
+from node.ingest.pipeline import Ingest
+from node.ingest.recovery import Recovery
+from node.ingest.settlement import Settlement
+from node.ingest.trust_scores import TrustScores
+from node.overlay.chain_tracker import ChainTracker
+from node.overlay.checking import TransactionChecker, Unchecked
+from node.overlay.objects import Objects
+from node.overlay.services import OverlayServices
+from node.runtime.nonces import NonceLedger
+from node.runtime.settings import HttpSettings
+from node.sources import SourceConnector, SourceManager, kafka, mqtt, poll
+from node.sources.overlay import OverlayReader
+from node.telemetry import Metrics
+from node.wiring.configured import api_settings, ingest_limits, ingest_policy, make_offer
+from node.wiring.network import Base, Execution, Peers, State
+from protocols.advertisement import topic_manager_name
+
+LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+@attrs.frozen(kw_only=True)
+class Ingestion:
+    """What takes events in, and what becomes of batches that find no end."""
+
+    ingest: Ingest
+    trust: TrustScores
+    salvage: Salvage
+    sources: SourceManager
+    recovery: Recovery
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """What certified batches leave by."""
+
+    feed: Feed
+    announcer: Announcer
+    cursors: CursorLedger
+    webhooks: WebhookManager
+
+
+@attrs.frozen(kw_only=True)
+class Interface:
+    """What the routes of the HTTP interface use."""
+
+    health: Health
+    nonces: NonceLedger
+    idempotency: IdempotencyLedger
+    objects: Objects
+    overlay: OverlayServices
+    market: Market
+    services: Services
+
+
+def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution) -> Ingestion:
+    settings, database, driver = base.settings, base.database, state.driver
+    writer = GroupWriter(
+        network=base.network,
+        policy=ingest_policy(settings),
+        signer=base.keyring,
+        quorum_floor=lambda level: driver.rules.quorum_floor(level),  # templates change while the node runs
+    )
+    ingest = Ingest(
+        network=base.network,
+        limits=ingest_limits(settings),
+        database=database,
+        front_door=base.workers,
+        writer=writer,
+        payloads=state.own_payloads,
+        tell=driver.submit,
+        replications=state.replications,
+        holders=peers.candidates.holders,
+        shortfall=peers.candidates.shortfall,
+        on_answer=lambda answer, seconds: base.metrics.admitted(answer.counts, seconds),
+    )
+    trust = TrustScores(database)
+    salvage = Salvage(
+        network=base.network,
+        database=database,
+        workers=base.workers,
+        writer=writer,
+        library=peers.library,
+        tell=driver.submit,
+        unsettle=ingest.unsettle,
+        timeout_s=settings.event_processing_timeout_ms / 1000,
+    )
+    settlement = Settlement(
+        identity=base.keyring.identity,
+        ingest=ingest,
+        replications=state.replications,
+        trust=trust,
+        salvage=salvage,
+    )
+    execution.sealer.on_certified.append(settlement.on_certified)
+    execution.sealer.on_dead.append(settlement.on_dead)
+    sources = SourceManager(
+        database=database,
+        ingest=ingest,
+        connectors=_connectors(base, peers),
+        outbound_allowed=settings.overlay_outbound_allow,
+        compute=base.workers.read,
+    )
+    base.metrics.watch_sources(sources.states)
+    return Ingestion(
+        ingest=ingest,
+        trust=trust,
+        salvage=salvage,
+        sources=sources,
+        recovery=Recovery(
+            network=base.network,
+            batches=state.batches,
+            driver=driver,
+            ingest=ingest,
+            replications=state.replications,
+        ),
+    )
+
+
+def _connectors(base: Base, peers: Peers) -> dict[str, SourceConnector]:
+    """What reads the sources of each type that this node reads itself."""
+    overlay = OverlayReader(
+        network=base.network,
+        identity=base.keyring.identity,
+        database=base.database,
+        certificates=peers.certificates,
+        batches=peers.remote_batches,
+        interests=peers.interests,
+    )
+    return {
+        "kafka": kafka.connector(base.network),
+        "mqtt": mqtt.connector(network=base.network, identity=base.keyring.identity),
+        "overlay": overlay.connector(),
+        "poll": poll.CONNECTOR,
+    }
+
+
+def build_delivery(base: Base, peers: Peers, execution: Execution) -> Delivery:
+    feed = Feed()
+    announcer = Announcer(
+        network=base.network,
+        database=base.database,
+        signer=base.keyring,
+        transport=base.transport,
+        on_sent=base.metrics.sent,
+    )
+    cursors = CursorLedger(base.database)
+    webhooks = WebhookManager(
+        database=base.database,
+        feed=feed,
+        cursors=cursors,
+        access=peers.access,
+        allowed=base.settings.overlay_outbound_allow,
+    )
+    execution.sealer.on_certified.append(feed.publish)
+    execution.sealer.on_certified.append(lambda result: announcer.sealed())
+    base.metrics.watch_delivery(lambda: feed.stats, lambda: webhooks.stats)
+    return Delivery(feed=feed, announcer=announcer, cursors=cursors, webhooks=webhooks)
+
+
+def build_interface(
+    base: Base, state: State, peers: Peers, execution: Execution, ingestion: Ingestion, delivery: Delivery
+) -> Interface:
+    database, driver, ingest = base.database, state.driver, ingestion.ingest
+    nonces, idempotency = NonceLedger(database), IdempotencyLedger(database)
+    objects = Objects(
+        database=database,
+        transport=base.transport,
+        key=base.keyring.key,
+        public_url=base.settings.overlay_public_url,
+    )
+    overlay = _overlay(base, peers, objects)
+    market = Market(database=database, driver=driver, reputations=state.reputations, agent=peers.view.agent)
+    health = Health(
+        database=database,
+        driver=driver,
+        ingest=ingest,
+        transport=base.transport,
+        feed=delivery.feed,
+        cache=execution.cache,
+        metrics=base.metrics,
+        freshness=peers.sync.freshness,
+    )
+    services = Services(
+        settings=api_settings(base.settings),
+        key=base.keyring.key,
+        access=peers.access,
+        nonces=nonces,
+        idempotency=idempotency,
+        ingest=ingest,
+        sources=ingestion.sources,
+        feed=delivery.feed,
+        cursors=delivery.cursors,
+        webhooks=delivery.webhooks,
+        objects=objects,
+        overlay=overlay,
+        database=database,
+        network_view=peers.view,
+        market=market,
+        dead_letters=DeadLetters(
+            network=base.network,
+            database=database,
+            tell=driver.submit,
+            unsettle=ingest.unsettle,
+            refuse_if_full=ingest.refuse_if_full,
+        ),
+        readiness=health.readiness,
+        freshness=peers.sync.freshness,
+        metrics=base.metrics.text,
+    )
+    return Interface(
+        health=health,
+        nonces=nonces,
+        idempotency=idempotency,
+        objects=objects,
+        overlay=overlay,
+        market=market,
+        services=services,
+    )
+
+
+def _overlay(base: Base, peers: Peers, objects: Objects) -> OverlayServices:
+    offer = make_offer(base.settings)
+    own_machine = LOOPBACK if offer.allow_local_urls else ()
+    return OverlayServices(
+        network=base.network,
+        key=base.keyring.key,
+        public_url=offer.url,
+        allow_local_urls=offer.allow_local_urls,
+        database=base.database,
+        objects=objects,
+        checker=_checker(base.settings),
+        adverts=peers.discovery.tokens,
+        is_known=peers.discovery.knows,
+        event_topics=[topic_manager_name(topic) for topic in offer.topics],
+        outbound_allowed=(*base.settings.overlay_outbound_allow, *own_machine),
+    )
+
+
+def _checker(settings: HttpSettings) -> TransactionChecker:
+    url, token = settings.overlay_chain_tracker_url, settings.overlay_chain_tracker_token
+    return ChainTracker(url, token.get_secret_value() if token else "") if url else Unchecked()
+
+
+def count_ends(metrics: Metrics, execution: Execution) -> None:
+    """Count batches as they are certified or marked dead."""
+
+    def certified(result: CertifiedResult) -> None:
+        statement = result.certificate.statement
+        metrics.sealed(valid=statement.valid, invalid=statement.invalid, seconds=result.took_s)
+
+    execution.sealer.on_certified.append(certified)
+    execution.sealer.on_dead.append(lambda batch_id, events: metrics.marked_dead(events))
