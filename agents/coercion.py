@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from agents.document import Node
+from agents.document import DocumentNode
 from agents.paths import ABSENT, Segments
 from agents.timestamps import timestamp_reader
 from agents.units import converter, plain, writable
@@ -176,14 +176,14 @@ def with_nulls(coerce: Coercer, null_values: tuple[str | int | float, ...]) -> C
     return coerce_or_null
 
 
-def scalar(node: Node) -> str | int | float | bool:
+def scalar(node: DocumentNode) -> str | int | float | bool:
     value: Any = node.value
     if not isinstance(value, (str, int, float)) or (isinstance(value, str) and len(value) > MEMO_CHARS_MAX):
         node.refuse(f"must be a string of at most {MEMO_CHARS_MAX} characters, a number, true or false")
     return value
 
 
-def read_number(node: Node) -> tuple[Coercer, dict[str, Any]]:
+def read_number(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     unit = node.maybe("unit")
     if unit is None:
         return to_number, {}
@@ -201,7 +201,7 @@ def read_number(node: Node) -> tuple[Coercer, dict[str, Any]]:
     return coerce, {"unit": source}
 
 
-def read_boolean(node: Node) -> tuple[Coercer, dict[str, Any]]:
+def read_boolean(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     """Texts are compared in lower case; by default ``true``/``false`` and 1/0 are known."""
     lists: list[tuple[Any, ...]] = []
     for key, usual in (("trueValues", ("true", 1)), ("falseValues", ("false", 0))):
@@ -213,7 +213,7 @@ def read_boolean(node: Node) -> tuple[Coercer, dict[str, Any]]:
     return to_boolean(lists[0], lists[1]), {}
 
 
-def read_string(node: Node) -> tuple[Coercer, dict[str, Any]]:
+def read_string(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     trim, case, form = node.maybe("trim"), node.maybe("case"), node.maybe("unicode")
     return to_string(
         trim is not None and trim.flag(),
@@ -222,7 +222,7 @@ def read_string(node: Node) -> tuple[Coercer, dict[str, Any]]:
     ), {}
 
 
-def read_decimal(node: Node) -> tuple[Coercer, dict[str, Any]]:
+def read_decimal(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     scale, rounding = node.required("scale"), node.maybe("rounding")
     digits = scale.number()
     if not isinstance(digits, int) or not 0 <= digits <= SCALE_MAX:
@@ -231,7 +231,7 @@ def read_decimal(node: Node) -> tuple[Coercer, dict[str, Any]]:
     return to_decimal(digits, chosen), {"scale": digits}
 
 
-def read_timestamp(node: Node) -> tuple[Coercer, dict[str, Any]]:
+def read_timestamp(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     formats = tuple(item.text() for item in node.items("formats", FORMATS_MAX)) or ("rfc3339",)
     timezone = node.maybe("timezone")
     zone = None if timezone is None else timezone.text()
@@ -244,7 +244,7 @@ def read_timestamp(node: Node) -> tuple[Coercer, dict[str, Any]]:
     return coerce, {"formats": list(formats)}
 
 
-def read_enum(node: Node) -> tuple[Coercer, dict[str, Any]]:
+def read_enum(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     values = tuple(item.text() for item in node.items("values", ENUM_VALUES_MAX))
     if not values:
         node.refuse("an enum needs 'values', an array of strings")
@@ -270,7 +270,7 @@ READ: Final = {
 }
 
 
-def read_coercion(node: Node) -> Coercion:
+def read_coercion(node: DocumentNode) -> Coercion:
     """Compile one entry of the policy's ``coercion``.
 
     Raises:

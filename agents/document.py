@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen
-class Node:
+class DocumentNode:
     """A value of the document with its place, so that errors can name it."""
 
     value: Any
@@ -41,14 +41,14 @@ class Node:
                 self.child(key).refuse(f"unknown key; known here are {', '.join(allowed)}")
         return self.value
 
-    def child(self, key: str | int) -> "Node":
+    def child(self, key: str | int) -> "DocumentNode":
         value = self.value[key] if isinstance(key, int) else self.value.get(key)
-        return Node(value, (*self.place, key))
+        return DocumentNode(value, (*self.place, key))
 
-    def maybe(self, key: str) -> "Node | None":
+    def maybe(self, key: str) -> "DocumentNode | None":
         return self.child(key) if key in self.value else None
 
-    def items(self, key: str, count_max: int) -> Iterator["Node"]:
+    def items(self, key: str, count_max: int) -> Iterator["DocumentNode"]:
         """The elements of an optional array."""
         node = self.maybe(key)
         if node is None:
@@ -84,7 +84,7 @@ class Node:
         text = self.text()
         return self.checked(lambda: parse_path(text))
 
-    def required(self, key: str) -> "Node":
+    def required(self, key: str) -> "DocumentNode":
         node = self.maybe(key)
         if node is None:
             self.refuse(f"needs {key!r}")

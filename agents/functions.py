@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 
 import attrs
 
-from agents.document import Node
+from agents.document import DocumentNode
 from protocols.errors import WorldFault
 
 FUNCTIONS_MAX: Final = 16
@@ -48,7 +48,9 @@ Declarations = tuple[DeclaredFunction, ...]
 Functions = tuple[Function, ...]
 
 
-def read_functions(root: Node, known: Declarations | None) -> tuple[Declarations, Mapping[str, Callable[..., Any]]]:
+def read_functions(
+    root: DocumentNode, known: Declarations | None
+) -> tuple[Declarations, Mapping[str, Callable[..., Any]]]:
     """The functions that a policy names: their declarations, and what runs them by name.
 
     Args:

@@ -15,7 +15,7 @@ import orjson
 from agents.issues import FOUND_CHARS_MAX, Issue, is_error, issue, json_type
 from agents.paths import ABSENT, Segments, pointer, read
 from agents.policy import CompiledPolicy
-from agents.rules import Duplicate, Memory, Monotonic, Rate, Step, Watch
+from agents.rules import DuplicateRule, LookBackRule, MemoryRule, MonotonicRule, RateRule, StepRule
 from agents.timestamps import epoch_ms
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import InvalidJsonError, MalformedError, NotCanonicalizableError
@@ -43,11 +43,13 @@ class History:
             MalformedError: Not the canonical bytes of a context; whoever sent it is at fault.
         """
         past = read_context(context)
-        self._watches: list[tuple[Watch, str, Look, Last]] = []
+        self._watches: list[tuple[LookBackRule, str, Look, Last]] = []
         for rule in policy.watches:
             section, make = KINDS[type(rule)]
             self._watches.append((rule, section, make(rule), past.get(section, {}).get(rule.name, {})))
-        self._memory = next(((rule, last) for rule, _, _, last in self._watches if isinstance(rule, Memory)), None)
+        self._memory = next(
+            ((rule, last) for rule, _, _, last in self._watches if isinstance(rule, MemoryRule)), None
+        )
 
     def __bool__(self) -> bool:
         return bool(self._watches)
@@ -93,7 +95,7 @@ class History:
 # --- the kinds ---------------------------------------------------------------------------------------------------
 
 
-def monotonic(rule: Monotonic) -> Look:
+def monotonic(rule: MonotonicRule) -> Look:
     place = pointer(rule.field)
 
     def look(data: Any, last: Any) -> tuple[Issue | None, Any]:
@@ -108,7 +110,7 @@ def monotonic(rule: Monotonic) -> Look:
     return look
 
 
-def step(rule: Step) -> Look:
+def step(rule: StepRule) -> Look:
     place = pointer(rule.field)
 
     def look(data: Any, last: Any) -> tuple[Issue | None, Any]:
@@ -131,7 +133,7 @@ def step(rule: Step) -> Look:
     return look
 
 
-def rate(rule: Rate) -> Look:
+def rate(rule: RateRule) -> Look:
     place = pointer(rule.time)
 
     def look(data: Any, last: Any) -> tuple[Issue | None, Any]:
@@ -150,7 +152,7 @@ def rate(rule: Rate) -> Look:
     return look
 
 
-def duplicate(rule: Duplicate) -> Look:
+def duplicate(rule: DuplicateRule) -> Look:
     place = pointer(rule.fields[0])
 
     def look(data: Any, last: Any) -> tuple[Issue | None, Any]:
@@ -174,7 +176,7 @@ def duplicate(rule: Duplicate) -> Look:
     return look
 
 
-def memory(rule: Memory) -> Look:
+def memory(rule: MemoryRule) -> Look:
     def look(data: Any, last: Any) -> tuple[Issue | None, Any]:
         at_ms = 0 if rule.time is None else time_of(data, rule.time)
         if at_ms is None or (last is not None and at_ms < last["at"]):
@@ -194,7 +196,7 @@ def memory(rule: Memory) -> Look:
     return look
 
 
-def refusal(rule: Monotonic, last: Any, value: Any) -> dict[str, Any] | None:
+def refusal(rule: MonotonicRule, last: Any, value: Any) -> dict[str, Any] | None:
     """What was expected instead of ``value``; None where it may follow ``last``."""
     kind = json_type(value)
     if kind not in ("number", "string"):
@@ -225,7 +227,7 @@ def time_of(data: Any, place: Segments) -> int | None:
 # --- keys and bytes ----------------------------------------------------------------------------------------------
 
 
-def key_of(rule: Watch, data: Any) -> list[Any]:
+def key_of(rule: LookBackRule, data: Any) -> list[Any]:
     return [key_part(read(data, part)) for part in rule.key]
 
 
@@ -296,11 +298,11 @@ def is_time(value: Any) -> bool:
 
 
 KINDS: Final[dict[type, tuple[str, Callable[[Any], Look]]]] = {
-    Monotonic: ("monotonic", monotonic),
-    Step: ("steps", step),
-    Rate: ("rates", rate),
-    Duplicate: ("duplicates", duplicate),
-    Memory: ("memory", memory),
+    MonotonicRule: ("monotonic", monotonic),
+    StepRule: ("steps", step),
+    RateRule: ("rates", rate),
+    DuplicateRule: ("duplicates", duplicate),
+    MemoryRule: ("memory", memory),
 }
 FORMS: Final[dict[str, Callable[[Any], bool]]] = {
     "monotonic": lambda value: json_type(value) in ("number", "string"),

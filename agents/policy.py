@@ -43,24 +43,24 @@ from typing import Any, Final
 import attrs
 
 from agents.coercion import Coercion, read_coercion
-from agents.document import Node
+from agents.document import DocumentNode
 from agents.functions import Declarations, Functions, read_functions
 from agents.paths import ABSENT, Segments, pointer
 from agents.rules import (
     RETENTION_DAYS_MAX,
     RULES_MAX,
     WATCHES_MAX,
-    Allowed,
-    Bound,
-    Check,
-    Duplicate,
-    LevelRule,
-    Memory,
-    Monotonic,
-    Rate,
-    Required,
-    Step,
-    Watch,
+    AllowedRule,
+    BoundRule,
+    CheckRule,
+    DuplicateRule,
+    LevelCondition,
+    LookBackRule,
+    MemoryRule,
+    MonotonicRule,
+    RateRule,
+    RequiredRule,
+    StepRule,
     read_allowed,
     read_bound,
     read_checks,
@@ -149,20 +149,20 @@ class CompiledPolicy:
     mapping: tuple[FieldMapping, ...] | None
     keeps_unmapped: bool
     coercions: tuple[Coercion, ...]
-    required: tuple[Required, ...]
+    required: tuple[RequiredRule, ...]
     schema: SchemaRule | None
-    bounds: tuple[Bound, ...]
+    bounds: tuple[BoundRule, ...]
     tables: dict[str, dict[str, Any]]
-    allowed: tuple[Allowed, ...]
-    checks: tuple[Check, ...]
-    monotonic: tuple[Monotonic, ...]
-    steps: tuple[Step, ...]
-    rates: tuple[Rate, ...]
-    duplicates: tuple[Duplicate, ...]
-    memory: Memory | None
+    allowed: tuple[AllowedRule, ...]
+    checks: tuple[CheckRule, ...]
+    monotonic: tuple[MonotonicRule, ...]
+    steps: tuple[StepRule, ...]
+    rates: tuple[RateRule, ...]
+    duplicates: tuple[DuplicateRule, ...]
+    memory: MemoryRule | None
     level: str | None
-    levels: tuple[LevelRule, ...]
-    certification_checks: tuple[Check, ...]
+    levels: tuple[LevelCondition, ...]
+    certification_checks: tuple[CheckRule, ...]
     retention_days: int | None
     on_conflict: str
     is_volatile: bool
@@ -174,7 +174,7 @@ class CompiledPolicy:
         return bool(self.watches)
 
     @property
-    def watches(self) -> tuple[Watch, ...]:
+    def watches(self) -> tuple[LookBackRule, ...]:
         """The rules that look back."""
         memory = () if self.memory is None else (self.memory,)
         return (*self.monotonic, *self.steps, *self.rates, *self.duplicates, *memory)
@@ -288,7 +288,7 @@ def compiled(canonical_bytes: bytes, functions: Declarations | None) -> Compiled
         raise InvalidPolicyError(f"the policy is no usable JSON: {error}", path="") from error
     if not canonical:
         raise InvalidPolicyError("the policy is not in RFC 8785 form", path="")
-    root = Node(value)
+    root = DocumentNode(value)
     root.object(*SECTIONS)
     version = root.maybe("version")
     if version is not None and (version.value is True or version.value != VERSION):
@@ -327,7 +327,7 @@ def compiled(canonical_bytes: bytes, functions: Declarations | None) -> Compiled
     )
 
 
-def refuse_repeats(root: Node, section: str, fields: Sequence[Segments | None]) -> None:
+def refuse_repeats(root: DocumentNode, section: str, fields: Sequence[Segments | None]) -> None:
     """Refuse a field that is named twice, or that lies inside another one named; None is no field."""
     known: dict[Segments, int] = {}
     for index, field in enumerate(fields):
@@ -341,7 +341,7 @@ def refuse_repeats(root: Node, section: str, fields: Sequence[Segments | None]) 
             root.child(section).child(index).refuse(f"{pointer(field)} lies inside another field named here")
 
 
-def read_mapping(root: Node) -> tuple[tuple[FieldMapping, ...] | None, bool]:
+def read_mapping(root: DocumentNode) -> tuple[tuple[FieldMapping, ...] | None, bool]:
     mapping = root.maybe("mapping")
     if mapping is None:
         return None, True
@@ -353,7 +353,7 @@ def read_mapping(root: Node) -> tuple[tuple[FieldMapping, ...] | None, bool]:
     return (fields if fields or not keeps else None), keeps
 
 
-def read_field(node: Node, *, within_each: bool = False) -> FieldMapping:
+def read_field(node: DocumentNode, *, within_each: bool = False) -> FieldMapping:
     node.object("from", "to", "default", "value", *(() if within_each else ("each", "columns")))
     target = node.required("to").path()
     if (constant := node.maybe("value")) is not None:
@@ -383,7 +383,7 @@ def read_field(node: Node, *, within_each: bool = False) -> FieldMapping:
     )
 
 
-def read_each(node: Node) -> tuple[FieldMapping, ...]:
+def read_each(node: DocumentNode) -> tuple[FieldMapping, ...]:
     fields = tuple(read_field(part, within_each=True) for part in node.items("each", FIELDS_MAX))
     if not fields:
         node.child("each").refuse("names no field")
@@ -391,7 +391,7 @@ def read_each(node: Node) -> tuple[FieldMapping, ...]:
     return fields
 
 
-def read_default(node: Node) -> Any:
+def read_default(node: DocumentNode) -> Any:
     if isinstance(node.value, (list, dict)):
         node.refuse("must be a string, a number, true, false or null")
     if isinstance(node.value, str) and len(node.value) > DEFAULT_CHARS_MAX:
@@ -399,9 +399,9 @@ def read_default(node: Node) -> Any:
     return node.value
 
 
-def read_monotonic(root: Node, coercions: tuple[Coercion, ...]) -> tuple[Monotonic, ...]:
+def read_monotonic(root: DocumentNode, coercions: tuple[Coercion, ...]) -> tuple[MonotonicRule, ...]:
     timestamps = [coercion.field for coercion in coercions if coercion.is_timestamp]
-    rules: dict[str, Monotonic] = {}
+    rules: dict[str, MonotonicRule] = {}
     for node in root.items("monotonic", WATCHES_MAX):
         node.object("key", "field", "strict", "severity")
         field = node.required("field").path()
@@ -410,7 +410,7 @@ def read_monotonic(root: Node, coercions: tuple[Coercion, ...]) -> tuple[Monoton
         name = canonical_json([list(field), [list(part) for part in key]]).decode()
         if name in rules:
             node.refuse("this field is watched under this key already")
-        rules[name] = Monotonic(
+        rules[name] = MonotonicRule(
             name=name,
             key=key,
             field=field,
@@ -421,30 +421,32 @@ def read_monotonic(root: Node, coercions: tuple[Coercion, ...]) -> tuple[Monoton
     return tuple(rules.values())
 
 
-def read_certification(root: Node) -> Node:
+def read_certification(root: DocumentNode) -> DocumentNode:
     certification = root.maybe("certification")
     if certification is None:
-        return Node({})
+        return DocumentNode({})
     certification.object("level", "levels", "rules", "retention")
     return certification
 
 
-def read_level(certification: Node) -> str | None:
+def read_level(certification: DocumentNode) -> str | None:
     level = certification.maybe("level")
     return None if level is None else level.choice(*LEVELS)
 
 
-def read_levels(certification: Node, functions: Mapping[str, Callable[..., Any]]) -> tuple[LevelRule, ...]:
+def read_levels(
+    certification: DocumentNode, functions: Mapping[str, Callable[..., Any]]
+) -> tuple[LevelCondition, ...]:
     """Levels hang on an event alone: what was before is known only while a batch is validated."""
     found = []
     for node in certification.items("levels", LEVEL_RULES_MAX):
         node.object("when", "level")
         when = read_expression(node.required("when"), functions, ("data", "event", "tables"))
-        found.append(LevelRule(when=when, level=node.required("level").choice(*LEVELS)))
+        found.append(LevelCondition(when=when, level=node.required("level").choice(*LEVELS)))
     return tuple(found)
 
 
-def read_retention(certification: Node) -> int | None:
+def read_retention(certification: DocumentNode) -> int | None:
     retention = certification.maybe("retention")
     if retention is None:
         return None

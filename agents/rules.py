@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import attrs
 
-from agents.document import Node
+from agents.document import DocumentNode
 from agents.expressions import Expression, compile_expression
 from agents.issues import ERROR, SEVERITIES, expectation
 from agents.paths import Segments
@@ -28,7 +28,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 
 @attrs.frozen(kw_only=True)
-class Allowed:
+class AllowedRule:
     """A field whose value is one of a set, or stands in a table of the policy."""
 
     field: Segments
@@ -38,7 +38,7 @@ class Allowed:
 
 
 @attrs.frozen(kw_only=True)
-class Bound:
+class BoundRule:
     """Inclusive limits of a number."""
 
     field: Segments
@@ -49,7 +49,7 @@ class Bound:
 
 
 @attrs.frozen(kw_only=True)
-class Watch:
+class LookBackRule:
     """What all rules that look back have: ``name`` identifies the rule in the context, ``key`` whose past counts."""
 
     name: str
@@ -58,7 +58,7 @@ class Watch:
 
 
 @attrs.frozen(kw_only=True)
-class Monotonic(Watch):
+class MonotonicRule(LookBackRule):
     """A field that grows from event to event of one key."""
 
     field: Segments
@@ -67,7 +67,7 @@ class Monotonic(Watch):
 
 
 @attrs.frozen(kw_only=True)
-class Step(Watch):
+class StepRule(LookBackRule):
     """A number that changes by at most so much from one event to the next, or in so many seconds.
 
     Attributes:
@@ -83,7 +83,7 @@ class Step(Watch):
 
 
 @attrs.frozen(kw_only=True)
-class Rate(Watch):
+class RateRule(LookBackRule):
     """At most so many events in any stretch of time, by the events' own time."""
 
     time: Segments
@@ -93,7 +93,7 @@ class Rate(Watch):
 
 
 @attrs.frozen(kw_only=True)
-class Duplicate(Watch):
+class DuplicateRule(LookBackRule):
     """Fields that together do not come again among so many events of the key, or within so much time."""
 
     fields: tuple[Segments, ...]
@@ -104,7 +104,7 @@ class Duplicate(Watch):
 
 
 @attrs.frozen(kw_only=True)
-class Memory(Watch):
+class MemoryRule(LookBackRule):
     """What expressions see of the event before: ``last``."""
 
     keep: tuple[Segments, ...]
@@ -112,7 +112,7 @@ class Memory(Watch):
 
 
 @attrs.frozen(kw_only=True)
-class Check:
+class CheckRule:
     """A rule of the operator's own: where ``when`` holds, so must ``check``."""
 
     name: str
@@ -124,7 +124,7 @@ class Check:
 
 
 @attrs.frozen(kw_only=True)
-class Required:
+class RequiredRule:
     """A field that must be there; where there is a condition, if that holds."""
 
     field: Segments
@@ -133,48 +133,50 @@ class Required:
 
 
 @attrs.frozen(kw_only=True)
-class LevelRule:
+class LevelCondition:
     """The certification level of events for which a condition holds."""
 
     when: Expression
     level: str
 
 
-def read_severity(node: Node) -> str:
+def read_severity(node: DocumentNode) -> str:
     severity = node.maybe("severity")
     return ERROR if severity is None else severity.choice(*SEVERITIES)
 
 
-def read_expression(node: Node, functions: Functions, names: tuple[str, ...] = NAMES) -> Expression:
+def read_expression(node: DocumentNode, functions: Functions, names: tuple[str, ...] = NAMES) -> Expression:
     text = node.text()
     return node.checked(lambda: compile_expression(text, names=names, functions=functions))
 
 
-def maybe_expression(node: Node, key: str, functions: Functions, names: tuple[str, ...] = NAMES) -> Expression | None:
+def maybe_expression(
+    node: DocumentNode, key: str, functions: Functions, names: tuple[str, ...] = NAMES
+) -> Expression | None:
     found = node.maybe(key)
     return None if found is None else read_expression(found, functions, names)
 
 
-def read_required(root: Node, functions: Functions) -> tuple[Required, ...]:
+def read_required(root: DocumentNode, functions: Functions) -> tuple[RequiredRule, ...]:
     found = []
     for node in root.items("required", RULES_MAX):
         if isinstance(node.value, dict):
             node.object("field", "when", "severity")
             when = maybe_expression(node, "when", functions, ("data", "event", "tables"))
-            found.append(Required(field=node.required("field").path(), when=when, severity=read_severity(node)))
+            found.append(RequiredRule(field=node.required("field").path(), when=when, severity=read_severity(node)))
         else:
-            found.append(Required(field=node.path(), when=None, severity=ERROR))
+            found.append(RequiredRule(field=node.path(), when=None, severity=ERROR))
     return tuple(found)
 
 
-def read_bound(node: Node) -> Bound:
+def read_bound(node: DocumentNode) -> BoundRule:
     node.object("field", "min", "max", "severity")
     limits = {key: limit.number() for key in ("max", "min") if (limit := node.maybe(key)) is not None}
     if not limits:
         node.refuse("a bound needs 'min' or 'max'")
     if len(limits) == 2 and limits["min"] > limits["max"]:
         node.refuse("'min' is above 'max': no value passes")
-    return Bound(
+    return BoundRule(
         field=node.required("field").path(),
         minimum=limits.get("min"),
         maximum=limits.get("max"),
@@ -183,7 +185,7 @@ def read_bound(node: Node) -> Bound:
     )
 
 
-def read_tables(root: Node) -> dict[str, dict[str, Any]]:
+def read_tables(root: DocumentNode) -> dict[str, dict[str, Any]]:
     tables = root.maybe("tables")
     if tables is None:
         return {}
@@ -192,7 +194,7 @@ def read_tables(root: Node) -> dict[str, dict[str, Any]]:
     return {name: tables.child(name).object() for name in sorted(tables.value)}
 
 
-def read_allowed(node: Node, tables: Mapping[str, Mapping[str, Any]]) -> Allowed:
+def read_allowed(node: DocumentNode, tables: Mapping[str, Mapping[str, Any]]) -> AllowedRule:
     node.object("field", "values", "table", "severity")
     if (node.maybe("values") is None) == (node.maybe("table") is None):
         node.refuse("an allowed set needs either 'values' or 'table'")
@@ -205,7 +207,7 @@ def read_allowed(node: Node, tables: Mapping[str, Mapping[str, Any]]) -> Allowed
         expected = {"table": table.value}
     if not values:
         node.refuse("nothing is allowed: name at least one value")
-    return Allowed(
+    return AllowedRule(
         field=node.required("field").path(),
         values=frozenset(map(canonical_json, values)),
         expected=expected,
@@ -213,7 +215,7 @@ def read_allowed(node: Node, tables: Mapping[str, Mapping[str, Any]]) -> Allowed
     )
 
 
-def read_key(node: Node) -> tuple[Segments, ...]:
+def read_key(node: DocumentNode) -> tuple[Segments, ...]:
     return tuple(part.path() for part in node.items("key", KEY_FIELDS_MAX))
 
 
@@ -221,8 +223,8 @@ def watch_name(*parts: Any) -> str:
     return canonical_json(list(parts)).decode()
 
 
-def read_steps(root: Node) -> tuple[Step, ...]:
-    found: dict[str, Step] = {}
+def read_steps(root: DocumentNode) -> tuple[StepRule, ...]:
+    found: dict[str, StepRule] = {}
     for node in root.items("steps", WATCHES_MAX):
         node.object("key", "field", "max", "time", "seconds", "severity")
         field, key, time = node.required("field").path(), read_key(node), maybe_path(node, "time")
@@ -238,7 +240,7 @@ def read_steps(root: Node) -> tuple[Step, ...]:
         name = watch_name(list(field), [list(part) for part in key], maximum, seconds and seconds.value)
         if name in found:
             node.refuse("this step stands here before")
-        found[name] = Step(
+        found[name] = StepRule(
             name=name,
             key=key,
             severity=read_severity(node),
@@ -251,8 +253,8 @@ def read_steps(root: Node) -> tuple[Step, ...]:
     return tuple(found.values())
 
 
-def read_rates(root: Node) -> tuple[Rate, ...]:
-    found: dict[str, Rate] = {}
+def read_rates(root: DocumentNode) -> tuple[RateRule, ...]:
+    found: dict[str, RateRule] = {}
     for node in root.items("rates", WATCHES_MAX):
         node.object("key", "time", "count", "seconds", "severity")
         key, time, seconds = read_key(node), node.required("time").path(), node.required("seconds")
@@ -260,7 +262,7 @@ def read_rates(root: Node) -> tuple[Rate, ...]:
         name = watch_name(list(time), [list(part) for part in key], count, seconds.value)
         if name in found:
             node.refuse("this rate stands here before")
-        found[name] = Rate(
+        found[name] = RateRule(
             name=name,
             key=key,
             severity=read_severity(node),
@@ -272,8 +274,8 @@ def read_rates(root: Node) -> tuple[Rate, ...]:
     return tuple(found.values())
 
 
-def read_duplicates(root: Node) -> tuple[Duplicate, ...]:
-    found: dict[str, Duplicate] = {}
+def read_duplicates(root: DocumentNode) -> tuple[DuplicateRule, ...]:
+    found: dict[str, DuplicateRule] = {}
     for node in root.items("duplicates", WATCHES_MAX):
         node.object("key", "fields", "events", "time", "seconds", "severity")
         fields = tuple(part.path() for part in node.items("fields", KEY_FIELDS_MAX))
@@ -288,7 +290,7 @@ def read_duplicates(root: Node) -> tuple[Duplicate, ...]:
         if name in found:
             node.refuse("this window stands here before")
         expected = {"unique": [".".join(part) for part in fields]}
-        found[name] = Duplicate(
+        found[name] = DuplicateRule(
             name=name,
             key=key,
             severity=read_severity(node),
@@ -301,7 +303,7 @@ def read_duplicates(root: Node) -> tuple[Duplicate, ...]:
     return tuple(found.values())
 
 
-def read_memory(root: Node) -> Memory | None:
+def read_memory(root: DocumentNode) -> MemoryRule | None:
     node = root.maybe("memory")
     if node is None:
         return None
@@ -309,12 +311,12 @@ def read_memory(root: Node) -> Memory | None:
     keep = tuple(part.path() for part in node.items("keep", KEPT_FIELDS_MAX))
     if not keep:
         node.refuse("needs 'keep', the fields that expressions read as last.name")
-    return Memory(name="last", key=read_key(node), keep=keep, time=maybe_path(node, "time"))
+    return MemoryRule(name="last", key=read_key(node), keep=keep, time=maybe_path(node, "time"))
 
 
-def read_checks(root: Node, section: str, functions: Functions, *, looks_back: bool) -> tuple[Check, ...]:
+def read_checks(root: DocumentNode, section: str, functions: Functions, *, looks_back: bool) -> tuple[CheckRule, ...]:
     names = NAMES if looks_back else tuple(name for name in NAMES if name != "last")
-    found: dict[str, Check] = {}
+    found: dict[str, CheckRule] = {}
     for node in root.items(section, RULES_MAX):
         node.object("name", "when", "check", "field", "message", "severity")
         name = node.required("name").text()
@@ -325,7 +327,7 @@ def read_checks(root: Node, section: str, functions: Functions, *, looks_back: b
         if message is not None and len(message.text()) > MESSAGE_CHARS_MAX:
             message.refuse(f"has more than {MESSAGE_CHARS_MAX} characters")
         expected = {"check": check.text, "name": name} | ({} if message is None else {"message": message.value})
-        found[name] = Check(
+        found[name] = CheckRule(
             name=name,
             when=maybe_expression(node, "when", functions, names),
             check=check,
@@ -336,19 +338,19 @@ def read_checks(root: Node, section: str, functions: Functions, *, looks_back: b
     return tuple(found.values())
 
 
-def maybe_path(node: Node, key: str) -> Segments | None:
+def maybe_path(node: DocumentNode, key: str) -> Segments | None:
     found = node.maybe(key)
     return None if found is None else found.path()
 
 
-def whole(node: Node, most: int) -> int:
+def whole(node: DocumentNode, most: int) -> int:
     value = node.number()
     if not isinstance(value, int) or not 1 <= value <= most:
         node.refuse(f"must be a whole number from 1 to {most}")
     return value
 
 
-def window_ms(node: Node) -> int:
+def window_ms(node: DocumentNode) -> int:
     value = node.number()
     if not 0 < value <= WINDOW_S_MAX:
         node.refuse(f"must be seconds, more than 0 and at most {WINDOW_S_MAX}")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from agents.document import Node
+from agents.document import DocumentNode
 from agents.issues import Issue, expectation, issue
 from agents.paths import ABSENT, pointer
 
@@ -48,7 +48,7 @@ FORMATS: Final = (
 )
 
 
-def subschemas(node: Node) -> Iterator[Node]:
+def subschemas(node: DocumentNode) -> Iterator[DocumentNode]:
     for key in sorted(node.value):
         child = node.child(key)
         if key in ONE:
@@ -59,7 +59,7 @@ def subschemas(node: Node) -> Iterator[Node]:
             yield from (child.child(name) for name in sorted(child.value))
 
 
-def referred(root: Node, node: Node) -> Node:
+def referred(root: DocumentNode, node: DocumentNode) -> DocumentNode:
     reference = node.child("$ref")
     if reference.value == "#":
         return root
@@ -79,7 +79,7 @@ def referred(root: Node, node: Node) -> Node:
     return found
 
 
-def unfolded(root: Node, node: Node, weights: dict[tuple[str | int, ...], int | None]) -> int:
+def unfolded(root: DocumentNode, node: DocumentNode, weights: dict[tuple[str | int, ...], int | None]) -> int:
     """Number of subschemas with references replaced by what they refer to."""
     if isinstance(node.value, bool):
         return 1
@@ -109,7 +109,7 @@ def unfolded(root: Node, node: Node, weights: dict[tuple[str | int, ...], int | 
 class SchemaRule:
     """A compiled JSON Schema over the normalized data of one event."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: DocumentNode) -> None:
         unfolded(node, node, {})
         self._document: Any = node.value
         try:

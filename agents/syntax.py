@@ -134,7 +134,7 @@ Tree: TypeAlias = (
 
 
 @attrs.frozen
-class Token:
+class Lexeme:
     """``kind`` is ``number``, ``text``, ``name``, ``sign`` or ``end``; ``place`` a character, 0-based."""
 
     kind: str
@@ -145,13 +145,13 @@ class Token:
         return self.kind == "sign" and bool(self.value == sign)
 
 
-def tokens(text: str) -> list[Token]:
+def tokens(text: str) -> list[Lexeme]:
     """Split a text into tokens, the last one of kind ``end``.
 
     Raises:
         ValueError: A character that begins no token, a number that JSON cannot hold, an unknown escape.
     """
-    found: list[Token] = []
+    found: list[Lexeme] = []
     at = 0
     end = len(text.rstrip())
     while at < end:
@@ -166,9 +166,9 @@ def tokens(text: str) -> list[Token]:
                 raise ValueError(f"at character {match.start(kind) + 1}: the number is too large for JSON")
         elif kind == "text":
             value = unescaped(value[1:-1], match.start(kind))
-        found.append(Token(kind, value, match.start(kind)))
+        found.append(Lexeme(kind, value, match.start(kind)))
         at = match.end()
-    return [*found, Token("end", None, len(text))]
+    return [*found, Lexeme("end", None, len(text))]
 
 
 def unescaped(text: str, place: int) -> str:
@@ -189,10 +189,10 @@ class TokenStream:
         self._tokens = tokens(text)
         self._at = 0
 
-    def peek(self) -> Token:
+    def peek(self) -> Lexeme:
         return self._tokens[self._at]
 
-    def next(self) -> Token:
+    def next(self) -> Lexeme:
         token = self._tokens[self._at]
         self._at += 1
         return token

@@ -14,8 +14,7 @@ from agents.memory import History
 from agents.normalize import Record, applies, scope_of
 from agents.paths import ABSENT, pointer, read
 from agents.policy import CompiledPolicy
-from agents.rules import Allowed, Bound, LevelRule
-from agents.rules import Check as Rule
+from agents.rules import AllowedRule, BoundRule, CheckRule, LevelCondition
 from agents.schema import SchemaRule
 from protocols.canonical import canonical_json
 
@@ -64,8 +63,8 @@ def schema_check(rule: SchemaRule) -> Check:
     return check
 
 
-def bounds_check(bounds: tuple[Bound, ...]) -> Check:
-    plan: list[tuple[str | None, Bound, float, float]] = []
+def bounds_check(bounds: tuple[BoundRule, ...]) -> Check:
+    plan: list[tuple[str | None, BoundRule, float, float]] = []
     for bound in bounds:
         low = -math.inf if bound.minimum is None else bound.minimum
         high = math.inf if bound.maximum is None else bound.maximum
@@ -88,7 +87,7 @@ def bounds_check(bounds: tuple[Bound, ...]) -> Check:
     return check
 
 
-def allowed_check(sets: tuple[Allowed, ...]) -> Check:
+def allowed_check(sets: tuple[AllowedRule, ...]) -> Check:
     def check(data: Any, issues: list[Issue]) -> None:
         for rule in sets:
             value = read(data, rule.field)
@@ -100,7 +99,7 @@ def allowed_check(sets: tuple[Allowed, ...]) -> Check:
     return check
 
 
-def broken(rule: Rule, scope: Scope, kind: str) -> Issue | None:
+def broken(rule: CheckRule, scope: Scope, kind: str) -> Issue | None:
     """The issue of a rule that does not hold; None where it holds, or has nothing to say."""
     try:
         if rule.when is not None and not rule.when.holds(scope):
@@ -116,7 +115,7 @@ def broken(rule: Rule, scope: Scope, kind: str) -> Issue | None:
     return issue(kind, rule.path, rule.expected, value, rule.severity)
 
 
-def highest_level(rules: tuple[LevelRule, ...], scope: Scope, order: tuple[str, ...]) -> str | None:
+def highest_level(rules: tuple[LevelCondition, ...], scope: Scope, order: tuple[str, ...]) -> str | None:
     """The highest level that an event asks for; None where it asks for none."""
     asked = [rule.level for rule in rules if applies(rule.when, scope)]
     return max(asked, key=order.index, default=None)

@@ -25,7 +25,7 @@ VALUE_CHARS_MAX: Final = 60
 LINE_CHARS_MAX: Final = 1_000
 
 
-class UnreadableError(ClientFault):
+class UnreadableFileError(ClientFault):
     """A file that cannot be read, or does not hold what it should."""
 
     code = "unreadable"
@@ -35,12 +35,12 @@ def load(file: Path) -> bytes:
     """The canonical document of a policy file.
 
     Raises:
-        UnreadableError, InvalidPolicyError, MissingFunctionError: It cannot be used; the text says where and why.
+        UnreadableFileError, InvalidPolicyError, MissingFunctionError: It cannot be used; the text says where and why.
     """
     try:
         value = read_policy(file.read_bytes(), yaml=file.suffix in (".yaml", ".yml"))
     except OSError as error:
-        raise UnreadableError(f"{file}: {error.strerror}") from error
+        raise UnreadableFileError(f"{file}: {error.strerror}") from error
     named = isinstance(value, dict) and "functions" in value
     return policy_document(value, catalogue() if named else ())
 
@@ -49,7 +49,7 @@ def read_events(file: Path) -> list[Any]:
     """Events of a file as they would be posted.
 
     Raises:
-        UnreadableError: It holds none, or is in no form that is known.
+        UnreadableFileError: It holds none, or is in no form that is known.
     """
     try:
         packed = file.read_bytes()
@@ -59,11 +59,11 @@ def read_events(file: Path) -> list[Any]:
         else:
             events = _read_json(text)
     except (OSError, ValueError) as error:
-        raise UnreadableError(f"{file}: {error}") from error
+        raise UnreadableFileError(f"{file}: {error}") from error
     if isinstance(events, dict):
         events = events.get("events", [events])
     if not isinstance(events, list) or not events:
-        raise UnreadableError(f"{file}: holds no events: JSON lines, a JSON array, or an object with 'events'")
+        raise UnreadableFileError(f"{file}: holds no events: JSON lines, a JSON array, or an object with 'events'")
     return [_whole(number, event) for number, event in enumerate(events, 1)]
 
 
@@ -228,7 +228,7 @@ def _value(value: Any) -> str:
 def _say(file: Path, error: OverlayError) -> int:
     place = f" ({error.fields.get('path') or 'the whole'})" if isinstance(error, InvalidPolicyError) else ""
     print(f"overlay-node: {file}{place}: {error}", file=sys.stderr)
-    return USAGE if isinstance(error, UnreadableError) else FAILED
+    return USAGE if isinstance(error, UnreadableFileError) else FAILED
 
 
 def _console() -> Console:

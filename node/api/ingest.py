@@ -11,9 +11,9 @@ from node.api.ingest_stream import LINES_TYPE, IngestStreams
 from node.api.keyed import HEADER, ingest_once
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, list_parameter, only_parameters, read_body
-from node.worker.parsing.bodies import Form, Shape
+from node.worker.parsing.bodies import BodyShape, RequestEncoding
 
-SHAPES: Final[dict[str, Shape]] = {
+SHAPES: Final[dict[str, BodyShape]] = {
     JSON_TYPE: "request",
     LINES_TYPE: "lines",
     "application/jsonl": "lines",
@@ -44,7 +44,7 @@ def routes(services: Services) -> Blueprint:
     return blueprint
 
 
-def form_of(asked: Request) -> Form:
+def form_of(asked: Request) -> RequestEncoding:
     """How a request says its events: by its media type, its coding, and the headers of CloudEvents.
 
     Raises:
@@ -55,11 +55,11 @@ def form_of(asked: Request) -> Form:
         (name[3:].lower(), value) for name, value in asked.headers.items() if name.lower().startswith("ce-")
     )
     binary = any(name == "specversion" for name, _ in attributes)
-    shape: Shape | None = "binary" if binary else SHAPES.get(asked.mimetype)
+    shape: BodyShape | None = "binary" if binary else SHAPES.get(asked.mimetype)
     if shape is None:
         raise UnsupportedMediaType
     if shape == "request":
-        return Form(coding=coding)
+        return RequestEncoding(coding=coding)
     only_parameters(asked, "sourceId", "consensusLevel", "durability", "distributionTopics")
     options: list[tuple[str, Any]] = [
         (name, asked.args[name]) for name in ("consensusLevel", "durability") if name in asked.args
@@ -67,7 +67,7 @@ def form_of(asked: Request) -> Form:
     topics = list_parameter(asked, "distributionTopics")
     if topics is not None:
         options.append(("distributionTopics", sorted(topics)))
-    return Form(
+    return RequestEncoding(
         shape=shape,
         coding=coding,
         source_id=asked.args.get("sourceId", ""),

@@ -11,7 +11,7 @@ from node.api.problems import described
 from node.api.services import Services
 from node.api.stream import TooManyStreamsError
 from node.ingest.ndjson_stream import LineStream
-from node.worker.parsing.bodies import Form
+from node.worker.parsing.bodies import RequestEncoding
 from protocols.errors import OverlayError
 
 LINES_TYPE: Final = "application/x-ndjson"
@@ -26,13 +26,13 @@ class IngestStreams:
         self._services = services
         self._places = trio.CapacityLimiter(STREAMS_MAX)
 
-    def takes(self, asked: Request, form: Form) -> bool:
+    def takes(self, asked: Request, form: RequestEncoding) -> bool:
         """Whether a body is taken as it comes. One that is signed, or has a key, is read whole."""
         return (
             form.shape == "lines" and asked.content_length is None and "body" not in g and HEADER not in asked.headers
         )
 
-    async def respond(self, asked: Request, form: Form) -> Response:
+    async def respond(self, asked: Request, form: RequestEncoding) -> Response:
         """Raises TooManyStreamsError, and what keeps the first piece from being taken."""
         request = cast(PacedRequest, asked)
         room = self._services.ingest.room()

@@ -11,7 +11,7 @@ from node.api.acknowledging import acknowledgement, wants_minimal
 from node.api.services import Services
 from node.ingest.idempotency import Asked, digest, read_key
 from node.ingest.pipeline import Room
-from node.worker.parsing.bodies import Form
+from node.worker.parsing.bodies import RequestEncoding
 from storage.idempotency import Kept
 
 HEADER: Final = "Idempotency-Key"
@@ -21,7 +21,7 @@ INLINE_BYTES_MAX: Final = 128 * 1024  # a longer body is hashed on a thread
 
 
 async def ingest_once(
-    services: Services, asked: Request, *, form: Form, body: bytes, room: Room, started_s: float
+    services: Services, asked: Request, *, form: RequestEncoding, body: bytes, room: Room, started_s: float
 ) -> Response:
     """The answer to an ingest request with a key; ``room`` goes over to it.
 
@@ -52,6 +52,6 @@ async def ingest_once(
     return response
 
 
-def _form_bytes(form: Form) -> bytes:
+def _form_bytes(form: RequestEncoding) -> bytes:
     """What of a request's headers its meaning depends on."""
     return orjson.dumps([form.shape, form.coding, form.attributes, form.media_type])

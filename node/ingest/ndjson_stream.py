@@ -18,7 +18,7 @@ import trio
 from node.ingest.pipeline import Ingest, OverloadedError, Room
 from node.ingest.responses import REJECTED, IngestAnswer, render_lines
 from node.runtime.workers import WorkersBusyError
-from node.worker.parsing.bodies import Form
+from node.worker.parsing.bodies import RequestEncoding
 from node.worker.parsing.lines import LineGatherer, Piece
 from node.worker.parsing.unpacking import unpacker
 from protocols.errors import ClientFault, OverlayError
@@ -65,7 +65,7 @@ class LineStream:
         *,
         ingest: Ingest,
         body: AsyncIterator[bytes],
-        form: Form,
+        form: RequestEncoding,
         room: Room,
         describe: Callable[[OverlayError], dict[str, Any]],
         idle_s: float = IDLE_S,

@@ -23,7 +23,7 @@ from node.runtime.caches import BytesCache
 from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from node.worker.parsing.admission import Admitted
-from node.worker.parsing.bodies import PLAIN, Form, RawEvent, admit_form, admit_read
+from node.worker.parsing.bodies import PLAIN, RawEvent, RequestEncoding, admit_form, admit_read
 from protocols.errors import ClientFault, WorldFault
 from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
 from protocols.messages import IdentityKey, Level
@@ -151,7 +151,7 @@ class Ingest:
         self,
         body: bytes,
         *,
-        form: Form = PLAIN,
+        form: RequestEncoding = PLAIN,
         caller: IdentityKey | None = None,
         started_s: float | None = None,
     ) -> IngestAnswer:

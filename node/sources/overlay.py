@@ -24,7 +24,7 @@ from node.sources.settings.overlay import OverlaySourceSettings
 from node.worker.parsing.bodies import RawEvent
 from node.worker.parsing.foreign_events import (
     BatchSelection,
-    UnreadableError,
+    UnreadableBatchError,
     chain_of,
     choose,
     manifest_problem,
@@ -248,7 +248,7 @@ class _Reading:
             said = await self._reader.batches.read(certificate, call)
         except BatchUnavailableError as error:
             return found(why=str(error))
-        except UnreadableError as error:
+        except UnreadableBatchError as error:
             return found(why=str(error), lasting=True)
         return found(events=await self._strange(said))
 

@@ -22,7 +22,7 @@ from node.sources.intake import SourceFault, SourceIntake
 from node.sources.kafka import client
 from node.sources.kafka.in_flight import InFlightBatch, Offsets, Partition
 from node.sources.settings.kafka import KafkaSourceSettings
-from node.worker.parsing.kafka_messages import KafkaMessage, Reading, events_of
+from node.worker.parsing.kafka_messages import KafkaFormat, KafkaMessage, events_of
 from protocols.errors import WorldFault
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class KafkaReader:
         self._intake = intake
         self._settings = settings
         self._group = settings.group or f"overlay.{network}.{intake.source_id}"
-        self._reading = Reading(
+        self._reading = KafkaFormat(
             shape=settings.shape,
             is_whole=settings.data == "message",
             key_format=settings.key_format,

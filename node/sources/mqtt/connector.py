@@ -18,7 +18,7 @@ from node.sources.mqtt import codec, reasons
 from node.sources.mqtt.connection import BrokerConnection, open_connection
 from node.sources.mqtt.waiting import Waiting
 from node.sources.settings.mqtt import MqttSourceSettings
-from node.worker.parsing.mqtt_messages import Message, events_of
+from node.worker.parsing.mqtt_messages import MqttMessage, events_of
 from protocols.errors import OverlayError
 from protocols.messages import IdentityKey
 
@@ -227,7 +227,9 @@ class _Subscription:
         settings = self._settings
         while True:
             batch = await self._waiting.gather()
-            messages = [Message(topic=each.topic, payload=each.payload, properties=each.properties) for each in batch]
+            messages = [
+                MqttMessage(topic=each.topic, payload=each.payload, properties=each.properties) for each in batch
+            ]
             call = partial(events_of, messages, shape=settings.shape, topic_field=settings.topic_field)
             await self._intake.take(await self._intake.compute(call))
             acknowledgements = codec.acknowledge(batch)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
 from node.sources.settings.base import Pem, Pointer, ShapeSettings
-from node.worker.parsing.polled import BodyFormat, Reader
+from node.worker.parsing.polled import BodyFormat, PollFormat
 
 HEADERS_MAX: Final = 32
 HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
@@ -87,8 +87,8 @@ class PollSourceSettings(ShapeSettings):
     )
 
     @property
-    def reader(self) -> Reader:
-        return Reader(
+    def reader(self) -> PollFormat:
+        return PollFormat(
             shape=self.shape,
             format=self.format,
             events_path=self.events_path,

@@ -22,7 +22,7 @@ from node.worker.parsing.admission import Admitted, InvalidRequestError, admit
 from protocols.errors import ClientFault
 from protocols.limits import EVENTS_PER_REQUEST_MAX
 
-Shape = Literal["request", "lines", "cloudevent", "cloudevents", "binary"]
+BodyShape = Literal["request", "lines", "cloudevent", "cloudevents", "binary"]
 Coding = Literal["identity", "gzip", "zstd"]
 
 JSON_TYPES: Final = ("application/json", "text/json")
@@ -39,7 +39,7 @@ class BodyTooLargeError(ClientFault):
 
 
 @attrs.frozen(kw_only=True)
-class Form:
+class RequestEncoding:
     """How a request says its events.
 
     Attributes:
@@ -48,7 +48,7 @@ class Form:
         media_type: Of the data of a CloudEvent in binary mode.
     """
 
-    shape: Shape = "request"
+    shape: BodyShape = "request"
     coding: Coding = "identity"
     source_id: str = ""
     options: tuple[tuple[str, Any], ...] = ()
@@ -56,7 +56,7 @@ class Form:
     media_type: str = ""
 
 
-PLAIN: Final = Form()
+PLAIN: Final = RequestEncoding()
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +100,9 @@ def _no_json(data: bytes, bytes_max: int) -> Flaw | None:
     return None
 
 
-def admit_form(body: bytes, form: Form, *, network: str, event_bytes_max: int, body_bytes_max: int) -> Admitted:
+def admit_form(
+    body: bytes, form: RequestEncoding, *, network: str, event_bytes_max: int, body_bytes_max: int
+) -> Admitted:
     """Read a request in any form.
 
     Raises:
@@ -148,7 +150,7 @@ def _gunzip(body: bytes, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-def _events(body: bytes, form: Form) -> tuple[list[bytes], dict[int, Flaw]]:
+def _events(body: bytes, form: RequestEncoding) -> tuple[list[bytes], dict[int, Flaw]]:
     """The events as JSON, and by index what is wrong with those that are none."""
     if form.shape == "lines":
         return _of_lines([line for line in body.split(b"\n") if line.strip()])

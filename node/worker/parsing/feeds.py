@@ -30,7 +30,7 @@ FEED_ROOTS: Final = frozenset({"rss", "feed", "RDF"})
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class FeedEntry:
     """An entry of a feed.
 
     Attributes:
@@ -44,7 +44,7 @@ class Entry:
     timestamp: str | None
 
 
-def entries(body: bytes, charset: str) -> list[Entry]:
+def entries(body: bytes, charset: str) -> list[FeedEntry]:
     """The entries of a feed, in their order.
 
     Args:
@@ -122,10 +122,10 @@ def _check(body: bytes, encoding: str | None) -> None:
         raise UnreadableBodyError(f"is no RSS or Atom: its root is {walk.root:.64}")
 
 
-def _entry(said: Mapping[str, Any]) -> Entry:
+def _entry(said: Mapping[str, Any]) -> FeedEntry:
     data = {name: _json(value) for name, value in said.items() if not name.endswith(("_parsed", "_detail"))}
     moment = said.get("published_parsed") or said.get("updated_parsed")
-    return Entry(
+    return FeedEntry(
         data=data,
         external_id=str(said.get("id") or said.get("link") or "") or None,
         timestamp=_moment(moment) if isinstance(moment, time.struct_time) else None,

@@ -28,7 +28,7 @@ CHAIN_MAX: Final = 7  # ids of 70 characters, with the spaces between them: an e
 EVENT_ID: Final = re.compile("event_[0-9a-f]{64}")
 
 
-class UnreadableError(WorldFault):
+class UnreadableBatchError(WorldFault):
     """What a quorum certified is no verdict on events: it signed what no honest agent makes."""
 
     code = "unreadable-batch"
@@ -102,8 +102,8 @@ def read_events(
         encoded: The quorum certificate, checked before.
 
     Raises:
-        MalformedError: these are not the leaves and the data that were certified. UnreadableError: they are, and no
-            verdicts.
+        MalformedError: These are not the leaves and the data that were certified. UnreadableBatchError: They are,
+            and are not verdicts.
     """
     statement = codec.decode(QuorumCertificate, encoded).statement
     verdicts, data = read_certified(leaves, normalized, statement, _verdict)
@@ -138,9 +138,9 @@ def _verdict(line: bytes) -> dict[str, Any]:
         texts = [said[name] for name in ("eventId", "eventType", "status", "contentHash", "versionId")]
         maybe = [said[name] for name in ("externalId", "timestamp")]
     except (ValueError, TypeError, LookupError) as error:
-        raise UnreadableError(f"a certified verdict cannot be read: {error}") from error
+        raise UnreadableBatchError(f"a certified verdict cannot be read: {error}") from error
     if not all(type(each) is str for each in (*texts, *(each for each in maybe if each is not None))):
-        raise UnreadableError("a certified verdict has no texts where they belong")
+        raise UnreadableBatchError("a certified verdict has no texts where they belong")
     if not EVENT_ID.fullmatch(texts[0]):
-        raise UnreadableError("a certified verdict names no event")
+        raise UnreadableBatchError("a certified verdict names no event")
     return dict(said)

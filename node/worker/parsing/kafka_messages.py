@@ -48,7 +48,7 @@ class KafkaMessage:
 
 
 @attrs.frozen(kw_only=True)
-class Reading:
+class KafkaFormat:
     """How messages become events; see ``node.sources.settings.kafka.KafkaSettings``."""
 
     shape: Shape
@@ -63,7 +63,7 @@ class Reading:
         return self.is_whole or self.shape.looks_inside
 
 
-def events_of(messages: Sequence[KafkaMessage], reading: Reading) -> list[RawEvent]:
+def events_of(messages: Sequence[KafkaMessage], reading: KafkaFormat) -> list[RawEvent]:
     """The events of messages, in their order. What is in no form that was agreed becomes an event that is no JSON."""
     return [
         _event(message, reading) for message in messages if message.value is not None or not reading.skips_tombstones
@@ -78,7 +78,7 @@ def place(message: KafkaMessage) -> str:
     return f"{message.log}/{message.partition}/{message.offset}"
 
 
-def _event(message: KafkaMessage, reading: Reading) -> RawEvent:
+def _event(message: KafkaMessage, reading: KafkaFormat) -> RawEvent:
     shape = reading.shape
     if reading.is_whole:
         content = _whole(message, reading)
@@ -109,7 +109,7 @@ def _texts(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
     return found
 
 
-def _whole(message: KafkaMessage, reading: Reading) -> bytes:
+def _whole(message: KafkaMessage, reading: KafkaFormat) -> bytes:
     """The message as one JSON object; its value, as it is, where that is in no form for it."""
     try:
         return orjson.dumps(

@@ -19,7 +19,7 @@ MARK_HEX: Final = 16
 
 
 @attrs.frozen(kw_only=True)
-class Message:
+class MqttMessage:
     """What was published. ``properties``: the user properties of MQTT 5 by lower-case name, the first of each."""
 
     topic: str
@@ -27,12 +27,12 @@ class Message:
     properties: Mapping[str, str]
 
 
-def events_of(messages: Sequence[Message], *, shape: Shape, topic_field: str) -> list[RawEvent]:
+def events_of(messages: Sequence[MqttMessage], *, shape: Shape, topic_field: str) -> list[RawEvent]:
     """An event of each message, in their order. ``topic_field`` as in ``MqttSettings``."""
     return [_event(message, shape, topic_field) for message in messages]
 
 
-def _event(message: Message, shape: Shape, topic_field: str) -> RawEvent:
+def _event(message: MqttMessage, shape: Shape, topic_field: str) -> RawEvent:
     event = shaped(
         shape,
         message.payload,
@@ -54,7 +54,7 @@ def event_type_of(topic: str) -> str:
     return f"{name[: EVENT_TYPE_CHARS_MAX - MARK_HEX - 1]}~{mark}"
 
 
-def _content_id(message: Message, event: RawEvent) -> str:
+def _content_id(message: MqttMessage, event: RawEvent) -> str:
     """What two messages have in common only if they say the same: topic, type, time and payload."""
     parts = (message.topic.encode(), event.event_type.encode(), (event.timestamp or "").encode())
     content = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts))
@@ -62,7 +62,7 @@ def _content_id(message: Message, event: RawEvent) -> str:
     return f"sha256:{content.hexdigest()}"
 
 
-def _with_topic(message: Message, shape: Shape, topic_field: str) -> bytes:
+def _with_topic(message: MqttMessage, shape: Shape, topic_field: str) -> bytes:
     """The data with its topic. What is no JSON stays as it is: beside the topic it might become some."""
     inner = encoded(message.payload, shape.format)
     try:

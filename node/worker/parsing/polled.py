@@ -37,7 +37,7 @@ HEAD_CHARS: Final = 64
 
 
 @attrs.frozen(kw_only=True)
-class Reader:
+class PollFormat:
     """How bodies are read; the attributes are those of ``PollSettings``."""
 
     shape: Shape
@@ -80,7 +80,7 @@ class _Item:
     timestamp: str | None = None
 
 
-def read_body(body: bytes, reader: Reader, *, headers: Mapping[str, str], digest_before: str = "") -> Polled:
+def read_body(body: bytes, reader: PollFormat, *, headers: Mapping[str, str], digest_before: str = "") -> Polled:
     """The events of a body.
 
     Args:
@@ -125,7 +125,7 @@ def greater(one: str, other: str) -> str:
     return max(one, other, key=_rank)
 
 
-def _items(body: bytes, document: Any, reader: Reader, headers: Mapping[str, str]) -> list[_Item]:
+def _items(body: bytes, document: Any, reader: PollFormat, headers: Mapping[str, str]) -> list[_Item]:
     media_type = headers.get("content-type", "")
     if reader.format == "ndjson":
         return _of_lines(body, keeps_values=bool(reader.cursor_field))
@@ -226,7 +226,7 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
-def _greatest(items: Sequence[_Item], reader: Reader) -> str:
+def _greatest(items: Sequence[_Item], reader: PollFormat) -> str:
     found = (_scalar(at(item.value, reader.cursor_field)) for item in items)
     return max((text for text in found if len(text) <= CURSOR_CHARS_MAX), key=_rank, default="")
 

@@ -25,7 +25,7 @@ PLACES: Final = len(str(EVENTS_PER_REQUEST_MAX)) + 1
 
 
 @attrs.frozen(kw_only=True)
-class Delivery:
+class WebhookDelivery:
     """One request of a sender, its signature checked.
 
     Attributes:
@@ -42,7 +42,7 @@ class Delivery:
     events_path: str | None = None
 
 
-def read_delivery(delivery: Delivery, bytes_max: int) -> tuple[RawEvent, ...]:
+def read_delivery(delivery: WebhookDelivery, bytes_max: int) -> tuple[RawEvent, ...]:
     """The events of a delivery, in their order.
 
     Args:
@@ -68,7 +68,7 @@ def _nth(name: str, index: int) -> str | None:
     return f"{name[: EXTERNAL_ID_CHARS_MAX - PLACES]}/{index}" if name else None
 
 
-def document_of(delivery: Delivery, bytes_max: int) -> bytes:
+def document_of(delivery: WebhookDelivery, bytes_max: int) -> bytes:
     """What a delivery says, without its coding; of a form its field ``payload``, or all fields as one object.
 
     Raises: as ``read_delivery``.

@@ -10,7 +10,7 @@ from paho.mqtt.properties import Properties
 
 from node.sources.mqtt import codec, reasons
 from node.sources.mqtt.codec import Answered, BrokenProtocolError, Connected, Left, Packet, PacketReader, Published
-from node.worker.parsing.mqtt_messages import Message, event_type_of, events_of
+from node.worker.parsing.mqtt_messages import MqttMessage, event_type_of, events_of
 from node.worker.parsing.shaping import Shape
 from protocols.limits import EVENT_TYPE_CHARS_MAX
 
@@ -128,7 +128,7 @@ def test_a_message_of_200_mb_is_passed_over_and_the_next_one_read(form: str) -> 
     assert isinstance(after, Published)
     assert after.topic == "next"
     (event,) = events_of(
-        [Message(topic="t", payload=cut.payload, properties={})],
+        [MqttMessage(topic="t", payload=cut.payload, properties={})],
         shape=Shape(format=form),  # type: ignore[arg-type]
         topic_field="topic",
     )
@@ -166,14 +166,19 @@ def test_types_made_of_topics_fit_and_differ() -> None:
 
 
 def test_content_ids_keep_their_parts_apart() -> None:
-    def ids(*messages: Message, **shape: str) -> set[str | None]:
+    def ids(*messages: MqttMessage, **shape: str) -> set[str | None]:
         found = events_of(messages, shape=Shape(**shape), topic_field="")  # type: ignore[arg-type]
         return {event.external_id for event in found}
 
     assert (
-        len(ids(Message(topic="a", payload=b"b1", properties={}), Message(topic="ab", payload=b"1", properties={})))
+        len(
+            ids(
+                MqttMessage(topic="a", payload=b"b1", properties={}),
+                MqttMessage(topic="ab", payload=b"1", properties={}),
+            )
+        )
         == 2
     )
-    noon = [Message(topic="a", payload=b"1", properties={"at": str(hour), "other": "x"}) for hour in (12, 13)]
+    noon = [MqttMessage(topic="a", payload=b"1", properties={"at": str(hour), "other": "x"}) for hour in (12, 13)]
     assert len(ids(*noon, timestamp_header="at")) == 2
     assert len(ids(*noon)) == 1

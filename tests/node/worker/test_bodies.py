@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from node.worker.parsing.admission import InvalidRequestError
-from node.worker.parsing.bodies import BodyTooLargeError, Form, admit_form, decompressed
+from node.worker.parsing.bodies import BodyTooLargeError, RequestEncoding, admit_form, decompressed
 from protocols.errors import ClientFault
 from protocols.identifiers import event_id
 from tests.node.running import NETWORK, Running, running
@@ -169,7 +169,9 @@ async def test_one_bad_cloudevent_does_not_fail_its_batch(node: Running) -> None
     "body", [b"", b"\x00\xff", b"[" * 5_000, b'{"a":1,"a":2}', b"null", b'"x"', b"[null]", b"{}"]
 )
 def test_any_body_is_taken_or_refused(shape: Any, body: bytes) -> None:
-    form = Form(shape=shape, source_id="s1", attributes=(("specversion", "1.0"),), media_type="application/json")
+    form = RequestEncoding(
+        shape=shape, source_id="s1", attributes=(("specversion", "1.0"),), media_type="application/json"
+    )
     try:
         taken = admit_form(body, form, network=NETWORK, event_bytes_max=1_000, body_bytes_max=10_000)
     except ClientFault as fault:

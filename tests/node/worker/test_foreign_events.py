@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from node.worker.parsing.foreign_events import (
     CHAIN_MAX,
     BatchSelection,
-    UnreadableError,
+    UnreadableBatchError,
     chain_of,
     choose,
     manifest_problem,
@@ -74,7 +74,7 @@ def test_what_a_quorum_of_liars_certified_as_verdicts_is_said_to_be_none() -> No
         leaves = b"\n".join([line] * STATEMENT.events)
         root = root_of_leaves([leaf_hash(line)] * STATEMENT.events)
         lie = attrs.evolve(BATCH.certificate, statement=attrs.evolve(STATEMENT, output_root=root))
-        with pytest.raises(UnreadableError):
+        with pytest.raises(UnreadableBatchError):
             read(leaves, BATCH.output.normalized, encoded=encode(lie))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from node.runtime.workers import Workers
 from node.worker.parsing.bodies import RawEvent, admit_read
-from node.worker.parsing.polled import EVENTS_MAX, PART_EVENTS_MAX, Polled, Reader, greater, read_body, unpacked
+from node.worker.parsing.polled import EVENTS_MAX, PART_EVENTS_MAX, Polled, PollFormat, greater, read_body, unpacked
 from node.worker.parsing.shaping import Shape
 from node.worker.parsing.text import UnreadableBodyError
 
@@ -19,7 +19,7 @@ def read(body: bytes | str, form: Any = "json", media_type: str = "", **more: An
     shape = more.pop("shape", PLAIN)
     encoded = body.encode() if isinstance(body, str) else body
     digest_before = more.pop("digest_before", "")
-    reader = Reader(shape=shape, format=form, **more)
+    reader = PollFormat(shape=shape, format=form, **more)
     return read_body(encoded, reader, headers={"content-type": media_type}, digest_before=digest_before)
 
 
@@ -252,7 +252,7 @@ def test_feeds_that_are_refused(why: str, bodies: list[str]) -> None:
 async def test_bodies_are_read_in_a_process_of_their_own() -> None:
     """The errors come back as themselves, and a document that is the name of a file is not opened."""
     async with Workers(1) as workers:
-        reader = Reader(shape=PLAIN, format="feed")
+        reader = PollFormat(shape=PLAIN, format="feed")
         polled = await workers.read(partial(read_body, RSS.encode(), reader, headers={}))
         assert polled == read(RSS, "feed")
         for name in (b"/etc/hostname", b"https://x.test/feed"):
