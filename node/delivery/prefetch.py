@@ -7,10 +7,10 @@ import trio
 
 from node.delivery.chunks import Message, Place
 
-AHEAD_MIN: Final = 64  # messages: fewer would have reader and sender take turns
+PREFETCH_MIN: Final = 64  # messages: fewer would have reader and sender take turns
 
 
-class Ahead:
+class Prefetch:
     """A bounded buffer between one reader and one sender, which takes as much at once as there is."""
 
     def __init__(self, *, events_max: int, bytes_max: int) -> None:
@@ -27,7 +27,7 @@ class Ahead:
 
     async def put(self, message: Message) -> None:
         """Wait for room and take a message in."""
-        while self._messages >= max(self._events_max, AHEAD_MIN) or self._bytes >= self._bytes_max:
+        while self._messages >= max(self._events_max, PREFETCH_MIN) or self._bytes >= self._bytes_max:
             self._room = trio.Event()
             await self._room.wait()
         self._items.append(message)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from node.delivery.callback_url import read_callback_url
 from node.delivery.chunks import WHOLE_BATCH, Place
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.filters import Filter
-from node.delivery.posting import read_receiver
 from node.delivery.signatures import make_secret
 from node.delivery.subscription_documents import (
     DEFAULTS,
@@ -32,7 +32,7 @@ from node.delivery.subscription_documents import (
 )
 from node.runtime.access import Access, Caller, Credential, IdentityRequiredError, Need, NotPermittedError
 from node.runtime.clock import clock_ms
-from node.runtime.guarded_http import Network
+from node.runtime.guarded_network import Network
 from protocols.errors import ClientFault
 from storage import batches, subscriptions
 from storage.database import Database
@@ -165,7 +165,7 @@ def _check(values: Document, kind: str, allowed: tuple[Network, ...]) -> None:
     if kind == "webhook":
         if not values.get("callback_url"):
             raise invalid_member("callbackUrl", "is missing", "send the URL that events are to be posted to")
-        read_receiver(values["callback_url"], allowed)
+        read_callback_url(values["callback_url"], allowed)
         read_delivery(values["delivery"])
         return
     for name, column in (("callbackUrl", "callback_url"), ("delivery", "delivery"), ("secret", "secret")):

@@ -14,16 +14,17 @@ import orjson
 import structlog
 import trio
 
+from node.delivery.callback_url import read_callback_url
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
-from node.delivery.posting import Answer, Dialler, Line, read_receiver
 from node.delivery.signatures import message_id
 from node.delivery.subscription_documents import milliseconds, moment_of, place_of, read_delivery, read_filter
 from node.delivery.subscriptions import WEBHOOKS_MAX, is_authorized
-from node.delivery.webhook import Parcel, Secrets, WebhookDelivery, send
+from node.delivery.webhook_connection import WebhookConnection, WebhookConnector, WebhookResponse
+from node.delivery.webhook_delivery import DeliveryRequest, WebhookDelivery, WebhookSecrets, send
 from node.runtime.access import Access
 from node.runtime.clock import clock_ms
-from node.runtime.guarded_http import Network
+from node.runtime.guarded_network import Network
 from node.runtime.reconcile import Reconciler
 from node.runtime.supervisor import RestartPolicy
 from protocols.certificate import rfc3339
@@ -101,7 +102,7 @@ class WebhookManager:
         self._database = database
         self._feed = feed
         self._cursors = cursors
-        self._dialler = Dialler(allowed, tls)
+        self._connector = WebhookConnector(allowed, tls)
         self._pauses = pauses
         self._access = access
         self._rights_s = rights_s
@@ -119,7 +120,7 @@ class WebhookManager:
 
     @property
     def allowed(self) -> tuple[Network, ...]:
-        return self._dialler.allowed
+        return self._connector.allowed
 
     @property
     def stats(self) -> WebhookStats:
@@ -146,7 +147,7 @@ class WebhookManager:
         delivery = self._deliveries.get(subscription_id)
         return 0 if delivery is None else delivery.next_try_ms
 
-    async def test(self, row: Subscription) -> Answer:
+    async def test(self, row: Subscription) -> WebhookResponse:
         """Send a webhook's receiver a signed message that is no event, once, now.
 
         Raises:
@@ -155,17 +156,17 @@ class WebhookManager:
         options = read_delivery(row.delivery)
         message = {"type": "test", "subscriptionId": row.subscription_id, "timestamp": rfc3339(clock_ms())}
         name = f"{message_id(row.subscription_id, [])}_{clock_ms()}"
-        parcel = Parcel(name=name, body=orjson.dumps(message), upto=place_of(row))
-        line = Line(read_receiver(row.callback_url or "", self.allowed), self._dialler)
+        request = DeliveryRequest(name=name, body=orjson.dumps(message), upto=place_of(row))
+        connection = WebhookConnection(read_callback_url(row.callback_url or "", self.allowed), self._connector)
         try:
             self._tests.acquire_nowait()
         except trio.WouldBlock as full:
             raise TooManyTestsError(f"{TESTS_AT_ONCE} tests are under way") from full
         try:
-            return await send(line, parcel, _secrets(row), options.timeout_seconds)
+            return await send(connection, request, _secrets(row), options.timeout_seconds)
         finally:
             self._tests.release()
-            await line.aclose()
+            await connection.aclose()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -245,7 +246,7 @@ class WebhookManager:
             start=place_of(row),
             revision=row.cursor_revision,
             failing_since_ms=row.failing_since_ms,
-            line=Line(read_receiver(row.callback_url or "", self.allowed), self._dialler),
+            connection=WebhookConnection(read_callback_url(row.callback_url or "", self.allowed), self._connector),
             database=self._database,
             feed=self._feed,
             cursors=self._cursors,
@@ -253,9 +254,11 @@ class WebhookManager:
         )
 
 
-def _secrets(row: Subscription) -> Secrets:
+def _secrets(row: Subscription) -> WebhookSecrets:
     assert row.secret is not None, "webhooks have one from the beginning"
-    return Secrets(current=row.secret, previous=row.previous_secret, previous_until_ms=row.previous_secret_until_ms)
+    return WebhookSecrets(
+        current=row.secret, previous=row.previous_secret, previous_until_ms=row.previous_secret_until_ms
+    )
 
 
 def _desired(connection: "Connection") -> list[DesiredDelivery]:

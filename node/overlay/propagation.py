@@ -15,7 +15,8 @@ import structlog
 import trio
 
 from node.overlay.submit import Broadcast
-from node.runtime.guarded_http import ForbiddenAddressError, Network, guarded_client
+from node.runtime.guarded_http import guarded_client
+from node.runtime.guarded_network import ForbiddenAddressError, Network
 from protocols.overlay_bodies import Submission, write_submission
 
 log = structlog.get_logger(__name__)

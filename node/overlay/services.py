@@ -13,7 +13,7 @@ from node.overlay.propagation import Propagation
 from node.overlay.submit import Submissions
 from node.overlay.uhrp_lookup import UhrpLookup
 from node.runtime.clock import clock_ms
-from node.runtime.guarded_http import Network
+from node.runtime.guarded_network import Network
 from protocols.errors import ClientFault
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey

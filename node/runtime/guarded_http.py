@@ -1,62 +1,49 @@
-"""Calls to places that others name: public addresses only, but for those the operator allows.
+"""HTTP calls to URLs that others name: to public addresses, and to those that the operator allows.
 
-A name is resolved here, every address it leads to is judged, and the connection goes to a judged address: a name
-that answers otherwise the second time (DNS rebinding) gains nothing. ``fetch`` follows redirects, each judged as if
-it had been named first; ``post`` follows none. Answers are read within bounds of bytes, as they come and as they are
-once they are not compressed, and of time.
+Connections are those of ``guarded_network``, which judges every address. ``fetch`` follows redirects, each judged as
+if it had been named first; ``post`` follows none. Answers are read within bounds of time and of bytes, both as they
+are sent and decompressed.
 
-What goes wrong is an ``OutboundFault``, in words for operators: it names scheme, host and port of the place, never
+What goes wrong is an ``OutboundFault`` with a text for operators: it names scheme, host and port of the URL, never
 user, path or query, which may hold secrets.
 """
 
 import contextlib
-import functools
-import ipaddress
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from types import MappingProxyType
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import attrs
+import httpcore
 import httpx
 import trio
 
 from node.runtime.clock import clock_ms
-from protocols.errors import WorldFault
+from node.runtime.guarded_network import (
+    PORTS,
+    ForbiddenAddressError,
+    GuardedBackend,
+    Network,
+    OutboundFault,
+    public_authorities,
+    tls_problem,
+)
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-RESOLVE_S: Final = 5.0
-ADDRESSES_MAX: Final = 4  # of one name that are tried, one after the other
-PORTS: Final = {"http": 80, "https": 443}
-NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 REDIRECTS_MAX: Final = 5
 PIECE_BYTES: Final = 64 * 1024  # that are decompressed without a pause
 MEMBERS_MAX: Final = 1_024  # of a gzip body: empty ones would cost time and never come to anything
 OVERHEAD_BYTES: Final = 64 * 1024  # by which a compressed body may be longer than what is in it
-WHY_CHARS_MAX: Final = 200
-RETRY_AFTER_MAX_S: Final = 3_600.0
+REASON_CHARS_MAX: Final = 200
+RETRY_AFTER_S_MAX: Final = 3_600.0
 AGENT: Final = "overlay-agent-node"
 NONE: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-class OutboundFault(WorldFault):
-    """A place could not be called, or did not answer as it should."""
-
-    code = "outbound-fault"
-
-
-class ForbiddenAddressError(OutboundFault):
-    """A URL leads to an address that is not public, and not allowed by the operator."""
-
-    code = "forbidden-address"
 
 
 @attrs.frozen(kw_only=True)
@@ -77,67 +64,68 @@ class Fetched:
     url: str
 
 
-def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
-    """Whether an address may be called: public, or in a network that the operator allows."""
-    inner = _embedded(address)
-    if any(each.version == network.version and each in network for each in {address, inner} for network in allowed):
-        return True
-    return all(each.is_global and not each.is_multicast and not each.is_reserved for each in {address, inner})
-
-
-async def resolve(host: str, port: int, allowed: Sequence[Network]) -> tuple[Address, ...]:
-    """The addresses to call for a host, at least one, in the order in which to try them.
-
-    Raises:
-        ForbiddenAddressError: any of its addresses may not be called. OutboundFault: its name cannot be looked up.
-        OSError: it has none.
-    """
-    try:
-        with trio.fail_after(RESOLVE_S):
-            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (UnicodeError, trio.TooSlowError) as error:
-        why = "is no name" if isinstance(error, UnicodeError) else f"is not resolved within {RESOLVE_S:g} s"
-        raise OutboundFault(f"{host:.255} {why}") from error
-    addresses = tuple(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
-    for address in addresses:
-        if not is_allowed(address, allowed):
-            what = f"{host} leads to {address}, which" if host.strip("[]") != str(address) else host
-            raise ForbiddenAddressError(f"{what} is not public; OVERLAY_OUTBOUND_ALLOW allows networks")
-    return addresses
-
-
-@functools.lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    """The certificate authorities, read once: it takes 15 ms."""
-    return httpx.create_ssl_context(trust_env=False)
-
-
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Sends requests to judged addresses, under the names that their URLs have."""
+    """Sends requests over connections of a ``GuardedBackend``, each connection for one request."""
 
     def __init__(self, allowed: Sequence[Network], tls: ssl.SSLContext | None = None) -> None:
-        self._allowed = tuple(allowed)
-        # a pool would know connections by address: one made under a name must not serve another name
-        self._inner = httpx.AsyncHTTPTransport(
-            verify=tls or _tls(), retries=0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls or public_authorities(),
+            max_connections=None,
+            max_keepalive_connections=0,  # each request is judged anew
+            network_backend=GuardedBackend(allowed),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         if url.scheme not in PORTS:
-            raise ForbiddenAddressError(f"{url.scheme:.16}: is not called")
-        addresses = await resolve(url.host, url.port or PORTS[url.scheme], self._allowed)
-        request.extensions = {**request.extensions, "sni_hostname": url.host}
-        *others, last = addresses[:ADDRESSES_MAX]
-        for address in others:
-            request.url = url.copy_with(host=str(address))
-            with contextlib.suppress(httpx.ConnectError):  # nothing was sent
-                return await self._inner.handle_async_request(request)
-        request.url = url.copy_with(host=str(last))
-        return await self._inner.handle_async_request(request)
+            raise ForbiddenAddressError(f"URLs of the scheme {url.scheme:.16} are not called, http and https are")
+        assert isinstance(request.stream, httpx.AsyncByteStream), "the client is asynchronous"
+        sent = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _httpx_errors():
+            response = await self._pool.handle_async_request(sent)
+        assert isinstance(response.stream, AsyncIterable), "the pool is asynchronous"
+        return httpx.Response(
+            response.status,
+            headers=response.headers,
+            stream=_ResponseStream(response.stream, response.aclose),
+            extensions=response.extensions,
+        )
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        await self._pool.aclose()
+
+
+class _ResponseStream(httpx.AsyncByteStream):
+    """A response's body as httpx reads it."""
+
+    def __init__(self, parts: AsyncIterable[bytes], close: Callable[[], Awaitable[None]]) -> None:
+        self._parts = parts
+        self._close = close
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        with _httpx_errors():
+            async for part in self._parts:
+                yield part
+
+    async def aclose(self) -> None:
+        with _httpx_errors():
+            await self._close()
+
+
+@contextlib.contextmanager
+def _httpx_errors() -> Iterator[None]:
+    """Errors of httpcore as those of httpx, whose names are the same."""
+    try:
+        yield
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__, httpx.NetworkError)
+        raise kind(str(error)) from error
 
 
 def guarded_client(
@@ -232,25 +220,30 @@ def following(url: str | httpx.URL, link: str) -> httpx.URL:
     try:
         target = _target(before.join(link))
     except httpx.InvalidURL as error:
-        raise OutboundFault(f"{place(before)} leads to what is no URL") from error
+        raise OutboundFault(f"{place(before)} leads to a malformed URL") from error
     if before.scheme == "https" and target.scheme != "https":
         raise OutboundFault(f"{place(before)} leads to {place(target)}, from HTTPS back to HTTP")
     return target
 
 
-def retry_after_s(answer: Fetched) -> float | None:
-    """How long an answer asks to be waited for, at most ``RETRY_AFTER_MAX_S``; None where it does not say.
+def retry_after_s(value: str) -> float | None:
+    """How long an answer asks to be waited for, in seconds from now, at most ``RETRY_AFTER_S_MAX``.
+
+    Args:
+        value: The header ``Retry-After``: seconds or a date; empty where there is none.
+
+    Returns: None where it makes no sense.
 
     Source: RFC 9110, section 10.2.3.
     """
-    said = answer.headers.get("retry-after", "").strip()
-    if said.isascii() and said.isdigit():
-        return min(float(said[:9]), RETRY_AFTER_MAX_S)
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), RETRY_AFTER_S_MAX)
     try:
-        moment_s = parsedate_to_datetime(said).timestamp()
-    except (ValueError, OverflowError):
+        moment_s = parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(moment_s - clock_ms() / 1000, 0.0), RETRY_AFTER_MAX_S)
+    return min(max(moment_s - clock_ms() / 1000, 0.0), RETRY_AFTER_S_MAX)
 
 
 async def _followed(
@@ -296,20 +289,20 @@ async def _once(
                 url=str(target),
             )
     except httpx.InvalidURL as error:  # httpx looks at where a redirect leads, though it does not follow it
-        raise OutboundFault(f"{place(target)} leads to what is no URL") from error
+        raise OutboundFault(f"{place(target)} leads to a malformed URL") from error
     except (httpx.HTTPError, OSError, zlib.error) as error:
-        raise OutboundFault(f"{place(target)}: {_why(error)}") from error
+        raise OutboundFault(f"{place(target)}: {_reason(error)}") from error
 
 
 def _target(url: str | httpx.URL) -> httpx.URL:
     try:
         target = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise OutboundFault("the URL is none") from error
+        raise OutboundFault("the URL is malformed") from error
     if target.scheme not in PORTS or not target.host:
-        raise ForbiddenAddressError(f"{target.scheme:.16}: is not called, http and https are")
+        raise ForbiddenAddressError(f"URLs of the scheme {target.scheme:.16} are not called, http and https are")
     if target.userinfo:
-        raise OutboundFault(f"{place(target)}: the URL holds credentials; they belong into headers")
+        raise OutboundFault(f"{place(target)}: the URL holds credentials; send them in headers")
     return target
 
 
@@ -335,7 +328,7 @@ async def _pieces(response: httpx.Response, coded_max: int) -> AsyncGenerator[by
     """The body piece by piece, each small; None where it is longer than ``coded_max`` as it comes."""
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip", "x-gzip", ""):
-        raise httpx.DecodingError(f"it is coded as {coding:.16}, which was not asked for")
+        raise httpx.DecodingError(f"it is coded as {coding:.16}, which the request does not accept")
     gunzip = _Gunzip() if "gzip" in coding else None
     raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw(PIECE_BYTES))  # left early, it wants to be closed
     async with aclosing(raw) as chunks:
@@ -370,32 +363,18 @@ class _Gunzip:
             self.is_whole = self._member.eof
 
 
-def _why(error: BaseException) -> str:
-    """What happened, for people. Texts of libraries name neither path nor query."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is refused: {cause.verify_message}"
-        if isinstance(cause, ssl.SSLError):
-            return f"no TLS: {cause.reason or cause}"[:WHY_CHARS_MAX]
-        if isinstance(cause, socket.gaierror):
-            return f"its name leads nowhere: {cause.strerror}"
-        cause = cause.__cause__ or cause.__context__
+def _reason(error: BaseException) -> str:
+    """What happened, for operators. Texts of libraries name neither path nor query."""
+    if reason := tls_problem(error):
+        return f"TLS: {reason}"[:REASON_CHARS_MAX]
+    if isinstance(error, socket.gaierror):
+        return f"its name is not resolved: {error.strerror}"
     kinds: tuple[tuple[type[BaseException], str], ...] = (
         (httpx.TimeoutException, "it does not answer in time"),
-        (httpx.ConnectError, "no connection"),
-        (httpx.DecodingError, "the body cannot be read"),
-        (httpx.ProtocolError, "no HTTP"),
-        (zlib.error, "the body is no gzip"),
+        (httpx.ConnectError, "cannot connect"),
+        (httpx.DecodingError, "the body cannot be decoded"),
+        (httpx.ProtocolError, "the answer violates HTTP"),
+        (zlib.error, "the body is not gzip"),
     )
-    said = next((words for kind, words in kinds if isinstance(error, kind)), "the connection broke")
-    return (f"{said}: {error}" if str(error) else said)[:WHY_CHARS_MAX]
-
-
-def _embedded(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 one that leads to it (mapped, 6to4, NAT64); itself where there is none."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
+    reason = next((words for kind, words in kinds if isinstance(error, kind)), "the connection broke")
+    return (f"{reason}: {error}" if str(error) else reason)[:REASON_CHARS_MAX]

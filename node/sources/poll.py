@@ -14,7 +14,6 @@ import trio
 from node.runtime.guarded_http import (
     REDIRECTS,
     Fetched,
-    OutboundFault,
     fetch,
     guarded_client,
     place,
@@ -22,6 +21,7 @@ from node.runtime.guarded_http import (
     retry_after_s,
     same_origin,
 )
+from node.runtime.guarded_network import OutboundFault
 from node.runtime.workers import WorkerCrashedError, WorkerTimeoutError
 from node.sources.intake import SourceConnector, SourceFault, SourceIntake
 from node.sources.positions import (
@@ -176,7 +176,7 @@ class Poller:
         text = f"{place(answer.url)} answers {answer.status}"
         if answer.status in REDIRECTS:
             return self._patient_fault(f"{text}, a redirect that is not followed")
-        asked_s = retry_after_s(answer)
+        asked_s = retry_after_s(answer.headers.get("retry-after", ""))
         if asked_s is not None:
             return SourceFault(f"{text} and asks to wait {asked_s:.0f} s", retryAfter=asked_s)
         return self._patient_fault(text) if answer.status in LASTING else SourceFault(text)

@@ -123,7 +123,7 @@ def test_node_and_server_are_killed_in_mid_stream(tmp_path: Path, items: Items) 
             network.wait_ready(node)
             if number % 2:
                 state = wait_for_state(node, "failing")
-                assert "no connection" in state["lastError"]
+                assert "cannot connect" in state["lastError"]
                 items.start()
         wait_until_asked(items, ITEMS - PER_PAGE, node)
         state = wait_for_state(node, "running", lag=0)

@@ -17,7 +17,7 @@ import structlog
 import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from node.runtime.guarded_http import ForbiddenAddressError, OutboundFault, resolve
+from node.runtime.guarded_network import ForbiddenAddressError, OutboundFault, resolve
 from node.sources.intake import SourceFault, SourceIntake
 from node.sources.kafka import client
 from node.sources.kafka.in_flight import InFlightBatch, Offsets, Partition

@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 import trio
 
-from node.runtime.guarded_http import resolve
+from node.runtime.guarded_network import resolve
 from node.sources.intake import SourceFault
 from node.sources.mqtt import codec
 from node.sources.settings.mqtt import MqttSourceSettings, MqttTls

@@ -6,7 +6,7 @@ import itertools
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from node.delivery.posting import Answer, Dialler, InvalidCallbackError, Line, read_receiver
+from node.delivery.callback_url import InvalidCallbackError, read_callback_url
 from node.delivery.signatures import make_secret
+from node.delivery.webhook_connection import WebhookConnection, WebhookConnector, WebhookResponse
 from node.delivery.webhook_manager import WebhookStats
+from node.runtime.guarded_network import Network
 from node.runtime.supervisor import RestartPolicy
 from tests.node.running import Running, running
 from tests.node.webhook_receiver import (
@@ -108,7 +110,7 @@ async def test_history_then_live_in_order_signed_as_in_the_stream(node: Running)
     hook = receiver.hooks[0]
     assert (hook.path, hook.headers["content-type"]) == ("/hook?a=1", "application/json")
     async with node.client.stream("GET", "/overlay/events/stream?since=0") as stream:
-        streamed = [line async for line, _ in _until(stream.aiter_lines(), 35)]
+        streamed = [connection async for connection, _ in _until(stream.aiter_lines(), 35)]
     assert [hook.body.decode() for hook in receiver.hooks] == streamed
     assert after["state"]["failures"] == 0
     assert after["state"]["lastSuccessAt"] is not None
@@ -314,7 +316,7 @@ def _moment(text: str) -> datetime.datetime:
         (never_answers, "no answer within 1 s"),
         (trickles, "no answer within 1 s"),
         (endless_head, "the head of its answer is too long"),
-        (no_http, "its answer is no HTTP"),
+        (no_http, "its answer is not HTTP"),
         (closes, "it closed without an answer"),
         (answers(404), "answered 404"),
     ],
@@ -492,7 +494,7 @@ async def test_tls_is_verified(postgres_url: str) -> None:
 )
 def test_what_is_never_called_is_refused_at_once(url: str) -> None:
     with pytest.raises(InvalidCallbackError):
-        read_receiver(url, ())
+        read_callback_url(url, ())
 
 
 @given(
@@ -500,8 +502,12 @@ def test_what_is_never_called_is_refused_at_once(url: str) -> None:
 )
 def test_no_text_is_more_than_refused(parts: list[str]) -> None:
     with suppress(InvalidCallbackError):
-        receiver = read_receiver("https://" + "".join(parts), ())
+        receiver = read_callback_url("https://" + "".join(parts), ())
         assert 0 < receiver.port < 65_536
+
+
+def connected(url: str, allowed: Sequence[Network]) -> WebhookConnection:
+    return WebhookConnection(read_callback_url(url, allowed), WebhookConnector(allowed))
 
 
 async def test_it_is_refused_over_http(node: Running) -> None:
@@ -512,8 +518,8 @@ async def test_it_is_refused_over_http(node: Running) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "2130706433", "0x7f.1", "127.1"])
 async def test_no_spelling_of_this_machine_is_called(host: str) -> None:
-    line = Line(read_receiver(f"https://{host}:9/", ()), Dialler(()))
-    answer = await line.post([], b"{}", 5)
+    connection = connected(f"https://{host}:9/", ())
+    answer = await connection.post([], b"{}", 5)
     assert answer.status is None
     assert answer.reason.startswith(("forbidden address", "its name is not resolved"))
 
@@ -539,11 +545,13 @@ async def test_a_name_that_changes_its_answer_gains_nothing(monkeypatch: pytest.
         receiving(inside, host="127.0.0.1", port=receiver.port),
     ):
         monkeypatch.setattr(socket, "getaddrinfo", Names(["127.0.0.2"], ["127.0.0.1"]))
-        line = Line(read_receiver(f"http://rebound.example:{receiver.port}/", allowed), Dialler(allowed))
-        assert await line.post([], b"{}", 5) == Answer(status=204)
-        assert await line.post([], b"{}", 5) == Answer(status=204), "the connection stays where it was judged"
-        await line.aclose()
-        refused = await line.post([], b"{}", 5)
+        connection = connected(f"http://rebound.example:{receiver.port}/", allowed)
+        assert await connection.post([], b"{}", 5) == WebhookResponse(status=204)
+        assert await connection.post([], b"{}", 5) == WebhookResponse(status=204), (
+            "the connection stays where it was judged"
+        )
+        await connection.aclose()
+        refused = await connection.post([], b"{}", 5)
         assert refused.reason.startswith("forbidden address")
         assert inside.connections == 0
     assert receiver.connections == 1
@@ -553,19 +561,19 @@ async def test_a_name_that_changes_its_answer_gains_nothing(monkeypatch: pytest.
 @pytest.mark.parametrize("second", ["127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fd00:ec2::254"])
 async def test_one_address_that_may_not_be_called_is_enough(monkeypatch: pytest.MonkeyPatch, second: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", Names(["93.184.216.34", second]))
-    answer = await Line(read_receiver("https://mixed.example/", ()), Dialler(())).post([], b"{}", 5)
+    answer = await connected("https://mixed.example/", ()).post([], b"{}", 5)
     assert answer.reason.startswith("forbidden address")
 
 
 async def test_what_a_post_leads_to_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", Names(["10.1.2.3"]))
-    answer = await Line(read_receiver("https://inner.example/", ()), Dialler(())).post([], b"{}", 5)
+    answer = await connected("https://inner.example/", ()).post([], b"{}", 5)
     assert "10.1.2.3" not in answer.reason
 
 
 async def test_plain_http_goes_to_named_networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", Names(["93.184.216.34"]))
-    answer = await Line(read_receiver("http://public.example/", [LOOPBACK]), Dialler([LOOPBACK])).post([], b"{}", 5)
+    answer = await connected("http://public.example/", [LOOPBACK]).post([], b"{}", 5)
     assert answer.reason.startswith("forbidden address")
 
 
@@ -577,10 +585,10 @@ async def test_a_connection_that_was_closed_meanwhile_is_made_anew() -> None:
             return False
 
         receiver.otherwise = takes_and_closes
-        line = Line(read_receiver(receiver.url, [LOOPBACK]), Dialler([LOOPBACK]))
+        connection = connected(receiver.url, [LOOPBACK])
         for _ in range(3):
-            assert (await line.post([], orjson.dumps({"type": "x"}), 5)).delivered
-        await line.aclose()
+            assert (await connection.post([], orjson.dumps({"type": "x"}), 5)).delivered
+        await connection.aclose()
     assert receiver.connections == 3
 
 

@@ -5,7 +5,8 @@ import ipaddress
 import httpx
 import pytest
 
-from node.runtime.guarded_http import ForbiddenAddressError, guarded_client, is_allowed, resolve
+from node.runtime.guarded_http import guarded_client
+from node.runtime.guarded_network import ForbiddenAddressError, is_allowed, resolve
 from tests.node.running import running
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from node.runtime.guarded_http import Fetched, OutboundFault
+from node.runtime.guarded_http import Fetched
+from node.runtime.guarded_network import OutboundFault
 from node.sources.positions import PollPosition, next_link, next_page, position_of, request_url, seen, validators
 from node.sources.settings import InvalidConfigurationError, hidden
 from node.sources.settings import read as read_settings

@@ -17,11 +17,11 @@ from node.delivery.chunks import Message, Place
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.filters import Filter
-from node.delivery.posting import Answer, Line
-from node.delivery.prefetch import Ahead
+from node.delivery.prefetch import Prefetch
 from node.delivery.reading import Reading
 from node.delivery.signatures import message_id, read_secret, signed_headers
 from node.delivery.subscription_models import WebhookDeliveryOptions
+from node.delivery.webhook_connection import WebhookConnection, WebhookResponse
 from node.runtime.clock import clock_ms
 from node.runtime.supervisor import Backoff, RestartPolicy
 from storage.database import Database
@@ -35,7 +35,7 @@ GONE: Final = 410
 
 
 @attrs.frozen(kw_only=True)
-class Secrets:
+class WebhookSecrets:
     """What deliveries are signed with; after a rotation both, until ``previous_until_ms``."""
 
     current: str = attrs.field(repr=False)
@@ -48,7 +48,7 @@ class Secrets:
 
 
 @attrs.frozen(kw_only=True)
-class Parcel:
+class DeliveryRequest:
     """One delivery: its name, its body, and where the subscription stands once it is taken."""
 
     name: str
@@ -56,20 +56,22 @@ class Parcel:
     upto: Place
 
 
-def pack(subscription_id: str, messages: list[Message], upto: Place, *, as_list: bool) -> Parcel:
+def pack(subscription_id: str, messages: list[Message], upto: Place, *, as_list: bool) -> DeliveryRequest:
     name = message_id(subscription_id, [message.place for message in messages])
     if not as_list:
-        return Parcel(name=name, body=messages[0].body, upto=upto)
+        return DeliveryRequest(name=name, body=messages[0].body, upto=upto)
     events = b",".join(message.body for message in messages)
     body = b'{"type":"events","subscriptionId":%b,"events":[%b]}' % (orjson.dumps(subscription_id), events)
-    return Parcel(name=name, body=body, upto=upto)
+    return DeliveryRequest(name=name, body=body, upto=upto)
 
 
-async def send(line: Line, parcel: Parcel, secrets: Secrets, timeout_s: float) -> Answer:
-    """Sign a parcel as of now and post it."""
+async def send(
+    connection: WebhookConnection, request: DeliveryRequest, secrets: WebhookSecrets, timeout_s: float
+) -> WebhookResponse:
+    """Sign a request as of now and post it."""
     now_ms = clock_ms()
-    headers = signed_headers(parcel.name, now_ms // 1000, parcel.body, secrets.keys(now_ms))
-    return await line.post(headers, parcel.body, timeout_s)
+    headers = signed_headers(request.name, now_ms // 1000, request.body, secrets.keys(now_ms))
+    return await connection.post(headers, request.body, timeout_s)
 
 
 class WebhookDelivery:
@@ -86,11 +88,11 @@ class WebhookDelivery:
         subscription_id: str,
         wanted: Filter,
         options: WebhookDeliveryOptions,
-        secrets: Secrets,
+        secrets: WebhookSecrets,
         start: Place,
         revision: int,
         failing_since_ms: int | None,
-        line: Line,
+        connection: WebhookConnection,
         database: Database,
         feed: Feed,
         cursors: CursorLedger,
@@ -103,7 +105,7 @@ class WebhookDelivery:
         self._place = start
         self._revision = revision
         self.failing_since_ms = failing_since_ms
-        self._line = line
+        self._connection = connection
         self._database = database
         self._feed = feed
         self._cursors = cursors
@@ -118,33 +120,33 @@ class WebhookDelivery:
         """
         try:
             while True:
-                parcel, answer = await self._while_taken()
-                why = await self._retry(parcel, answer)
+                request, answer = await self._while_taken()
+                why = await self._retry(request, answer)
                 if why:
                     return why
         finally:
-            await self._line.aclose()
+            await self._connection.aclose()
 
-    async def _while_taken(self) -> tuple[Parcel, Answer]:
+    async def _while_taken(self) -> tuple[DeliveryRequest, WebhookResponse]:
         """Deliver while all goes well. Returns what was not taken."""
-        ahead = Ahead(events_max=self._options.max_events, bytes_max=BYTES_MAX)
+        prefetch = Prefetch(events_max=self._options.max_events, bytes_max=BYTES_MAX)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, ahead, self._place)
+            nursery.start_soon(self._read, prefetch, self._place)
             while True:
-                messages, upto = await ahead.take()
+                messages, upto = await prefetch.take()
                 if not messages:
                     self._passed(upto)
                     continue
-                parcel = pack(self._subscription_id, messages, upto, as_list=self._options.max_events > 1)
-                answer = await self._send(parcel)
+                request = pack(self._subscription_id, messages, upto, as_list=self._options.max_events > 1)
+                answer = await self._send(request)
                 if answer.delivered:
-                    self._taken(parcel)
+                    self._taken(request)
                     continue
                 nursery.cancel_scope.cancel()
-                return parcel, answer
+                return request, answer
         raise AssertionError("the loop ends with a return")
 
-    async def _read(self, ahead: Ahead, place: Place) -> None:
+    async def _read(self, prefetch: Prefetch, place: Place) -> None:
         """Read on and on; where the feed cuts the reader off, from the database."""
         while True:
             reading = Reading(self._database, self._feed, self._wanted, place)
@@ -152,13 +154,13 @@ class WebhookDelivery:
                 async with aclosing(reading.chunks(PATIENCE_S)) as chunks:
                     async for chunk in chunks:
                         for message in () if chunk is None else chunk.messages:
-                            await ahead.put(message)
-                        ahead.passed(reading.place)
+                            await prefetch.put(message)
+                        prefetch.passed(reading.place)
             finally:
                 reading.close()
             place = reading.place
 
-    async def _retry(self, parcel: Parcel, answer: Answer) -> str:
+    async def _retry(self, request: DeliveryRequest, answer: WebhookResponse) -> str:
         """Send a request again until it is taken (empty), or until that makes no sense; why."""
         backoff = Backoff(self._pauses)
         while not answer.delivered:
@@ -173,20 +175,20 @@ class WebhookDelivery:
             pause_s = min(max(backoff.next_s(), answer.retry_after_s or 0.0), left_s)
             self.next_try_ms = now_ms + round(1000 * pause_s)
             await trio.sleep(pause_s)
-            answer = await self._send(parcel)
-        self._taken(parcel)
+            answer = await self._send(request)
+        self._taken(request)
         return ""
 
-    async def _send(self, parcel: Parcel) -> Answer:
-        return await send(self._line, parcel, self._secrets, self._options.timeout_seconds)
+    async def _send(self, request: DeliveryRequest) -> WebhookResponse:
+        return await send(self._connection, request, self._secrets, self._options.timeout_seconds)
 
     def _passed(self, upto: Place) -> None:
         if upto > self._place:
             self._place = upto
             self._note(Step(revision=self._revision, cursor=(upto.sequence, upto.position)))
 
-    def _taken(self, parcel: Parcel) -> None:
-        self._place = max(self._place, parcel.upto)
+    def _taken(self, request: DeliveryRequest) -> None:
+        self._place = max(self._place, request.upto)
         self.failing_since_ms = None
         self.next_try_ms = 0
         self._note(
@@ -198,7 +200,7 @@ class WebhookDelivery:
             )
         )
 
-    def _failed(self, answer: Answer, now_ms: int) -> None:
+    def _failed(self, answer: WebhookResponse, now_ms: int) -> None:
         if self.failing_since_ms is None:
             self.failing_since_ms = now_ms
             log.warning("webhook.failing", why=answer.reason, status=answer.status)
