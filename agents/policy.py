@@ -78,6 +78,7 @@ from agents.rules import (
 from agents.schema import SchemaRule
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import InvalidJsonError, InvalidPolicyError, NotCanonicalizableError
+from protocols.levels import LEVEL_WORDS
 from protocols.limits import POLICY_BYTES_MAX
 
 VERSION: Final = 1
@@ -108,7 +109,6 @@ SECTIONS: Final = (
     "onConflict",
     "volatility",
 )
-LEVELS: Final = ("basic", "enhanced", "critical")
 VOLATILITIES: Final = ("low", "high")
 
 
@@ -204,7 +204,7 @@ class PolicyFacts:
     @property
     def strictest_level(self) -> str | None:
         """The highest level that its level rules can ask for; None where it has none."""
-        return max(self.raised_levels, key=LEVELS.index, default=None)
+        return max(self.raised_levels, key=LEVEL_WORDS.index, default=None)
 
 
 def policy_document(value: Any, functions: Declarations = ()) -> bytes:
@@ -431,7 +431,7 @@ def read_certification(root: DocumentNode) -> DocumentNode:
 
 def read_level(certification: DocumentNode) -> str | None:
     level = certification.maybe("level")
-    return None if level is None else level.choice(*LEVELS)
+    return None if level is None else level.choice(*LEVEL_WORDS)
 
 
 def read_levels(
@@ -442,7 +442,7 @@ def read_levels(
     for node in certification.items("levels", LEVEL_RULES_MAX):
         node.object("when", "level")
         when = read_expression(node.required("when"), functions, ("data", "event", "tables"))
-        found.append(LevelCondition(when=when, level=node.required("level").choice(*LEVELS)))
+        found.append(LevelCondition(when=when, level=node.required("level").choice(*LEVEL_WORDS)))
     return tuple(found)
 
 

@@ -16,11 +16,12 @@ from agents.functions import Functions
 from agents.issues import Issue, is_error
 from agents.memory import History
 from agents.normalize import Record, normalized_line, normalizer, scope_of
-from agents.policy import COMPILED_MAX, LEVELS, CompiledPolicy, compile_policy
+from agents.policy import COMPILED_MAX, CompiledPolicy, compile_policy
 from agents.validate import highest_level, validator
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import InvalidJsonError, MalformedError, NotCanonicalizableError
 from protocols.identifiers import EventIds
+from protocols.levels import LEVEL_WORDS
 from protocols.limits import (
     EVENT_TYPE_CHARS_MAX,
     EVENTS_PER_BATCH_MAX,
@@ -114,8 +115,8 @@ def execute(
             invalid += any(map(is_error, issues))
             found.update(entry["rule"] for entry in issues)
         if rules.policy.levels:
-            asked = highest_level(rules.policy.levels, scope_of(record, data, rules.policy), LEVELS)
-            level = max(level, 0 if asked is None else LEVELS.index(asked) + 1)
+            asked = highest_level(rules.policy.levels, scope_of(record, data, rules.policy), LEVEL_WORDS)
+            level = max(level, 0 if asked is None else LEVEL_WORDS.index(asked) + 1)
         normalized.append(encoded)
         normalized_hashes.append(leaf_hash(normalized_line(encoded, early)))
         leaves.append(leaf(ids, record, hashed.hex(), encoded, issues))
@@ -140,7 +141,7 @@ def event_level(policy: bytes, line: bytes, functions: Functions = ()) -> str | 
     rules = program(policy, functions)
     record: Record = parse_json(line)  # type: ignore[assignment]
     data, _, _ = rules.normalize(record)
-    return highest_level(rules.policy.levels, scope_of(record, data, rules.policy), LEVELS)
+    return highest_level(rules.policy.levels, scope_of(record, data, rules.policy), LEVEL_WORDS)
 
 
 def read_payload(payload: bytes) -> tuple[list[bytes], list[Record]]:

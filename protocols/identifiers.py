@@ -1,4 +1,4 @@
-"""Records and the ids made from them: the same event posted twice, to any node, has one id.
+"""Records, and the ids of events, versions, batches and jobs: the same event posted twice, to any node, has one id.
 
 A *record* is the line of a batch payload that stands for one raw event: the RFC 8785 form of
 ``{"data", "eventType", "externalId", "previous", "timestamp"}``. ``previous`` is the record hash of the
@@ -6,16 +6,21 @@ event's earlier version, or null. Canonical JSON holds no raw newline, so a payl
 """
 
 import hashlib
+import re
 from typing import Any, Final
 
 import orjson
 
 from protocols.canonical import canonical_json
 from protocols.merkle import leaf_hash
+from protocols.roles import Role
 
 EVENT_PREFIX: Final = "event_"
 VERSION_PREFIX: Final = "ver_"
 CONTENT_PREFIX: Final = "sha256:"
+BATCH_PREFIX: Final = "batch_"
+JOB_PREFIX: Final = "job_"
+BATCH_ID: Final = re.compile(r"batch_[0-9a-f]{64}")
 
 
 def record_line(
@@ -92,3 +97,29 @@ def version_id(event: str, content: str, previous: str | None) -> str:
     before = "null" if previous is None else f'"{previous}"'
     preimage = f'["{event}","{content}",{before}]'.encode()
     return VERSION_PREFIX + hashlib.sha256(preimage).hexdigest()
+
+
+def batch_id(manifest: bytes) -> str:
+    """Id of a batch: ``batch_`` and the SHA-256 of its encoded manifest, 64 hex digits."""
+    return BATCH_PREFIX + hashlib.sha256(manifest).hexdigest()
+
+
+def batch_digest(batch: str) -> bytes:
+    """The SHA-256 that a batch id shows, 32 bytes: the short form of the id between nodes.
+
+    Raises:
+        ValueError: it is not the id of a batch.
+    """
+    if not BATCH_ID.fullmatch(batch):
+        raise ValueError(f"{batch!r:.100} must be {BATCH_PREFIX} and 64 lower-case hex digits")
+    return bytes.fromhex(batch.removeprefix(BATCH_PREFIX))
+
+
+def batch_of(digest: bytes) -> str:
+    """The inverse of ``batch_digest``."""
+    return BATCH_PREFIX + digest.hex()
+
+
+def job_id(role: Role, batch: str) -> str:
+    """Id of the job that a role has over a batch: ``job_normalize_`` and the hex digits of the batch id."""
+    return f"{JOB_PREFIX}{role.word}_{batch.removeprefix(BATCH_PREFIX)}"

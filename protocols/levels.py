@@ -1,10 +1,25 @@
 """Certification levels: how many agents each wants, how many must agree, and whose."""
 
+import enum
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 
-from protocols.messages import Level
+
+class Level(enum.IntEnum):
+    """Certification levels, ordered: a greater one asks for more."""
+
+    BASIC = 1
+    ENHANCED = 2
+    CRITICAL = 3
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+LEVEL_WORDS: Final = tuple(level.word for level in Level)  # lowest first
 
 
 @attrs.frozen(kw_only=True)
@@ -21,6 +36,22 @@ LEVELS = {
     Level.ENHANCED: LevelRule(quorum=2, executors=3, distinct_operators=False),
     Level.CRITICAL: LevelRule(quorum=3, executors=4, distinct_operators=True),
 }
+
+
+def strictest(*levels: Level | None) -> Level:
+    """The level that satisfies everybody who asked for one; ``basic`` where nobody did."""
+    return max((level for level in levels if level is not None), default=Level.BASIC)
+
+
+def quorum_for(level: Level, *, threshold: int, floor: int) -> int:
+    """How many agents must agree on a batch.
+
+    Args:
+        threshold: The operator's own, for all levels above ``basic``.
+        floor: What the operator's job templates of the level ask for at least; 0 where they do not.
+    """
+    quorum = LEVELS[level].quorum
+    return max(quorum if level is Level.BASIC else max(quorum, threshold), floor)
 
 
 def rule_for(level: Level, quorum: int) -> LevelRule:

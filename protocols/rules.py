@@ -5,9 +5,8 @@ import enum
 import attrs
 
 from protocols.messages import IdentityKey, Level, Role
+from protocols.roles import WORK_ROLES
 from protocols.templates import BUILT_IN, JobTemplate
-
-WORK_ROLES = (Role.NORMALIZE, Role.VALIDATE, Role.CERTIFY)
 
 
 class Strategy(enum.IntEnum):

@@ -6,7 +6,7 @@ replaces the one of its job type and level.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -15,8 +15,9 @@ import attrs
 from protocols.canonical import canonical_json, sha256
 from protocols.errors import ClientFault
 from protocols.levels import LEVELS
-from protocols.limits import SIGNERS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
+from protocols.limits import SIGNERS_MAX, TOPICS_PER_BATCH_MAX
 from protocols.messages import Digest, Level, Role
+from protocols.topic_names import TOPIC_RULE, is_topic
 
 TEMPLATE_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
 WORD: Final = re.compile("[A-Za-z0-9._:-]{1,64}")
@@ -128,10 +129,10 @@ def read_template(value: object) -> JobTemplate:
     template = JobTemplate(
         template_id=document.text("templateId", TEMPLATE_ID),
         role=Role[document.word("jobType", [role.word for role in Role]).upper()],
-        topics=document.texts("overlayTopics", re.compile(rf"[!-~]{{1,{TOPIC_CHARS_MAX}}}"), TOPICS_PER_BATCH_MAX),
-        capabilities=requirements.texts("capabilities", WORD, LIST_MAX),
+        topics=document.texts("overlayTopics", is_topic, TOPIC_RULE, TOPICS_PER_BATCH_MAX),
+        capabilities=requirements.texts("capabilities", _is_word, WORD.pattern, LIST_MAX),
         reputation_min=requirements.number("minimumReputation", 0, 100),
-        regions=requirements.texts("geographicRestrictions", WORD, LIST_MAX, missing=()),
+        regions=requirements.texts("geographicRestrictions", _is_word, WORD.pattern, LIST_MAX, missing=()),
         time_ms_max=constraints.number("maxProcessingTime", TIME_MS_MIN, TIME_MS_MAX),
         retries_max=constraints.number("maxRetries", 0, RETRIES_MAX),
         consensus_required=constraints.flag("requireConsensus"),
@@ -142,6 +143,10 @@ def read_template(value: object) -> JobTemplate:
     for fields in (document, requirements, constraints, output):
         fields.finish()
     return template
+
+
+def _is_word(text: str) -> bool:
+    return WORD.fullmatch(text) is not None
 
 
 class _Fields:
@@ -164,7 +169,7 @@ class _Fields:
     def text(self, name: str, form: re.Pattern[str]) -> str:
         value = self.take(name)
         if not isinstance(value, str) or not form.fullmatch(value):
-            raise self._wrong(name, "is not usable", f"send text like {form.pattern}")
+            raise self._wrong(name, "is not usable", f"send a string like {form.pattern}")
         return value
 
     def word(self, name: str, words: list[str]) -> str:
@@ -174,15 +179,20 @@ class _Fields:
         return str(value)
 
     def texts(
-        self, name: str, form: re.Pattern[str], most: int, missing: tuple[str, ...] | None = None
+        self,
+        name: str,
+        accepts: Callable[[str], bool],
+        rule: str,
+        most: int,
+        missing: tuple[str, ...] | None = None,
     ) -> tuple[str, ...]:
         if missing is not None and name not in self._left:
             return missing
         value = self.take(name)
         if not isinstance(value, list) or len(value) > most:
-            raise self._wrong(name, "is not a list, or too long", f"send a list of at most {most}")
-        if not all(isinstance(item, str) and form.fullmatch(item) for item in value):
-            raise self._wrong(name, "has an item that is not usable", f"send texts like {form.pattern}")
+            raise self._wrong(name, "is not an array, or too long", f"send an array of at most {most} strings")
+        if not all(isinstance(item, str) and accepts(item) for item in value):
+            raise self._wrong(name, "has an item that is not usable", f"send strings: {rule}")
         return tuple(value)
 
     def number(self, name: str, least: int, most: int) -> int:

@@ -14,6 +14,7 @@ from protocols import codec
 from protocols.advertisement import Kind, check_token
 from protocols.certificate import verify_quorum
 from protocols.errors import MalformedError, OverlayError
+from protocols.identifiers import BATCH_ID
 from protocols.keys import PrivateKey
 from protocols.keys import Protocol as KeyProtocol
 from protocols.messages import IdentityKey, QuorumCertificate
@@ -25,7 +26,6 @@ from protocols.uhrp import check_uhrp_advert
 OUTPUTS_CHECKED_MAX: Final = 256  # outputs of one transaction that a manager looks at, the first
 CERTIFICATE_WORD: Final = b"EVENT CERTIFICATE"
 CERTIFICATE_PROTOCOL: Final[KeyProtocol] = (2, "event certificate token")
-BATCH_ID_CHARS: Final = 70
 
 
 @attrs.frozen(kw_only=True)
@@ -171,7 +171,7 @@ def check_certificate_token(script: bytes) -> Facts:
     if len(token.fields) != 5 or token.fields[0] != CERTIFICATE_WORD:
         raise MalformedError("no certificate token")
     _, identity, batch_id, digest, _ = token.fields
-    if len(digest) != 32 or not batch_id.isascii() or len(batch_id) != BATCH_ID_CHARS:
+    if len(digest) != 32 or not BATCH_ID.fullmatch(batch_id.decode("ascii", "replace")):
         raise MalformedError("a certificate token names a batch and a SHA-256")
     check_link(token, identity, CERTIFICATE_PROTOCOL)
     return Facts(output_index=0, identity=IdentityKey(identity), digest=digest, batch_id=batch_id.decode("ascii"))

@@ -11,10 +11,13 @@ import orjson
 import psycopg
 import zstandard
 
+from protocols.identifiers import job_id
+from protocols.roles import WORK_ROLES, Role
+
 if TYPE_CHECKING:
     from storage.batches import SealedBatch
 
-PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
+RECORDS_BYTES_MAX = 64 * 1024 * 1024  # what a stored payload unpacks to; ``protocols.limits`` bounds it on the wire
 
 COLUMNS = """event_id, source_id, external_id, event_type, raw_data, normalized_data, validation_status,
     validation_issues, content_hash, version_id, overlay_job_id, processing_agents, certification_evidence,
@@ -74,13 +77,13 @@ def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedB
     ).fetchone()
     assert row is not None, "the caller changed this batch in this transaction"
     number, source_id, versioned, events, topics, payload, received_ms = row
-    records: bytes = zstandard.ZstdDecompressor().decompress(bytes(payload), PAYLOAD_BYTES_MAX)
+    records: bytes = zstandard.ZstdDecompressor().decompress(bytes(payload), RECORDS_BYTES_MAX)
     values = {
         "batch_id": batch_id,
         "number": number,
         "versioned": versioned,
         "source_id": source_id,
-        "job_id": f"job_normalize_{batch_id.removeprefix('batch_')}",
+        "job_id": job_id(Role.NORMALIZE, batch_id),
         "distribution": orjson.dumps({"topics": topics}).decode(),
         "received_ms": received_ms,
         "records": _array(records),
@@ -147,17 +150,25 @@ def _write_jobs(
 ) -> None:
     """A job row per role once the batch is sealed; before that the normalize job alone."""
     if isinstance(result, str):
-        status, roles = {"pending": "queued", "dead": "dead"}[result], ["normalize"]
+        status = {"pending": "queued", "dead": "dead"}[result]
+        roles: tuple[Role, ...] = (Role.NORMALIZE,)
     else:
-        status, roles = "completed", ["normalize", "validate", "certify"]
+        status, roles = "completed", WORK_ROLES
     event_id = _first_event(connection, values, result)
     if event_id is None:
         return  # adopted, and every event of it was this node's own already
     connection.execute(
         """INSERT INTO overlay_event_jobs (job_id, event_id, job_type, batch_id, job_status, overlay_job_template_id)
-           SELECT 'job_' || role || '_' || substr(%(batch_id)s, 7), %(event_id)s, role, %(batch_id)s, %(status)s, role
-           FROM unnest(%(roles)s::text[]) AS role ON CONFLICT (job_id) DO NOTHING""",
-        {"batch_id": batch_id, "event_id": event_id, "status": status, "roles": roles},
+           SELECT job_id, %(event_id)s, role, %(batch_id)s, %(status)s, role
+           FROM unnest(%(job_ids)s::text[], %(roles)s::text[]) AS job (job_id, role)
+           ON CONFLICT (job_id) DO NOTHING""",
+        {
+            "batch_id": batch_id,
+            "event_id": event_id,
+            "status": status,
+            "job_ids": [job_id(role, batch_id) for role in roles],
+            "roles": [role.word for role in roles],
+        },
     )
 
 

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import attrs
 import psycopg
 
+from protocols.identifiers import job_id
+from protocols.roles import Role
+
 
 @attrs.frozen(kw_only=True)
 class JobChange:
@@ -15,7 +18,7 @@ class JobChange:
     """
 
     batch_id: str
-    role: str
+    role: Role
     status: str
     agent: str | None
     attempts: int
@@ -29,7 +32,7 @@ def apply(connection: psycopg.Connection, changes: Sequence[JobChange]) -> None:
         connection.execute(
             """INSERT INTO overlay_event_jobs AS j (job_id, event_id, job_type, batch_id, job_status,
                    assigned_agent, overlay_job_template_id, attempts, max_attempts, next_run_at, started_at)
-               SELECT 'job_' || %(role)s || '_' || substr(batch_id, 7), event_id, %(role)s, batch_id, %(status)s,
+               SELECT %(job_id)s, event_id, %(role)s, batch_id, %(status)s,
                       %(agent)s, %(role)s, %(attempts)s, %(max_attempts)s,
                       coalesce(to_timestamp(nullif(%(next_run_ms)s::bigint, 0) / 1000.0) AT TIME ZONE 'UTC', NOW()),
                       NOW()
@@ -39,7 +42,7 @@ def apply(connection: psycopg.Connection, changes: Sequence[JobChange]) -> None:
                    next_run_at = EXCLUDED.next_run_at,
                    started_at = coalesce(j.started_at, EXCLUDED.started_at)
                WHERE j.job_status NOT IN ('completed', 'dead')""",
-            attrs.asdict(change),
+            attrs.asdict(change) | {"role": change.role.word, "job_id": job_id(change.role, change.batch_id)},
         )
 
 

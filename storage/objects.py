@@ -11,7 +11,7 @@ import attrs
 import psycopg
 import zstandard
 
-from storage.event_rows import PAYLOAD_BYTES_MAX
+from storage.event_rows import RECORDS_BYTES_MAX
 
 FETCHED_BYTES_MAX: Final = 256 * 1024 * 1024  # as stored
 FETCHED_OBJECTS_MAX: Final = 4_096
@@ -124,6 +124,6 @@ def keep(connection: psycopg.Connection, known: StoredObject, content: bytes) ->
 
 def _records(payload: bytes) -> bytes | None:
     try:
-        return zstandard.ZstdDecompressor().decompress(payload, PAYLOAD_BYTES_MAX)
+        return zstandard.ZstdDecompressor().decompress(payload, RECORDS_BYTES_MAX)
     except zstandard.ZstdError:
         return None

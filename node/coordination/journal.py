@@ -39,7 +39,7 @@ class EntityJournal:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._stages: dict[str, tuple[Stage, int]] = {}
-        self._changes = WriteBehind[tuple[EntityId, str], JobChange](
+        self._changes = WriteBehind[tuple[EntityId, Role], JobChange](
             "jobs", database, write=_write_jobs, merge=lambda first, second: second
         )
 
@@ -65,7 +65,7 @@ class EntityJournal:
         for entity_id in transition.removed:
             if self._stages.pop(entity_id, None) is not None:
                 for role in Role:
-                    self._changes.discard((entity_id, role.word))
+                    self._changes.discard((entity_id, role))
 
     async def run(self) -> None:
         """Write job rows that changed, of batches that still have no end."""
@@ -77,7 +77,7 @@ def _job_changes(batch: Batch, max_attempts: int) -> list[JobChange]:
     return [
         JobChange(
             batch_id=batch.batch_id,
-            role=role.word,
+            role=role,
             status="queued" if waits else "running",
             agent=next((agent_id(award.agent) for award in batch.awards if role in award.roles), None),
             attempts=batch.attempt + (not waits),
@@ -113,5 +113,5 @@ def _commit(changed: Sequence[Entity], removed: Sequence[EntityId], connection: 
     entities.commit(connection, rows, removed)
 
 
-def _write_jobs(connection: "Connection", changes: Mapping[tuple[EntityId, str], JobChange]) -> None:
+def _write_jobs(connection: "Connection", changes: Mapping[tuple[EntityId, Role], JobChange]) -> None:
     jobs.apply(connection, list(changes.values()))

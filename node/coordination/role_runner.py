@@ -23,6 +23,7 @@ from protocols.effects import ForgetPayload, RunRole, SignStatement
 from protocols.entities import Findings
 from protocols.envelope import Signer
 from protocols.errors import MalformedError, OverlayError
+from protocols.identifiers import job_id
 from protocols.messages import Certification, Evidence, IdentityKey, Level, Manifest, Role, Signed, WorkOrder
 from protocols.stimuli import RoleFailed, RoleFinished, StatementSigned, Stimulus
 
@@ -160,7 +161,7 @@ class RoleRunner:
         log.debug(
             "roles.ran",
             batch=manifest.batch_id,
-            jobs=[f"job_{role.word}_{manifest.batch_id.removeprefix('batch_')}" for role in effect.roles],
+            jobs=[job_id(role, manifest.batch_id) for role in effect.roles],
             coordinator=manifest.coordinator.hex(),
             cpu_us=run.cpu_us,
         )

@@ -19,12 +19,12 @@ from node.coordination.serialization import read_certificate, unpack_outputs
 from node.delivery.chunks import WHOLE_BATCH, Rendering
 from node.delivery.filters import Filter, Selection
 from node.delivery.subscription_documents import read_filter, status_of
-from node.network.sync_messages import PREFIX
 from node.network.transport import Transport
 from node.runtime.clock import clock_ms
 from protocols.canonical import sha256
 from protocols.envelope import Signer, sign, to_frame
 from protocols.errors import ClientFault
+from protocols.identifiers import batch_digest
 from protocols.limits import NOTICE_BATCHES_MAX
 from protocols.messages import CertifiedBatch, CertifiedNotice
 from storage import notices, subscriptions
@@ -241,7 +241,7 @@ def _steps(looked: Looked, end: int) -> dict[str, Step]:
 def _address(row: SealedRow) -> CertifiedBatch:
     statement = read_certificate(row.certificate).statement
     return CertifiedBatch(
-        batch=bytes.fromhex(row.batch_id.removeprefix(PREFIX)),
+        batch=batch_digest(row.batch_id),
         topics=row.topics,
         certificate=sha256(row.certificate),
         records=statement.input_root,

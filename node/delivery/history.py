@@ -8,10 +8,10 @@ from agents.policy import policy_facts
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.serialization import read_certificate, read_evidence, read_manifest, unpack_outputs
 from node.delivery.chunks import batch_evidence
-from node.ingest.responses import job_id
 from node.worker.compute import unpack
 from protocols.certificate import agent_id, event_document, receipt_document, rfc3339
 from protocols.errors import ClientFault
+from protocols.identifiers import job_id
 from protocols.levels import rule_for
 from protocols.merkle import leaf_hash
 from protocols.messages import Evidence, Level, QuorumCertificate, Role, Signed
@@ -166,7 +166,9 @@ def _event_summary(row: events.EventRow) -> Document:
 
 def batch_jobs(connection: "Connection", batch_id: str) -> list[Document]:
     """The jobs of a batch; its rows come with its verdicts, until then the first job is queued."""
-    rows = jobs.of_batch(connection, batch_id) or [(job_id(batch_id), Role.NORMALIZE.word, None, "queued", 0)]
+    rows = jobs.of_batch(connection, batch_id) or [
+        (job_id(Role.NORMALIZE, batch_id), Role.NORMALIZE.word, None, "queued", 0)
+    ]
     return [
         {"jobId": name, "jobType": role, "assignedAgent": agent, "status": status}
         for name, role, agent, status, _ in rows

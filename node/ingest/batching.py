@@ -12,7 +12,6 @@ import attrs
 
 from node.worker.parsing.admission import Admitted, Rejection, with_previous
 from protocols.identifiers import record_hash
-from protocols.levels import LEVELS
 from protocols.messages import Level
 
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -89,17 +88,6 @@ class Sorted:
     known: list[Version | None]
     conflicts: list[Rejection]
     versions: int
-
-
-def strictest(*levels: Level | None) -> Level:
-    """The level that satisfies all who asked for one; ``basic`` where nobody did."""
-    return max((level for level in levels if level is not None), default=Level.BASIC)
-
-
-def quorum_for(level: Level, threshold: int) -> int:
-    """What the level asks for, raised to the operator's threshold for all levels above ``basic``."""
-    quorum = LEVELS[level].quorum
-    return quorum if level is Level.BASIC else max(quorum, threshold)
 
 
 class Planner:

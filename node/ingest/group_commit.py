@@ -14,17 +14,19 @@ import trio
 from agents.policy import compile_policy
 from agents.roles import event_level
 from node.coordination.serialization import manifest_bytes, read_manifest
-from node.ingest.batching import Draft, Planner, Request, Sorted, Terms, Version, quorum_for, strictest
-from node.ingest.responses import IngestAnswer, job_id
+from node.ingest.batching import Draft, Planner, Request, Sorted, Terms, Version
+from node.ingest.responses import IngestAnswer
 from node.worker.compute import pack, unpack
 from node.worker.parsing.admission import Admitted
 from node.worker.plugins import functions_for
 from protocols.canonical import parse_json
 from protocols.envelope import Signer, sign
 from protocols.errors import ClientFault, OverlayError, WorldFault
+from protocols.identifiers import job_id
+from protocols.levels import quorum_for, strictest
 from protocols.limits import EVENTS_PER_BATCH_MAX
 from protocols.merkle import root_of_leaves
-from protocols.messages import IdentityKey, Level, Manifest, Signed
+from protocols.messages import IdentityKey, Level, Manifest, Role, Signed
 from storage import batches, events, jobs, policies, sources
 
 if TYPE_CHECKING:
@@ -248,7 +250,7 @@ class GroupWriter:
         return Request(number=number, admitted=admitted, terms=terms, raised=raised)
 
     def _at_level(self, terms: Terms, level: Level) -> Terms:
-        quorum = max(quorum_for(level, self._policy.threshold), self._quorum_floor(level))
+        quorum = quorum_for(level, threshold=self._policy.threshold, floor=self._quorum_floor(level))
         return attrs.evolve(terms, level=level, quorum=quorum)
 
     def _terms(self, connection: "Connection", group: Group) -> list[Decided | OverlayError]:
@@ -305,7 +307,7 @@ class GroupWriter:
             source_id=source.source_id,
             policy_hash=source.policy_hash,
             level=level,
-            quorum=max(quorum_for(level, self._policy.threshold), self._quorum_floor(level)),
+            quorum=quorum_for(level, threshold=self._policy.threshold, floor=self._quorum_floor(level)),
             topics=topics,
             stateful=compiled.stateful,
             on_conflict=compiled.on_conflict,
@@ -371,7 +373,7 @@ class GroupWriter:
             records=draft.lines,
             record_hashes=draft.hashes,
             versions=draft.versions,
-            job_id=job_id(manifest.batch_id),
+            job_id=job_id(Role.NORMALIZE, manifest.batch_id),
             holders=holders,
         )
         batch = CommittedBatch(

@@ -9,8 +9,9 @@ import orjson
 from node.ingest.batching import Sorted, Terms
 from node.worker.parsing.admission import Admitted, Rejection
 from protocols.certificate import receipt_document, rfc3339
+from protocols.identifiers import job_id
 from protocols.levels import rule_for
-from protocols.messages import IdentityKey, Manifest, Signed
+from protocols.messages import IdentityKey, Manifest, Role, Signed
 
 CONFLICT: Final = "conflict"
 REJECTED: Final = "invalid-event"
@@ -74,11 +75,6 @@ class IngestAnswer:
             if number >= 0:
                 found[number] = found.get(number, 0) + 1
         return found
-
-
-def job_id(batch_id: str) -> str:
-    """The id of a batch's normalize job."""
-    return f"job_normalize_{batch_id.removeprefix('batch_')}"
 
 
 def render(answer: IngestAnswer, *, minimal: bool) -> bytes:
@@ -185,7 +181,7 @@ def _tail(batch_id: str, job_status: str, distribution: bytes) -> bytes:
     return (
         b'"overlayJobs":[{"jobId":"%b","jobType":"normalize","assignedAgent":null,"status":"%b"}],'
         b'"overlayDistribution":%b}'
-    ) % (job_id(batch_id).encode(), job_status.encode(), distribution)
+    ) % (job_id(Role.NORMALIZE, batch_id).encode(), job_status.encode(), distribution)
 
 
 def _rejected(rejection: Rejection, event_id: str | None) -> bytes:

@@ -10,7 +10,7 @@ from protocols.coordination import choose_holders
 from protocols.directory import DirectoryEntry
 from protocols.levels import shortfall
 from protocols.messages import IdentityKey, Level
-from protocols.rules import WORK_ROLES
+from protocols.roles import WORK_ROLES
 from protocols.templates import JobTemplate
 
 

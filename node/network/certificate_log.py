@@ -16,7 +16,6 @@ from node.network.sync_messages import (
     ENTRIES_MAX,
     IDS,
     NUMBER_BYTES,
-    PREFIX,
     PROOFS,
     PROOFS_MAX,
     EntryPage,
@@ -28,6 +27,7 @@ from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from protocols import codec
 from protocols.effects import LookUpCertificate, StoreCertificate
+from protocols.identifiers import batch_digest
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
 from protocols.stimuli import CertificateLookedUp, CertificateStored, Stimulus
@@ -168,7 +168,7 @@ def _id_page(connection: "Connection", *, after: int) -> IdPage:
     last = certificate_log.last_number(connection)
     return IdPage(
         last=last,
-        entries=tuple((number, bytes.fromhex(batch_id.removeprefix(PREFIX))) for number, batch_id in entries),
+        entries=tuple((number, batch_digest(batch_id)) for number, batch_id in entries),
     )
 
 

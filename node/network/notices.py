@@ -16,11 +16,11 @@ import structlog
 import trio
 
 from node.network.sync import Synchronizer
-from node.network.sync_messages import PREFIX
 from node.network.transport import PeerUnreachableError, Transport
 from node.runtime.token_bucket import Rate, TokenBuckets
 from node.runtime.topic_patterns import Patterns
 from protocols.errors import PeerFault
+from protocols.identifiers import batch_of
 from protocols.messages import CertifiedNotice, IdentityKey, Signed
 from storage import certificate_log
 from storage.database import Database
@@ -123,7 +123,7 @@ class Notices:
 
     def _wanted(self, notice: CertifiedNotice) -> list[str]:
         """The batches in a notice that a source here follows and that were not seen yet."""
-        named = [(PREFIX + batch.batch.hex(), batch.topics) for batch in notice.batches]
+        named = [(batch_of(batch.batch), batch.topics) for batch in notice.batches]
         return [
             batch_id for batch_id, topics in named if batch_id not in self._seen and self._interests.wants(topics)
         ]

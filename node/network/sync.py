@@ -21,7 +21,6 @@ from node.network.sync_messages import (
     ENTRIES_MAX,
     IDS,
     NUMBER_BYTES,
-    PREFIX,
     PROOFS,
     EntryPage,
     IdPage,
@@ -34,6 +33,7 @@ from node.network.transport import PeerUnreachableError, Transport
 from node.runtime.clock import clock_ms
 from protocols import codec
 from protocols.errors import MalformedError, PeerFault
+from protocols.identifiers import batch_of
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import FraudProof, IdentityKey
 from storage import certificate_log
@@ -178,7 +178,7 @@ class Synchronizer:
                 raise MalformedError("the log's numbers do not rise")
             if len(numbers) > LOG_PAGE_MAX or any(len(digest) != 32 for _, digest in page.entries):
                 raise MalformedError("a page of the log is not in its form")
-            learned += await self.fetch(peer, [PREFIX + digest.hex() for _, digest in page.entries])
+            learned += await self.fetch(peer, [batch_of(digest) for _, digest in page.entries])
             if numbers:
                 await self._set_cursor(peer, numbers[-1])
             if len(numbers) < LOG_PAGE_MAX:

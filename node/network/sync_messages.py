@@ -13,6 +13,7 @@ import attrs
 
 from protocols import certificate, codec, envelope
 from protocols.errors import MalformedError, OverlayError
+from protocols.identifiers import batch_digest, batch_of
 from protocols.limits import CONTEXT_BYTES_MAX
 from protocols.messages import BatchSealed, Evidence, FraudProof, Manifest, QuorumCertificate
 from protocols.proofs import proof_of, proof_problem
@@ -23,7 +24,6 @@ ENTRIES_MAX: Final = 64
 MANIFESTS_MAX: Final = 64
 ENTRIES_BYTES_MAX: Final = 1024 * 1024
 NUMBER_BYTES: Final = 8
-PREFIX: Final = "batch_"
 
 
 @attrs.frozen(kw_only=True)
@@ -64,12 +64,12 @@ def read_keys(body: bytes, count_max: int) -> list[str]:
     """The batch ids that a request names by their hashes; none where it is not in its form."""
     if not body or len(body) % 32 or len(body) > 32 * count_max:
         return []
-    return [PREFIX + body[at : at + 32].hex() for at in range(0, len(body), 32)]
+    return [batch_of(body[at : at + 32]) for at in range(0, len(body), 32)]
 
 
 def write_keys(batch_ids: Collection[str]) -> bytes:
     """The inverse of ``read_keys``."""
-    return b"".join(bytes.fromhex(batch_id.removeprefix(PREFIX)) for batch_id in batch_ids)
+    return b"".join(batch_digest(batch_id) for batch_id in batch_ids)
 
 
 def read_manifests(body: bytes, network: str, wanted: Collection[str]) -> dict[str, tuple[bytes, Manifest]]:

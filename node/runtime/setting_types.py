@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandle
 from pydantic_core import CoreSchema, core_schema
 
 from node.runtime.access import CallerRole, TrustedCertifier
-from protocols.limits import TOPIC_CHARS_MAX
 from protocols.messages import IdentityKey
+from protocols.topic_names import TOPIC_RULE, is_topic
 
 URL_CHARS_MAX: Final = 512
 
@@ -79,6 +79,12 @@ def _item(pattern: str, wanted: str, parse: Callable[[str], Any] = str) -> Plain
         return parse(value)
 
     return PlainValidator(check)
+
+
+def _topic(value: Any) -> str:
+    if not is_topic(value):
+        raise ValueError(f"{value!r:.200} is not a topic: {TOPIC_RULE}")
+    return str(value)
 
 
 def _bind(value: str) -> str:
@@ -149,7 +155,7 @@ Identity: TypeAlias = Annotated[
 ]
 Topic: TypeAlias = Annotated[
     str,
-    _item(rf"[!-~]{{1,{TOPIC_CHARS_MAX}}}", f"a topic: 1 to {TOPIC_CHARS_MAX} visible ASCII characters"),
+    PlainValidator(_topic),
     Accepts("topics"),
 ]
 MemberCertifier: TypeAlias = Annotated[

@@ -12,6 +12,7 @@ from node.runtime.document_models import DocumentModel, FieldProblem, optional_m
 from node.sources.settings import AnySourceSettings
 from protocols.errors import ClientFault
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
+from protocols.topic_names import TOPIC_RULE, is_topic
 
 Json = dict[str, Any]
 SourceType = Literal["webhook", "poll", "mqtt", "kafka", "overlay"]
@@ -35,8 +36,8 @@ def _checked_name(value: str) -> str:
 
 
 def _checked_topic(value: str) -> str:
-    if not value.isprintable() or {" ", ","} & set(value):
-        raise ValueError("must be a topic: printable characters without spaces and commas")
+    if not is_topic(value):
+        raise ValueError(f"must be a topic: {TOPIC_RULE}")
     return value
 
 

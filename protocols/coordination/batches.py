@@ -43,6 +43,7 @@ from protocols.messages import (
 from protocols.proofs import proof_of, proof_problem
 from protocols.quorum import dissenters, is_hopeless, supporters, tally
 from protocols.reputation import Outcome
+from protocols.roles import EVIDENCE_ROLES
 from protocols.stimuli import (
     BatchCommitted,
     BatchReplayed,
@@ -55,7 +56,6 @@ from protocols.stimuli import (
     ResultReceived,
 )
 
-EVIDENCE_ROLES = (Role.NORMALIZE, Role.VALIDATE)
 COUNTING = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
 REASONS_MAX = 128  # above what the retries of any template come to
 RETRY_STEP = 2  # attempts back off four times as long each: about 1, 4, 16 and 30 s

@@ -32,7 +32,7 @@ from protocols.levels import LevelRule, is_enough, rule_for
 from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import Announcement, Award, IdentityKey, Level, Role
 from protocols.reputation import NEWCOMER
-from protocols.rules import WORK_ROLES
+from protocols.roles import WORK_ROLES
 from protocols.stimuli import AwardReceived, BidReceived
 
 LEASE_MS_MAX = 3_600_000

@@ -52,7 +52,8 @@ from protocols.messages import (
     WorkOrder,
     WorkRefused,
 )
-from protocols.rules import WORK_ROLES, Rules
+from protocols.roles import WORK_ROLES
+from protocols.rules import Rules
 from protocols.stimuli import (
     AlarmRang,
     BatchAdopted,

@@ -12,7 +12,8 @@ from protocols.entities import Entity, EntityId, Grant, Lease
 from protocols.errors import PeerFault
 from protocols.messages import Award, Evidence, FraudProof, Level, Role, Signed
 from protocols.proofs import proof_of, proof_problem
-from protocols.rules import WORK_ROLES, Rules
+from protocols.roles import WORK_ROLES
+from protocols.rules import Rules
 from protocols.stimuli import ProofReceived
 from tests.network_of_keys import AGENTS, NETWORK, KeySigner, certified, witness
 

@@ -11,7 +11,10 @@ PURE = ("protocols", "agents")
 PRODUCT = (*PURE, "storage", "node")
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counter", "uuid1", "uuid4"}
 RANDOM = {"urandom", "getrandom", "token_bytes", "token_hex", "randbytes", "SystemRandom", "default_rng"}
-SIGNED_MAKERS = {"protocols/envelope.py", "protocols/messages.py"}  # the latter decodes what stands inside a frame
+SIGNED_MAKERS = {
+    "protocols/envelope.py",
+    "protocols/messages/signed.py",
+}  # the latter decodes what stands inside a frame
 
 
 def modules(packages: tuple[str, ...]) -> list[Path]:

@@ -20,8 +20,8 @@ Version = Literal[4, 5]  # as CONNECT says it: 4 is MQTT 3.1.1
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = range(1, 8)
 SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = range(8, 16)
 
-PAYLOAD_BYTES_MAX: Final = 4 * EVENT_BYTES_MAX + 1  # of a message; a longer one is cut there, too long for an event
-PUBLISH_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 128 * 1024  # with its topic and properties
+MESSAGE_BYTES_MAX: Final = 4 * EVENT_BYTES_MAX + 1  # of a message; a longer one is cut there, too long for an event
+PUBLISH_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 128 * 1024  # with its topic and properties
 CONTROL_BYTES_MAX: Final = 64 * 1024  # of any other packet
 TEXT_BYTES_MAX: Final = 65_535
 LENGTH_BYTES_MAX: Final = 4
@@ -296,7 +296,7 @@ def _published(first: int, body: bytes, version: Version, is_cut: bool) -> Publi
         raise BrokenProtocolError("a message ends early")
     payload = body[at:]
     if is_cut:  # whatever it was: too long for an event in every format
-        payload = payload.ljust(PAYLOAD_BYTES_MAX, b"\0")
+        payload = payload.ljust(MESSAGE_BYTES_MAX, b"\0")
     return Published(topic=topic, payload=payload, qos=qos, packet_id=packet_id, properties=properties)
 
 

@@ -19,17 +19,17 @@ from node.worker.parsing.text import holds_nul
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import ClientFault, InvalidJsonError, NotCanonicalizableError
 from protocols.identifiers import EventIds, record_hash
+from protocols.levels import LEVEL_WORDS
 from protocols.limits import (
     EVENT_BYTES_MAX,
     EVENT_TYPE_CHARS_MAX,
     EVENTS_PER_REQUEST_MAX,
     EXTERNAL_ID_CHARS_MAX,
     SOURCE_ID_CHARS_MAX,
-    TOPIC_CHARS_MAX,
     TOPICS_PER_BATCH_MAX,
 )
+from protocols.topic_names import TOPIC_RULE, is_topic
 
-LEVELS: Final = ("basic", "enhanced", "critical")
 REQUEST_KEYS: Final = ("sourceId", "events", "processingOptions")
 OPTION_KEYS: Final = ("requireCertification", "distributionTopics", "consensusLevel", "durability")
 DURABILITIES: Final = ("local", "replicated")
@@ -217,8 +217,8 @@ def _options(options: Any) -> dict[str, Any]:
     for key in options:
         if key not in OPTION_KEYS:
             _refuse(f"{place}/{key}"[:80], "unknown field", f"known here are {', '.join(OPTION_KEYS)}")
-    if options.get("consensusLevel") not in (None, *LEVELS):
-        _refuse(f"{place}/consensusLevel", "is no known level", f"use one of {', '.join(LEVELS)}")
+    if options.get("consensusLevel") not in (None, *LEVEL_WORDS):
+        _refuse(f"{place}/consensusLevel", "is no known level", f"use one of {', '.join(LEVEL_WORDS)}")
     if options.get("durability") not in (None, *DURABILITIES):
         _refuse(f"{place}/durability", "is no known durability", f"use one of {', '.join(DURABILITIES)}")
     if type(options.get("requireCertification", True)) is not bool:
@@ -236,17 +236,13 @@ def _topics(topics: Any) -> tuple[str, ...] | None:
     distinct = tuple(sorted(set(topics)))
     if len(distinct) > TOPICS_PER_BATCH_MAX:
         _refuse(place, f"has more than {TOPICS_PER_BATCH_MAX} topics", "distribute under fewer topics")
-    if any(not _is_topic(topic) for topic in distinct):
+    if any(not is_topic(topic) for topic in distinct):
         _refuse(
             place,
-            f"a topic is not 1 to {TOPIC_CHARS_MAX} printable characters without spaces and commas",
+            f"a topic is not {TOPIC_RULE}",
             "send topics like 'gitdata.events.iot'",
         )
     return distinct
-
-
-def _is_topic(topic: str) -> bool:
-    return 0 < len(topic) <= TOPIC_CHARS_MAX and topic.isprintable() and not {" ", ","} & set(topic)
 
 
 def _take(taken: Admitted, ids: EventIds, index: int, event: Any, bytes_max: int) -> None:

@@ -11,10 +11,10 @@ import trio
 from node.api.services import ApiSettings
 from node.ingest.group_commit import IngestPolicy
 from node.ingest.pipeline import IngestLimits
-from node.ingest.responses import job_id
-from protocols.identifiers import event_id
+from protocols.identifiers import event_id, job_id
 from protocols.merkle import leaf_hash, root_of_leaves
 from protocols.messages import Level
+from protocols.roles import Role
 from protocols.verification import render, verify_document
 from tests.node.running import NETWORK, Running, running, until
 
@@ -61,7 +61,7 @@ async def test_an_accepted_event_is_answered_as_the_specification_says(node: Run
             "status": "ingested",
             "overlayJobs": [
                 {
-                    "jobId": job_id(manifest.batch_id),
+                    "jobId": job_id(Role.NORMALIZE, manifest.batch_id),
                     "jobType": "normalize",
                     "assignedAgent": None,
                     "status": "queued",

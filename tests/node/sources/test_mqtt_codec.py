@@ -132,7 +132,7 @@ def test_a_message_of_200_mb_is_passed_over_and_the_next_one_read(form: str) -> 
         shape=Shape(format=form),  # type: ignore[arg-type]
         topic_field="topic",
     )
-    assert len(event.data) >= codec.PAYLOAD_BYTES_MAX
+    assert len(event.data) >= codec.MESSAGE_BYTES_MAX
 
 
 def test_properties_that_are_longer_than_is_kept_are_left_out() -> None:
@@ -141,7 +141,7 @@ def test_properties_that_are_longer_than_is_kept_are_left_out() -> None:
     frame = message("t", b"1", qos=1, packet_id=9, properties=length(len(block)) + block)
     (cut,) = PacketReader(5).feed(frame)
     assert isinstance(cut, Published)
-    assert (cut.packet_id, cut.properties, len(cut.payload)) == (9, {}, codec.PAYLOAD_BYTES_MAX)
+    assert (cut.packet_id, cut.properties, len(cut.payload)) == (9, {}, codec.MESSAGE_BYTES_MAX)
 
 
 def test_answers_and_farewells_are_read() -> None:
