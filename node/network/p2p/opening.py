@@ -15,8 +15,12 @@ from multiaddr.exceptions import Error as MultiaddrError
 from node.network.p2p.config import TransportConfig
 from node.network.p2p.connector import WILDCARDS, Arrivals, Connector, identity_in
 from node.network.p2p.gossip import GossipPort
+from node.network.p2p.incoming import IncomingStreams
 from node.network.p2p.network import PeerNetwork
+from node.network.p2p.peer_links import PeerLinks
+from node.network.p2p.requests import PendingRequests
 from node.network.p2p.stack import Host, build_host, identity_of
+from node.network.p2p.upkeep import Upkeep
 from node.network.transport import Answer
 from protocols.errors import WorldFault
 from protocols.messages import IdentityKey
@@ -67,26 +71,30 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
         ):
             if len(host.get_transport_addrs()) < len(listen):
                 raise ListenError(f"cannot listen on all of {', '.join(config.listen)}")
-            network = PeerNetwork(
-                config=config,
-                identity=identity,
-                addresses=_addresses(host),
-                answer=answer,
-                connector=connector,
-                gossip=gossip,
-                nursery=nursery,
+            requests = PendingRequests()
+            links = PeerLinks(
+                config=config, identity=identity, connector=connector, requests=requests, nursery=nursery
             )
-            gossip.pubsub.report_to(network.strike)
-            host.set_stream_handler(connector.protocol, network.serve_stream)
+            incoming = IncomingStreams(links, requests, answer)
+            upkeep = Upkeep(config, identity, connector, links)
+            gossip.pubsub.report_to(links.strike)
+            host.set_stream_handler(connector.protocol, incoming.serve)
             await gossip.pubsub.wait_until_ready()
-            await _join(config, network, gossip, nursery)
-            nursery.start_soon(network.watch_arrivals, arrived)
+            await _join(config, upkeep, gossip, nursery)
+            nursery.start_soon(upkeep.watch_arrivals, arrived)
             try:
-                yield network
+                yield PeerNetwork(
+                    identity=identity,
+                    addresses=_addresses(host),
+                    gossip=gossip,
+                    links=links,
+                    requests=requests,
+                    queue=incoming.queue,
+                )
             finally:
                 scope.deadline = trio.current_time() + CLOSE_S
                 with trio.CancelScope(deadline=scope.deadline, shield=True):
-                    await network.flush()
+                    await upkeep.flush()
                     await connector.cut_all()
                     await host.close()  # else its listeners go on accepting: they are tasks of nobody's
                 nursery.cancel_scope.cancel()
@@ -101,13 +109,13 @@ def _addresses(host: Host) -> tuple[str, ...]:
     return usable
 
 
-async def _join(config: TransportConfig, network: PeerNetwork, gossip: GossipPort, nursery: trio.Nursery) -> None:
+async def _join(config: TransportConfig, upkeep: Upkeep, gossip: GossipPort, nursery: trio.Nursery) -> None:
     for topic in config.topics:
         nursery.start_soon(gossip.run, topic, await gossip.join(topic))
     nursery.start_soon(gossip.run_publisher)
-    nursery.start_soon(network.sweep)
+    nursery.start_soon(upkeep.sweep)
     for address in config.bootstrap:
-        nursery.start_soon(network.keep_bootstrap, address)
+        nursery.start_soon(upkeep.keep_bootstrap, address)
 
 
 def _parsed(address: str) -> Multiaddr:

@@ -480,7 +480,7 @@ async def test_a_peer_that_takes_nothing_holds_nobody_else_up() -> None:
 
 async def test_an_ended_connection_gives_its_place_back() -> None:
     async with node() as network:
-        swarm = network._connector._swarm
+        swarm = network._links._connector._swarm
         for _ in range(4):
             async with node(network.addresses[0]) as guest:
                 await connected(network, guest.identity)

@@ -1,0 +1,82 @@
+"""What keeps a node in its network: links to those who connect and to bootstrap peers, and an end to silent ones."""
+
+import random
+from typing import Final
+
+import structlog
+import trio
+
+from node.network.p2p.config import TransportConfig
+from node.network.p2p.connector import LINK_ERRORS, Connector, identity_in, usable_address
+from node.network.p2p.conversation import ALIVE_EVERY
+from node.network.p2p.peer_links import PeerLinks
+from protocols.limits import ADDRESSES_PER_PEER_MAX
+from protocols.messages import IdentityKey
+
+log = structlog.get_logger(__name__)
+
+SWEEP_S: Final = 5.0
+BOOTSTRAP_S_FIRST: Final = 0.5
+FLUSH_S: Final = 1.0
+GOSSIP_FLUSH_S: Final = 0.05
+
+
+class Upkeep:
+    """Tasks over all links."""
+
+    def __init__(
+        self, config: TransportConfig, identity: IdentityKey, connector: Connector, links: PeerLinks
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._connector = connector
+        self._links = links
+        self._rng = random.Random(identity)  # noqa: S311 -- jitter, no secret
+
+    async def watch_arrivals(self, arrivals: trio.MemoryReceiveChannel[IdentityKey]) -> None:
+        """Open our own stream to everybody who connects."""
+        async for identity in arrivals:
+            link = None if self._links.faults.ignored(identity) else self._links.open(identity)
+            if link is None:
+                self._links.cut(identity)
+                continue
+            link.heard_s = trio.current_time()
+            link.poke()
+
+    async def sweep(self) -> None:
+        """Hang up on peers that were silent for too long: their end may be gone without a word."""
+        while True:
+            await trio.sleep(min(SWEEP_S, self._config.silence_s / ALIVE_EVERY))
+            silent_since_s = trio.current_time() - self._config.silence_s
+            for link in self._links.all():
+                if link.heard_s < silent_since_s and self._connector.live(link.identity):
+                    log.info("peer.silent", peer=link.identity.hex(), silence_s=self._config.silence_s)
+                    self._links.cut(link.identity)
+
+    async def keep_bootstrap(self, address: str) -> None:
+        """Keep connected to the node that listens at a bootstrap address."""
+        identity = identity_in(address)
+        delay_s = BOOTSTRAP_S_FIRST
+        while identity is None:
+            try:
+                identity = await self._connector.who_is_at(address)
+            except LINK_ERRORS as error:
+                log.info("bootstrap.unreached", address=address, retry_s=delay_s, why=str(error))
+                await trio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
+                delay_s = min(2 * delay_s, self._config.redial_s_max)
+        if identity == self._identity:
+            return
+        usable = usable_address(address, identity)
+        link = self._links.open(identity)
+        if usable is None or link is None:
+            log.error("bootstrap.unusable", address=address)
+            return
+        link.keep = link.bootstrap = True
+        link.learn([usable], ADDRESSES_PER_PEER_MAX)
+
+    async def flush(self) -> None:
+        """Give what waits a moment to leave, at the shutdown."""
+        with trio.move_on_after(FLUSH_S):
+            while any(link.connected and len(link.outbox) for link in self._links.all()):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await trio.sleep(GOSSIP_FLUSH_S)
