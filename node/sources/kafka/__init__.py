@@ -1,22 +1,22 @@
 """Kafka as a source: a member of a consumer group whose offsets are committed once the events are on disk.
 
 What holds
-- **Nothing is lost.** The offset of a message is committed after ``SourceIntake.take`` returned; whoever reads the
-  partition next begins there.
-- **Nothing counts twice on a node.** An event's id is its message's place (topic, its id, partition, offset): what is
-  read again is a repeat. Between nodes with databases of their own, a partition is handed over once what is under
-  way is on disk and its offset committed, or given up before it was handed on. A node that is killed between the two,
-  or cut off for longer than ``session.timeout.ms``, leaves up to a batch that the next one reads again: both nodes
-  then know these events, by the same ids.
+- **Nothing is lost.** The offset of a message is committed after ``SourceIntake.take`` returned; the next reader of
+  the partition begins there.
+- **Nothing counts twice on a node.** An event's id is made of its message's topic, topic id, partition and offset:
+  what is read again is a repeat. Between nodes with databases of their own, a partition is handed over once the batch
+  under way is on disk and its offset committed, or given up before it was submitted. A node that is killed between
+  the two, or cut off for longer than ``session.timeout.ms``, leaves up to a batch that the next one reads again: both
+  nodes then have these events, under the same ids.
 - **Order** within a partition is kept: one batch at a time is under way.
 
-Where the client connects. The brokers of a source are judged like every outbound call. Without TLS it is the judged
-address that is called; with TLS it is the name, which the certificate must bear. All brokers that the cluster names
-are judged before the group is joined and, as the running client knows them, every few seconds after that; one that
-may not be called ends the source. What is *not* guaranteed: the client library connects by itself to brokers that the
-cluster names, so a cluster that names a private address gets a connection opened, with the protocol's handshake, in
-the seconds before that is seen, and messages that are served from there meanwhile are events. Whoever must exclude
-that needs a firewall.
+Where the client connects. The brokers of a source are checked like every outbound call. Without TLS the checked
+address is called; with TLS the name, which the certificate must be issued for. All brokers that the cluster names are
+checked before the group is joined and, as far as the running client knows them, every few seconds after that; one
+that may not be called ends the source. What is *not* guaranteed: the client library connects by itself to brokers
+that the cluster names. A cluster that names a private address gets a connection opened, with the protocol's
+handshake, in the seconds before that is seen, and messages that are served from there meanwhile become events. To
+exclude that, use a firewall.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""The client library: its configuration, its words for what is wrong, its log."""
+"""The client library: its configuration, its errors in plain words, its log, and questions to a cluster."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ log = structlog.get_logger(__name__)
 
 Broker: TypeAlias = tuple[str, int]  # host, port
 
-LOOK_S: Final = 10.0
-TRY_MS: Final = 500
-TRIES: Final = 8  # to connect, by the library's count
+ANSWER_S: Final = 10.0
+ATTEMPT_MS: Final = 500
+ATTEMPTS: Final = 8  # to connect, as the library counts them
 STATISTICS_MS: Final = 3_000
-QUIET_S: Final = 10.0  # the same kind of message is logged once in so long
+LOG_PAUSE_S: Final = 10.0  # the same kind of message is logged once in so long
 KINDS_MAX: Final = 64
-NO_TOPIC_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"  # of a cluster that gives topics none
+NO_TOPIC_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"  # in a cluster that gives topics no ids
 URL_SAFE: Final = str.maketrans("+/", "-_")  # as Kafka itself writes topic ids
 
 DEFAULTS: Final[dict[str, Any]] = {
@@ -32,12 +32,12 @@ DEFAULTS: Final[dict[str, Any]] = {
     "reconnect.backoff.max.ms": 5_000,
     "isolation.level": "read_committed",
 }
-WORDS: Final = {
+REASONS: Final = {
     KafkaError._AUTHENTICATION: "the broker does not accept the credentials",
-    KafkaError._SSL: "no TLS with the broker",
-    KafkaError._RESOLVE: "a broker's name leads nowhere",
+    KafkaError._SSL: "TLS with the broker failed",
+    KafkaError._RESOLVE: "the name of a broker cannot be resolved",
     KafkaError._TRANSPORT: "no broker can be reached",
-    KafkaError._TIMED_OUT: "no broker answers",
+    KafkaError._TIMED_OUT: "no broker answers in time",
     KafkaError._ALL_BROKERS_DOWN: "no broker can be reached",
     KafkaError.UNKNOWN_TOPIC_OR_PART: "a topic does not exist, or may not be read",
     KafkaError._UNKNOWN_TOPIC: "a topic does not exist, or may not be read",
@@ -47,49 +47,49 @@ WORDS: Final = {
     KafkaError.SASL_AUTHENTICATION_FAILED: "the broker does not accept the credentials",
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "the broker does not know this SASL mechanism",
 }
-TELLING: Final = (
+DECISIVE: Final = (
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError._SSL,
     KafkaError._RESOLVE,
 )
-"""Errors that say why, the most telling first; all others only say that."""
+"""Errors that state a cause, the most specific first; all others only state that something failed."""
 
 
 def configuration(settings: KafkaSourceSettings, brokers: Sequence[str]) -> dict[str, Any]:
-    """What every client of a source needs; secrets are in it."""
-    found: dict[str, Any] = {
+    """The configuration that every client of a source needs, secrets included."""
+    values: dict[str, Any] = {
         **DEFAULTS,
         **settings.properties,
         "bootstrap.servers": ",".join(brokers),
         "client.id": "overlay-node",
         "security.protocol": _protocol(settings),
         "allow.auto.create.topics": False,
-        "logger": Logs(),
+        "logger": LibraryLog(),
     }
     if settings.tls is not None:
         tls = settings.tls
-        found["ssl.endpoint.identification.algorithm"] = "https"
+        values["ssl.endpoint.identification.algorithm"] = "https"
         if tls.ca_pem:
-            found["ssl.ca.pem"] = tls.ca_pem
+            values["ssl.ca.pem"] = tls.ca_pem
         if tls.certificate_pem:
-            found["ssl.certificate.pem"] = tls.certificate_pem
-            found["ssl.key.pem"] = tls.key_pem.get_secret_value()
+            values["ssl.certificate.pem"] = tls.certificate_pem
+            values["ssl.key.pem"] = tls.key_pem.get_secret_value()
     if settings.sasl is not None:
-        found["sasl.mechanisms"] = settings.sasl.mechanism
-        found["sasl.username"] = settings.sasl.username
-        found["sasl.password"] = settings.sasl.password.get_secret_value()
-    return found
+        values["sasl.mechanisms"] = settings.sasl.mechanism
+        values["sasl.username"] = settings.sasl.username
+        values["sasl.password"] = settings.sasl.password.get_secret_value()
+    return values
 
 
 def for_group(settings: KafkaSourceSettings, common: dict[str, Any], group: str) -> dict[str, Any]:
-    """What the member of a group needs."""
+    """The configuration of a member of a group."""
     return {
         **common,
         "group.id": group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # where a group begins is decided at assignment; this is for what retention has taken away meanwhile
+        # where a group begins is decided at assignment; this is for offsets that retention has deleted since
         "auto.offset.reset": "earliest",
         "partition.assignment.strategy": "cooperative-sticky",
         "statistics.interval.ms": STATISTICS_MS,
@@ -97,27 +97,27 @@ def for_group(settings: KafkaSourceSettings, common: dict[str, Any], group: str)
 
 
 def named_brokers(statistics: Mapping[str, Any]) -> set[Broker]:
-    """The brokers that a client knows: those it was told to call, and those that the cluster named."""
+    """The brokers that a client knows, by its statistics: those configured, and those that the cluster named."""
     names = [str(broker["nodename"]).rpartition(":") for broker in statistics["brokers"].values()]
     return {(host, int(port)) for host, _, port in names if host}
 
 
 def for_admin(common: Mapping[str, Any]) -> dict[str, Any]:
-    """What a client that belongs to no group takes of the common settings."""
+    """The common configuration without what only members of a group understand."""
     consumers = ("fetch.", "queued.", "isolation.", "session.", "heartbeat.", "max.poll.", "max.partition.")
     return {name: value for name, value in common.items() if not name.startswith(consumers)}
 
 
 def fault(error: KafkaError) -> SourceFault:
-    """An error in words, with the library's own."""
-    words = WORDS.get(error.code(), "")
-    said = error.str() or error.name()
-    return SourceFault(f"{words}: {said}" if words else said)
+    """An error of the library in plain words, followed by its own."""
+    reason = REASONS.get(error.code(), "")
+    text = error.str() or error.name()
+    return SourceFault(f"{reason}: {text}" if reason else text)
 
 
 def worst(errors: Sequence[KafkaError]) -> KafkaError | None:
-    """The error that says most about why."""
-    for code in TELLING:
+    """The error that states the most specific cause; None where none states more than that no broker is up."""
+    for code in DECISIVE:
         for error in errors:
             if error.code() == code:
                 return error
@@ -127,90 +127,90 @@ def worst(errors: Sequence[KafkaError]) -> KafkaError | None:
 class Cluster:
     """Questions to a cluster, each asked by a client that joins no group and ends with the answer.
 
-    A client that nobody polls would gather what it has to say; so none is kept.
+    A client that is not polled would collect its events without bound; so none is kept.
     """
 
     def __init__(self, common: Mapping[str, Any]) -> None:
         self._settings = for_admin(common)
 
-    def look(self, judge: Callable[[frozenset[Broker]], None], is_stopped: Callable[[], bool]) -> frozenset[str]:
-        """The names of its topics, once all brokers that it names are judged.
+    def topics(self, check: Callable[[frozenset[Broker]], None], is_stopping: Callable[[], bool]) -> frozenset[str]:
+        """The names of its topics, once all brokers that it names are checked.
 
         Args:
-            judge: Raises when one of them may not be called.
+            check: Raises when one of the brokers may not be called.
 
         Raises:
-            SourceFault: in words, why it does not answer.
+            SourceFault: It does not answer; the text states why.
         """
         errors: list[KafkaError] = []
         brokers: set[Broker] = set()
         client = self._client(
             error_cb=errors.append,
             stats_cb=lambda text: brokers.update(named_brokers(orjson.loads(text))),
-            **{"statistics.interval.ms": TRY_MS},
+            **{"statistics.interval.ms": ATTEMPT_MS},
         )
-        deadline_s = time.monotonic() + LOOK_S
+        deadline_s = time.monotonic() + ANSWER_S
         while True:
             try:
-                found = client.list_topics(timeout=TRY_MS / 1000)
-                judge(frozenset((str(each.host), int(each.port)) for each in found.brokers.values()) | brokers)
+                found = client.list_topics(timeout=ATTEMPT_MS / 1000)
+                check(frozenset((str(each.host), int(each.port)) for each in found.brokers.values()) | brokers)
                 return frozenset(found.topics)
             except KafkaException as error:
                 client.poll(0)
-                judge(frozenset(brokers))
-                said = worst(errors)
-                is_told = said is not None and (said.code() in TELLING or len(errors) >= TRIES)
-                if is_told or is_stopped() or time.monotonic() > deadline_s:
-                    raise fault(said or error.args[0]) from None
+                check(frozenset(brokers))
+                cause = worst(errors)
+                is_known = cause is not None and (cause.code() in DECISIVE or len(errors) >= ATTEMPTS)
+                if is_known or is_stopping() or time.monotonic() > deadline_s:
+                    raise fault(cause or error.args[0]) from None
 
-    def logs(self, topics: Sequence[str]) -> dict[str, str]:
-        """What names topics for good: ``name:id``, or the name alone where the cluster gives topics no ids.
+    def unique_names(self, topics: Sequence[str]) -> dict[str, str]:
+        """Names that no later topic has, by topic: ``name:id``, or the name alone where topics have no ids.
 
         Raises:
-            SourceFault: It does not say.
+            SourceFault: It does not answer; the text states why.
         """
         found = {}
         client = self._client()
         try:
-            asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=LOOK_S)
+            asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=ANSWER_S)
             for topic, future in asked.items():
-                topic_id = str(future.result(LOOK_S).topic_id).translate(URL_SAFE)
+                topic_id = str(future.result(ANSWER_S).topic_id).translate(URL_SAFE)
                 found[topic] = topic if topic_id == NO_TOPIC_ID else f"{topic}:{topic_id}"
         except KafkaException as error:
             raise fault(error.args[0]) from None
         except TimeoutError:
-            raise SourceFault("no broker says which topics these are") from None
+            raise SourceFault("no broker answers which ids the topics have") from None
         return found
 
     def _client(self, **more: Any) -> AdminClient:
         settings: dict[str, Any] = {**self._settings, **more}
-        client: AdminClient = made(lambda: AdminClient(settings))
+        client: AdminClient = created(lambda: AdminClient(settings))
         return client
 
 
-class Logs:
-    """The library's log, as lines of ours; the same kind of message not more often than every ``QUIET_S``."""
+class LibraryLog:
+    """Writes the library's log to the node's; the same kind of message at most once in ``LOG_PAUSE_S``."""
 
     def __init__(self) -> None:
-        self._said: dict[str, float] = {}
+        self._logged_s: dict[str, float] = {}
 
     def log(self, level: int, text: str, *parts: Any) -> None:
         """Called by the library, in the thread that polls; parts are the facility, the client's name, the text."""
         now_s = time.monotonic()
         kind = str(parts[0]) if parts else text
-        if len(self._said) >= KINDS_MAX:
-            self._said.clear()
-        if now_s - self._said.get(kind, -QUIET_S) < QUIET_S:
+        if len(self._logged_s) >= KINDS_MAX:
+            self._logged_s.clear()
+        if now_s - self._logged_s.get(kind, -LOG_PAUSE_S) < LOG_PAUSE_S:
             return
-        self._said[kind] = now_s
-        log.info("kafka.client", level=level, said=(text % parts)[:500] if parts else text[:500])
+        self._logged_s[kind] = now_s
+        log.info("kafka.client", level=level, text=(text % parts)[:500] if parts else text[:500])
 
 
-def made(build: Callable[[], Any]) -> Any:
-    """A client of the library.
+def created(build: Callable[[], Any]) -> Any:
+    """A client of the library, made by ``build``.
 
     Raises:
-        SourceFault: It does not take its configuration.
+        SourceFault: The library refuses its configuration.
     """
     try:
         return build()

@@ -1,15 +1,58 @@
-"""What is under way between the thread that reads and the task that hands on."""
+"""From the thread that reads to the event loop: batches on their way to disk, and the task that submits them."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
 
-from node.worker.parsing.kafka_messages import KafkaMessage
+from node.sources.intake import SourceIntake
+from node.worker.parsing.kafka_messages import KafkaFormat, KafkaMessage, events_of
+from protocols.errors import WorldFault
 
 Partition: TypeAlias = tuple[str, int]  # topic, number
+
+PART_BYTES_MAX: Final = 4 * 1024 * 1024  # of messages in one submission
+
+
+class StoppedError(Exception):
+    """The source was changed, disabled or deleted: the thread is to end."""
+
+
+class EventLoop:
+    """The event loop as the thread sees it: how to call into it, and whether to stop. Created in the event loop."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._stop = threading.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Have the thread end; from either side."""
+        self._stop.set()
+
+    def call_soon(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call in the event loop, without waiting for it."""
+        try:
+            self._token.run_sync_soon(call, *arguments)
+        except trio.RunFinishedError:
+            self._stop.set()
+
+    def run(self, call: Callable[..., Any], *arguments: object) -> Any:
+        """Run an async call in the event loop and wait for its result.
+
+        Raises:
+            StoppedError: The event loop has ended, or the source is stopped.
+        """
+        try:
+            return trio.from_thread.run(call, *arguments)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise StoppedError from None
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -18,14 +61,15 @@ class InFlightBatch:
 
     Attributes:
         messages: In the order of their partitions.
-        given_up: Partitions that are no longer ours: what is not handed on yet is not, and no offset counts.
-        scope: Of handing on. A source that ends is no reason to drop it in its midst: the thread says when.
-        is_taken: All of it is on disk. Set, like ``fault``, before ``done``.
+        given_up: Partitions that are not ours any more: their messages are not submitted unless that has happened
+            already, and their offsets are not committed.
+        is_on_disk: All of it is. Set, like ``fault``, before ``done``.
+        scope: Of the submission. A source that ends does not cancel it in its midst: the thread says when.
     """
 
     messages: Sequence[KafkaMessage]
     given_up: set[Partition] = attrs.field(factory=set)
-    is_taken: bool = False
+    is_on_disk: bool = False
     fault: Exception | None = None
     done: threading.Event = attrs.field(factory=threading.Event)
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
@@ -34,64 +78,64 @@ class InFlightBatch:
     def partitions(self) -> frozenset[Partition]:
         return frozenset((message.topic, message.partition) for message in self.messages)
 
+    @property
+    def remaining(self) -> list[KafkaMessage]:
+        """The messages of partitions that are still ours, where the submission did not come to its end."""
+        if self.is_on_disk:
+            return []
+        return [each for each in self.messages if (each.topic, each.partition) not in self.given_up]
+
     def give_up(self, partitions: Iterable[Partition]) -> None:
-        """Let go of partitions, in the event loop; the rest of the flight has to start again."""
+        """Give partitions up, in the event loop; the rest of the batch has to be submitted again."""
         self.given_up |= set(partitions)
         self.scope.cancel()
 
 
-@attrs.define(eq=False)
-class Offsets:
-    """Where the partitions that are ours stand: what is on disk, and what the broker knows of it.
+class BatchSubmitter:
+    """Submits one batch after the other, in the event loop."""
 
-    Used by the thread that reads alone. Offsets are those of the next message, as the protocol has them.
-    """
+    def __init__(self, intake: SourceIntake, reading: KafkaFormat) -> None:
+        self._intake = intake
+        self._reading = reading
+        self._send, self._receive = trio.open_memory_channel[InFlightBatch](1)
 
-    owned: set[Partition] = attrs.field(factory=set)
-    seen: dict[Partition, int] = attrs.field(factory=dict)
-    waiting: dict[Partition, int] = attrs.field(factory=dict)
-    sent: dict[Partition, int] = attrs.field(factory=dict)
+    def submit(self, batch: InFlightBatch) -> None:
+        """Start the submission of a batch; ``done`` is set at its end. One at a time."""
+        self._send.send_nowait(batch)
 
-    def own(self, partitions: Iterable[Partition]) -> None:
-        self.owned |= set(partitions)
+    def give_up_if_held_up(self, batch: InFlightBatch, partitions: Iterable[Partition]) -> None:
+        """Give partitions up if the node is full: then none of what it waits with has been submitted."""
+        if self._intake.held_up:
+            batch.give_up(partitions)
 
-    def lose(self, partitions: Iterable[Partition]) -> None:
-        """Forget partitions: nothing of them is committed from here on."""
-        for partition in partitions:
-            self.owned.discard(partition)
-            for known in (self.seen, self.waiting, self.sent):
-                known.pop(partition, None)
+    async def run(self) -> None:
+        async for batch in self._receive:
+            try:
+                with batch.scope:
+                    await self._submit(batch)
+                    batch.is_on_disk = True
+            except WorldFault as fault:
+                batch.fault = fault
+            except Exception as error:  # noqa: BLE001  # raised again where the source ends, by the thread that waits
+                batch.fault = error
+            finally:
+                batch.done.set()
 
-    def goes_back(self, partition: Partition, offset: int) -> bool:
-        """Note a message that was read; True when its offset was passed before."""
-        before = self.seen.get(partition, -1)
-        self.seen[partition] = offset + 1
-        return offset < before
+    async def _submit(self, batch: InFlightBatch) -> None:
+        for part in parts_by_size(batch.messages):
+            call = partial(events_of, tuple(part), self._reading)
+            events = await self._intake.compute(call) if self._reading.parses else call()
+            await self._intake.take(events)
 
-    def landed(self, flight: InFlightBatch) -> None:
-        """What of a flight is on disk, and still ours, may be committed."""
-        if not flight.is_taken:
-            return
-        for message in flight.messages:
-            partition = (message.topic, message.partition)
-            if partition in self.owned and partition not in flight.given_up:
-                self.waiting[partition] = message.offset + 1
 
-    def send(self) -> Mapping[Partition, int]:
-        """The offsets to commit now, one commit at a time; empty while there is none, or one under way."""
-        if self.sent or not self.waiting:
-            return {}
-        self.sent, self.waiting = self.waiting, {}
-        return self.sent
-
-    def answered(self, refused: Iterable[Partition]) -> None:
-        """The commit under way has ended; what was refused is tried again, unless there is a later offset."""
-        for partition in refused:
-            if partition in self.sent:
-                self.waiting.setdefault(partition, self.sent[partition])
-        self.sent = {}
-
-    def unsaid(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """What is on disk of partitions and not known to be committed."""
-        known = {**self.sent, **self.waiting}
-        return {partition: known[partition] for partition in partitions if partition in known}
+def parts_by_size(messages: Sequence[KafkaMessage]) -> list[list[KafkaMessage]]:
+    """Messages in their order, in parts of at most ``PART_BYTES_MAX``, or of one message."""
+    parts: list[list[KafkaMessage]] = []
+    size = PART_BYTES_MAX
+    for message in messages:
+        if size + message.size > PART_BYTES_MAX:
+            parts.append([])
+            size = 0
+        parts[-1].append(message)
+        size += message.size
+    return parts

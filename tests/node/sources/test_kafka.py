@@ -159,7 +159,7 @@ async def test_bad_payloads_are_kept_as_rejections_and_passed_over(node: Running
         sender.send("t", b"\x00nonsense" if number % 5 == 0 else b"%d" % number, partition=number % 2)
     sender.flush()
     await read(node, broker, "t")
-    await until(partial(has, node, 16))
+    await until(partial(has, node, 20, "received"))
     shown = await state(node)
     assert (shown["accepted"], shown["rejected"]) == (16, 4)
     kept = (await node.client.get("/overlay/sources/s1/progress")).json()["rejections"]
@@ -365,32 +365,28 @@ async def test_a_broker_that_is_killed_is_shown_and_read_on_when_it_is_back(
     assert (await node.client.get("/overlay/sources")).status_code == 200, "the node went on all the while"
 
 
-async def fault(node: Running, words: str = "") -> str:
-    """Why the source is not read, once it says so, in these words."""
-    said = ""
+async def fault(node: Running, words: str = "", source_id: str = "s1") -> str:
+    """Why a source is not read, once its state has an error with these words."""
+    error = ""
 
-    async def is_told() -> bool:
-        nonlocal said
-        said = str((await state(node)).get("lastError") or "")
-        return bool(said) and words in said
+    async def is_shown() -> bool:
+        nonlocal error
+        error = str((await state(node, source_id)).get("lastError") or "")
+        return bool(error) and words in error
 
-    await until(is_told)
-    return said
+    await until(is_shown)
+    return error
 
 
 async def test_addresses_that_may_not_be_called_are_refused(node: Running, tmp_path: Path) -> None:
     """The test's node may call loopback; what the cluster names is judged as what the operator named is."""
     await node.source(sourceType="kafka", configuration={"brokers": ["10.255.255.1:9092"], "topics": ["t"]})
-    assert "10.255.255.1 is not public" in await fault(node)
+    await fault(node, "10.255.255.1 is not public")
     (tmp_path / "b").mkdir()
     with Broker(tmp_path / "b", advertised="10.255.255.1:9092") as broker:
         configuration = {"brokers": [broker.address], "topics": ["t"]}
         await node.source("s2", sourceType="kafka", configuration=configuration)
-
-        async def is_refused() -> bool:
-            return "the cluster names a broker that may not be called" in str((await state(node, "s2"))["lastError"])
-
-        await until(is_refused)
+        await fault(node, "the cluster names a broker that may not be called", "s2")
 
 
 @pytest.mark.slow
@@ -409,7 +405,7 @@ async def test_a_cluster_that_names_a_private_address_later_is_left(node: Runnin
 
 async def test_what_is_wrong_is_said_in_words(node: Running, broker: Broker, tmp_path: Path) -> None:
     await read(node, broker, "missing")
-    assert "no topic missing" in await fault(node)
+    assert "the topic missing does not exist" in await fault(node)
     await node.client.delete("/overlay/sources/s1")
     broker.kill()
     broker.options = ["--authentication"]
@@ -441,11 +437,7 @@ async def test_a_password_that_is_proven_and_not_sent(node: Running, tmp_path: P
             there |= {"tls": {"caPem": root}, "sasl": sasl}
             await node.source("s1" if password == "hush" else "wrong", sourceType="kafka", configuration=there)
         await until(partial(has, node, 1))
-
-        async def is_refused() -> bool:
-            return "does not accept the credentials" in str((await state(node, "wrong"))["lastError"])
-
-        await until(is_refused)
+        await fault(node, "does not accept the credentials", "wrong")
         assert (await state(node, "wrong"))["accepted"] == 0
 
 
@@ -484,18 +476,13 @@ async def test_tls_with_certificates_of_both_sides_and_a_password(node: Running,
         assert (shown["tls"]["keyPem"], shown["sasl"]["password"]) == (HIDDEN, HIDDEN)
         wrong = [
             ({**login, "password": "guess"}, tls, "does not accept the credentials"),
-            (login, {**tls, "caPem": trustme.CA().cert_pem.bytes().decode()}, "no TLS with the broker"),
+            (login, {**tls, "caPem": trustme.CA().cert_pem.bytes().decode()}, "TLS with the broker failed"),
             (login, {"caPem": tls["caPem"]}, ""),  # without a certificate of its own: the gate hangs up
         ]
         for number, (sasl, said, words) in enumerate(wrong):
             name = f"w{number}"
             await node.source(name, sourceType="kafka", configuration={**there, "tls": said, "sasl": sasl})
-
-            async def is_told(name: str = name, words: str = words) -> bool:
-                found = str((await state(node, name)).get("lastError") or "")
-                return bool(found) and words in found
-
-            await until(is_told)
+            await fault(node, words, name)
             assert (await state(node, name))["accepted"] == 0
 
 
