@@ -101,7 +101,7 @@ class Node:
         async with trio.open_nursery() as core:
             _start(core, self._core_tasks())
             await core.start(self._run_driver)
-            await self._ingestion.recovery.tell_unfinished()
+            await self._ingestion.recovery.resume_unfinished()
             async with trio.open_nursery() as edges:
                 _start(edges, self._edge_tasks())
                 edges.start_soon(self._interface.health.run)
@@ -125,7 +125,7 @@ class Node:
             "certificates": self._peers.certificates.run,
             "jobs": self.state.journal.run,
             "pending": self.state.batches.run_materialise,
-            "salvage": self._ingestion.salvage.run,
+            "bisection": self._ingestion.bisection.run,
         }
 
     def _edge_tasks(self) -> Tasks:
@@ -189,9 +189,9 @@ class Node:
         """Wait for acknowledged events to come to their end; the next start finishes those that do not in time."""
         ingest = self._ingestion.ingest
         with trio.move_on_after(self._settings.overlay_shutdown_grace_s):
-            while ingest.unsettled:  # noqa: ASYNC110  # a count, polled for seconds once in the life of a node
+            while ingest.admission.unsettled:  # noqa: ASYNC110  # a count, polled for seconds once in the life of a node
                 await trio.sleep(DRAIN_POLL_S)
-        log.info("node.drained", left=ingest.unsettled)
+        log.info("node.drained", left=ingest.admission.unsettled)
 
 
 def _start(nursery: trio.Nursery, tasks: Tasks) -> None:

@@ -57,7 +57,7 @@ class Health:
             self._metrics.worked(processor.since_last())
             self._metrics.observe(
                 inbox=self._driver.depth,
-                unsettled=self._ingest.unsettled,
+                unsettled=self._ingest.admission.unsettled,
                 connected=connected,
                 subscribers=self._feed.stats.subscriptions,
                 stages=stages,

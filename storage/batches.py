@@ -19,7 +19,6 @@ class NewBatch:
 
     Attributes:
         payload: The records, newline-joined, as a zstd frame.
-        records: The records one by one: canonical JSON, what ``raw_data`` holds.
         record_hashes: 64 hex digits each.
         versions: 1 for a new event; a greater number supersedes the version before.
         holders: Identity keys of the nodes that are to keep it too.
@@ -37,12 +36,8 @@ class NewBatch:
     payload: bytes
     received_ms: int
     event_ids: list[str]
-    external_ids: list[str | None]
-    event_types: list[str]
-    records: list[bytes]
     record_hashes: list[str]
     versions: list[int]
-    job_id: str
     holders: tuple[bytes, ...] = ()
 
 

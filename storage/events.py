@@ -12,12 +12,17 @@ from storage.event_rows import write_events
 
 @attrs.frozen(kw_only=True)
 class KnownVersion:
-    """A version of an event that is stored; ``record_hash`` 64 hex digits, ``previous`` that of the one before."""
+    """A version of an event that is stored; ``record_hash`` 64 hex digits, ``previous`` that of the one before.
+
+    ``level`` and ``quorum`` are those of its batch.
+    """
 
     version: int
     record_hash: str
     previous: str | None
     batch_id: str
+    level: int
+    quorum: int
 
 
 @attrs.frozen(kw_only=True)
@@ -54,16 +59,26 @@ def find_known(connection: psycopg.Connection, event_ids: Sequence[str]) -> dict
     """The stored versions of each event, oldest first; events that are not stored are absent."""
     digests = [bytes.fromhex(event_id.removeprefix("event_")) for event_id in event_ids]
     rows = connection.execute(
-        """SELECT 'event_' || encode(i.event_digest, 'hex'), i.version, encode(i.record_hash, 'hex'), b.batch_id
+        """SELECT 'event_' || encode(i.event_digest, 'hex'), i.version, encode(i.record_hash, 'hex'), b.batch_id,
+                  b.level, b.quorum
            FROM event_index i JOIN batches b ON b.number = i.batch
            WHERE i.event_digest = ANY(%b) ORDER BY i.event_digest, i.version""",
         (digests,),
     ).fetchall()
     known: dict[str, list[KnownVersion]] = {}
-    for event_id, version, record_hash, batch_id in rows:
+    for event_id, version, record_hash, batch_id, level, quorum in rows:
         versions = known.setdefault(event_id, [])
         previous = versions[-1].record_hash if versions else None
-        versions.append(KnownVersion(version=version, record_hash=record_hash, previous=previous, batch_id=batch_id))
+        versions.append(
+            KnownVersion(
+                version=version,
+                record_hash=record_hash,
+                previous=previous,
+                batch_id=batch_id,
+                level=level,
+                quorum=quorum,
+            )
+        )
     return known
 
 

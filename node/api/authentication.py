@@ -115,12 +115,12 @@ class Gate:
         return await read_body(request, self._services.settings.body_timeout_s, HANDSHAKE_BYTES_MAX)
 
     async def _body(self, rule: Rule) -> bytes:
-        """The body, whose signature comes before anything else; what is ingested takes its room at once."""
+        """The body, whose signature comes before anything else; what is ingested is counted at once."""
         settings = self._services.settings
         bytes_max = settings.body_bytes_max if rule.body_bytes_max is None else rule.body_bytes_max
         if request.endpoint == INGEST:
-            g.room = self._services.ingest.room()
-        return await read_body(request, settings.body_timeout_s, bytes_max, g.get("room"))
+            g.budget = self._services.ingest.admission.budget()
+        return await read_body(request, settings.body_timeout_s, bytes_max, g.get("budget"))
 
     async def _prove(self, form: AuthenticationForm, signed: HttpRequest, rule: Rule, endpoint: str | None) -> None:
         key, size = self._services.key, len(signed.body)
@@ -200,7 +200,7 @@ def register(app: Quart, services: Services) -> None:
 
     @app.teardown_request
     async def release(_: BaseException | None) -> None:
-        with g.pop("room", None) or nullcontext():
+        with g.pop("budget", None) or nullcontext():
             pass  # taken for a body that no route came to use
 
 

@@ -34,10 +34,10 @@ def routes(services: Services) -> Blueprint:
         if streams.takes(request, form):
             return await streams.respond(request, form)
         started_s = trio.current_time()
-        with g.pop("room", None) or services.ingest.room() as room:
-            body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, room)
+        with g.pop("budget", None) or services.ingest.admission.budget() as budget:
+            body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, budget)
             if HEADER in request.headers:
-                return await ingest_once(services, request, form=form, body=body, room=room, started_s=started_s)
+                return await ingest_once(services, request, form=form, body=body, budget=budget, started_s=started_s)
             answer = await services.ingest.submit(body, form=form, caller=g.caller.identity, started_s=started_s)
         return await acknowledgement(answer, minimal=wants_minimal(request))
 

@@ -35,12 +35,12 @@ class IngestStreams:
     async def respond(self, asked: Request, form: RequestEncoding) -> Response:
         """Raises TooManyStreamsError, and what keeps the first piece from being taken."""
         request = cast(PacedRequest, asked)
-        room = self._services.ingest.room()
+        budget = self._services.ingest.admission.budget()
         stream = LineStream(
             ingest=self._services.ingest,
             body=request.body,
             form=form,
-            room=room,
+            budget=budget,
             describe=_describe,
             idle_s=self._services.settings.ingest_idle_s,
         )

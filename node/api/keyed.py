@@ -9,8 +9,8 @@ from quart import Request, Response, g
 
 from node.api.acknowledging import acknowledgement, wants_minimal
 from node.api.services import Services
+from node.ingest.admission_control import ByteBudget
 from node.ingest.idempotency import Asked, digest, read_key
-from node.ingest.pipeline import Room
 from node.worker.parsing.bodies import RequestEncoding
 from storage.idempotency import Kept
 
@@ -21,9 +21,9 @@ INLINE_BYTES_MAX: Final = 128 * 1024  # a longer body is hashed on a thread
 
 
 async def ingest_once(
-    services: Services, asked: Request, *, form: RequestEncoding, body: bytes, room: Room, started_s: float
+    services: Services, asked: Request, *, form: RequestEncoding, body: bytes, budget: ByteBudget, started_s: float
 ) -> Response:
-    """The answer to an ingest request with a key; ``room`` goes over to it.
+    """The answer to an ingest request with a key; ``budget`` goes over to it.
 
     Raises:
         InvalidIdempotencyKeyError, KeyInUseError, KeyReusedError. And what ``Ingest.submit`` raises.
@@ -35,7 +35,7 @@ async def ingest_once(
     fingerprint = call() if len(body) <= INLINE_BYTES_MAX else await trio.to_thread.run_sync(call)
 
     async def carry_out() -> Kept:
-        with room.moved():
+        with budget.transfer():
             answer = await services.ingest.submit(body, form=form, caller=identity, started_s=started_s)
         response = await acknowledgement(answer, minimal=minimal)
         return Kept(

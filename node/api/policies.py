@@ -33,7 +33,7 @@ def routes(services: Services) -> Blueprint:
         if encoded or not (yaml or request.mimetype == JSON_TYPE):
             raise UnsupportedMediaType
         body = await read_body(request, timeout_s, POLICY_BYTES_MAX)
-        value = await services.ingest.try_out(partial(read_policy, body, yaml=yaml))
+        value = await services.ingest.run_beside(partial(read_policy, body, yaml=yaml))
         kept = await database.run(partial(policies.store, policy=value))
         response = answer(kept.to_json(), 201)
         response.headers["Location"] = f"/overlay/policies/{kept.policy_hash}"
@@ -52,7 +52,7 @@ def routes(services: Services) -> Blueprint:
                 "/events: is no array of events", field="/events", remedy=f"send 1 to {EVENTS_PER_BATCH_MAX} events"
             )
         try:
-            return answer(await services.ingest.try_out(partial(trial_document, document, events)))
+            return answer(await services.ingest.run_beside(partial(trial_document, document, events)))
         except MalformedError as error:
             raise ClientFault(str(error), field="/events") from error
 

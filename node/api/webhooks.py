@@ -24,8 +24,8 @@ def routes(services: Services) -> Blueprint:
         endpoint = await webhooks.endpoint(source_id)
         if not endpoint.is_proven and not access.permits(g.caller, Need.SEND):
             raise access.refusal(g.caller, Need.SEND)
-        with services.ingest.room() as room:
-            body = await read_body(request, settings.body_timeout_s, bytes_max, room)
+        with services.ingest.admission.budget() as budget:
+            body = await read_body(request, settings.body_timeout_s, bytes_max, budget)
             found = await webhooks.receive(
                 endpoint,
                 body,

@@ -8,7 +8,7 @@ import trio
 from quart import Request, Response, Websocket, g
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
-from node.ingest.pipeline import Room
+from node.ingest.admission_control import ByteBudget
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault
 from protocols.limits import BEEF_BYTES_MAX
@@ -39,21 +39,21 @@ def require_json(request: Request) -> None:
         raise UnsupportedMediaType
 
 
-async def read_body(request: Request, timeout_s: float, bytes_max: int, room: Room | None = None) -> bytes:
+async def read_body(request: Request, timeout_s: float, bytes_max: int, budget: ByteBudget | None = None) -> bytes:
     """Read a body whole, counting its bytes as they come; one read for authentication is not read again.
 
     Raises:
         RequestEntityTooLarge: Past ``bytes_max``; nothing more of it is kept.
         RequestTimeout: It did not arrive within ``timeout_s``.
-        OverloadedError: ``room`` is full.
+        OverloadedError: ``budget`` is used up.
     """
     if "body" in g:
         return _within(g.body, bytes_max)
     declared = request.content_length
     if declared is not None and declared > bytes_max:
         raise RequestEntityTooLarge
-    if room is not None and declared is not None:
-        room.take(declared)
+    if budget is not None and declared is not None:
+        budget.take(declared)
     parts: list[bytes] = []
     size = 0
     with trio.move_on_after(timeout_s):
@@ -62,8 +62,8 @@ async def read_body(request: Request, timeout_s: float, bytes_max: int, room: Ro
             if size > bytes_max:
                 parts.clear()
                 raise RequestEntityTooLarge
-            if room is not None and declared is None:
-                room.take(len(part))
+            if budget is not None and declared is None:
+                budget.take(len(part))
             parts.append(part)
         return b"".join(parts)
     raise RequestTimeout

@@ -1,6 +1,6 @@
-"""What to do with a group of admitted requests: pure. Duplicates, versions and conflicts; then batches.
+"""Plans the batches of a group of admitted requests: pure. Duplicates, versions and conflicts; then batches.
 
-Events are compared by what they say, not by when they came: a body equal to *any* known version of its event
+Events are compared by their content, not by when they came: a body equal to *any* known version of its event
 is a duplicate; a different one is a new version or a conflict, by the policy of its source. No batch holds an
 event twice, so that a batch's events can be written with one statement.
 """
@@ -20,7 +20,7 @@ CONFLICT_REMEDY: Final = "send it under an external id of its own, or set the so
 
 @attrs.frozen(kw_only=True)
 class Terms:
-    """Under what a request's events are certified. Equal terms can share a batch."""
+    """How events are certified. Events of equal terms can share a batch."""
 
     source_id: str
     policy_hash: bytes
@@ -34,20 +34,29 @@ class Terms:
 
 @attrs.frozen(kw_only=True)
 class Version:
-    """A version of an event: stored in ``batch_id``, or about to be, in the draft of that number."""
+    """A version of an event: stored in ``batch_id``, or about to be, in the draft of that number.
+
+    Attributes:
+        previous: Record hash of the version before; None for the first.
+        level, quorum: Of its batch.
+    """
 
     number: int
     record_hash: str
     previous: str | None
+    level: Level
+    quorum: int
     batch_id: str = ""
     draft: int = -1
 
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """An admitted request with its terms. ``number`` tells it from the others of its group.
+    """An admitted request with its terms.
 
-    ``raised`` holds the terms of the events that want others than the request's, by their row.
+    Attributes:
+        number: Its place in its group.
+        raised: The terms of the events whose level the policy raised, by their row.
     """
 
     number: int
@@ -56,25 +65,23 @@ class Request:
     raised: Mapping[int, Terms] = attrs.Factory(dict)
 
     def terms_of(self, row: int) -> Terms:
-        """The terms of one event: its policy may want a higher level for it than for the rest."""
+        """The terms of one event."""
         return self.raised.get(row, self.terms)
 
 
 @attrs.frozen(kw_only=True)
 class Draft:
-    """A batch to be: columns of its records, in batch order."""
+    """A planned batch: columns of its records, in batch order."""
 
     terms: Terms
     event_ids: list[str]
-    external_ids: list[str | None]
-    event_types: list[str]
     lines: list[bytes]
     hashes: list[str]
     versions: list[int]
 
 
 @attrs.frozen(kw_only=True)
-class Sorted:
+class Classification:
     """What becomes of a request's events: columns parallel to those of ``Admitted``.
 
     Attributes:
@@ -91,7 +98,7 @@ class Sorted:
 
 
 class Planner:
-    """Sorts the requests of one group in their order and lays out the batches."""
+    """Classifies the events of one group's requests, in their order, and lays out the batches."""
 
     def __init__(self, known: Mapping[str, Sequence[Version]], *, batch_events: int, coalesce: bool) -> None:
         """Args:
@@ -106,9 +113,9 @@ class Planner:
         self._bytes: list[int] = []
         self.drafts: list[Draft] = []
 
-    def take(self, request: Request) -> Sorted:
-        """Sort one request's events into the drafts."""
-        result = Sorted(statuses=[], drafts=[], known=[], conflicts=[], versions=0)
+    def take(self, request: Request) -> Classification:
+        """Classify one request's events and enter the new ones in the drafts."""
+        result = Classification(statuses=[], drafts=[], known=[], conflicts=[], versions=0)
         versions = 0
         admitted = request.admitted
         for row, (event_id, line, digest) in enumerate(
@@ -131,7 +138,7 @@ class Planner:
         return attrs.evolve(result, versions=versions)
 
     def _ingest(
-        self, request: Request, result: Sorted, row: int, record: tuple[bytes, str], before: Version | None
+        self, request: Request, result: Classification, row: int, record: tuple[bytes, str], before: Version | None
     ) -> Version:
         line, digest = record
         version = 1 if before is None else before.number + 1
@@ -139,14 +146,19 @@ class Planner:
         number = self._draft_for(request, row, len(line))
         draft = self.drafts[number]
         draft.event_ids.append(admitted.event_ids[row])
-        draft.external_ids.append(admitted.external_ids[row])
-        draft.event_types.append(admitted.event_types[row])
         draft.lines.append(line)
         draft.hashes.append(digest)
         draft.versions.append(version)
         _note(result, "ingested", number, None)
         previous = None if before is None else before.record_hash
-        return Version(number=version, record_hash=digest, previous=previous, draft=number)
+        return Version(
+            number=version,
+            record_hash=digest,
+            previous=previous,
+            level=draft.terms.level,
+            quorum=draft.terms.quorum,
+            draft=number,
+        )
 
     def _draft_for(self, request: Request, row: int, line_bytes: int) -> int:
         """The open draft of these terms and this type of event, or a new one where it is full or holds the event
@@ -164,17 +176,7 @@ class Planner:
             if terms.stateful:  # events of the source stay in their order: nothing goes into an earlier batch now
                 self._open = {each: kept for each, kept in self._open.items() if each[0].source_id != terms.source_id}
             number = self._open[key] = len(self.drafts)
-            self.drafts.append(
-                Draft(
-                    terms=terms,
-                    event_ids=[],
-                    external_ids=[],
-                    event_types=[],
-                    lines=[],
-                    hashes=[],
-                    versions=[],
-                )
-            )
+            self.drafts.append(Draft(terms=terms, event_ids=[], lines=[], hashes=[], versions=[]))
             self._members.append(set())
             self._bytes.append(0)
         self._members[number].add(event_id)
@@ -182,14 +184,14 @@ class Planner:
         return number
 
 
-def _note(result: Sorted, status: str, draft: int, known: Version | None) -> None:
+def _note(result: Classification, status: str, draft: int, known: Version | None) -> None:
     result.statuses.append(status)
     result.drafts.append(draft)
     result.known.append(known)
 
 
 def _same_content(known: Sequence[Version], line: bytes, digest: str) -> Version | None:
-    """The version that says the same. A later version's record names the one before, so ours is made to."""
+    """The version with the same content. The record of a later version names the one before: so does ours then."""
     for version in known:
         mine = digest if version.previous is None else record_hash(with_previous(line, version.previous))
         if mine == version.record_hash:

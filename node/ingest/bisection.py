@@ -1,4 +1,4 @@
-"""A dead batch whose roles end their worker: bisected until the events that do it are found.
+"""Finds the events of a dead batch that end every worker, by bisection.
 
 Those become a dead batch of their own, which can be replayed once the cause is mended; the others become a batch that
 is processed like any other; and the batch they came in is ``split``.
@@ -13,13 +13,13 @@ import structlog
 import trio
 
 from agents.memory import EMPTY_CONTEXT
-from node.ingest.group_commit import CommittedBatch, GroupWriter, Split
+from node.ingest.batch_rows import CommittedBatch
+from node.ingest.batch_split import BatchSplit, BatchSplitter
 from node.network.content_exchange import ContentExchange
 from node.runtime.clock import clock_ms
 from node.runtime.workers import WorkerCrashedError, Workers, WorkerTimeoutError
 from node.worker import compute
 from protocols.errors import OverlayError, WorldFault
-from protocols.messages import Manifest
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage import batches
 from storage.database import Database
@@ -31,51 +31,57 @@ PROBES_MAX: Final = 128  # runs of parts of one batch: several bad events among 
 PROBE_S_MIN: Final = 2.0
 
 
-class Salvage:
-    """Looks at every batch that died on this node."""
+class Bisection:
+    """Examines every batch that died on this node, one after the other."""
 
     def __init__(
         self,
         *,
-        network: str,
         database: Database,
+        network: str,
         workers: Workers,
-        writer: GroupWriter,
-        library: ContentExchange,
-        tell: Callable[[Stimulus], Awaitable[None]],
+        splitter: BatchSplitter,
+        contents: ContentExchange,
+        submit: Callable[[Stimulus], Awaitable[None]],
         unsettle: Callable[[int], None],
         timeout_s: float,
     ) -> None:
+        """Args:
+        submit: Gives a stimulus to the driver.
+        unsettle: Counts events in that wait for their end again.
+        timeout_s: What the roles may take over a whole batch.
+        """
         self._network = network
         self._database = database
         self._workers = workers
-        self._writer = writer
-        self._library = library
-        self._tell = tell
+        self._splitter = splitter
+        self._contents = contents
+        self._submit = submit
         self._unsettle = unsettle
         self._timeout_s = timeout_s
         self._send, self._receive = trio.open_memory_channel[str](QUEUE_MAX)
 
-    def died(self, batch_id: str) -> None:
-        """Have a batch looked at; past the bound of those that wait it stays dead, whole."""
+    def enqueue(self, batch_id: str) -> None:
+        """Queue a dead batch. Where ``QUEUE_MAX`` wait already it stays dead as a whole."""
         try:
             self._send.send_nowait(batch_id)
         except trio.WouldBlock:
-            log.warning("salvage.too_many", batch=batch_id)
+            log.warning("bisection.queue_full", batch=batch_id)
 
     async def run(self) -> None:
+        """Examine batch after batch until cancelled."""
         async for batch_id in self._receive:
             try:
-                await self._look_at(batch_id)
+                await self._examine(batch_id)
             except WorldFault as fault:
-                log.warning("salvage.failed", batch=batch_id, why=str(fault))
+                log.warning("bisection.failed", batch=batch_id, reason=str(fault))
 
-    async def _look_at(self, batch_id: str) -> None:
+    async def _examine(self, batch_id: str) -> None:
         row = await self._database.run(partial(batches.get, batch_id=batch_id))
         packed = await self._database.run(partial(batches.payload, batch_id=batch_id))
         if row is None or packed is None or row.state != "dead":
             return
-        policy = await self._library.policy(row.policy_hash, self._library.identity)
+        policy = await self._contents.policy(row.policy_hash, self._contents.identity)
         if policy is None:
             return
         lines = compute.unpack(packed).split(b"\n")
@@ -83,17 +89,17 @@ class Salvage:
         bad = await search.bad(lines, 0) if len(lines) > 1 else []
         if not bad or search.left <= 0:
             return
-        split = partial(self._writer.split, batch_id=batch_id, bad=frozenset(bad), now_ms=clock_ms())
+        split = partial(self._splitter.split, batch_id=batch_id, bad=frozenset(bad), now_ms=clock_ms())
         found = await self._database.run(split)
         if found is not None:
-            await self._go_on(batch_id, found)
+            await self._resume(batch_id, found)
 
-    async def _go_on(self, batch_id: str, split: Split) -> None:
+    async def _resume(self, batch_id: str, split: BatchSplit) -> None:
+        """Have the part without the bad events processed."""
         log.warning("batch.split", batch=batch_id, dead=split.dead, events=split.bad, rest=split.rest_id)
         if split.rest is not None:
-            manifest: Manifest = split.rest.manifest.message
-            self._unsettle(manifest.events)
-            await self._tell(_told(split.rest))
+            self._unsettle(split.rest.manifest.message.events)
+            await self._submit(_committed(split.rest))
 
     async def _ends_workers(self, source_id: str, policy: bytes, whole: int, lines: Sequence[bytes]) -> bool:
         """Whether the roles over these records end their worker, or take far longer than their share."""
@@ -110,20 +116,25 @@ class Salvage:
             await self._workers.probe(call, max(PROBE_S_MIN, self._timeout_s * len(lines) / whole))
         except (WorkerCrashedError, WorkerTimeoutError):
             return True
-        except OverlayError:  # it fails, and says why: that is no reason to take it apart
+        except OverlayError:  # an error that the roles report is no reason to split the batch
             return False
         return False
 
 
 @attrs.define
 class Search:
-    """Halves, and halves of those that are bad, with a bound on the runs."""
+    """Halves, and halves of those that are bad, with a bound on the runs.
+
+    Attributes:
+        probe: Whether records are bad together.
+        left: Probes that may still be run. At 0 or less after a search its result may be incomplete.
+    """
 
     probe: Callable[[Sequence[bytes]], Awaitable[bool]]
     left: int
 
     async def bad(self, lines: Sequence[bytes], start: int) -> list[int]:
-        """The places of the records that are bad by themselves."""
+        """The positions of the records that are bad by themselves, ascending; the first record is at ``start``."""
         self.left -= 1
         if self.left < 0 or not await self.probe(lines):
             return []
@@ -133,7 +144,7 @@ class Search:
         return await self.bad(lines[:half], start) + await self.bad(lines[half:], start + half)
 
 
-def _told(batch: CommittedBatch) -> BatchCommitted:
+def _committed(batch: CommittedBatch) -> BatchCommitted:
     return BatchCommitted(
         now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful, holders=batch.holders, recovered=False
     )

@@ -1,8 +1,8 @@
 """A body without an end: lines are taken in piece by piece, and each piece is acknowledged once it is durable.
 
-Nothing is read while the node is full, so the sender waits by TCP's own means. Many clients read nothing of an
-answer before they have sent all of their request: acknowledgements that nobody takes are put together, so that
-such a client never waits for a node that waits for it.
+Nothing is read while the node is full, so TCP makes the sender wait. Many clients read nothing of an answer before
+they have sent their whole request: acknowledgements that are not read are merged, so that such a client never waits
+for a node that waits for it.
 """
 
 from collections import deque
@@ -15,7 +15,8 @@ import orjson
 import structlog
 import trio
 
-from node.ingest.pipeline import Ingest, OverloadedError, Room
+from node.ingest.admission_control import ByteBudget, OverloadedError
+from node.ingest.pipeline import Ingest
 from node.ingest.responses import REJECTED, IngestAnswer, render_lines
 from node.runtime.workers import WorkersBusyError
 from node.worker.parsing.bodies import RequestEncoding
@@ -27,14 +28,14 @@ log = structlog.get_logger(__name__)
 
 PIECE_EVENTS_MAX: Final = 1_000
 PIECE_BYTES_MAX: Final = 1024 * 1024
-QUIET_S: Final = 0.2  # without news: what is there goes
-LINGER_S: Final = 1.0  # the oldest line waits no longer, however steadily others trickle in
+QUIET_S: Final = 0.2  # without further bytes: the lines that were received are submitted
+LINGER_S: Final = 1.0  # the oldest line waits no longer, however steadily others arrive
 IDLE_S: Final = 60.0
 FULL_S: Final = 0.5
-HELD_UP_S: Final = 300.0  # a node that is full for longer says so, and ends the stream
-LAST_WORD_S: Final = 2.0  # for the client to read why its stream ends, before the connection goes
-PENDING_MAX: Final = 16  # acknowledgements that the client has not taken; more become one
-REJECTIONS_MAX: Final = 1_000  # that such a one names
+FULL_MAX_S: Final = 300.0  # after so long a full node ends the stream with an error
+LAST_LINE_S: Final = 2.0  # for the client to read why its stream ends, before the connection is closed
+PENDING_MAX: Final = 16  # acknowledgements that the client has not read; more are merged into one
+REJECTIONS_MAX: Final = 1_000  # listed in a merged acknowledgement
 COUNTS: Final = ("accepted", "duplicates", "rejected", "versions")
 
 
@@ -46,7 +47,7 @@ class StreamIdleError(ClientFault):
 
 @attrs.define(kw_only=True)
 class Progress:
-    """What became of a stream. ``acknowledged``: the last line that is durable, or refused."""
+    """The counts of a stream so far. ``acknowledged``: the last line that is durable, or rejected."""
 
     acknowledged: int = 0
     counts: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(COUNTS, 0))
@@ -66,22 +67,22 @@ class LineStream:
         ingest: Ingest,
         body: AsyncIterator[bytes],
         form: RequestEncoding,
-        room: Room,
+        budget: ByteBudget,
         describe: Callable[[OverlayError], dict[str, Any]],
         idle_s: float = IDLE_S,
     ) -> None:
         """Args:
-        body: Its parts as they come, each of bounded size; they are asked for one at a time.
+        body: Its parts as they come, each of bounded size; they are requested one at a time.
         form: Of each piece; ``coding`` is that of the whole.
-        room: Where the bytes that are held are counted.
-        describe: A fault as the client is told it, JSON values.
-        idle_s: How long the client may say nothing.
+        budget: Where the bytes that are held are counted.
+        describe: The problem document of an error, JSON values.
+        idle_s: How long the client may send nothing.
         """
-        limits = ingest.limits
+        limits = ingest.admission.limits
         self._ingest = ingest
         self._body = body
         self._form = attrs.evolve(form, coding="identity")
-        self._room = room
+        self._budget = budget
         self._describe = describe
         self._idle_s = idle_s
         self._line_bytes_max = min(limits.event_bytes_max, limits.body_bytes_max)
@@ -102,7 +103,7 @@ class LineStream:
         self._is_over = False
 
     async def begin(self) -> None:
-        """Take the first piece in: what is wrong with a stream as a whole shows here, before it is answered.
+        """Take the first piece in: errors that concern the whole stream are raised here, before it is answered.
 
         Raises:
             StreamIdleError: No line came. OverloadedError: The node is full. And what ``Ingest.submit`` raises.
@@ -111,16 +112,16 @@ class LineStream:
         self._has_begun = True
 
     async def run(self) -> None:
-        """Take the rest in, until the body ends or something fails; ``answer`` then comes to its end."""
+        """Take the rest in, until the body ends or an error ends the stream; ``answer`` then ends too."""
         try:
             while await self._take_next():
                 pass
-            self._say({"done": True, "lines": self._gatherer.number, **attrs.asdict(self._progress)})
+            self._emit({"done": True, "lines": self._gatherer.number, **attrs.asdict(self._progress)})
         except OverlayError as fault:
             log.info("ingest.stream_ended", why=str(fault), code=fault.code, acknowledged=self._progress.acknowledged)
-            self._say({"done": False, **attrs.asdict(self._progress), "problem": self._describe(fault)})
+            self._emit({"done": False, **attrs.asdict(self._progress), "problem": self._describe(fault)})
             self.close()
-            await self._hear_out()
+            await self._drain_body()
         finally:
             self.close()
             self._is_over = True
@@ -135,17 +136,17 @@ class LineStream:
                 await self._news.wait()
 
     def close(self) -> None:
-        """Give the room back."""
-        self._room.hold(0)
+        """Release the bytes that are counted."""
+        self._budget.resize(0)
 
-    async def _hear_out(self) -> None:
-        """Read on for a moment: a connection that is closed on unread bytes takes the last line with it."""
-        with trio.move_on_after(LAST_WORD_S):
+    async def _drain_body(self) -> None:
+        """Read on for a moment: closing a connection on unread bytes would lose the last line of the answer."""
+        with trio.move_on_after(LAST_LINE_S):
             async for _ in self._body:
                 pass
 
     async def _take_next(self) -> bool:
-        """Take a piece in. False where there is no more."""
+        """Take the next piece in. False at the end of the body."""
         while not self._ready and not self._has_ended:
             await self._gather()
         if not self._ready:
@@ -153,15 +154,15 @@ class LineStream:
         piece = self._ready.popleft()
         document = await self._submitted(piece)
         self._progress.add(piece.last, document["counts"])
-        self._say({"lines": [piece.first, piece.last], **document})
-        self._room.hold(self._held)
+        self._emit({"lines": [piece.first, piece.last], **document})
+        self._budget.resize(self._held)
         return True
 
     async def _submitted(self, piece: Piece) -> dict[str, Any]:
-        """A piece's events, taken in: what became of them."""
+        """Submit a piece's events; the acknowledgement of the piece."""
         document: dict[str, Any] = {"counts": dict.fromkeys(COUNTS, 0), "rejections": [], "batches": []}
         if piece.lines:
-            answer = await self._waiting(partial(self._ingest.submit, piece.body, form=self._form))
+            answer = await self._submit_when_possible(partial(self._ingest.submit, piece.body, form=self._form))
             document = render_lines(answer, piece.numbers)
         for number in piece.too_long:
             document["rejections"].append(self._too_long(number))
@@ -173,9 +174,9 @@ class LineStream:
         reason = f"the line has more than {self._line_bytes_max} bytes"
         return {"line": number, "code": REJECTED, "field": "", "reason": reason, "remedy": "send smaller events"}
 
-    async def _waiting(self, submit: Callable[[], Awaitable[IngestAnswer]]) -> IngestAnswer:
-        """An answer, once the node has room: before the first the client is told, later it waits."""
-        deadline_s = trio.current_time() + HELD_UP_S
+    async def _submit_when_possible(self, submit: Callable[[], Awaitable[IngestAnswer]]) -> IngestAnswer:
+        """The answer, once the node has capacity. At the first piece a full node raises; later the stream waits."""
+        deadline_s = trio.current_time() + FULL_MAX_S
         while True:
             try:
                 answer = await submit()
@@ -187,18 +188,18 @@ class LineStream:
                 return answer
 
     async def _gather(self) -> None:
-        """One step: a part of the body, or the silence after one, becomes pieces or nothing yet."""
+        """One step: read a part of the body, or wait for one, and make pieces of what is complete."""
         text = next(self._texts, None)
         if text is not None:
             self._ready.extend(self._gatherer.feed(text))
-            await trio.lowlevel.checkpoint()  # a part of little may stand for much
+            await trio.lowlevel.checkpoint()  # a small compressed part may hold many lines
         else:
             await self._read()
         if not self._gatherer.has_lines:
             self._oldest_s = trio.current_time()
         elif not self._ready and trio.current_time() - self._oldest_s >= LINGER_S:
             self._flush()
-        await self._find_room()
+        await self._count_held()
 
     async def _read(self) -> None:
         waits_s = self._idle_s
@@ -214,7 +215,9 @@ class LineStream:
             else:
                 self._texts = self._unpacker.feed(part)
         if patience.cancelled_caught and not self._flush():
-            raise StreamIdleError(f"nothing came for {self._idle_s:g} s", remedy="go on after 'acknowledged'")
+            raise StreamIdleError(
+                f"no bytes were received for {self._idle_s:g} s", remedy="continue after the line `acknowledged`"
+            )
 
     def _flush(self) -> bool:
         piece = self._gatherer.flush()
@@ -226,21 +229,21 @@ class LineStream:
     def _held(self) -> int:
         return self._gatherer.held + sum(len(line) for piece in self._ready for line in piece.lines)
 
-    async def _find_room(self) -> None:
-        """Have what is held counted in; where it does not fit, send what can go, or wait."""
-        deadline_s = trio.current_time() + HELD_UP_S
+    async def _count_held(self) -> None:
+        """Count the bytes that are held; where they do not fit, submit what is complete, or wait."""
+        deadline_s = trio.current_time() + FULL_MAX_S
         while True:
             try:
-                self._room.hold(self._held)
+                self._budget.resize(self._held)
                 return
             except OverloadedError:
                 if not self._has_begun or trio.current_time() >= deadline_s:
                     raise
                 if self._ready or self._flush():
-                    return  # they are in memory as it is; taking them in makes room
+                    return  # they are in memory already; submitting them frees it
                 await trio.sleep(FULL_S)
 
-    def _say(self, document: dict[str, Any]) -> None:
+    def _emit(self, document: dict[str, Any]) -> None:
         if len(self._pending) >= PENDING_MAX and "lines" in document and "done" not in document:
             document = _merged([*self._pending, document])
             self._pending.clear()
@@ -250,7 +253,7 @@ class LineStream:
 
 
 def _merged(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Acknowledgements of lines that follow each other as one. Batches and receipts are left out."""
+    """Merge acknowledgements of consecutive lines. Batches and receipts are left out."""
     rejections = [rejection for document in documents for rejection in document["rejections"]]
     return {
         "lines": [documents[0]["lines"][0], documents[-1]["lines"][1]],

@@ -1,31 +1,37 @@
 """The one way in: bytes to committed batches, whatever the source.
 
-A request is admitted in a worker process; then a single committer takes everything that waits as one group:
-one thread, one transaction, one flush to disk for all of it. Only then are the requests answered and is the
-driver told. So the commit rate follows the disk, and the batch size follows the load.
+A request is parsed in a worker process; then a single committer takes everything that waits as one group: one
+thread, one transaction, one flush to disk for all of it. Only then are the requests answered and does the driver get
+the batches. So the commit rate follows the disk, and the batch size follows the load.
+
+Where the policy of a request's source has level rules, the commit finds that out and gives the request back; its
+events' levels are evaluated in a worker process, and it is queued again with them. The next request of that source
+has its levels evaluated first.
 """
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 import structlog
 import trio
 
-from node.ingest.group_commit import Committed, Decision, Group, GroupWriter, Pending, Reading
+from node.ingest.admission_control import AdmissionControl, IngestLimits
+from node.ingest.batch_rows import CommittedBatch
+from node.ingest.group_commit import Committed, GroupWriter, Outcome, RequestGroup
 from node.ingest.replication import Replications
+from node.ingest.requests import EventLevels, LevelsNeeded, QueuedRequest, SourceRead
 from node.ingest.responses import IngestAnswer
 from node.runtime.caches import BytesCache
 from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
+from node.runtime.event_levels import event_levels
 from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import PLAIN, RawEvent, RequestEncoding, admit_form, admit_read
-from protocols.errors import ClientFault, WorldFault
-from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
+from protocols.errors import WorldFault
 from protocols.messages import IdentityKey, Level
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage import sources
@@ -39,17 +45,9 @@ GROUP_REQUESTS_MAX: Final = 256
 GROUP_EVENTS_MAX: Final = 10_000
 WAITING_MAX: Final = 1_024
 REPLICATE_S: Final = 10.0
-HEAD_BYTES: Final = 512  # of what is no event, kept to be looked at
-
-
-class OverloadedError(ClientFault):
-    """The node holds as much unfinished work as it may. Field ``retryAfter``, seconds."""
-
-    code = "overloaded"
-
-
-class IngestionDisabledError(ClientFault):
-    code = "ingestion-disabled"
+HEAD_BYTES: Final = 512  # of an event that is rejected, kept for the operator
+LEVEL_POLICIES_BYTES_MAX: Final = 8 * 1024 * 1024
+LEVEL_ROUNDS_MAX: Final = 4  # each but the first for a policy that the source was given meanwhile
 
 
 class NotReplicatedError(WorldFault):
@@ -58,31 +56,20 @@ class NotReplicatedError(WorldFault):
     code = "not-replicated"
 
 
-class FrontDoor(Protocol):
-    """The worker process that parses requests, apart from those that run roles."""
+class IngestWorkers(Protocol):
+    """Worker processes that parse requests and evaluate level rules, apart from those that run roles."""
 
     async def admit(self, call: Callable[[], T]) -> T: ...
 
-
-@attrs.frozen(kw_only=True)
-class IngestLimits:
-    """How much the node takes in before it answers 429.
-
-    Attributes:
-        bytes_in_flight_max: Bodies being read, parsed or waiting for their commit.
-        body_bytes_max: Largest body, once it is not compressed.
-        unsettled_max: Events acknowledged or waiting, and not yet certified, invalid or dead.
-    """
-
-    enabled: bool = True
-    event_bytes_max: int = EVENT_BYTES_MAX
-    bytes_in_flight_max: int = 64 * 1024 * 1024
-    unsettled_max: int = 100_000
-    body_bytes_max: int = REQUEST_BYTES_MAX
+    async def decide_levels(self, call: Callable[[], T]) -> T: ...
 
 
 class Ingest:
-    """Takes requests in, commits them in groups, answers them."""
+    """Takes requests in, commits them in groups, answers them.
+
+    Attributes:
+        admission: How much is under way, and how much may be.
+    """
 
     def __init__(
         self,
@@ -90,62 +77,34 @@ class Ingest:
         network: str,
         limits: IngestLimits,
         database: Database,
-        front_door: FrontDoor,
+        workers: IngestWorkers,
         writer: GroupWriter,
         payloads: BytesCache[str, bytes],
-        tell: Callable[[Stimulus], Awaitable[None]],
+        submit: Callable[[Stimulus], Awaitable[None]],
         replications: Replications,
         holders: Callable[[], tuple[IdentityKey, ...]],
         shortfall: Callable[[Level, int], str],
         on_answer: Callable[[IngestAnswer, float], None] = lambda answer, seconds: None,
     ) -> None:
         """Args:
+        submit: Gives a stimulus to the driver.
         holders: Peers that could hold a batch now.
         shortfall: What keeps the network from a level and quorum now; empty if nothing does.
-        on_answer: Hears of every request that is committed, with the seconds since its first byte.
+        on_answer: Called for every request that is committed, with the seconds since its first byte.
         """
         self._network = network
-        self._limits = limits
+        self.admission = AdmissionControl(limits)
         self._database = database
-        self._front_door = front_door
+        self._workers = workers
         self._writer = writer
         self._payloads = payloads
-        self._tell = tell
+        self._submit_stimulus = submit
         self._replications = replications
         self._holders = holders
         self._shortfall = shortfall
         self._on_answer = on_answer
-        self._bytes = 0
-        self._unsettled = 0
-        self._send, self._receive = trio.open_memory_channel[Pending](WAITING_MAX)
-
-    @property
-    def limits(self) -> IngestLimits:
-        return self._limits
-
-    @property
-    def bytes_in_flight(self) -> int:
-        return self._bytes
-
-    @property
-    def unsettled(self) -> int:
-        """Events taken in that have no end yet."""
-        return self._unsettled
-
-    def unsettle(self, events: int) -> None:
-        """Count in what an earlier run of the node left unfinished."""
-        self._unsettled += events
-
-    def settle(self, events: int) -> None:
-        """Count out what was certified, found invalid or buried."""
-        self._unsettled = max(0, self._unsettled - events)
-
-    def room(self) -> "Room":
-        """Space for one body, taken as its bytes come and given back when the request ends."""
-        if not self._limits.enabled:
-            raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
-        self.refuse_if_full()
-        return Room(self)
+        self._level_policies = BytesCache[str, tuple[bytes, bytes]](LEVEL_POLICIES_BYTES_MAX)  # hash, document
+        self._send, self._receive = trio.open_memory_channel[QueuedRequest](WAITING_MAX)
 
     async def submit(
         self,
@@ -155,10 +114,10 @@ class Ingest:
         caller: IdentityKey | None = None,
         started_s: float | None = None,
     ) -> IngestAnswer:
-        """Take a request in. Returns once it is committed, flushed to disk and known to the driver.
+        """Take a request in. Returns once it is committed, flushed to disk and given to the driver.
 
         Args:
-            form: How the body says the events.
+            form: How the body is encoded and shaped.
             caller: Identity that the caller proved, or None.
             started_s: When its first byte was read, by trio's clock.
 
@@ -167,27 +126,28 @@ class Ingest:
             WorldFault: It is not known to be committed: repeat it, a duplicate is harmless.
         """
         started_s = trio.current_time() if started_s is None else started_s
+        limits = self.admission.limits
         call = partial(
             admit_form,
             body,
             form,
             network=self._network,
-            event_bytes_max=self._limits.event_bytes_max,
-            body_bytes_max=self._limits.body_bytes_max,
+            event_bytes_max=limits.event_bytes_max,
+            body_bytes_max=limits.body_bytes_max,
         )
-        admitted: Admitted = await self._front_door.admit(call)
+        admitted: Admitted = await self._workers.admit(call)
         del body, call  # from here on the columns stand for it
-        return await self._submit(admitted, caller=caller, reading=None, started_s=started_s)
+        return await self._take_in(admitted, caller=caller, read=None, started_s=started_s)
 
     async def submit_read(
         self,
         source_id: str,
-        said: Sequence[RawEvent],
+        events: Sequence[RawEvent],
         mark: Mapping[str, Any] | None = None,
         *,
         is_proven: bool = False,
     ) -> IngestAnswer:
-        """Take in what a source said that this node reads itself, or that proved itself by the source's own secret.
+        """Take in events of a source that this node reads itself, or that proved itself by its own secret.
 
         Args:
             mark: How far the source is read with this; commits with the events.
@@ -196,41 +156,83 @@ class Ingest:
         Raises: as ``submit``.
         """
         started_s = trio.current_time()
-        if not self._limits.enabled:
-            raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
-        self.refuse_if_full()
-        bytes_max = self._limits.event_bytes_max
-        call = partial(admit_read, tuple(said), source_id=source_id, network=self._network, event_bytes_max=bytes_max)
-        admitted: Admitted = await self._front_door.admit(call)
-        reading = Reading(mark=mark, heads=tuple(each.data[:HEAD_BYTES] for each in said), is_proven=is_proven)
-        return await self._submit(admitted, caller=None, reading=reading, started_s=started_s)
+        self.admission.refuse_unless_open()
+        bytes_max = self.admission.limits.event_bytes_max
+        call = partial(
+            admit_read, tuple(events), source_id=source_id, network=self._network, event_bytes_max=bytes_max
+        )
+        admitted: Admitted = await self._workers.admit(call)
+        read = SourceRead(mark=mark, heads=tuple(each.data[:HEAD_BYTES] for each in events), is_proven=is_proven)
+        return await self._take_in(admitted, caller=None, read=read, started_s=started_s)
 
     async def remember(self, source_id: str, mark: Mapping[str, Any]) -> None:
-        """Write down how far a source is read, where it said nothing."""
+        """Write down how far a source is read, where it sent no events."""
         await self._database.run(partial(sources.set_mark, source_id=source_id, value=mark))
 
-    async def _submit(
-        self, admitted: Admitted, *, caller: IdentityKey | None, reading: Reading | None, started_s: float
+    async def run_beside(self, call: Callable[[], T]) -> T:
+        """Run a call in the process that parses requests."""
+        return await self._workers.admit(call)
+
+    async def run(self) -> None:
+        """Commit group after group until cancelled."""
+        async for first in self._receive:
+            group = [first]
+            events = len(first.admitted.lines)
+            if events < GROUP_EVENTS_MAX:
+                for request in islice(waiting(self._receive), GROUP_REQUESTS_MAX - 1):
+                    group.append(request)
+                    events += len(request.admitted.lines)
+                    if events >= GROUP_EVENTS_MAX:
+                        break
+            await self._commit(group)
+
+    # --- a request's way -------------------------------------------------------------------------------------
+
+    async def _take_in(
+        self, admitted: Admitted, *, caller: IdentityKey | None, read: SourceRead | None, started_s: float
     ) -> IngestAnswer:
-        self.refuse_if_full()
-        pending = Pending(
+        self.admission.refuse_if_full()
+        request = QueuedRequest(
             admitted=admitted,
             caller=caller,
             ingestion_id=f"ingest_{secrets.token_hex(16)}",
             started_s=started_s,
-            reading=reading,
+            read=read,
         )
-        self._unsettled += len(admitted.lines)
+        expected = self._level_policies.get(admitted.source_id)
+        needed = None if expected is None else LevelsNeeded(policy_hash=expected[0], policy=expected[1])
+        for _ in range(LEVEL_ROUNDS_MAX):
+            if needed is not None:
+                request = request.with_levels(await self._evaluate_levels(needed, admitted))
+            outcome = await self._commit_one(request)
+            if not isinstance(outcome, LevelsNeeded):
+                if request.levels is not None and request.levels.policy_hash != outcome.terms.policy_hash:
+                    self._level_policies.drop(admitted.source_id)  # its policy now needs no levels
+                return await self._replicated(outcome)
+            needed = outcome
+            self._level_policies.put(admitted.source_id, (needed.policy_hash, needed.policy))
+        raise WorldFault(
+            f"the policy of the source {admitted.source_id!r} changed while the request was taken in; send it again"
+        )
+
+    async def _evaluate_levels(self, needed: LevelsNeeded, admitted: Admitted) -> EventLevels:
+        levels = await event_levels(self._workers, needed.policy, admitted.lines)
+        return EventLevels(policy_hash=needed.policy_hash, levels=levels)
+
+    async def _commit_one(self, request: QueuedRequest) -> IngestAnswer | LevelsNeeded:
+        """Queue a request and wait for its commit; raises its refusal."""
+        events = len(request.admitted.lines)
+        self.admission.unsettle(events)
         try:
-            await self._send.send(pending)
+            await self._send.send(request)
         except trio.Cancelled:  # the client left before there was a place in the queue
-            self.settle(len(admitted.lines))
+            self.admission.settle(events)
             raise
-        await pending.done.wait()
-        if isinstance(pending.outcome, Exception):
-            raise pending.outcome
-        assert pending.outcome is not None, "a request that is done has an outcome"
-        return await self._replicated(pending.outcome)
+        await request.done.wait()
+        if isinstance(request.outcome, Exception):
+            raise request.outcome
+        assert request.outcome is not None, "a request that is done has an outcome"
+        return request.outcome
 
     async def _replicated(self, answer: IngestAnswer) -> IngestAnswer:
         """The answer once enough peers hold what it acknowledges, the repeats in it too."""
@@ -245,129 +247,56 @@ class Ingest:
             )
         return attrs.evolve(answer, holders=holders_of)
 
-    async def try_out(self, call: Callable[[], T]) -> T:
-        """Run a call beside the requests, in the process that reads them."""
-        return await self._front_door.admit(call)
+    # --- a group's way ---------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Commit group after group until cancelled."""
-        async for first in self._receive:
-            group = [first]
-            events = len(first.admitted.lines)
-            if events < GROUP_EVENTS_MAX:
-                for pending in islice(waiting(self._receive), GROUP_REQUESTS_MAX - 1):
-                    group.append(pending)
-                    events += len(pending.admitted.lines)
-                    if events >= GROUP_EVENTS_MAX:
-                        break
-            await self._commit(group)
-
-    def refuse_if_full(self) -> None:
-        """Raise OverloadedError while as many events wait for their end as may."""
-        if self._unsettled >= self._limits.unsettled_max:
-            raise OverloadedError(
-                f"{self._unsettled} events wait for their certificates, at most {self._limits.unsettled_max} may",
-                retryAfter=2,
-            )
-
-    async def _commit(self, group: Sequence[Pending]) -> None:
-        """Write a group, hand its batches to the driver, then wake its requests."""
-        waiting = sum(len(pending.admitted.lines) for pending in group)
-        group_of = Group(requests=group, holders=self._holders())
-        work = partial(self._writer.write, group=group_of, now_ms=clock_ms())
+    async def _commit(self, requests: Sequence[QueuedRequest]) -> None:
+        """Write a group, give its batches to the driver, then wake its requests."""
+        queued = sum(len(request.admitted.lines) for request in requests)
+        group = RequestGroup(requests=requests, holders=self._holders())
+        write = partial(self._writer.write, group=group, now_ms=clock_ms())
         try:
-            committed: Committed = await self._database.run(work)
+            committed: Committed = await self._database.run(write)
         except WorldFault as fault:
-            log.warning("ingest.commit_failed", requests=len(group), why=str(fault))
-            self.settle(waiting)
-            for pending in group:
-                pending.finish(fault)
+            log.warning("ingest.commit_failed", requests=len(requests), reason=str(fault))
+            self.admission.settle(queued)
+            for request in requests:
+                request.finish(fault)
             return
         taken = sum(batch.manifest.message.events for batch in committed.batches)
-        self.settle(waiting - taken)
-        await self._hand_over(committed)
-        for pending, decision in zip(group, committed.decisions, strict=True):
-            if isinstance(decision, Decision):
-                shortfall = self._shortfall(decision.terms.level, decision.terms.quorum)
-                answer = _answer(pending, decision, committed, shortfall)
-                pending.finish(answer)
-                self._on_answer(answer, trio.current_time() - pending.started_s)
+        self.admission.settle(queued - taken)
+        await self._hand_over(committed.batches)
+        for request, outcome in zip(requests, committed.outcomes, strict=True):
+            if isinstance(outcome, Outcome):
+                answer = self._answer(request, outcome, committed)
+                request.finish(answer)
+                self._on_answer(answer, trio.current_time() - request.started_s)
             else:
-                pending.finish(decision)
+                request.finish(outcome)
 
-    async def _hand_over(self, committed: Committed) -> None:
-        for batch in committed.batches:
-            self._payloads.put(batch.manifest.message.batch_id, batch.packed)
+    async def _hand_over(self, batches: Sequence[CommittedBatch]) -> None:
+        for batch in batches:
+            self._payloads.put(batch.batch_id, batch.packed)
             if batch.holders:
-                self._replications.expect(batch.manifest.message.batch_id)
-        for batch in committed.batches:
+                self._replications.expect(batch.batch_id)
+        for batch in batches:
             stimulus = BatchCommitted(
                 now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful, holders=batch.holders
             )
-            await self._tell(stimulus)
+            await self._submit_stimulus(stimulus)
 
-
-def _answer(pending: Pending, decision: Decision, committed: Committed, shortfall: str) -> IngestAnswer:
-    return IngestAnswer(
-        ingestion_id=pending.ingestion_id,
-        admitted=pending.admitted,
-        sorted=decision.sorted,
-        terms=decision.terms,
-        manifests=tuple(batch.manifest for batch in committed.batches),
-        record_hashes=tuple(batch.record_hashes for batch in committed.batches),
-        known_jobs=committed.known_jobs,
-        committed_ms=clock_ms(),
-        source_verified=decision.source_verified,
-        identity_score=decision.identity_score,
-        latency_ms=round((trio.current_time() - pending.started_s) * 1000),
-        shortfall=shortfall,
-    )
-
-
-class Room:
-    """Bytes of one body, counted while they are in memory."""
-
-    def __init__(self, ingest: Ingest) -> None:
-        self._ingest = ingest
-        self._taken = 0
-
-    def __enter__(self) -> "Room":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ingest._bytes -= self._taken
-
-    def take(self, count: int) -> None:
-        """Count ``count`` more bytes in.
-
-        Raises:
-            OverloadedError: They do not fit.
-        """
-        bound = self._ingest._limits.bytes_in_flight_max
-        if self._ingest._bytes + count > bound:
-            raise OverloadedError(f"bodies of {bound} bytes in all are under way already", retryAfter=1)
-        self._ingest._bytes += count
-        self._taken += count
-
-    def moved(self) -> "Room":
-        """The same bytes, counted for whoever outlives this one."""
-        other = Room(self._ingest)
-        other._taken, self._taken = self._taken, 0
-        return other
-
-    def hold(self, count: int) -> None:
-        """Have ``count`` bytes counted in, instead of as many as before.
-
-        Raises:
-            OverloadedError: More do not fit; it is as it was.
-        """
-        if count > self._taken:
-            self.take(count - self._taken)
-        else:
-            self._ingest._bytes -= self._taken - count
-            self._taken = count
+    def _answer(self, request: QueuedRequest, outcome: Outcome, committed: Committed) -> IngestAnswer:
+        answer = IngestAnswer(
+            ingestion_id=request.ingestion_id,
+            admitted=request.admitted,
+            classification=outcome.classification,
+            terms=outcome.terms,
+            manifests=tuple(batch.manifest for batch in committed.batches),
+            record_hashes=tuple(batch.record_hashes for batch in committed.batches),
+            known_jobs=committed.known_jobs,
+            committed_ms=clock_ms(),
+            source_verified=outcome.source_verified,
+            identity_score=outcome.identity_score,
+            latency_ms=round((trio.current_time() - request.started_s) * 1000),
+        )
+        shortfalls = (self._shortfall(level, quorum) for level, quorum in answer.batch_levels)
+        return attrs.evolve(answer, shortfall=next(filter(None, shortfalls), ""))

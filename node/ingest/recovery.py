@@ -1,4 +1,6 @@
-"""What an earlier run left unfinished is taken up again, and so is what this run lost sight of."""
+"""Resumes batches that an earlier run left unfinished, or whose stimulus was lost in this one."""
+
+from typing import Final
 
 import structlog
 import trio
@@ -15,7 +17,7 @@ from storage.batches import PendingBatch
 
 log = structlog.get_logger(__name__)
 
-RETELL_S = 15.0
+CHECK_S: Final = 15.0
 
 
 class Recovery:
@@ -30,40 +32,40 @@ class Recovery:
         self._ingest = ingest
         self._replications = replications
 
-    async def tell_unfinished(self) -> None:
-        """Count what an earlier run left unfinished, and tell the driver of batches it never heard of."""
+    async def resume_unfinished(self) -> None:
+        """Count what an earlier run left unfinished, and give the driver the batches that it does not have."""
         adopted = []
         for each in await self._batches.pending():
             if each.coordinator is not None:
                 adopted.append(each.batch_id)
                 continue
-            self._ingest.unsettle(each.events)
+            self._ingest.admission.unsettle(each.events)
             if each.holders:
                 self._replications.expect(each.batch_id)
             if self._driver.find(batch_entity_id(each.batch_id)) is None:
-                await self._retell(each)
+                await self._resubmit(each)
         for hold in await self._batches.holds(self._network):
             await self._driver.submit(ReplicaStored(now_ms=clock_ms(), hold=hold))
         for batch_id in adopted:
             await self._driver.submit(BatchAdopted(now_ms=clock_ms(), batch_id=batch_id))
 
     async def run(self) -> None:
-        """Tell the driver of batches that have neither an end nor an entity: their news was lost with a restart of
-        the driver, or with a commit whose fate was unknown.
+        """Give the driver, until cancelled, batches that have neither an end nor an entity: their stimulus was lost
+        with a restart of the driver, or with a commit of which nobody knows whether it counted.
         """
         dead: set[str] = set()
         while True:
-            await trio.sleep(RETELL_S)
-            unburied: set[str] = set()
-            before_ms = clock_ms() - int(1000 * RETELL_S)
+            await trio.sleep(CHECK_S)
+            not_marked: set[str] = set()
+            before_ms = clock_ms() - int(1000 * CHECK_S)
             for each in await self._batches.pending():
                 if each.coordinator is not None:
                     continue
                 signed = read_manifest(each.manifest, self._network)
                 known = self._driver.find(batch_entity_id(each.batch_id))
                 if isinstance(known, Batch) and known.stage is Stage.DEAD:
-                    unburied.add(each.batch_id)
-                    if each.batch_id in dead:  # for two rounds: its burial, or the news of its replay, was lost
+                    not_marked.add(each.batch_id)
+                    if each.batch_id in dead:  # twice: marking its row failed, or the stimulus of its replay was lost
                         log.warning("batch.revived", batch=each.batch_id)
                         await self._driver.submit(
                             BatchReplayed(
@@ -71,19 +73,19 @@ class Recovery:
                             )
                         )
                 elif known is None and signed.message.received_ms < before_ms:
-                    log.warning("batch.retold", batch=each.batch_id)
-                    await self._retell(each)
+                    log.warning("batch.resubmitted", batch=each.batch_id)
+                    await self._resubmit(each)
                 elif self._replications.waits(each.batch_id):
-                    await self._retell(each, recovered=False)  # asks holders again where nobody is being asked
-            dead = unburied
+                    await self._resubmit(each, recovered=False)  # asks holders again where none is being asked
+            dead = not_marked
 
-    async def _retell(self, batch: PendingBatch, *, recovered: bool = True) -> None:
+    async def _resubmit(self, batch: PendingBatch, *, recovered: bool = True) -> None:
         signed = read_manifest(batch.manifest, self._network)
-        told = BatchCommitted(
+        stimulus = BatchCommitted(
             now_ms=clock_ms(),
             manifest=signed,
             stateful=batch.stateful,
             holders=batch.holders,
             recovered=recovered,
         )
-        await self._driver.submit(told)
+        await self._driver.submit(stimulus)

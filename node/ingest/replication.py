@@ -1,4 +1,4 @@
-"""Which batches wait to be held by peers: ingest answers a request once all of its batches are."""
+"""Batches that wait to be held by peers: a request is answered once all of its batches are."""
 
 from collections.abc import Collection, Mapping
 

@@ -1,4 +1,4 @@
-"""What ingest answers: from columns to JSON, put together without an object per event. Pure."""
+"""The answers to ingest requests: from columns to JSON, put together without an object per event. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -6,12 +6,12 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from node.ingest.batching import Sorted, Terms
+from node.ingest.batching import Classification, Terms, Version
 from node.worker.parsing.admission import Admitted, Rejection
 from protocols.certificate import receipt_document, rfc3339
 from protocols.identifiers import job_id
 from protocols.levels import rule_for
-from protocols.messages import IdentityKey, Manifest, Role, Signed
+from protocols.messages import IdentityKey, Level, Manifest, Role, Signed
 
 CONFLICT: Final = "conflict"
 REJECTED: Final = "invalid-event"
@@ -22,19 +22,20 @@ class IngestAnswer:
     """What became of a request, once it is durable.
 
     Attributes:
+        terms: Of the request; single events may have got a higher level, which their batches' manifests show.
         manifests: Signed manifest of every draft of the group, by number; this request may use some.
         record_hashes: Of every draft, parallel to ``manifests``: with them a receipt proves each event.
-        known_jobs: Job id and status by batch id, for the batches that duplicates stand in.
+        known_jobs: Status of the normalize job by batch id, for the batches that duplicates stand in.
         source_verified: Whether the caller proved to be the source's registered identity.
         identity_score: The trust in the source, 0 to 100, where it is verified.
         latency_ms: From the first byte read to the commit.
-        shortfall: What keeps the level from being reached now; empty if nothing does.
+        shortfall: What keeps a level of its batches from being reached now; empty if nothing does.
         holders: By batch id, the peers that hold it too, where the request had it replicated.
     """
 
     ingestion_id: str
     admitted: Admitted
-    sorted: Sorted
+    classification: Classification
     terms: Terms
     manifests: tuple[Signed[Manifest], ...]
     record_hashes: tuple[tuple[bytes, ...], ...]
@@ -49,29 +50,46 @@ class IngestAnswer:
     @property
     def batch_ids(self) -> set[str]:
         """All batches that events of this request stand in, the known ones included."""
-        known = {version.batch_id for version in self.sorted.known if version is not None and version.batch_id}
+        known = {
+            version.batch_id for version in self.classification.known if version is not None and version.batch_id
+        }
         return known | {self.manifests[number].message.batch_id for number in self.drafts}
 
     @property
     def counts(self) -> dict[str, int]:
-        statuses = self.sorted.statuses
+        statuses = self.classification.statuses
         return {
             "accepted": statuses.count("ingested"),
             "duplicates": statuses.count("duplicate"),
             "rejected": len(self.rejections),
-            "versions": self.sorted.versions,
+            "versions": self.classification.versions,
         }
 
     @property
     def rejections(self) -> list[Rejection]:
         """In the order of the request."""
-        return sorted((*self.admitted.rejections, *self.sorted.conflicts), key=lambda rejection: rejection.index)
+        return sorted(
+            (*self.admitted.rejections, *self.classification.conflicts), key=lambda rejection: rejection.index
+        )
+
+    @property
+    def batch_levels(self) -> list[tuple[Level, int]]:
+        """Level and quorum of this request's batches, the strictest first. Where it made none, those of the batches
+        that its duplicates stand in, or of its terms.
+        """
+        manifests = [self.manifests[number].message for number in self.drafts]
+        made = {(manifest.level, manifest.quorum) for manifest in manifests}
+        if made:
+            return sorted(made, reverse=True)
+        rows = zip(self.classification.statuses, self.classification.known, strict=True)
+        known = {(each.level, each.quorum) for status, each in rows if status == "duplicate" and each is not None}
+        return sorted(known, reverse=True) or [(self.terms.level, self.terms.quorum)]
 
     @property
     def drafts(self) -> dict[int, int]:
         """The drafts that hold events of this request, with their number of them."""
         found: dict[int, int] = {}
-        for number in self.sorted.drafts:
+        for number in self.classification.drafts:
             if number >= 0:
                 found[number] = found.get(number, 0) + 1
         return found
@@ -103,7 +121,7 @@ def render(answer: IngestAnswer, *, minimal: bool) -> bytes:
 
 
 def render_lines(answer: IngestAnswer, numbers: Sequence[int]) -> dict[str, Any]:
-    """What became of lines, as JSON values: as ``render`` minimal, events called by the numbers of their lines.
+    """The answer for a piece of a stream, as JSON values: as ``render`` minimal, with line numbers for indexes.
 
     Args:
         numbers: Of the lines that the request was made of.
@@ -141,27 +159,17 @@ def _refusal(rejection: Rejection) -> dict[str, Any]:
 
 def _processed(answer: IngestAnswer) -> bytes:
     """The ``processedEvents`` array in the order of the request."""
-    admitted, sorted_ = answer.admitted, answer.sorted
-    distribution = orjson.dumps(
-        {
-            "topics": answer.terms.topics,
-            "publishedAt": rfc3339(answer.committed_ms),
-            "consensusNodes": rule_for(answer.terms.level, answer.terms.quorum).executors,
-        }
-    )
-    tails = {
-        number: _tail(answer.manifests[number].message.batch_id, "queued", distribution) for number in answer.drafts
-    }
+    admitted, classified = answer.admitted, answer.classification
+    tails = _Tails(answer)
     parts: list[bytes] = [b""] * admitted.total
-    conflicts = {rejection.index: rejection for rejection in sorted_.conflicts}
+    conflicts = {rejection.index: rejection for rejection in classified.conflicts}
     for row, index in enumerate(admitted.indexes):
-        status, known = sorted_.statuses[row], sorted_.known[row]
+        status, known = classified.statuses[row], classified.known[row]
         event_id, external = admitted.event_ids[row], admitted.external_ids[row]
         if status == "ingested":
-            tail = tails[sorted_.drafts[row]]
+            tail = tails.of_draft(classified.drafts[row])
         elif status == "duplicate" and known is not None:
-            batch_id = known.batch_id or answer.manifests[known.draft].message.batch_id
-            tail = _tail(batch_id, answer.known_jobs.get(batch_id, "queued"), distribution)
+            tail = tails.of_known(known)
         else:
             parts[index] = _rejected(conflicts[index], event_id)
             continue
@@ -176,12 +184,39 @@ def _processed(answer: IngestAnswer) -> bytes:
     return b"[%b]" % b",".join(parts)
 
 
-def _tail(batch_id: str, job_status: str, distribution: bytes) -> bytes:
-    """What all events of a batch say alike."""
-    return (
-        b'"overlayJobs":[{"jobId":"%b","jobType":"normalize","assignedAgent":null,"status":"%b"}],'
-        b'"overlayDistribution":%b}'
-    ) % (job_id(Role.NORMALIZE, batch_id).encode(), job_status.encode(), distribution)
+class _Tails:
+    """The end of an event's entry: its jobs and its distribution, the same for all events of a batch."""
+
+    def __init__(self, answer: IngestAnswer) -> None:
+        self._answer = answer
+        self._published = rfc3339(answer.committed_ms)
+        self._of_drafts: dict[int, bytes] = {}
+
+    def of_draft(self, number: int) -> bytes:
+        """Of an event that stands in a batch of this group."""
+        tail = self._of_drafts.get(number)
+        if tail is None:
+            manifest = self._answer.manifests[number].message
+            tail = self._of_drafts[number] = self._tail(manifest.batch_id, "queued", manifest.level, manifest.quorum)
+        return tail
+
+    def of_known(self, known: Version) -> bytes:
+        """Of a duplicate, by the version that it repeats."""
+        if not known.batch_id:
+            return self.of_draft(known.draft)
+        status = self._answer.known_jobs.get(known.batch_id, "queued")
+        return self._tail(known.batch_id, status, known.level, known.quorum)
+
+    def _tail(self, batch_id: str, job_status: str, level: Level, quorum: int) -> bytes:
+        distribution = {
+            "topics": self._answer.terms.topics,
+            "publishedAt": self._published,
+            "consensusNodes": rule_for(level, quorum).executors,
+        }
+        return (
+            b'"overlayJobs":[{"jobId":"%b","jobType":"normalize","assignedAgent":null,"status":"%b"}],'
+            b'"overlayDistribution":%b}'
+        ) % (job_id(Role.NORMALIZE, batch_id).encode(), job_status.encode(), orjson.dumps(distribution))
 
 
 def _rejected(rejection: Rejection, event_id: str | None) -> bytes:

@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import attrs
 import trio
 
-from node.ingest.pipeline import Ingest, OverloadedError
+from node.ingest.admission_control import OverloadedError
+from node.ingest.pipeline import Ingest
 from node.sources.settings import SourceSettings
 from node.sources.status import SourceStatus
 from node.worker.parsing.bodies import RawEvent

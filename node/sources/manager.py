@@ -71,7 +71,7 @@ class SourceManager:
         self._connectors = connectors
         self._outbound_allowed = tuple(outbound_allowed)
         self._pauses = pauses
-        self._compute = compute or ingest.try_out
+        self._compute = compute or ingest.run_beside
         self._running: dict[str, _RunningSource] = {}
         self._statuses: dict[str, SourceStatus] = {}
         self._endpoints: dict[str, SourceStatus] = {}

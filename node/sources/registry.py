@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Final
 
 from node.delivery.history import timestamp
-from node.ingest.group_commit import UnknownSourceError
+from node.ingest.terms import UnknownSourceError
 from node.runtime.access import Caller, NotPermittedError
 from node.sources import settings as source_settings
 from node.sources.documents import (

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 import trio
 
-from node.ingest.group_commit import SourceBoundError, SourceDisabledError
 from node.ingest.pipeline import Ingest
 from node.ingest.responses import IngestAnswer
+from node.ingest.terms import SourceBoundError, SourceDisabledError
 from node.runtime.clock import clock_ms
 from node.sources import settings as source_settings
 from node.sources.manager import SourceManager
@@ -128,7 +128,7 @@ class Webhooks:
 
     async def _compute(self, body: bytes, coding: Coding, call: Callable[[], T]) -> T:
         is_short = len(body) <= INLINE_BYTES_MAX and coding == "identity"
-        return call() if is_short else await self._ingest.try_out(call)
+        return call() if is_short else await self._ingest.run_beside(call)
 
 
 def _endpoint(connection: "Connection", source_id: str) -> WebhookEndpoint:

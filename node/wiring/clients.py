@@ -14,12 +14,15 @@ from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.webhook_manager import WebhookManager
 from node.health import Health
-from node.ingest.bisection import Salvage
+from node.ingest.batch_rows import BatchSigner
+from node.ingest.batch_split import BatchSplitter
+from node.ingest.bisection import Bisection
 from node.ingest.group_commit import GroupWriter
 from node.ingest.idempotency import IdempotencyLedger
 from node.ingest.pipeline import Ingest
 from node.ingest.recovery import Recovery
 from node.ingest.settlement import Settlement
+from node.ingest.terms import TermsResolver
 from node.ingest.trust_scores import TrustScores
 from node.overlay.chain_tracker import ChainTracker
 from node.overlay.checking import TransactionChecker, Unchecked
@@ -43,7 +46,7 @@ class Ingestion:
 
     ingest: Ingest
     trust: TrustScores
-    salvage: Salvage
+    bisection: Bisection
     sources: SourceManager
     recovery: Recovery
 
@@ -73,42 +76,40 @@ class Interface:
 
 def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution) -> Ingestion:
     settings, database, driver = base.settings, base.database, state.driver
-    writer = GroupWriter(
-        network=base.network,
-        policy=ingest_policy(settings),
-        signer=base.keyring,
-        quorum_floor=lambda level: driver.rules.quorum_floor(level),  # templates change while the node runs
-    )
+    policy = ingest_policy(settings)
+    # templates change while the node runs
+    resolver = TermsResolver(policy, quorum_floor=lambda level: driver.rules.quorum_floor(level))
+    signer = BatchSigner(base.network, base.keyring)
     ingest = Ingest(
         network=base.network,
         limits=ingest_limits(settings),
         database=database,
-        front_door=base.workers,
-        writer=writer,
+        workers=base.workers,
+        writer=GroupWriter(policy=policy, resolver=resolver, signer=signer),
         payloads=state.own_payloads,
-        tell=driver.submit,
+        submit=driver.submit,
         replications=state.replications,
         holders=peers.candidates.holders,
         shortfall=peers.candidates.shortfall,
         on_answer=lambda answer, seconds: base.metrics.admitted(answer.counts, seconds),
     )
     trust = TrustScores(database)
-    salvage = Salvage(
+    bisection = Bisection(
         network=base.network,
         database=database,
         workers=base.workers,
-        writer=writer,
-        library=peers.library,
-        tell=driver.submit,
-        unsettle=ingest.unsettle,
+        splitter=BatchSplitter(base.network, signer),
+        contents=peers.library,
+        submit=driver.submit,
+        unsettle=ingest.admission.unsettle,
         timeout_s=settings.event_processing_timeout_ms / 1000,
     )
     settlement = Settlement(
         identity=base.keyring.identity,
-        ingest=ingest,
+        admission=ingest.admission,
         replications=state.replications,
         trust=trust,
-        salvage=salvage,
+        bisection=bisection,
     )
     execution.sealer.on_certified.append(settlement.on_certified)
     execution.sealer.on_dead.append(settlement.on_dead)
@@ -123,7 +124,7 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
     return Ingestion(
         ingest=ingest,
         trust=trust,
-        salvage=salvage,
+        bisection=bisection,
         sources=sources,
         recovery=Recovery(
             network=base.network,
@@ -219,8 +220,8 @@ def build_interface(
             network=base.network,
             database=database,
             tell=driver.submit,
-            unsettle=ingest.unsettle,
-            refuse_if_full=ingest.refuse_if_full,
+            unsettle=ingest.admission.unsettle,
+            refuse_if_full=ingest.admission.refuse_if_full,
         ),
         readiness=health.readiness,
         freshness=peers.sync.freshness,

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 
 from node.api.services import ApiSettings
-from node.ingest.group_commit import IngestPolicy
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
+from node.ingest.terms import IngestPolicy
 from node.network.discovery import Offer
 from node.network.p2p import TransportConfig
 from node.overlay.services import SERVICES, TOPICS

@@ -85,7 +85,9 @@ class Fed:
             (await self._node.post(*events, source=SOURCE)).raise_for_status()
             manifest = self._node.recorder.told.pop().manifest
         sealed = await self._node.seal(manifest)
-        self._node.ingest.settle(batch)  # as the node does it: what has ended no longer counts against the next
+        self._node.ingest.admission.settle(
+            batch
+        )  # as the node does it: what has ended no longer counts against the next
         seals[sealed.sequence] = (batch, time.monotonic_ns())
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from node.ingest.group_commit import IngestPolicy
+from node.ingest.terms import IngestPolicy
 from storage import subscriptions
 from storage.embedded import EmbeddedPostgres
 from tests.node.running import Running, running, until

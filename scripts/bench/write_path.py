@@ -282,12 +282,8 @@ def node_acknowledge(connection: psycopg.Connection, batch: Batch) -> None:
         payload=batch.packed,
         received_ms=1_700_000_000_000,
         event_ids=batch.event_ids,
-        external_ids=list(batch.external_ids),
-        event_types=batch.types,
-        records=[record.encode() for record in batch.records],
         record_hashes=[digest.hex() for digest in batch.hashes],
         versions=[1] * EVENTS,
-        job_id=batch.job_id,
     )
     batches.insert_ingested(connection, [new])
 

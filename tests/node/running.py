@@ -11,6 +11,7 @@ import httpx
 import trio
 from quart_trio import QuartTrio
 
+from agents.functions import Declarations
 from agents.roles import execute
 from node.api.app import create_app
 from node.api.server import ServerLimits, serve
@@ -25,10 +26,13 @@ from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.reading import begin
 from node.delivery.webhook_manager import WebhookManager
-from node.ingest.group_commit import GroupWriter, IngestPolicy
+from node.ingest.admission_control import IngestLimits
+from node.ingest.batch_rows import BatchSigner
+from node.ingest.group_commit import GroupWriter
 from node.ingest.idempotency import IdempotencyLedger
-from node.ingest.pipeline import Ingest, IngestLimits
+from node.ingest.pipeline import Ingest, IngestWorkers
 from node.ingest.replication import Replications
+from node.ingest.terms import IngestPolicy, TermsResolver
 from node.network.sync import Freshness
 from node.overlay.checking import Unchecked
 from node.overlay.objects import Objects
@@ -42,6 +46,7 @@ from node.runtime.supervisor import RestartPolicy
 from node.sources import SourceConnector, SourceManager
 from node.worker import compute
 from node.worker.compute import pack_outputs
+from node.worker.plugins import catalogue
 from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id
@@ -114,10 +119,13 @@ FOUND = Findings(
 )
 
 
-class ThreadDoor:
-    """A front door without a process of its own: the calls are the same."""
+class ThreadWorkers:
+    """Workers without processes of their own: the calls are the same."""
 
     async def admit(self, call: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(call)
+
+    async def decide_levels(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call)
 
 
@@ -305,6 +313,12 @@ def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes,
     )
 
 
+def group_writer(policy: IngestPolicy, *, installed: Callable[[], Declarations] = catalogue) -> GroupWriter:
+    """The writer of this node, with the functions that policies may name on it."""
+    resolver = TermsResolver(policy, installed=installed)
+    return GroupWriter(policy=policy, resolver=resolver, signer=BatchSigner(NETWORK, NODE))
+
+
 @asynccontextmanager
 async def running(
     postgres_url: str,
@@ -322,6 +336,8 @@ async def running(
     idempotency_bounds: Mapping[str, int] | None = None,
     pauses: RestartPolicy | None = None,
     tls: ssl.SSLContext | None = None,
+    workers: IngestWorkers | None = None,
+    installed: Callable[[], Declarations] = catalogue,
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
     migrate(postgres_url)
@@ -333,13 +349,13 @@ async def running(
             network=NETWORK,
             limits=limits or IngestLimits(),
             database=database,
-            front_door=ThreadDoor(),
-            writer=GroupWriter(network=NETWORK, policy=policy or IngestPolicy(), signer=NODE),
+            workers=workers or ThreadWorkers(),
+            writer=group_writer(policy or IngestPolicy(), installed=installed),
             payloads=BytesCache[str, bytes](1024 * 1024),
             replications=Replications(),
             holders=tuple,
             shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
-            tell=recorder.tell,
+            submit=recorder.tell,
         )
 
         sources = SourceManager(
@@ -410,8 +426,8 @@ async def running(
                 network=NETWORK,
                 database=database,
                 tell=recorder.tell,
-                unsettle=ingest.unsettle,
-                refuse_if_full=ingest.refuse_if_full,
+                unsettle=ingest.admission.unsettle,
+                refuse_if_full=ingest.admission.refuse_if_full,
             ),
             readiness=ready,
             freshness=lambda: Freshness(synced=True, as_of_ms=clock_ms(), peers=1, connected=1, alone=False),

@@ -10,7 +10,7 @@ import zstandard
 
 from storage import batches, objects, policies, sources
 from storage.objects import Kind, StoredObject
-from tests.storage.test_repositories import POLICY, new_batch, sealed_batch
+from tests.storage.test_repositories import POLICY, new_batch, records_of, sealed_batch
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def sealed(connection: psycopg.Connection, name: str, sequence: int = 1) -> tupl
     batches.insert_ingested(connection, [batch])
     certificate = b"certificate of " + name.encode()
     assert batches.seal(connection, attrs.evolve(sealed_batch(batch), certificate=certificate)) is not None
-    return b"\n".join(batch.records), certificate
+    return b"\n".join(records_of(batch)), certificate
 
 
 def opened(connection: psycopg.Connection, digest: bytes) -> list[bytes]:
@@ -52,7 +52,7 @@ def test_a_sealed_batch_is_found_by_the_digests_of_its_bytes(connection: psycopg
 def test_a_pending_batch_is_no_object_yet(connection: psycopg.Connection) -> None:
     batch = new_batch("a", ["x"])
     batches.insert_ingested(connection, [batch])
-    assert objects.find(connection, sha256(b"\n".join(batch.records))) is None
+    assert objects.find(connection, sha256(b"\n".join(records_of(batch)))) is None
     assert objects.enter_earlier(connection, 10) == 0
 
 

@@ -52,17 +52,23 @@ def new_batch(name: str, keys: list[str], version: int = 1, sequence: int = 1) -
         payload=zstandard.compress(b"\n".join(lines)),
         received_ms=1_700_000_000_000,
         event_ids=[event_id(key) for key in keys],
-        external_ids=list(keys),
-        event_types=["reading"] * len(keys),
-        records=lines,
         record_hashes=[hashlib.sha256(line).hexdigest() for line in lines],
         versions=[version] * len(keys),
-        job_id=f"job_normalize_{name}",
     )
 
 
+def records_of(batch: NewBatch) -> list[bytes]:
+    """The records of a batch that ``new_batch`` made."""
+    return zstandard.decompress(batch.payload).split(b"\n")
+
+
+def keys_of(batch: NewBatch) -> list[str]:
+    """The external ids of its events."""
+    return [orjson.loads(record)["externalId"] for record in records_of(batch)]
+
+
 def sealed_batch(batch: NewBatch, invalid: tuple[str, ...] = ()) -> SealedBatch:
-    statuses = ["invalid" if key in invalid else "valid" for key in batch.external_ids]
+    statuses = ["invalid" if key in invalid else "valid" for key in keys_of(batch)]
     return SealedBatch(
         context_out=b"{}",
         batch_id=batch.batch_id,
@@ -88,7 +94,7 @@ def sealed_batch(batch: NewBatch, invalid: tuple[str, ...] = ()) -> SealedBatch:
                 }
             )
             for event_id, key, status, digest in zip(
-                batch.event_ids, batch.external_ids, statuses, batch.record_hashes, strict=True
+                batch.event_ids, keys_of(batch), statuses, batch.record_hashes, strict=True
             )
         ),
         normalized=b"\n".join([b'{"value":1}'] * len(statuses)),

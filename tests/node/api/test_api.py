@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from node.api.services import ApiSettings
-from node.ingest.group_commit import IngestPolicy
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
+from node.ingest.terms import IngestPolicy
 from protocols.identifiers import event_id, job_id
 from protocols.merkle import leaf_hash, root_of_leaves
 from protocols.messages import Level
@@ -185,7 +185,7 @@ async def test_many_small_requests_share_batches(postgres_url: str) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(send, number)
-            await until(lambda: node.ingest.unsettled == 50)
+            await until(lambda: node.ingest.admission.unsettled == 50)
             node.recorder.open.set()
         assert all(answer["counts"]["accepted"] == 1 for answer in answers)
         assert 2 <= len(node.recorder.told) <= 10
@@ -238,7 +238,7 @@ async def test_too_many_unsettled_events_are_refused_until_they_settle(postgres_
         refused = await node.post(reading(99))
         is_problem(refused, 429, "overloaded")
         assert int(refused.headers["Retry-After"]) >= 1
-        node.ingest.settle(10)
+        node.ingest.admission.settle(10)
         assert (await node.post(reading(99))).status_code == 202
 
 
@@ -247,7 +247,7 @@ async def test_bodies_past_the_bound_in_flight_are_refused_before_they_are_read(
         await node.source()
         is_problem(await node.post(reading(1, data="x" * 2_000)), 429, "overloaded")
         assert (await node.post(reading(1))).status_code == 202
-        assert node.ingest.bytes_in_flight == 0
+        assert node.ingest.admission.bytes_in_flight == 0
 
 
 async def test_disabled_ingestion_and_sources_are_said_so(postgres_url: str) -> None:
@@ -452,7 +452,7 @@ async def test_a_slow_body_times_out(postgres_url: str) -> None:
             "/overlay/events/ingest", content=content(), headers={"content-type": "application/json"}
         )
         is_problem(response, 408, "request-timeout")
-        assert node.ingest.bytes_in_flight == 0
+        assert node.ingest.admission.bytes_in_flight == 0
 
 
 async def test_a_level_within_reach_is_said_to_be(node: Running) -> None:

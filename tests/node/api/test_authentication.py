@@ -130,7 +130,7 @@ async def test_long_bodies_are_proven_too(node: Running) -> None:
     client.check_response(request, 202, list(answer.headers.items()), answer.content)
     again = await send(node, signed(STRANGER, target="/overlay/events/ingest", body=body))
     assert again.json()["counts"]["duplicates"] == 200
-    assert node.ingest.bytes_in_flight == 0
+    assert node.ingest.admission.bytes_in_flight == 0
 
 
 async def test_a_stream_cannot_be_signed_and_says_so(node: Running) -> None:

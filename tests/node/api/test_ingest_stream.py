@@ -15,7 +15,7 @@ import zstandard
 
 from node.api.services import ApiSettings
 from node.calling import SignedRequests
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
 from node.runtime.access import Access
 from node.worker.compute import unpack
 from storage import batches
@@ -90,7 +90,7 @@ class Sender:
 
 async def until_taken(node: Running, events: int) -> None:
     with trio.fail_after(10):
-        while node.ingest.unsettled < events:
+        while node.ingest.admission.unsettled < events:
             await trio.sleep(0.01)
 
 
@@ -118,7 +118,7 @@ async def test_pieces_are_acknowledged_while_the_body_is_sent(node: Running) -> 
         "acknowledged": 8,
         "counts": {"accepted": 4, "duplicates": 1, "rejected": 1, "versions": 0},
     }
-    assert node.ingest.bytes_in_flight == 0
+    assert node.ingest.admission.bytes_in_flight == 0
 
 
 async def test_many_lines_keep_their_order_and_pieces_their_bounds(node: Running) -> None:
@@ -169,7 +169,7 @@ async def test_a_small_body_that_stands_for_much_costs_nothing(node: Running, co
     await sender.finish()
     document = await sender.document()
     while "done" not in document:
-        assert node.ingest.bytes_in_flight < 1_000_000
+        assert node.ingest.admission.bytes_in_flight < 1_000_000
         last = document
         document = await sender.document()
     assert (document["done"], document["counts"]["accepted"], document["counts"]["rejected"]) == (True, 2, 1)
@@ -198,7 +198,7 @@ async def test_a_line_that_is_too_long_is_named_and_not_kept(node: Running) -> N
     assert (await sender.document())["lines"] == [1, 1]
     for _ in range(100):
         await sender.send(b"x" * 65_536)
-        assert node.ingest.bytes_in_flight < 600_000
+        assert node.ingest.admission.bytes_in_flight < 600_000
     await sender.send(b'"}\n' + line(3))
     await sender.finish()
     document = await sender.document()
@@ -224,9 +224,9 @@ async def test_a_full_node_refuses_before_the_first_byte_and_makes_wait_after_it
             while True:  # the node reads nothing now, so that this comes to a halt
                 await sender.send(line(7) * 1_000)
                 sent += 1_000
-        assert node.ingest.unsettled == 5
-        assert node.ingest.bytes_in_flight < 4_000_000
-        node.ingest.settle(5)
+        assert node.ingest.admission.unsettled == 5
+        assert node.ingest.admission.bytes_in_flight < 4_000_000
+        node.ingest.admission.settle(5)
         assert (await sender.document())["counts"]["accepted"] >= 1
 
 
@@ -263,7 +263,7 @@ async def test_silence_ends_a_stream(postgres_url: str) -> None:
         last = await sender.document()
         assert (last["done"], last["acknowledged"]) == (False, 1)
         assert last["problem"]["type"] == "urn:overlay:problem:stream-idle"
-        assert node.ingest.bytes_in_flight == 0
+        assert node.ingest.admission.bytes_in_flight == 0
 
 
 async def test_what_fails_on_the_way_is_said_with_the_last_line_that_counts(node: Running) -> None:
@@ -326,7 +326,7 @@ async def test_a_client_that_goes_leaves_what_was_acknowledged(node: Running) ->
     assert (await sender.document())["lines"] == [1, 1]
     await sender.drop()
     with trio.fail_after(10):
-        while node.ingest.bytes_in_flight:
+        while node.ingest.admission.bytes_in_flight:
             await trio.sleep(0.01)
     assert (await node.post({"externalId": "e1", "eventType": "reading", "data": 1})).json()["counts"][
         "duplicates"
@@ -422,7 +422,7 @@ async def test_httpx_has_its_events_taken_in_while_it_sends(node: Running) -> No
         for number in range(1, 4):
             yield line(number)
             await until_taken(node, number)
-            seen.append(node.ingest.unsettled)
+            seen.append(node.ingest.admission.unsettled)
 
     answer = await node.client.post("/overlay/events/ingest?sourceId=s1", content=content(), headers=NDJSON)
     assert seen == [1, 2, 3]

@@ -10,8 +10,9 @@ import jsonschema_rs
 import pytest
 
 from node.coordination.retention import DAY_MS, Retention
+from node.ingest.batch_rows import BatchSigner
+from node.ingest.batch_split import BatchSplitter
 from node.ingest.batching import Planner, Request, Terms
-from node.ingest.group_commit import GroupWriter, IngestPolicy
 from node.runtime.clock import UTC_MS, clock_ms
 from node.worker.parsing.admission import admit
 from protocols.messages import Level
@@ -201,7 +202,8 @@ def test_chained_events_are_never_put_before_earlier_ones() -> None:
     planner = Planner({}, batch_events=100, coalesce=True)
     for number, (level, ids) in enumerate(((Level.BASIC, (1, 2)), (Level.CRITICAL, (3,)), (Level.BASIC, (4,)))):
         planner.take(request(number, level, *ids))
-    assert [draft.external_ids for draft in planner.drafts] == [["e1", "e2"], ["e3"], ["e4"]]
+    named = [[json.loads(line)["externalId"] for line in draft.lines] for draft in planner.drafts]
+    assert named == [["e1", "e2"], ["e3"], ["e4"]]
 
 
 async def test_the_versions_of_an_event_form_a_chain(node: Running) -> None:
@@ -271,8 +273,8 @@ async def test_a_dead_batch_is_taken_apart(node: Running) -> None:
     answer = await node.post(*(reading(number, number) for number in range(5)))
     ids = [event["eventId"] for event in answer.json()["processedEvents"]]
     whole = node.recorder.told[-1].manifest.message.batch_id
-    writer = GroupWriter(network=NETWORK, policy=IngestPolicy(), signer=NODE)
-    split = partial(writer.split, batch_id=whole, bad=frozenset({1, 3}), now_ms=clock_ms())
+    splitter = BatchSplitter(NETWORK, BatchSigner(NETWORK, NODE))
+    split = partial(splitter.split, batch_id=whole, bad=frozenset({1, 3}), now_ms=clock_ms())
     assert await node.database.run(split) is None, "it waits, and is left alone"
     await node.database.run(lambda connection: batches.bury(connection, whole, ["crashed"]))
     found = await node.database.run(split)

@@ -8,7 +8,7 @@ import pytest
 
 from node.api.openapi_overlay import DEAD_LETTER, REPLAY
 from node.api.schemas import array, record
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
 from storage import batches
 from tests.node.running import Running, running
 

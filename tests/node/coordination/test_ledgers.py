@@ -37,12 +37,8 @@ async def make_batch(database: Database) -> None:
         payload=b"p",
         received_ms=1,
         event_ids=["event_" + 64 * "1"],
-        external_ids=["1"],
-        event_types=["t"],
-        records=[b"{}"],
         record_hashes=[64 * "2"],
         versions=[1],
-        job_id="job",
     )
     values = {"source_id": "s1", "name": "s1", "source_type": "webhook", "policy_hash": DIGEST}
     await database.run(partial(policies.put, policy_hash=DIGEST, document=b"{}"))

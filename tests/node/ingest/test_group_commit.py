@@ -6,9 +6,11 @@ from functools import partial
 import orjson
 import pytest
 
-from node.ingest.group_commit import Committed, Decision, Group, GroupWriter, IngestPolicy, Pending
+from node.ingest.group_commit import Committed, Outcome, RequestGroup
+from node.ingest.requests import QueuedRequest
+from node.ingest.terms import IngestPolicy
 from node.worker.parsing.admission import admit
-from tests.node.running import NETWORK, NODE, Running, running
+from tests.node.running import NETWORK, Running, group_writer, running
 
 
 @pytest.fixture
@@ -18,23 +20,23 @@ async def node(postgres_url: str) -> AsyncIterator[Running]:
         yield started
 
 
-def group() -> Group:
+def group() -> RequestGroup:
     event = {"externalId": "e1", "eventType": "reading", "data": 1}
     admitted = admit(orjson.dumps({"sourceId": "s1", "events": [event]}), network=NETWORK)
-    return Group(requests=[Pending(admitted=admitted, caller=None, ingestion_id="i", started_s=0.0)])
+    return RequestGroup(requests=[QueuedRequest(admitted=admitted, caller=None, ingestion_id="i", started_s=0.0)])
 
 
 def statuses(committed: Committed) -> list[str]:
     return [
         status
-        for decision in committed.decisions
-        if isinstance(decision, Decision)
-        for status in decision.sorted.statuses
+        for outcome in committed.outcomes
+        if isinstance(outcome, Outcome)
+        for status in outcome.classification.statuses
     ]
 
 
 async def test_a_commit_whose_answer_was_lost_counts_and_is_not_made_again(node: Running) -> None:
-    writer = GroupWriter(network=NETWORK, policy=IngestPolicy(), signer=NODE)
+    writer = group_writer(IngestPolicy())
     work = partial(writer.write, group=group(), now_ms=1)
     first = await node.database.run(work)
     again = await node.database.run(work)
@@ -44,7 +46,7 @@ async def test_a_commit_whose_answer_was_lost_counts_and_is_not_made_again(node:
 
 
 async def test_a_transaction_that_was_rolled_back_is_made_anew(node: Running) -> None:
-    writer = GroupWriter(network=NETWORK, policy=IngestPolicy(), signer=NODE)
+    writer = group_writer(IngestPolicy())
     retried = group()
 
     def undone(connection: object) -> None:

@@ -84,7 +84,7 @@ async def test_while_the_first_is_under_way_a_second_waits_its_turn(node: Runnin
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first)
         with trio.fail_after(10):
-            while node.ingest.unsettled == 0:
+            while node.ingest.admission.unsettled == 0:
                 await trio.sleep(0.01)
         second = await send(node)
         assert (second.status_code, second.headers["Retry-After"]) == (409, "1")
@@ -106,7 +106,7 @@ async def test_a_client_that_gave_up_finds_its_answer(node: Running) -> None:
         while (again := await send(node)).status_code == 409:
             await trio.sleep(0.05)
     assert (again.json()["counts"]["accepted"], again.headers["Idempotency-Replayed"]) == (1, "true")
-    assert node.ingest.bytes_in_flight == 0
+    assert node.ingest.admission.bytes_in_flight == 0
 
 
 async def test_keys_survive_a_restart_and_go_after_their_time(postgres_url: str) -> None:

@@ -43,7 +43,7 @@ from tests.node.running import (
     Forgetful,
     KeySigner,
     Running,
-    ThreadDoor,
+    ThreadWorkers,
     running,
     until,
 )
@@ -235,7 +235,7 @@ async def hearing(url: str) -> AsyncIterator[Hearing]:
             network=NETWORK,
             database=database,
             transport=transport,
-            checker=ThreadDoor(),
+            checker=ThreadWorkers(),
             certificates=log,
             expects_peers=lambda: False,
             on_proof=no_proof,

@@ -12,7 +12,7 @@ import trio
 import trustme
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
 from node.sources import kafka
 from node.sources import settings as source_settings
 from node.sources.settings import HIDDEN
@@ -300,7 +300,7 @@ async def test_a_node_that_is_full_stays_in_the_group_and_gives_up_only_what_it_
         assert (await state(full))["accepted"] == 0
 
         async def is_all_taken() -> bool:
-            full.ingest.settle(1_000)
+            full.ingest.admission.settle(1_000)
             return await has(full, 200)
 
         await until(is_all_taken)

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trustme
 
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
 from node.sources import mqtt
 from node.sources.mqtt import codec
 from node.sources.mqtt.connection import CHUNK_BYTES
@@ -262,11 +262,11 @@ async def test_what_was_received_and_not_committed_comes_again(
         assert [(type(each), getattr(each, "payload", None)) for each in waiting] == [
             (codec.Published, b'{"n":%d}' % number) for number in range(1, 10)
         ]
-        node.ingest.settle(1)
+        node.ingest.admission.settle(1)
         await node.client.patch("/overlay/sources/s1", json={"enabled": True})
         assert numbers(await events(node, 10)) == list(range(10))
         assert "resumed session" in (await state(node))["detail"]
-        node.ingest.settle(9)
+        node.ingest.admission.settle(9)
         await nothing_is_held(node, broker, version, sent=10)
 
 
@@ -284,7 +284,7 @@ async def test_a_full_node_leaves_messages_with_the_broker(
         while seen < len(said):
             count = sum(told.manifest.message.events for told in node.recorder.told)
             assert count - seen <= full + window + chunk, "what fits, and one batch"
-            node.ingest.settle(count - seen)
+            node.ingest.admission.settle(count - seen)
             seen = count
             await trio.sleep(0.01)
         assert numbers(await records(node)) == list(range(len(said)))

@@ -29,7 +29,7 @@ from protocols.uhrp import read_uhrp_url
 from storage import batches, objects, sources
 from storage.database import Database
 from tests.node.memory_transport import MemoryNetwork, MemoryTransport
-from tests.node.running import AGENT, NETWORK, NODE, KeySigner, Running, ThreadDoor, running, until
+from tests.node.running import AGENT, NETWORK, NODE, KeySigner, Running, ThreadWorkers, running, until
 
 READER = KeySigner(9)
 TOPIC = "weather.jfk"
@@ -191,7 +191,7 @@ def foreign(database: Database, transport: MemoryTransport) -> RemoteBatches:
         database=database,
         transport=transport,  # type: ignore[arg-type]
         library=library,
-        checker=ThreadDoor(),
+        checker=ThreadWorkers(),
     )
 
 

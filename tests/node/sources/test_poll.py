@@ -468,7 +468,7 @@ async def an_intake(
         status=SourceStatus(),
         ingest=node.ingest,
         outbound_allowed=ALLOWED,
-        compute=compute or node.ingest.try_out,
+        compute=compute or node.ingest.run_beside,
     )
 
 

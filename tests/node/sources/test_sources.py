@@ -12,7 +12,7 @@ import trio
 from pydantic import Field
 
 from node.api.openapi_sources import configuration_schemas
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
 from node.sources import SourceConnector, SourceFault, SourceIntake
 from node.sources import settings as source_settings
 from node.sources.documents import SOURCE_TYPES
@@ -230,7 +230,7 @@ async def test_a_full_node_holds_its_sources_up(
             nursery.start_soon(bell.intakes[0].take, more)
             await trio.sleep(0.2)
             assert (await state(node))["heldUp"]
-            node.ingest.settle(5)
+            node.ingest.admission.settle(5)
         shown = await state(node)
         assert (shown["heldUp"], shown["accepted"]) == (False, 6)
 

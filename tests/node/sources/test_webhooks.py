@@ -19,7 +19,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from node.api.services import ApiSettings
-from node.ingest.pipeline import IngestLimits
+from node.ingest.admission_control import IngestLimits
 from node.runtime.access import Access
 from node.sources.settings import HIDDEN, InvalidConfigurationError, read
 from tests.node.running import NETWORK, Running, running

@@ -1,0 +1,130 @@
+"""How much unfinished work the node takes in: bytes of bodies under way, and events that have no end yet."""
+
+from types import TracebackType
+from typing import Final
+
+import attrs
+
+from protocols.errors import ClientFault
+from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
+
+BYTES_IN_FLIGHT_MAX: Final = 64 * 1024 * 1024
+UNSETTLED_MAX: Final = 100_000
+
+
+class OverloadedError(ClientFault):
+    """The node holds as much unfinished work as it may. Field ``retryAfter``, seconds."""
+
+    code = "overloaded"
+
+
+class IngestionDisabledError(ClientFault):
+    code = "ingestion-disabled"
+
+
+@attrs.frozen(kw_only=True)
+class IngestLimits:
+    """How much the node takes in before it answers 429.
+
+    Attributes:
+        bytes_in_flight_max: Bodies being read, parsed or waiting for their commit.
+        body_bytes_max: Largest body, once it is not compressed.
+        unsettled_max: Events acknowledged or waiting, and not yet certified, invalid or dead.
+    """
+
+    enabled: bool = True
+    event_bytes_max: int = EVENT_BYTES_MAX
+    bytes_in_flight_max: int = BYTES_IN_FLIGHT_MAX
+    unsettled_max: int = UNSETTLED_MAX
+    body_bytes_max: int = REQUEST_BYTES_MAX
+
+
+class AdmissionControl:
+    """Counts what is under way and refuses what would be too much.
+
+    Attributes:
+        bytes_in_flight: Bytes of bodies in memory.
+        unsettled: Events taken in that are neither certified, invalid nor dead.
+    """
+
+    def __init__(self, limits: IngestLimits) -> None:
+        self.limits = limits
+        self.bytes_in_flight = 0
+        self.unsettled = 0
+
+    def unsettle(self, events: int) -> None:
+        """Count events in: of a request that waits for its commit, or unfinished since an earlier run."""
+        self.unsettled += events
+
+    def settle(self, events: int) -> None:
+        """Count events out that were certified, found invalid or marked dead, or not taken after all."""
+        self.unsettled = max(0, self.unsettled - events)
+
+    def refuse_if_full(self) -> None:
+        """Raise OverloadedError while as many events as may are without an end."""
+        if self.unsettled >= self.limits.unsettled_max:
+            raise OverloadedError(
+                f"{self.unsettled} events wait for their certificates, at most {self.limits.unsettled_max} may",
+                retryAfter=2,
+            )
+
+    def refuse_unless_open(self) -> None:
+        """Raise IngestionDisabledError where ingestion is turned off, OverloadedError while the node is full."""
+        if not self.limits.enabled:
+            raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
+        self.refuse_if_full()
+
+    def budget(self) -> "ByteBudget":
+        """A budget for one body; raises as ``refuse_unless_open``."""
+        self.refuse_unless_open()
+        return ByteBudget(self)
+
+
+class ByteBudget:
+    """Bytes of one body, counted while they are in memory: taken as they come, given back when the request ends."""
+
+    def __init__(self, control: AdmissionControl) -> None:
+        self._control = control
+        self._taken = 0
+
+    def __enter__(self) -> "ByteBudget":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._control.bytes_in_flight -= self._taken
+        self._taken = 0
+
+    def take(self, count: int) -> None:
+        """Count ``count`` more bytes in.
+
+        Raises:
+            OverloadedError: They do not fit; the budget is as it was.
+        """
+        bound = self._control.limits.bytes_in_flight_max
+        if self._control.bytes_in_flight + count > bound:
+            raise OverloadedError(f"bodies of {bound} bytes in all are under way already", retryAfter=1)
+        self._control.bytes_in_flight += count
+        self._taken += count
+
+    def transfer(self) -> "ByteBudget":
+        """Move the bytes counted here to a new budget, for a task that outlives this one."""
+        other = ByteBudget(self._control)
+        other._taken, self._taken = self._taken, 0
+        return other
+
+    def resize(self, count: int) -> None:
+        """Count ``count`` bytes instead of as many as before.
+
+        Raises:
+            OverloadedError: More do not fit; the budget is as it was.
+        """
+        if count > self._taken:
+            self.take(count - self._taken)
+        else:
+            self._control.bytes_in_flight -= self._taken - count
+            self._taken = count
