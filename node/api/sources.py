@@ -17,7 +17,7 @@ def routes(services: Services) -> Blueprint:
 
     def state(source: SourceDocument) -> SourceState | None:
         takes_webhooks = source.enabled and source.source_type == "webhook" and source.configuration.get("scheme")
-        return (manager.endpoint_state if takes_webhooks else manager.state)(source.source_id)
+        return (manager.endpoints.state if takes_webhooks else manager.state)(source.source_id)
 
     def with_state(source: SourceDocument) -> SourceDocument:
         return source.model_copy(update={"state": state(source)})
@@ -62,7 +62,7 @@ def routes(services: Services) -> Blueprint:
     @blueprint.delete("/overlay/sources/<source_id>")
     async def delete_source(source_id: str) -> Response:
         await database.run(partial(registry.delete, source_id=source_id, caller=g.caller))
-        manager.forget_endpoint(source_id)
+        manager.endpoints.forget(source_id)
         manager.changed(source_id)
         return Response(b"", status=204)
 

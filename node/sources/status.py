@@ -10,6 +10,7 @@ from node.sources.documents import SourceState, SourceStatusName
 from protocols.certificate import rfc3339
 
 ERROR_CHARS_MAX: Final = 500
+ENDPOINTS_MAX: Final = 10_000
 
 
 @attrs.define(kw_only=True)
@@ -77,6 +78,39 @@ class SourceStatus:
             retry_at=_time(self.retry_ms),
             last_event_at=_time(self.last_event_ms),
         )
+
+
+class EndpointStatuses:
+    """How sources that deliver webhooks are doing; the ``ENDPOINTS_MAX`` that delivered last are remembered."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, SourceStatus] = {}
+
+    def get(self, source_id: str) -> SourceStatus:
+        """The status of a source, to be written as its deliveries come."""
+        status = self._statuses.pop(source_id, None)
+        if status is None:
+            status = SourceStatus(state="listening")
+            while len(self._statuses) >= ENDPOINTS_MAX:
+                del self._statuses[next(iter(self._statuses))]
+        self._statuses[source_id] = status
+        return status
+
+    def state(self, source_id: str) -> SourceState:
+        return self._statuses.get(source_id, SourceStatus(state="listening")).document()
+
+    def states(self) -> dict[str, SourceState]:
+        """Of all sources that are remembered, by id."""
+        return {source_id: status.document() for source_id, status in self._statuses.items()}
+
+    def changed(self, source_id: str) -> None:
+        """A source was changed: its last error may not apply any more."""
+        if (status := self._statuses.get(source_id)) is not None:
+            status.clear_error()
+
+    def forget(self, source_id: str) -> None:
+        """A source was deleted."""
+        self._statuses.pop(source_id, None)
 
 
 def _time(ms: int) -> str | None:

@@ -91,7 +91,7 @@ class Webhooks:
         Raises:
             SignatureRefusedError: It proves nothing. ClientFault, WorldFault: as ``Ingest.submit``.
         """
-        settings, status = endpoint.settings, self._manager.endpoint_status(endpoint.source_id)
+        settings, status = endpoint.settings, self._manager.endpoints.get(endpoint.source_id)
         now_s = clock_ms() / 1_000
         check = partial(check_signature, settings.signing, settings.every_secret, headers, body, now_s)
         try:

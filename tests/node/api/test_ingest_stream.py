@@ -286,7 +286,7 @@ async def test_what_fails_on_the_way_is_said_with_the_last_line_that_counts(node
 async def test_a_database_that_goes_away_is_said_and_the_client_goes_on_from_there(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sources.manager.LOOK_S", 3_600.0)  # in a node it is supervised
+    monkeypatch.setattr("node.sources.manager.READ_S", 3_600.0)  # in a node it is supervised
     async with running(postgres_url) as node:
         await node.source()
         sender = await Sender.opened(node)
