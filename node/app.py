@@ -14,7 +14,7 @@ import trio
 
 from node.api.services import Services
 from node.coordination.retention import Retention
-from node.delivery.reading import begin
+from node.delivery.feed_reader import begin
 from node.network.requests import RequestTable
 from node.network.transport import Transport
 from node.runtime.keyring import Keyring

@@ -16,12 +16,14 @@ from node.api.connection import Connection
 from node.api.events_sse import dropped
 from node.api.problems import PROBLEMS
 from node.delivery import encodings
-from node.delivery.chunks import Chunk, Place, read_place
 from node.delivery.criteria import criteria_document, read_criteria
-from node.delivery.feed import Feed, Outlet, in_form
+from node.delivery.cursor import Cursor, read_cursor
+from node.delivery.feed import Feed
+from node.delivery.feed_reader import FeedReader
 from node.delivery.filters import Filter
-from node.delivery.heartbeats import Beats
-from node.delivery.reading import Reading
+from node.delivery.heartbeats import Heartbeats
+from node.delivery.messages import Chunk, encoded
+from node.delivery.subscriber import Sink
 from node.runtime.clock import clock_ms
 from node.runtime.token_bucket import Rate, TokenBucket
 from protocols.canonical import parse_json
@@ -69,7 +71,7 @@ class Wish:
     """A new filter. ``start``: None for where the client stands."""
 
     wanted: Filter
-    start: Place | None
+    start: Cursor | None
     name: str | None
 
 
@@ -95,7 +97,7 @@ class Own:
     """
 
     may_stay: Callable[[], Awaitable[bool]]
-    acknowledge: Callable[[Place], None] | None = None
+    acknowledge: Callable[[Cursor], None] | None = None
     ends_s: float = math.inf
 
 
@@ -104,9 +106,9 @@ class EventSocket:
 
     def __init__(
         self,
-        read: Callable[[Filter, Place | None, Outlet | None], Reading],
+        read: Callable[[Filter, Cursor | None, Sink | None], FeedReader],
         feed: Feed,
-        beats: Beats,
+        heartbeats: Heartbeats,
         socket: Websocket,
         line: Connection | None,
         own: Own,
@@ -114,19 +116,19 @@ class EventSocket:
         self._own = own
         self._read = read
         self._feed = feed
-        self._beats = beats
+        self._heartbeats = heartbeats
         self._socket = socket
         self._line = line
         self._beat_s = 0.0
         self._credit: int | None = None
-        self._acknowledged: Place | None = None
-        self._inside: Place | None = None  # the last message sent of a chunk that is not sent whole
+        self._acknowledged: Cursor | None = None
+        self._inside: Cursor | None = None  # the last message sent of a chunk that is not sent whole
         self._wish: Wish | None = None
         self._ending: Ending | None = None
         self._news = trio.Event()
         self._tell, self._told = trio.open_memory_channel[Told](TOLD_MAX)
 
-    async def serve(self, wanted: Filter, start: Place | None) -> None:
+    async def serve(self, wanted: Filter, start: Cursor | None) -> None:
         """Serve an accepted WebSocket until the client, the node or a fault ends it."""
         self._reading = self._reader(wanted, start)
         async with trio.open_nursery() as nursery:
@@ -140,16 +142,18 @@ class EventSocket:
             nursery.cancel_scope.cancel()
 
     @property
-    def _place(self) -> Place:
-        return self._inside or self._reading.place
+    def _place(self) -> Cursor:
+        return self._inside or self._reading.cursor
 
     # --- writing ---------------------------------------------------------------------------------------------
 
     async def _write(self) -> None:
         """Write until there is an ending, then close with it."""
         try:
-            self._beat_s = self._beats.next_s()
-            await self._say(self._beats.current().at(self._place))  # so that the client has a place from the start
+            self._beat_s = self._heartbeats.next_s()
+            await self._say(
+                self._heartbeats.current().at(self._place)
+            )  # so that the client has a place from the start
             while self._ending is None:
                 await self._read_on()
                 if self._wish is not None:
@@ -173,7 +177,7 @@ class EventSocket:
                 if self._wish is not None or self._ending is not None:
                     return
         if self._credit is not None:  # it holds back by agreement: what it missed is read from the database
-            self._reading = self._reader(self._reading.wanted, self._reading.place)
+            self._reading = self._reader(self._reading.wanted, self._reading.cursor)
             return
         more = {} if self._acknowledged is None else {"acknowledged": str(self._acknowledged)}
         await self._say(dropped(self._place, remedy="reconnect with since", **more))
@@ -185,7 +189,7 @@ class EventSocket:
             await self._send(chunk)
             return
         messages = chunk.messages
-        first = messages[0].place
+        first = messages[0].cursor
         self._inside = first._replace(position=first.position - 1)
         while messages:
             if not self._credit:
@@ -195,7 +199,7 @@ class EventSocket:
                 continue
             paid, messages = messages[: self._credit], messages[self._credit :]
             self._credit -= len(paid)
-            self._inside = paid[-1].place
+            self._inside = paid[-1].cursor
             await self._send(Chunk(last=self._inside, messages=paid))
         self._inside = None
 
@@ -238,8 +242,8 @@ class EventSocket:
         answer = {"type": "subscribed", "sequence": str(place), "filter": criteria_document(wish.wanted)}
         await self._say(orjson.dumps(answer if wish.name is None else {**answer, "id": wish.name}))
 
-    def _reader(self, wanted: Filter, start: Place | None) -> Reading:
-        outlet = None if self._line is None else Outlet(form=encodings.frames, take=self._take)
+    def _reader(self, wanted: Filter, start: Cursor | None) -> FeedReader:
+        outlet = None if self._line is None else Sink(encoding=encodings.frames, try_write=self._take)
         reading = self._read(wanted, start, outlet)
         reading.open()
         return reading
@@ -249,7 +253,7 @@ class EventSocket:
         if self._credit is not None or not self._line.take(data):
             return False
         if self._line.has_rest:
-            self._reading.nudge()
+            self._reading.wake()
         return True
 
     def _patience(self) -> float:
@@ -257,16 +261,16 @@ class EventSocket:
         return 0.0 if self._told.statistics().current_buffer_used else next_s - trio.current_time()
 
     def _heartbeat(self) -> bytes:
-        self._beat_s = self._beats.next_s()
-        beat, place = self._beats.current(), self._place
+        self._beat_s = self._heartbeats.next_s()
+        beat, place = self._heartbeats.current(), self._place
         return beat.body if place >= beat.head else beat.at(place)
 
     async def _send(self, chunk: Chunk) -> None:
         if self._line is not None:
-            await self._line.send(await in_form(chunk, encodings.frames))
+            await self._line.send(await encoded(chunk, encodings.frames))
             return
         for message in chunk.messages:
-            await self._socket.send(encodings.numbered(message.body, message.place).decode())
+            await self._socket.send(encodings.numbered(message.body, message.cursor).decode())
 
     async def _say(self, body: bytes) -> None:
         if self._line is not None:
@@ -299,7 +303,7 @@ class EventSocket:
 
     def _nudge(self) -> None:
         self._news.set()
-        self._reading.nudge()
+        self._reading.wake()
 
     def _understood(self, text: str | bytes) -> "Told":
         """What the writer is to do about a message.
@@ -385,10 +389,10 @@ def _wish(document: Mapping[str, Any]) -> Wish:
     return Wish(wanted=read_criteria(criteria), start=start, name=document.get("id"))
 
 
-def _read_sequence(document: Mapping[str, Any], member: str) -> Place:
+def _read_sequence(document: Mapping[str, Any], member: str) -> Cursor:
     text = document.get(member)
     try:
-        return read_place(text if isinstance(text, str) else "")
+        return read_cursor(text if isinstance(text, str) else "")
     except ValueError as error:
         raise InvalidMessageError(
             f"{member!r} is no place in the feed", field=f"/{member}", remedy="use a sequence that was received"

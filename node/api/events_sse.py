@@ -11,10 +11,12 @@ import trio
 
 from node.api.connection import Connection
 from node.delivery import encodings
-from node.delivery.chunks import Place
-from node.delivery.feed import Feed, Outlet, in_form
-from node.delivery.heartbeats import Beats
-from node.delivery.reading import Reading
+from node.delivery.cursor import Cursor
+from node.delivery.feed import Feed
+from node.delivery.feed_reader import FeedReader
+from node.delivery.heartbeats import Heartbeats
+from node.delivery.messages import encoded
+from node.delivery.subscriber import Sink
 from node.runtime.clock import clock_ms
 from protocols.certificate import rfc3339
 from protocols.errors import WorldFault
@@ -26,7 +28,7 @@ RETRY_MS: Final = 2_000  # after which clients come back by themselves
 TOO_SLOW: Final = "the client read more slowly than events were certified"
 
 
-def dropped(place: Place, **more: str) -> bytes:
+def dropped(place: Cursor, **more: str) -> bytes:
     """Told to a client whose buffer overflowed: everything up to the place was sent."""
     return orjson.dumps(
         {
@@ -48,9 +50,9 @@ class EventStream:
 
     def __init__(
         self,
-        read: Callable[[Outlet | None], Reading],
+        read: Callable[[Sink | None], FeedReader],
         feed: Feed,
-        beats: Beats,
+        heartbeats: Heartbeats,
         line: Connection | None,
         *,
         gzip: bool,
@@ -64,12 +66,12 @@ class EventStream:
         self._may_stay = may_stay
         self._ends_s = ends_s
         self._feed = feed
-        self._beats = beats
+        self._heartbeats = heartbeats
         self._line = line
         self._gzip = gzip
         self._form = encodings.sse_gzip if gzip else encodings.sse
         self._in_parts = encodings.sse_gzip_parts if gzip else encodings.sse_parts
-        self._reading = read(None if line is None else Outlet(form=self._in_parts, take=self._take))
+        self._reading = read(None if line is None else Sink(encoding=self._in_parts, try_write=self._take))
         self._reading.open()
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
@@ -93,21 +95,21 @@ class EventStream:
     async def _messages(self) -> AsyncGenerator[bytes, None]:
         """Everything, in the form that goes out."""
         form = self._form if self._line is None else self._in_parts
-        beat_s = self._beats.next_s()
+        beat_s = self._heartbeats.next_s()
         async with aclosing(self._reading.chunks(lambda: min(beat_s, self._ends_s) - trio.current_time())) as chunks:
             async for chunk in chunks:
                 if self._line is not None:
                     await self._line.flush()
                 if chunk is not None:
-                    yield await in_form(chunk, form)
+                    yield await encoded(chunk, form)
                 if trio.current_time() >= beat_s:
                     if not await self._may_stay():
                         return
-                    beat_s = self._beats.next_s()
+                    beat_s = self._heartbeats.next_s()
                     yield self._written(self._heartbeat())
                 if self._feed.closing or trio.current_time() >= self._ends_s:
                     return
-        yield self._written(encodings.event(dropped(self._reading.place, remedy="reconnect with Last-Event-ID")))
+        yield self._written(encodings.event(dropped(self._reading.cursor, remedy="reconnect with Last-Event-ID")))
 
     def _hello(self) -> bytes:
         """A heartbeat at once, so that a client cut off before the first event knows its place."""
@@ -115,14 +117,14 @@ class EventStream:
 
     def _heartbeat(self) -> bytes:
         """Its id moves the client on, also where nothing was for it."""
-        beat, place = self._beats.current(), self._reading.place
+        beat, place = self._heartbeats.current(), self._reading.cursor
         return encodings.event(beat.body if place >= beat.head else beat.at(place), place)
 
     def _take(self, data: bytes) -> bool:
         assert self._line is not None, "it is the line's outlet"
         taken = self._line.take(data)
         if self._line.has_rest:
-            self._reading.nudge()
+            self._reading.wake()
         return taken
 
     def _encoded(self, text: bytes) -> bytes:

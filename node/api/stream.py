@@ -22,11 +22,11 @@ from node.api.events_socket import EventSocket, Own
 from node.api.events_sse import EventStream
 from node.api.services import Services
 from node.api.wire import InvalidParameterError, only_parameters
-from node.delivery.chunks import Place, read_place
 from node.delivery.criteria import InvalidCriteriaError, read_criteria
+from node.delivery.cursor import Cursor, read_cursor
+from node.delivery.feed_reader import FeedReader
 from node.delivery.filters import Filter
-from node.delivery.heartbeats import Beats
-from node.delivery.reading import Reading
+from node.delivery.heartbeats import Heartbeats
 from node.delivery.subscriptions import follow
 from node.runtime.access import Caller, Need, NotPermittedError
 from node.runtime.clock import clock_ms
@@ -52,8 +52,8 @@ class Wish:
     """
 
     wanted: Filter
-    start: Place | None
-    acknowledge: Callable[[Place], None] | None = None
+    start: Cursor | None
+    acknowledge: Callable[[Cursor], None] | None = None
     ends_s: float = math.inf
 
 
@@ -68,7 +68,9 @@ class TooManyStreamsError(WorldFault):
 def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("stream", __name__)
     settings, feed, database = services.settings, services.feed, services.database
-    beats = Beats(feed=feed, key=services.key, network=settings.network, interval_s=settings.heartbeat_ms / 1000)
+    heartbeats = Heartbeats(
+        feed=feed, key=services.key, network=settings.network, interval_s=settings.heartbeat_ms / 1000
+    )
     places = Places(settings.stream_clients_max)
 
     @blueprint.get("/overlay/events/stream")
@@ -82,8 +84,10 @@ def routes(services: Services) -> Blueprint:
         feed.refuse_expression(wish.wanted)
         ticket = places.take()
         line = line_of(request.scope)
-        reading = partial(Reading, database, feed, wish.wanted, wish.start)
-        stream = EventStream(reading, feed, beats, line, gzip=gzip, may_stay=may_stay(g.caller), ends_s=wish.ends_s)
+        reading = partial(FeedReader, database, feed, wish.wanted, wish.start)
+        stream = EventStream(
+            reading, feed, heartbeats, line, gzip=gzip, may_stay=may_stay(g.caller), ends_s=wish.ends_s
+        )
 
         async def body() -> AsyncGenerator[bytes, None]:
             with ticket:
@@ -106,9 +110,9 @@ def routes(services: Services) -> Blueprint:
         with places.take():
             await websocket.accept()
             line = line_of(websocket.scope)
-            read = partial(Reading, database, feed)
+            read = partial(FeedReader, database, feed)
             own = Own(may_stay=may_stay(g.caller), acknowledge=wish.acknowledge, ends_s=wish.ends_s)
-            socket = EventSocket(read, feed, beats, websocket, line, own)
+            socket = EventSocket(read, feed, heartbeats, websocket, line, own)
             await socket.serve(wish.wanted, wish.start)
 
     def may_stay(caller: Caller) -> Callable[[], Awaitable[bool]]:
@@ -125,11 +129,11 @@ def routes(services: Services) -> Blueprint:
             asked.args[SUBSCRIPTION],
             caller=g.caller,
             kind=kind,
-            acknowledged=read_place_of(asked.headers.get("Last-Event-ID")),
+            acknowledged=read_cursor_of(asked.headers.get("Last-Event-ID")),
         )
         return Wish(
             wanted=followed.wanted,
-            start=followed.place,
+            start=followed.cursor,
             acknowledge=partial(services.cursors.moved, followed.subscription_id, followed.revision),
             ends_s=math.inf if followed.expires_ms is None else _moment_s(followed.expires_ms),
         )
@@ -179,7 +183,7 @@ class Ticket:
             self._give_back()
 
 
-def read_wish(asked: Request | Websocket) -> tuple[Filter, Place | None]:
+def read_wish(asked: Request | Websocket) -> tuple[Filter, Cursor | None]:
     """What the query asks for, and from where on.
 
     Raises:
@@ -205,12 +209,12 @@ def _listed(text: str) -> list[str] | None:
     return [item.strip() for item in text.split(",") if item.strip()] or None
 
 
-def _read_start(asked: Request | Websocket) -> Place | None:
+def _read_start(asked: Request | Websocket) -> Cursor | None:
     """Where to go on; ``Last-Event-ID``, which a browser sends when it reconnects, goes before ``since``."""
-    return read_place_of(asked.headers.get("Last-Event-ID") or asked.args.get("since"))
+    return read_cursor_of(asked.headers.get("Last-Event-ID") or asked.args.get("since"))
 
 
-def read_place_of(text: str | None) -> Place | None:
+def read_cursor_of(text: str | None) -> Cursor | None:
     """A place as a client names it.
 
     Raises:
@@ -219,7 +223,7 @@ def read_place_of(text: str | None) -> Place | None:
     if not text:
         return None
     try:
-        return read_place(text)
+        return read_cursor(text)
     except ValueError as error:
         raise InvalidParameterError(
             f"{text[:40]!r} is no place in the feed",

@@ -16,8 +16,9 @@ import trio
 
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.serialization import read_certificate, unpack_outputs
-from node.delivery.chunks import WHOLE_BATCH, Rendering
+from node.delivery.cursor import WHOLE_BATCH
 from node.delivery.filters import Filter, Selection
+from node.delivery.rendering import BatchRenderer
 from node.delivery.subscription_documents import read_filter, status_of
 from node.network.transport import Transport
 from node.runtime.clock import clock_ms
@@ -88,12 +89,12 @@ class _Events:
         return self._rendering is not None and self._rendering.has(selection)
 
     @cached_property
-    def _rendering(self) -> Rendering | None:
+    def _rendering(self) -> BatchRenderer | None:
         row = self._row
         if row.outputs is None:
             return None
         leaves, normalized = unpack_outputs(row.outputs)
-        return Rendering(
+        return BatchRenderer(
             CertifiedResult(
                 certificate=read_certificate(row.certificate),
                 topics=row.topics,

@@ -6,7 +6,7 @@ What a crash takes with it is delivered again, never left out: a step is noted a
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from node.delivery.chunks import Place
+from node.delivery.cursor import Cursor
 from node.runtime.write_behind import WriteBehind
 from storage import subscriptions
 from storage.database import Database
@@ -36,9 +36,9 @@ class CursorLedger:
         self.failures += step.failures
         self._steps.add(subscription_id, step)
 
-    def moved(self, subscription_id: str, revision: int, place: Place) -> None:
-        """All up to ``place`` was taken by the subscription's client, or was not wanted."""
-        self.note(subscription_id, Step(revision=revision, cursor=(place.sequence, place.position)))
+    def moved(self, subscription_id: str, revision: int, cursor: Cursor) -> None:
+        """All up to ``cursor`` was taken by the subscription's client, or was not wanted."""
+        self.note(subscription_id, Step(revision=revision, cursor=(cursor.sequence, cursor.position)))
 
     async def run(self) -> None:
         """Write what was noted, again and again, until cancelled; then what is left."""

@@ -1,4 +1,4 @@
-"""Chunks as bytes on the wire: server-sent events, plain or gzip, and WebSocket frames, each written once for all.
+"""Chunks as bytes on the wire: server-sent events, plain or gzip, and WebSocket frames, each computed once for all.
 
 A gzip stream here is one header and then, for each chunk, deflate blocks that refer to nothing before them and end
 on a byte: so the same bytes continue the stream of any client. It has no end, and so no checksum.
@@ -8,7 +8,8 @@ import struct
 import zlib
 from typing import Final
 
-from node.delivery.chunks import Chunk, Place
+from node.delivery.cursor import Cursor
+from node.delivery.messages import Chunk
 
 GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # RFC 1952, section 2.3: fastest, unknown system
 GZIP_LEVEL: Final = 1
@@ -17,11 +18,11 @@ SHORT_BYTES_MAX: Final = 125
 MEDIUM_BYTES_MAX: Final = 65_535
 
 
-def event(body: bytes, place: Place | None = None) -> bytes:
+def event(body: bytes, cursor: Cursor | None = None) -> bytes:
     """One JSON object as a server-sent event."""
-    if place is None:
+    if cursor is None:
         return b"data: %b\n\n" % body
-    return b"id: %b\ndata: %b\n\n" % (str(place).encode(), body)
+    return b"id: %b\ndata: %b\n\n" % (str(cursor).encode(), body)
 
 
 def block(text: bytes) -> bytes:
@@ -45,26 +46,26 @@ def frame(text: bytes) -> bytes:
     return struct.pack("!BBQ", TEXT_FRAME, 127, size) + text
 
 
-def numbered(body: bytes, place: Place) -> bytes:
-    """A message that names its own place: WebSocket has no event ids."""
-    return b'%b,"sequence":"%b"}' % (body[:-1], str(place).encode())
+def numbered(body: bytes, cursor: Cursor) -> bytes:
+    """A message that contains its own cursor: WebSocket has no event ids."""
+    return b'%b,"sequence":"%b"}' % (body[:-1], str(cursor).encode())
 
 
 def sse(chunk: Chunk) -> bytes:
-    return b"".join([event(message.body, message.place) for message in chunk.messages])
+    return b"".join([event(message.body, message.cursor) for message in chunk.messages])
 
 
 def sse_gzip(chunk: Chunk) -> bytes:
-    return block(chunk.written(sse))
+    return block(chunk.encoded(sse))
 
 
 def sse_parts(chunk: Chunk) -> bytes:
-    return part(chunk.written(sse))
+    return part(chunk.encoded(sse))
 
 
 def sse_gzip_parts(chunk: Chunk) -> bytes:
-    return part(chunk.written(sse_gzip))
+    return part(chunk.encoded(sse_gzip))
 
 
 def frames(chunk: Chunk) -> bytes:
-    return b"".join([frame(numbered(message.body, message.place)) for message in chunk.messages])
+    return b"".join([frame(numbered(message.body, message.cursor)) for message in chunk.messages])

@@ -6,7 +6,7 @@ import attrs
 import orjson
 import trio
 
-from node.delivery.chunks import Place
+from node.delivery.cursor import Cursor
 from node.delivery.feed import Feed
 from node.runtime.clock import clock_ms
 from protocols.certificate import rfc3339
@@ -15,19 +15,19 @@ from protocols.keys import PrivateKey
 
 
 @attrs.frozen(kw_only=True)
-class Beat:
-    """A heartbeat. A client that was sent all it was handed has, with it, all that it wants up to ``head``."""
+class Heartbeat:
+    """A heartbeat. A client that was sent all it was handed has then all that it wants up to ``head``."""
 
-    head: Place
+    head: Cursor
     document: dict[str, Any]
     body: bytes
 
-    def at(self, place: Place) -> bytes:
-        """With the client's own place: where it starts, or before the head, reading the past or holding back."""
-        return orjson.dumps({**self.document, "place": str(place)})
+    def at(self, cursor: Cursor) -> bytes:
+        """With the client's own cursor: of one that starts, or reads stored batches, or did not take all."""
+        return orjson.dumps({**self.document, "place": str(cursor)})
 
 
-class Beats:
+class Heartbeats:
     """Makes heartbeats: one for every tick of a clock that all clients follow."""
 
     def __init__(self, *, feed: Feed, key: PrivateKey, network: str, interval_s: float) -> None:
@@ -36,20 +36,20 @@ class Beats:
         self._key = key
         self._network = network
         self._tick = -1
-        self._beat: Beat | None = None
+        self._heartbeat: Heartbeat | None = None
 
     def next_s(self) -> float:
         """When clients get their next heartbeat, by trio's clock."""
         return (trio.current_time() // self._interval_s + 1) * self._interval_s
 
-    def current(self) -> Beat:
+    def current(self) -> Heartbeat:
         """The heartbeat of this tick."""
         tick = int(trio.current_time() // self._interval_s)
-        if self._beat is None or tick != self._tick:
-            self._tick, self._beat = tick, self._make()
-        return self._beat
+        if self._heartbeat is None or tick != self._tick:
+            self._tick, self._heartbeat = tick, self._make()
+        return self._heartbeat
 
-    def _make(self) -> Beat:
+    def _make(self) -> Heartbeat:
         stats, head, timestamp = self._feed.stats, self._feed.handed, rfc3339(clock_ms())
         document = {
             "type": "heartbeat",
@@ -64,4 +64,4 @@ class Beats:
                 timestamp=timestamp,
             ),
         }
-        return Beat(head=head, document=document, body=orjson.dumps(document))
+        return Heartbeat(head=head, document=document, body=orjson.dumps(document))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from agents.policy import policy_facts
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.serialization import read_certificate, read_evidence, read_manifest, unpack_outputs
-from node.delivery.chunks import batch_evidence
+from node.delivery.batch_content import batch_evidence
 from node.worker.compute import unpack
 from protocols.certificate import agent_id, event_document, receipt_document, rfc3339
 from protocols.errors import ClientFault

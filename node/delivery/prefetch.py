@@ -1,11 +1,12 @@
-"""What is read ahead of a receiver: enough to fill its next delivery, and no more."""
+"""Messages read ahead of a receiver: enough to fill its next delivery, and no more."""
 
 from collections import deque
 from typing import Final
 
 import trio
 
-from node.delivery.chunks import Message, Place
+from node.delivery.cursor import Cursor
+from node.delivery.messages import EventMessage
 
 PREFETCH_MIN: Final = 64  # messages: fewer would have reader and sender take turns
 
@@ -19,13 +20,13 @@ class Prefetch:
         """
         self._events_max = events_max
         self._bytes_max = bytes_max
-        self._items: deque[Message | Place] = deque()  # a place: nothing up to it is wanted
+        self._items: deque[EventMessage | Cursor] = deque()  # a cursor: nothing up to it is wanted
         self._messages = 0
         self._bytes = 0
-        self._news = trio.Event()
+        self._added = trio.Event()
         self._room = trio.Event()
 
-    async def put(self, message: Message) -> None:
+    async def put(self, message: EventMessage) -> None:
         """Wait for room and take a message in."""
         while self._messages >= max(self._events_max, PREFETCH_MIN) or self._bytes >= self._bytes_max:
             self._room = trio.Event()
@@ -33,32 +34,32 @@ class Prefetch:
         self._items.append(message)
         self._messages += 1
         self._bytes += len(message.body)
-        self._news.set()
+        self._added.set()
 
-    def passed(self, place: Place) -> None:
-        """Nothing more comes up to ``place``."""
-        if self._items and isinstance(self._items[-1], Place):
+    def passed(self, cursor: Cursor) -> None:
+        """Nothing more comes up to ``cursor``."""
+        if self._items and isinstance(self._items[-1], Cursor):
             self._items.pop()
-        self._items.append(place)
-        self._news.set()
+        self._items.append(cursor)
+        self._added.set()
 
-    async def take(self) -> tuple[list[Message], Place]:
-        """Messages for one delivery, and where the reader stands after them. Only a place: there are none."""
+    async def take(self) -> tuple[list[EventMessage], Cursor]:
+        """Messages for one delivery, and the cursor after them. No messages: nothing up to the cursor is wanted."""
         while not self._items:
-            self._news = trio.Event()
-            await self._news.wait()
-        found: list[Message] = []
-        size, upto = 0, Place(sequence=0, position=0)
+            self._added = trio.Event()
+            await self._added.wait()
+        found: list[EventMessage] = []
+        size, upto = 0, Cursor(sequence=0, position=0)
         while self._items:
             item = self._items[0]
-            if isinstance(item, Place):
+            if isinstance(item, Cursor):
                 upto = item
             elif len(found) == self._events_max or (found and size + len(item.body) > self._bytes_max):
                 break
             else:
                 found.append(item)
                 size += len(item.body)
-                upto = item.place
+                upto = item.cursor
             self._items.popleft()
         self._messages -= len(found)
         self._bytes -= size

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-from node.delivery.chunks import Place
+from node.delivery.cursor import Cursor
 
 PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = 32
@@ -41,9 +41,9 @@ def read_secret(text: str) -> bytes:
     return key
 
 
-def message_id(subscription_id: str, places: Sequence[Place]) -> str:
+def message_id(subscription_id: str, cursors: Sequence[Cursor]) -> str:
     """The name of a delivery: the same whenever these events go to this subscription together."""
-    digest = hashlib.sha256(f"{subscription_id} {' '.join(map(str, places))}".encode())
+    digest = hashlib.sha256(f"{subscription_id} {' '.join(map(str, cursors))}".encode())
     return "msg_" + digest.hexdigest()[:32]
 
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import attrs
 
-from node.delivery.chunks import Place, read_place
 from node.delivery.criteria import read_criteria
+from node.delivery.cursor import Cursor, read_cursor
 from node.delivery.filters import Filter
 from node.delivery.history import timestamp
 from node.delivery.subscription_models import (
@@ -75,9 +75,9 @@ def read_replacement(document: Mapping[str, Any]) -> Document:
     return {**DEFAULTS, **read_values(document)}
 
 
-def read_since(document: Mapping[str, Any]) -> Place:
+def read_since(document: Mapping[str, Any]) -> Cursor:
     """``{"since": "12.5"}``."""
-    return read_place(read_document(ReplayRequest, document, _invalid).since)
+    return read_cursor(read_document(ReplayRequest, document, _invalid).since)
 
 
 def read_rotation(document: Mapping[str, Any]) -> SecretRotation:
@@ -118,8 +118,8 @@ def read_delivery(delivery: Mapping[str, Any]) -> WebhookDeliveryOptions:
     return read_document(WebhookDeliveryOptions, delivery, _invalid, pointer="/delivery")
 
 
-def place_of(row: Subscription) -> Place:
-    return Place(sequence=row.cursor_sequence, position=row.cursor_position)
+def cursor_of(row: Subscription) -> Cursor:
+    return Cursor(sequence=row.cursor_sequence, position=row.cursor_position)
 
 
 def milliseconds(moment: datetime.datetime | None) -> int | None:
@@ -175,7 +175,7 @@ def _state(row: Subscription, last_sequence: int) -> SubscriptionState:
         at=_moment(row.last_failure_ms), status=row.last_failure_status, reason=row.last_failure_reason
     )
     return SubscriptionState.model_construct(
-        cursor=str(place_of(row)),
+        cursor=str(cursor_of(row)),
         lag_batches=max(0, last_sequence - row.cursor_sequence),
         deliveries=row.deliveries,
         failures=row.failures,

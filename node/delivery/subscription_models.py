@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from agents.timestamps import epoch_ms
-from node.delivery.chunks import read_place
 from node.delivery.criteria import FilterCriteria
+from node.delivery.cursor import read_cursor
 from node.delivery.signatures import read_secret
 from node.runtime.document_models import DocumentModel, optional_member
 from protocols.limits import TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
@@ -48,9 +48,9 @@ def _secret(text: str) -> str:
 
 def _cursor(text: str) -> str:
     try:
-        read_place(text)
+        read_cursor(text)
     except ValueError:
-        raise ValueError("must be a place in the feed such as 12.5, or 0 for everything") from None
+        raise ValueError("must be a cursor of the feed such as 12.5, or 0 for everything") from None
     return text
 
 
@@ -136,7 +136,7 @@ class SubscriptionInput(SubscriptionChange):
         description="Of webhooks: whsec_ and the base64 of 24 to 64 bytes; made by the node where it is left out."
     )
     since: FeedCursor = optional_member(
-        description="Where it begins: a place in the feed such as 12.5, or 0 for everything. Default: from now on."
+        description="Where it begins: a cursor of the feed such as 12.5, or 0 for everything. Default: from now on."
     )
 
 
@@ -147,7 +147,7 @@ def _column(name: str, value: Any) -> Any:
         case "expires_at" if value is not None:
             return EPOCH + datetime.timedelta(milliseconds=epoch_ms(value) or 0)
         case "since":
-            return read_place(value)
+            return read_cursor(value)
         case _:
             return value
 
@@ -155,7 +155,7 @@ def _column(name: str, value: Any) -> Any:
 class ReplayRequest(DocumentModel):
     """From where a subscription goes on; what comes after it is delivered again, under the same ids."""
 
-    since: FeedCursor = Field(description="A place in the feed such as 12.5, or 0 for everything.")
+    since: FeedCursor = Field(description="A cursor of the feed such as 12.5, or 0 for everything.")
 
 
 class SecretRotation(DocumentModel):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from node.delivery.callback_url import read_callback_url
-from node.delivery.chunks import WHOLE_BATCH, Place
+from node.delivery.cursor import WHOLE_BATCH, Cursor
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.filters import Filter
 from node.delivery.signatures import make_secret
@@ -20,10 +20,10 @@ from node.delivery.subscription_documents import (
     DEFAULTS,
     STREAMS,
     Document,
+    cursor_of,
     invalid_member,
     milliseconds,
     moment_of,
-    place_of,
     read_delivery,
     read_filter,
     shown,
@@ -62,18 +62,18 @@ class NotActiveError(ClientFault):
 
 
 @attrs.frozen(kw_only=True)
-class Followed:
+class StreamStart:
     """A subscription that a stream begins with.
 
     Attributes:
-        place: All up to there was taken.
+        cursor: All up to there was taken.
         revision: What ``CursorLedger.moved`` wants to know.
         expires_ms: When the stream has to end.
     """
 
     subscription_id: str
     wanted: Filter
-    place: Place
+    cursor: Cursor
     revision: int
     expires_ms: int | None
 
@@ -102,7 +102,7 @@ def create(
     start = values.pop("since", None)
     last = batches.last_sequence(connection)
     if start is None:
-        start = Place(sequence=last, position=WHOLE_BATCH)
+        start = Cursor(sequence=last, position=WHOLE_BATCH)
     _refuse_future(start, last, "since")
     values["authority"] = _authority(caller)
     row = subscriptions.create(
@@ -199,9 +199,11 @@ def _make_room(connection: "Connection", values: Document, caller: Caller) -> No
             )
 
 
-def _refuse_future(place: Place, last: int, field: str) -> None:
-    if place.sequence > last:
-        raise invalid_member(field, f"the feed stands at {last}", "send a place that was passed, or 0 for everything")
+def _refuse_future(cursor: Cursor, last: int, field: str) -> None:
+    if cursor.sequence > last:
+        raise invalid_member(
+            field, f"the feed stands at {last}", "send a cursor that was passed, or 0 for everything"
+        )
 
 
 def find(connection: "Connection", subscription_id: str, caller: Caller, *, lock: bool = False) -> Subscription:
@@ -286,8 +288,8 @@ def delete(connection: "Connection", subscription_id: str, *, caller: Caller) ->
     subscriptions.delete(connection, subscription_id)
 
 
-def replay(connection: "Connection", subscription_id: str, *, since: Place, caller: Caller) -> Document:
-    """Have a subscription go on from another place: what comes after it is delivered, again or for the first time."""
+def replay(connection: "Connection", subscription_id: str, *, since: Cursor, caller: Caller) -> Document:
+    """Continue a subscription from another cursor: what comes after it is delivered, again or for the first time."""
     find(connection, subscription_id, caller, lock=True)
     _refuse_future(since, batches.last_sequence(connection), "since")
     updated = subscriptions.set_cursor(connection, subscription_id, (since.sequence, since.position))
@@ -321,8 +323,8 @@ async def follow(
     *,
     caller: Caller,
     kind: str,
-    acknowledged: Place | None = None,
-) -> Followed:
+    acknowledged: Cursor | None = None,
+) -> StreamStart:
     """Where a stream of a subscription begins, and what it is to carry.
 
     Args:
@@ -334,20 +336,20 @@ async def follow(
         NotActiveError: It is paused, expired, or of another type.
     """
     if acknowledged is not None:
-        passed = partial(_passable, subscription_id=subscription_id, caller=caller, place=acknowledged)
+        passed = partial(_passable, subscription_id=subscription_id, caller=caller, cursor=acknowledged)
         cursors.moved(subscription_id, await database.run(passed), acknowledged)
     await cursors.flush()
-    return await database.run(partial(_followed, subscription_id=subscription_id, caller=caller, kind=kind))
+    return await database.run(partial(_stream_start, subscription_id=subscription_id, caller=caller, kind=kind))
 
 
-def _passable(connection: "Connection", subscription_id: str, caller: Caller, place: Place) -> int:
-    """The revision of a cursor that may go forward to ``place``."""
+def _passable(connection: "Connection", subscription_id: str, caller: Caller, cursor: Cursor) -> int:
+    """The revision of a cursor that may go forward to ``cursor``."""
     row = find(connection, subscription_id, caller)
-    _refuse_future(place, batches.last_sequence(connection), "since")
+    _refuse_future(cursor, batches.last_sequence(connection), "since")
     return row.cursor_revision
 
 
-def _followed(connection: "Connection", subscription_id: str, caller: Caller, kind: str) -> Followed:
+def _stream_start(connection: "Connection", subscription_id: str, caller: Caller, kind: str) -> StreamStart:
     row = find(connection, subscription_id, caller)
     status = status_of(row, clock_ms())
     if row.subscription_type != kind or status != "active":
@@ -355,10 +357,10 @@ def _followed(connection: "Connection", subscription_id: str, caller: Caller, ki
             f"the subscription is {status}, of type {row.subscription_type}",
             remedy=f"use an active subscription of type {kind}",
         )
-    return Followed(
+    return StreamStart(
         subscription_id=subscription_id,
         wanted=read_filter(row.filter_criteria, row.overlay_topics),
-        place=place_of(row),
+        cursor=cursor_of(row),
         revision=row.cursor_revision,
         expires_ms=milliseconds(row.expires_at),
     )

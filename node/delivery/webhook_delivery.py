@@ -13,12 +13,13 @@ import orjson
 import structlog
 import trio
 
-from node.delivery.chunks import Message, Place
+from node.delivery.cursor import Cursor
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
+from node.delivery.feed_reader import FeedReader
 from node.delivery.filters import Filter
+from node.delivery.messages import EventMessage
 from node.delivery.prefetch import Prefetch
-from node.delivery.reading import Reading
 from node.delivery.signatures import message_id, read_secret, signed_headers
 from node.delivery.subscription_models import WebhookDeliveryOptions
 from node.delivery.webhook_connection import WebhookConnection, WebhookResponse
@@ -53,11 +54,11 @@ class DeliveryRequest:
 
     name: str
     body: bytes
-    upto: Place
+    upto: Cursor
 
 
-def pack(subscription_id: str, messages: list[Message], upto: Place, *, as_list: bool) -> DeliveryRequest:
-    name = message_id(subscription_id, [message.place for message in messages])
+def pack(subscription_id: str, messages: list[EventMessage], upto: Cursor, *, as_list: bool) -> DeliveryRequest:
+    name = message_id(subscription_id, [message.cursor for message in messages])
     if not as_list:
         return DeliveryRequest(name=name, body=messages[0].body, upto=upto)
     events = b",".join(message.body for message in messages)
@@ -89,7 +90,7 @@ class WebhookDelivery:
         wanted: Filter,
         options: WebhookDeliveryOptions,
         secrets: WebhookSecrets,
-        start: Place,
+        start: Cursor,
         revision: int,
         failing_since_ms: int | None,
         connection: WebhookConnection,
@@ -102,7 +103,7 @@ class WebhookDelivery:
         self._wanted = wanted
         self._options = options
         self._secrets = secrets
-        self._place = start
+        self._cursor = start
         self._revision = revision
         self.failing_since_ms = failing_since_ms
         self._connection = connection
@@ -131,7 +132,7 @@ class WebhookDelivery:
         """Deliver while all goes well. Returns what was not taken."""
         prefetch = Prefetch(events_max=self._options.max_events, bytes_max=BYTES_MAX)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, prefetch, self._place)
+            nursery.start_soon(self._read, prefetch, self._cursor)
             while True:
                 messages, upto = await prefetch.take()
                 if not messages:
@@ -146,19 +147,19 @@ class WebhookDelivery:
                 return request, answer
         raise AssertionError("the loop ends with a return")
 
-    async def _read(self, prefetch: Prefetch, place: Place) -> None:
+    async def _read(self, prefetch: Prefetch, cursor: Cursor) -> None:
         """Read on and on; where the feed cuts the reader off, from the database."""
         while True:
-            reading = Reading(self._database, self._feed, self._wanted, place)
+            reader = FeedReader(self._database, self._feed, self._wanted, cursor)
             try:
-                async with aclosing(reading.chunks(PATIENCE_S)) as chunks:
+                async with aclosing(reader.chunks(PATIENCE_S)) as chunks:
                     async for chunk in chunks:
                         for message in () if chunk is None else chunk.messages:
                             await prefetch.put(message)
-                        prefetch.passed(reading.place)
+                        prefetch.passed(reader.cursor)
             finally:
-                reading.close()
-            place = reading.place
+                reader.close()
+            cursor = reader.cursor
 
     async def _retry(self, request: DeliveryRequest, answer: WebhookResponse) -> str:
         """Send a request again until it is taken (empty), or until that makes no sense; why."""
@@ -182,19 +183,19 @@ class WebhookDelivery:
     async def _send(self, request: DeliveryRequest) -> WebhookResponse:
         return await send(self._connection, request, self._secrets, self._options.timeout_seconds)
 
-    def _passed(self, upto: Place) -> None:
-        if upto > self._place:
-            self._place = upto
+    def _passed(self, upto: Cursor) -> None:
+        if upto > self._cursor:
+            self._cursor = upto
             self._note(Step(revision=self._revision, cursor=(upto.sequence, upto.position)))
 
     def _taken(self, request: DeliveryRequest) -> None:
-        self._place = max(self._place, request.upto)
+        self._cursor = max(self._cursor, request.upto)
         self.failing_since_ms = None
         self.next_try_ms = 0
         self._note(
             Step(
                 revision=self._revision,
-                cursor=(self._place.sequence, self._place.position),
+                cursor=(self._cursor.sequence, self._cursor.position),
                 deliveries=1,
                 last_success_ms=clock_ms(),
             )

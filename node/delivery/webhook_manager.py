@@ -18,7 +18,7 @@ from node.delivery.callback_url import read_callback_url
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.signatures import message_id
-from node.delivery.subscription_documents import milliseconds, moment_of, place_of, read_delivery, read_filter
+from node.delivery.subscription_documents import cursor_of, milliseconds, moment_of, read_delivery, read_filter
 from node.delivery.subscriptions import WEBHOOKS_MAX, is_authorized
 from node.delivery.webhook_connection import WebhookConnection, WebhookConnector, WebhookResponse
 from node.delivery.webhook_delivery import DeliveryRequest, WebhookDelivery, WebhookSecrets, send
@@ -156,7 +156,7 @@ class WebhookManager:
         options = read_delivery(row.delivery)
         message = {"type": "test", "subscriptionId": row.subscription_id, "timestamp": rfc3339(clock_ms())}
         name = f"{message_id(row.subscription_id, [])}_{clock_ms()}"
-        request = DeliveryRequest(name=name, body=orjson.dumps(message), upto=place_of(row))
+        request = DeliveryRequest(name=name, body=orjson.dumps(message), upto=cursor_of(row))
         connection = WebhookConnection(read_callback_url(row.callback_url or "", self.allowed), self._connector)
         try:
             self._tests.acquire_nowait()
@@ -243,7 +243,7 @@ class WebhookManager:
             wanted=read_filter(row.filter_criteria, row.overlay_topics),
             options=read_delivery(row.delivery),
             secrets=_secrets(row),
-            start=place_of(row),
+            start=cursor_of(row),
             revision=row.cursor_revision,
             failing_since_ms=row.failing_since_ms,
             connection=WebhookConnection(read_callback_url(row.callback_url or "", self.allowed), self._connector),

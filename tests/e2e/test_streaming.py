@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
-from node.delivery.chunks import read_place
+from node.delivery.cursor import read_cursor
 from protocols.checkpoint import verify_checkpoint
 from scripts.network import LocalNetwork, Node, get
 
@@ -134,7 +134,7 @@ def test_everything_once_and_in_order_across_a_stop_and_a_kill(network: LocalNet
     for thread in (poster, *followers):
         thread.join(120)
     for follower in followers:
-        places = [read_place(place) for place, _ in follower.got]
+        places = [read_cursor(place) for place, _ in follower.got]
         assert places == sorted(set(places))
         assert sorted(value for _, value in follower.got) == list(range(EVENTS))
     assert followers[0].got == followers[1].got
@@ -147,7 +147,7 @@ def test_a_heartbeat_of_a_real_node_is_signed_with_its_key(network: LocalNetwork
         beat = json.loads(socket.recv(timeout=30))
     identity = bytes.fromhex(described["identityKey"])
     said = verify_checkpoint(beat["head"], network=described["network"], identity=identity)
-    assert read_place(said["place"]) <= read_place(beat["place"])
+    assert read_cursor(said["place"]) <= read_cursor(beat["place"])
 
 
 def wait_until(condition: Any) -> None:

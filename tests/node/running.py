@@ -24,7 +24,7 @@ from node.coordination.reputations import Reputations
 from node.coordination.serialization import certificate_bytes, evidence_bytes
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
-from node.delivery.reading import begin
+from node.delivery.feed_reader import begin
 from node.delivery.webhook_manager import WebhookManager
 from node.ingest.admission_control import IngestLimits
 from node.ingest.batch_rows import BatchSigner

@@ -12,8 +12,8 @@ import trio
 
 from node.api.server import ServerLimits
 from node.api.services import ApiSettings
-from node.delivery.chunks import START, Place, read_place
 from node.delivery.criteria import read_criteria
+from node.delivery.cursor import START, Cursor, read_cursor
 from node.delivery.feed import EXPRESSIONS_MAX, Feed
 from node.delivery.filters import Filter
 from protocols.checkpoint import verify_checkpoint
@@ -154,7 +154,7 @@ async def test_a_client_that_comes_back_misses_nothing_and_gets_nothing_twice(no
     """In the middle of a batch, with batches sealed while it was away and while it catches up."""
     for _ in range(20):
         await certify(node, 3)
-    place = Place(sequence=2, position=2)
+    place = Cursor(sequence=2, position=2)
     query, headers = ("", {"Last-Event-ID": str(place)}) if as_header else (f"?since={place}", {})
     async with trio.open_nursery() as nursery:
 
@@ -164,11 +164,11 @@ async def test_a_client_that_comes_back_misses_nothing_and_gets_nothing_twice(no
 
         nursery.start_soon(more)
         async with stream(node, query, **headers) as reader:
-            got = [read_place(text) for text, _ in await reader.take(1 + 18 * 3 + 10 * 2)]
+            got = [read_cursor(text) for text, _ in await reader.take(1 + 18 * 3 + 10 * 2)]
             nursery.cancel_scope.deadline = trio.current_time() + 10
-    expected = [Place(sequence=2, position=3)]
-    expected += [Place(sequence=seal, position=at) for seal in range(3, 21) for at in (1, 2, 3)]
-    expected += [Place(sequence=seal, position=at) for seal in range(21, 31) for at in (1, 2)]
+    expected = [Cursor(sequence=2, position=3)]
+    expected += [Cursor(sequence=seal, position=at) for seal in range(3, 21) for at in (1, 2, 3)]
+    expected += [Cursor(sequence=seal, position=at) for seal in range(21, 31) for at in (1, 2)]
     assert got == expected
 
 
@@ -250,9 +250,9 @@ async def test_events_pass_by_topic_type_and_expression(node: Running, query: st
         await everything.take(3)
         got = [message["data"]["v"] for _, message in await reader.take(len(wanted))]
         await until(lambda: str(node.feed.handed) == "3.1")
-        beats = len(reader.heartbeats)
+        heartbeats = len(reader.heartbeats)
         with trio.move_on_after(1.0):
-            while len(reader.heartbeats) < beats + 2:  # nothing more comes before the next heartbeats
+            while len(reader.heartbeats) < heartbeats + 2:  # nothing more comes before the next heartbeats
                 got.append((await reader.next())[1]["data"]["v"])
     assert got == wanted
 
@@ -323,7 +323,7 @@ async def test_batches_told_of_out_of_order_are_delivered_in_order(node: Running
         chunk = subscription.pop()
         nursery.cancel_scope.cancel()
     assert chunk is not None
-    assert [str(message.place) for message in chunk.messages] == ["1.1", "2.1", "3.1"]
+    assert [str(message.cursor) for message in chunk.messages] == ["1.1", "2.1", "3.1"]
 
 
 async def test_what_the_feed_missed_is_read_from_the_database(node: Running) -> None:

@@ -12,7 +12,7 @@ import trio.lowlevel
 
 from node.calling import SignedRequests
 from node.delivery import subscriptions
-from node.delivery.chunks import WHOLE_BATCH, Place
+from node.delivery.cursor import WHOLE_BATCH, Cursor
 from node.delivery.signatures import read_secret
 from node.delivery.subscriptions import NotActiveError, UnknownSubscriptionError, follow
 from node.runtime.access import ANONYMOUS, Access, Caller
@@ -243,7 +243,7 @@ async def test_pages(node: Running) -> None:
 # --- cursors of streams ------------------------------------------------------------------------------------------
 
 
-async def follow_as(node: Running, caller: Caller, subscription_id: str, **more: Any) -> subscriptions.Followed:
+async def follow_as(node: Running, caller: Caller, subscription_id: str, **more: Any) -> subscriptions.StreamStart:
     return await follow(node.database, node.cursors, subscription_id, **{"caller": caller, "kind": "sse", **more})
 
 
@@ -254,21 +254,21 @@ async def test_a_stream_begins_where_its_cursor_stands(node: Running) -> None:
     made = (await make(node, since="1.1", filterCriteria={"sourceIds": ["s1"]})).json()
     name = made["subscriptionId"]
     begun = await follow_as(node, owner, name)
-    assert begun.place == Place(sequence=1, position=1)
+    assert begun.cursor == Cursor(sequence=1, position=1)
     assert begun.wanted.source_ids == frozenset({"s1"})
-    node.cursors.moved(name, begun.revision, Place(sequence=1, position=3))
-    assert (await follow_as(node, owner, name)).place == Place(sequence=1, position=3)
+    node.cursors.moved(name, begun.revision, Cursor(sequence=1, position=3))
+    assert (await follow_as(node, owner, name)).cursor == Cursor(sequence=1, position=3)
     state = (await read(node, name)).json()["state"]
     assert (state["cursor"], state["lagBatches"]) == ("1.3", 1)
-    back = await follow_as(node, owner, name, acknowledged=Place(sequence=1, position=2))
-    assert back.place == Place(sequence=1, position=3), "a cursor goes forward only"
-    on = await follow_as(node, owner, name, acknowledged=Place(sequence=2, position=1))
-    assert on.place == Place(sequence=2, position=1)
+    back = await follow_as(node, owner, name, acknowledged=Cursor(sequence=1, position=2))
+    assert back.cursor == Cursor(sequence=1, position=3), "a cursor goes forward only"
+    on = await follow_as(node, owner, name, acknowledged=Cursor(sequence=2, position=1))
+    assert on.cursor == Cursor(sequence=2, position=1)
     with pytest.raises(ClientFault, match="the feed stands at 2"):
-        await follow_as(node, owner, name, acknowledged=Place(sequence=3, position=1))
+        await follow_as(node, owner, name, acknowledged=Cursor(sequence=3, position=1))
     await node.client.post(f"{PATH}/{name}/replay", json={"since": "0"}, auth=signed(AGENT))
-    node.cursors.moved(name, on.revision, Place(sequence=2, position=3))
-    assert (await follow_as(node, owner, name)).place == Place(sequence=0, position=WHOLE_BATCH), (
+    node.cursors.moved(name, on.revision, Cursor(sequence=2, position=3))
+    assert (await follow_as(node, owner, name)).cursor == Cursor(sequence=0, position=WHOLE_BATCH), (
         "steps before it are void"
     )
 

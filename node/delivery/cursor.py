@@ -1,0 +1,39 @@
+"""Positions in the feed: where a stream, a subscription or a webhook stands."""
+
+from typing import Final, NamedTuple
+
+WHOLE_BATCH: Final = 999_999_999  # a position past any batch's last
+SEQUENCE_DIGITS_MAX: Final = 18
+POSITION_DIGITS_MAX: Final = 9
+
+
+class Cursor(NamedTuple):
+    """A position after event ``position`` (1-based) of the batch sealed as ``sequence``.
+
+    A tuple, because cursors are compared for every client and chunk.
+    """
+
+    sequence: int
+    position: int
+
+    def __str__(self) -> str:
+        return str(self.sequence) if self.position >= WHOLE_BATCH else f"{self.sequence}.{self.position}"
+
+
+START: Final = Cursor(sequence=0, position=0)
+
+
+def read_cursor(text: str) -> Cursor:
+    """The inverse of ``str``: a sequence alone stands after the whole batch.
+
+    Raises:
+        ValueError: The text is not a cursor.
+    """
+    sequence, dot, position = text.strip().partition(".")
+    if not _is_number(sequence, SEQUENCE_DIGITS_MAX) or (dot and not _is_number(position, POSITION_DIGITS_MAX)):
+        raise ValueError("must be of the form <sequence>.<position>, or <sequence>")
+    return Cursor(sequence=int(sequence), position=int(position) if dot else WHOLE_BATCH)
+
+
+def _is_number(text: str, digits_max: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= digits_max
