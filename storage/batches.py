@@ -9,102 +9,9 @@ from psycopg.rows import dict_row
 
 from storage import certificate_log, objects, replicas
 from storage.event_rows import write_events
+from storage.rows import BatchRow, DeadBatch, EvidenceRow, IndexRow, NewBatch, PendingBatch, SealedBatch
 
 SEAL_LOCK = certificate_log.LOCK
-
-
-@attrs.frozen(kw_only=True)
-class NewBatch:
-    """A batch as ingest commits it. The event columns have equal length, in batch order.
-
-    Attributes:
-        payload: The records, newline-joined, as a zstd frame.
-        record_hashes: 64 hex digits each.
-        versions: 1 for a new event; a greater number supersedes the version before.
-        holders: Identity keys of the nodes that are to keep it too.
-    """
-
-    batch_id: str
-    source_id: str
-    source_sequence: int
-    policy_hash: bytes
-    level: int
-    quorum: int
-    stateful: bool
-    topics: list[str]
-    manifest: bytes
-    payload: bytes
-    received_ms: int
-    event_ids: list[str]
-    record_hashes: list[str]
-    versions: list[int]
-    holders: tuple[bytes, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class EvidenceRow:
-    """An agent's signed evidence about a batch; ``agrees``: with what was certified."""
-
-    role: str
-    signer: bytes
-    agrees: bool
-    frame: bytes
-    processing_us: int
-    events: int
-
-
-@attrs.frozen(kw_only=True)
-class SealedBatch:
-    """A certified batch with its results.
-
-    Attributes:
-        leaves, normalized: Verdict and normalized data of each event as canonical JSON, newline-joined.
-        outputs: zstd frame of both.
-        context_out: What the batch's rules leave behind.
-        agents: Agent ids of those who signed the certificate.
-    """
-
-    batch_id: str
-    certificate: bytes
-    context_out: bytes
-    outputs: bytes
-    valid: int
-    invalid: int
-    attempts: int
-    certified_ms: int
-    level: str
-    agents: list[str]
-    leaves: bytes
-    normalized: bytes
-    evidence: tuple[EvidenceRow, ...]
-
-
-@attrs.frozen(kw_only=True)
-class BatchRow:
-    """A batch without its bytes; see ``schema.sql``."""
-
-    batch_id: str
-    source_id: str
-    source_sequence: int
-    policy_hash: bytes
-    level: int
-    quorum: int
-    stateful: bool
-    events: int
-    topics: list[str]
-    manifest: bytes
-    received_ms: int
-    state: str
-    seal_sequence: int | None
-    certificate: bytes | None
-    valid: int | None
-    invalid: int | None
-    certified_ms: int | None
-    attempts: int
-    reasons: list[str]
-    published: int
-    confirmed: int
-    latency_ms: int
 
 
 COLUMNS = ", ".join(field.name for field in attrs.fields(BatchRow))
@@ -215,7 +122,7 @@ def _record_metrics(connection: psycopg.Connection, sealed: SealedBatch) -> None
     )
 
 
-def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) -> int:
+def mark_dead(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) -> int:
     """Mark a batch dead with the reason of every attempt.
 
     Returns its number of events; 0 if it had an end, or is another node's.
@@ -237,28 +144,6 @@ def bury(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) 
         (len(reasons), list(reasons), batch_id),
     )
     return int(row[0]) if row[1] else 0
-
-
-@attrs.frozen(kw_only=True)
-class IndexRow:
-    """An event's place in a batch; ``record_hash`` 64 hex digits."""
-
-    event_id: str
-    version: int
-    position: int
-    record_hash: str
-
-
-@attrs.frozen(kw_only=True)
-class DeadBatch:
-    """A dead batch of this node's own, with the events that are still its."""
-
-    number: int
-    manifest: bytes
-    payload: bytes
-    stateful: bool
-    reasons: list[str]
-    index: tuple[IndexRow, ...]
 
 
 def dead_to_split(connection: psycopg.Connection, batch_id: str) -> DeadBatch | None:
@@ -308,7 +193,7 @@ def finish_split(
         connection.execute("UPDATE batches SET materialised = true WHERE batch_id = %s", (rest_id,))
         write_events(connection, rest_id, "pending")
     if dead_id:
-        bury(connection, dead_id, reasons)
+        mark_dead(connection, dead_id, reasons)
 
 
 def materialise(connection: psycopg.Connection, received_before_ms: int, limit: int = 20) -> int:
@@ -400,18 +285,6 @@ def last_sealed(connection: psycopg.Connection) -> tuple[int, int, str] | None:
         "ORDER BY seal_sequence DESC LIMIT 1"
     ).fetchone()
     return None if row is None else (int(row[0]), int(row[1]), str(row[2]))
-
-
-@attrs.frozen(kw_only=True)
-class PendingBatch:
-    """A batch without an end. ``coordinator`` is None for this node's own."""
-
-    batch_id: str
-    manifest: bytes
-    stateful: bool
-    events: int
-    coordinator: bytes | None
-    holders: tuple[bytes, ...]
 
 
 def pending(connection: psycopg.Connection) -> list[PendingBatch]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import attrs
 import psycopg
 
-from storage.batches import PendingBatch
+from storage.rows import PendingBatch
 
 
 @attrs.frozen(kw_only=True)

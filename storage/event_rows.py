@@ -5,7 +5,7 @@ batch of 500 is three parameters, not three thousand. An event that has a later 
 ``event_versions`` instead; an earlier version that stands in its place is moved there first.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import psycopg
@@ -13,11 +13,7 @@ import zstandard
 
 from protocols.identifiers import job_id
 from protocols.roles import WORK_ROLES, Role
-
-if TYPE_CHECKING:
-    from storage.batches import SealedBatch
-
-RECORDS_BYTES_MAX = 64 * 1024 * 1024  # what a stored payload unpacks to; ``protocols.limits`` bounds it on the wire
+from storage.rows import RECORDS_BYTES_MAX, SealedBatch
 
 COLUMNS = """event_id, source_id, external_id, event_type, raw_data, normalized_data, validation_status,
     validation_issues, content_hash, version_id, overlay_job_id, processing_agents, certification_evidence,
@@ -65,7 +61,7 @@ NO_VERDICTS = f"""SELECT 'event_' || encode(i.event_digest, 'hex') AS event_id, 
     JOIN event_index i ON i.batch = %(number)s AND i.position = t.place - 1"""  # noqa: S608
 
 
-def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedBatch | str") -> bytes:
+def write_events(connection: psycopg.Connection, batch_id: str, result: SealedBatch | str) -> bytes:
     """Write a batch's event rows and job rows: with their verdicts, or with a status while they have none.
 
     Returns the batch's records, newline-joined: they had to be unpacked.
@@ -105,7 +101,7 @@ def write_events(connection: psycopg.Connection, batch_id: str, result: "SealedB
     return records
 
 
-def _results(result: "SealedBatch | str") -> dict[str, Any]:
+def _results(result: SealedBatch | str) -> dict[str, Any]:
     if isinstance(result, str):
         return {"status": result, "agents": [], "certified_ms": None}
     return {
@@ -146,7 +142,7 @@ def _write_beside(connection: psycopg.Connection, source: str, values: dict[str,
 
 
 def _write_jobs(
-    connection: psycopg.Connection, batch_id: str, values: dict[str, Any], result: "SealedBatch | str"
+    connection: psycopg.Connection, batch_id: str, values: dict[str, Any], result: SealedBatch | str
 ) -> None:
     """A job row per role once the batch is sealed; before that the normalize job alone."""
     if isinstance(result, str):
@@ -172,7 +168,7 @@ def _write_jobs(
     )
 
 
-def _first_event(connection: psycopg.Connection, values: dict[str, Any], result: "SealedBatch | str") -> str | None:
+def _first_event(connection: psycopg.Connection, values: dict[str, Any], result: SealedBatch | str) -> str | None:
     """The event whose row a batch's jobs point to."""
     if not isinstance(result, str) and not values["versioned"]:
         event_id: str = orjson.loads(result.leaves.partition(b"\n")[0])["eventId"]

@@ -11,7 +11,7 @@ import attrs
 import psycopg
 import zstandard
 
-from storage.event_rows import RECORDS_BYTES_MAX
+from storage.rows import RECORDS_BYTES_MAX
 
 FETCHED_BYTES_MAX: Final = 256 * 1024 * 1024  # as stored
 FETCHED_OBJECTS_MAX: Final = 4_096

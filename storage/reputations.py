@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import attrs
 import psycopg
 
-BLEMISHES_KEPT = 50
+INCIDENTS_KEPT = 50
 
 
 @attrs.frozen(kw_only=True)
@@ -24,7 +24,7 @@ class Reputation:
 
 
 @attrs.frozen(kw_only=True)
-class Blemish:
+class Incident:
     """An agent was late, dissented or contradicted itself."""
 
     agent: bytes
@@ -43,8 +43,8 @@ def load(connection: psycopg.Connection) -> list[Reputation]:
     return [Reputation(**dict(zip(NAMES, row, strict=True))) for row in rows]
 
 
-def save(connection: psycopg.Connection, changed: Sequence[Reputation], blemishes: Sequence[Blemish]) -> None:
-    """Write the present state of some reputations; of each agent's blemishes the latest are kept."""
+def save(connection: psycopg.Connection, changed: Sequence[Reputation], incidents: Sequence[Incident]) -> None:
+    """Write the present state of some reputations; of each agent's incidents the latest are kept."""
     values = [attrs.astuple(row) for row in changed]
     updates = ", ".join(f"{name} = EXCLUDED.{name}" for name in NAMES[2:])
     with connection.cursor() as cursor:
@@ -55,19 +55,19 @@ def save(connection: psycopg.Connection, changed: Sequence[Reputation], blemishe
         )
         cursor.executemany(
             "INSERT INTO blemishes (agent, role, outcome, batch_id, at_ms) VALUES (%s, %s, %s, %s, %s)",
-            [attrs.astuple(each) for each in blemishes],
+            [attrs.astuple(each) for each in incidents],
         )
         cursor.executemany(
             """DELETE FROM blemishes WHERE agent = %s AND id <= (
                    SELECT id FROM blemishes WHERE agent = %s ORDER BY id DESC OFFSET %s LIMIT 1)""",
-            [(agent, agent, BLEMISHES_KEPT) for agent in sorted({each.agent for each in blemishes})],
+            [(agent, agent, INCIDENTS_KEPT) for agent in sorted({each.agent for each in incidents})],
         )
 
 
-def blemishes_of(connection: psycopg.Connection, agent: bytes) -> list[Blemish]:
+def incidents_of(connection: psycopg.Connection, agent: bytes) -> list[Incident]:
     """The latest first."""
     rows = connection.execute(
         "SELECT agent, role, outcome, batch_id, at_ms FROM blemishes WHERE agent = %s ORDER BY id DESC", (agent,)
     )
-    names = tuple(field.name for field in attrs.fields(Blemish))
-    return [Blemish(**dict(zip(names, row, strict=True))) for row in rows]
+    names = tuple(field.name for field in attrs.fields(Incident))
+    return [Incident(**dict(zip(names, row, strict=True))) for row in rows]

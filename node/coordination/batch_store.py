@@ -13,9 +13,9 @@ from protocols.certificate import agent_id
 from protocols.effects import WriteBatch
 from protocols.messages import HoldBatch, Role, Signed
 from storage import batches, policies, replicas
-from storage.batches import EvidenceRow, PendingBatch, SealedBatch
 from storage.database import Database
 from storage.replicas import Adoption
+from storage.rows import EvidenceRow, PendingBatch, SealedBatch
 
 MATERIALISE_S: Final = 10.0
 
@@ -65,8 +65,8 @@ class BatchStore:
         sealed = _sealed_batch(effect, run, certified_ms)
         return await self._database.run(lambda connection: batches.seal(connection, sealed))
 
-    async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
-        return await self._database.run(lambda connection: batches.bury(connection, batch_id, reasons))
+    async def mark_dead(self, batch_id: str, reasons: tuple[str, ...]) -> int:
+        return await self._database.run(lambda connection: batches.mark_dead(connection, batch_id, reasons))
 
     async def run_materialise(self) -> None:
         """Show batches that wait for agents as pending rows of the events table."""

@@ -70,7 +70,7 @@ class Market:
         if advertised is None and not counts:
             raise UnknownAgentError(f"{agent_id(identity)} never advertised here nor worked for this node")
         scores = self._reputations.by_role(identity)
-        blemishes, proofs = await self._database.run(partial(_record, identity))
+        incidents, proofs = await self._database.run(partial(_record, identity))
         return {
             **(advertised or {"agentId": agent_id(identity), "identityKey": identity.hex()}),
             "reputation": self._reputations.overall(identity),
@@ -94,7 +94,7 @@ class Market:
                     "batchId": each.batch_id,
                     "at": rfc3339(each.at_ms),
                 }
-                for each in blemishes
+                for each in incidents
             ],
             "proofs": proofs,
         }
@@ -181,8 +181,8 @@ class Market:
         await self.load()
 
 
-def _record(identity: IdentityKey, connection: Any) -> tuple[list[reputations.Blemish], list[Document]]:
-    return reputations.blemishes_of(connection, identity), _proofs(connection, identity)
+def _record(identity: IdentityKey, connection: Any) -> tuple[list[reputations.Incident], list[Document]]:
+    return reputations.incidents_of(connection, identity), _proofs(connection, identity)
 
 
 def _proofs(connection: Any, identity: IdentityKey | None) -> list[Document]:

@@ -20,8 +20,8 @@ from node.runtime.write_behind import WriteBehind
 from protocols.effects import RecordAuction, RecordDistribution, RecordLateEvidence, ReportPeer, StoreProof
 from protocols.messages import FraudProof, IdentityKey
 from storage import auctions, batches, peers
-from storage.batches import EvidenceRow
 from storage.database import Database
+from storage.rows import EvidenceRow
 
 if TYPE_CHECKING:
     from psycopg import Connection

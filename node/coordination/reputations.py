@@ -11,7 +11,7 @@ from protocols.messages import IdentityKey, Role
 from protocols.reputation import NEWCOMER, Estimate, Outcome, over_roles
 from storage import peers, reputations
 from storage.database import Database
-from storage.reputations import BLEMISHES_KEPT, Blemish, Reputation
+from storage.reputations import INCIDENTS_KEPT, Incident, Reputation
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -24,7 +24,7 @@ class _Change:
     """A reputation as it is now, and the occasions since it was written last."""
 
     reputation: Reputation
-    blemishes: tuple[Blemish, ...] = ()
+    incidents: tuple[Incident, ...] = ()
 
 
 class Reputations:
@@ -56,9 +56,9 @@ class Reputations:
             at_ms=estimate.at_ms,
             **{outcome: getattr(known, outcome) + 1},
         )
-        blemish = Blemish(agent=agent, role=role.word, outcome=outcome, batch_id=batch_id, at_ms=now_ms)
-        blemishes = () if outcome == "agreed" else (blemish,)
-        self._changes.add((agent, role), _Change(reputation=reputation, blemishes=blemishes))
+        incident = Incident(agent=agent, role=role.word, outcome=outcome, batch_id=batch_id, at_ms=now_ms)
+        incidents = () if outcome == "agreed" else (incident,)
+        self._changes.add((agent, role), _Change(reputation=reputation, incidents=incidents))
 
     def by_role(self, agent: IdentityKey) -> Mapping[Role, int]:
         """0 to 100 for every role; a stranger starts in the middle, an equivocator is at 0 in all."""
@@ -93,13 +93,13 @@ class Reputations:
 
 def _write(connection: "Connection", changes: Mapping[tuple[IdentityKey, Role], _Change]) -> None:
     ordered = [changes[key] for key in sorted(changes)]
-    blemishes = sorted((each for change in ordered for each in change.blemishes), key=lambda each: each.at_ms)
-    reputations.save(connection, [change.reputation for change in ordered], blemishes)
+    incidents = sorted((each for change in ordered for each in change.incidents), key=lambda each: each.at_ms)
+    reputations.save(connection, [change.reputation for change in ordered], incidents)
 
 
 def _merged(first: _Change, second: _Change) -> _Change:
-    blemishes = (*first.blemishes, *second.blemishes)
-    return _Change(reputation=second.reputation, blemishes=blemishes[-BLEMISHES_KEPT:])
+    incidents = (*first.incidents, *second.incidents)
+    return _Change(reputation=second.reputation, incidents=incidents[-INCIDENTS_KEPT:])
 
 
 def _estimate(known: Reputation) -> Estimate:

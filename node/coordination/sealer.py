@@ -38,7 +38,7 @@ class SealStore(Protocol):
     async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
         """Store a certified batch, whole or not at all. Its sequence, or None if it has its end already."""
 
-    async def bury(self, batch_id: str, reasons: tuple[str, ...]) -> int:
+    async def mark_dead(self, batch_id: str, reasons: tuple[str, ...]) -> int:
         """Mark a batch dead. Its number of events; 0 for another node's, or one that has its end already."""
 
 
@@ -99,7 +99,7 @@ class Sealer:
     @property
     def handlers(self) -> Handlers:
         """The effects that end a batch."""
-        return {WriteBatch: self._seal, ReproduceBatch: self._check_seal, MarkDead: self._bury}
+        return {WriteBatch: self._seal, ReproduceBatch: self._check_seal, MarkDead: self._mark_dead}
 
     async def _seal(self, effect: WriteBatch) -> None:
         statement = effect.certificate.statement
@@ -142,9 +142,9 @@ class Sealer:
         for listener in self.on_certified:
             listener(result)
 
-    async def _bury(self, effect: MarkDead) -> None:
+    async def _mark_dead(self, effect: MarkDead) -> None:
         log.warning("batch.dead", batch=effect.batch_id, reasons=effect.reasons)
-        events = await self._store.bury(effect.batch_id, effect.reasons)
+        events = await self._store.mark_dead(effect.batch_id, effect.reasons)
         for listener in self.on_dead:
             listener(effect.batch_id, events)
 

@@ -7,7 +7,7 @@ from protocols import codec
 from protocols.envelope import narrow, open_frame, to_frame
 from protocols.limits import LENGTH_BYTES, PAYLOAD_BYTES_MAX
 from protocols.messages import Advertisement, Evidence, HoldBatch, Manifest, Message, QuorumCertificate, Signed
-from storage.batches import EvidenceRow
+from storage.rows import EvidenceRow
 
 M = TypeVar("M", bound=Message)
 

@@ -17,6 +17,7 @@ from protocols.merkle import leaf_hash
 from protocols.messages import Evidence, Level, QuorumCertificate, Role, Signed
 from protocols.uhrp import content_url, uhrp_url
 from storage import batches, events, jobs, metrics, policies
+from storage.rows import BatchRow
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -72,7 +73,7 @@ def sealed_since(connection: "Connection", *, sequence: int, limit: int) -> list
     return found
 
 
-def _event(connection: "Connection", event_id: str) -> tuple[events.EventRow, batches.BatchRow]:
+def _event(connection: "Connection", event_id: str) -> tuple[events.EventRow, BatchRow]:
     row = events.get(connection, event_id)
     if row is None and events.expired(connection, event_id):
         raise EventExpiredError("what the event said is deleted, as its policy asks", eventId=event_id)
@@ -234,9 +235,7 @@ def _with_rules(entry: Document, rules: list[str], passed: bool) -> Document:
     return {**entry, "validationRules": rules, "validationResult": "passed" if passed else "failed"}
 
 
-def _evidence(
-    connection: "Connection", batch: batches.BatchRow, network: str, *, agrees: bool
-) -> Sequence[Signed[Evidence]]:
+def _evidence(connection: "Connection", batch: BatchRow, network: str, *, agrees: bool) -> Sequence[Signed[Evidence]]:
     rows = batches.evidence(connection, batch.batch_id)
     work = (Role.NORMALIZE.word, Role.VALIDATE.word)
     return [read_evidence(row.frame, network) for row in rows if row.agrees is agrees and row.role in work]
@@ -317,7 +316,7 @@ def batch_document(connection: "Connection", batch_id: str, *, network: str) -> 
     }
 
 
-def batch_objects(batch: batches.BatchRow, records: bytes) -> Document:
+def batch_objects(batch: BatchRow, records: bytes) -> Document:
     """UHRP URLs of what belongs to a batch. Its records and its certificate are served once it is sealed."""
     return {
         "payload": None if batch.certificate is None or not records else content_url(records),

@@ -10,7 +10,7 @@ from node.worker.compute import pack
 from protocols.envelope import Signer, sign
 from protocols.merkle import root_of_leaves
 from protocols.messages import IdentityKey, Manifest, Signed
-from storage.batches import NewBatch
+from storage.rows import NewBatch
 
 LOCAL: Final = "local"
 REPLICATED: Final = "replicated"

@@ -10,6 +10,7 @@ from node.ingest.batch_rows import BatchSigner, CommittedBatch
 from node.ingest.batching import Draft, Terms
 from node.worker.compute import unpack
 from storage import batches, sources
+from storage.rows import DeadBatch, IndexRow
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -60,7 +61,7 @@ class BatchSplitter:
         batches.finish_split(connection, batch_id, dead_id, rest_id, [*found.reasons, reason])
         return BatchSplit(dead=dead_id, bad=len(bad_rows), rest=rest, rest_id=rest_id)
 
-    def _terms(self, found: batches.DeadBatch) -> Terms:
+    def _terms(self, found: DeadBatch) -> Terms:
         manifest = read_manifest(found.manifest, self._network).message
         return Terms(
             source_id=manifest.source_id,
@@ -75,9 +76,9 @@ class BatchSplitter:
     def _insert_part(
         self,
         connection: "Connection",
-        whole: batches.DeadBatch,
+        whole: DeadBatch,
         draft: Draft,
-        rows: Sequence[batches.IndexRow],
+        rows: Sequence[IndexRow],
         now_ms: int,
     ) -> CommittedBatch | None:
         if not rows:
@@ -88,7 +89,7 @@ class BatchSplitter:
         return batch
 
 
-def _draft(terms: Terms, rows: Sequence[batches.IndexRow], lines: Sequence[bytes]) -> Draft:
+def _draft(terms: Terms, rows: Sequence[IndexRow], lines: Sequence[bytes]) -> Draft:
     return Draft(
         terms=terms,
         event_ids=[row.event_id for row in rows],

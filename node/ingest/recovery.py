@@ -13,7 +13,7 @@ from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
 from protocols.entities import Batch, Stage, batch_entity_id
 from protocols.stimuli import BatchAdopted, BatchCommitted, BatchReplayed, ReplicaStored
-from storage.batches import PendingBatch
+from storage.rows import PendingBatch
 
 log = structlog.get_logger(__name__)
 

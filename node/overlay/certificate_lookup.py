@@ -27,8 +27,8 @@ from protocols.messages import Statement
 from protocols.topics import build_certificate_token
 from protocols.uhrp import content_url
 from storage import batches, certificate_log, events, outputs
-from storage.batches import BatchRow
 from storage.database import Database
+from storage.rows import BatchRow
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -30,6 +30,7 @@ from storage import batches, policies
 from storage.database import connect
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
+from storage.rows import EvidenceRow, NewBatch, SealedBatch
 
 EVENTS = 500
 POLICY = bytes(32)
@@ -269,7 +270,7 @@ def c_seal(connection: psycopg.Connection, batch: Batch) -> None:
 
 
 def node_acknowledge(connection: psycopg.Connection, batch: Batch) -> None:
-    new = batches.NewBatch(
+    new = NewBatch(
         batch_id=batch.batch_id,
         source_id="bench",
         source_sequence=batch.number,
@@ -290,13 +291,11 @@ def node_acknowledge(connection: psycopg.Connection, batch: Batch) -> None:
 
 def node_seal(connection: psycopg.Connection, batch: Batch) -> None:
     evidence = tuple(
-        batches.EvidenceRow(
-            role=role, signer=bytes([agent]), agrees=True, frame=FRAME, processing_us=1, events=EVENTS
-        )
+        EvidenceRow(role=role, signer=bytes([agent]), agrees=True, frame=FRAME, processing_us=1, events=EVENTS)
         for role in ("normalize", "validate", "certify")
         for agent in range(3)
     )
-    sealed = batches.SealedBatch(
+    sealed = SealedBatch(
         batch_id=batch.batch_id,
         certificate=FRAME * 10 + batch.batch_id.encode(),
         context_out=b"",

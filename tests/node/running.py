@@ -70,6 +70,7 @@ from protocols.stimuli import BatchCommitted, BatchReplayed, Stimulus
 from storage import batches
 from storage.database import Database
 from storage.migrate import migrate
+from storage.rows import EvidenceRow, SealedBatch
 from tests.node.memory_transport import MemoryTransport
 
 T = TypeVar("T")
@@ -284,9 +285,9 @@ def certified(said: Manifest, payload: bytes, level: Level) -> tuple[QuorumCerti
     return certificate, output.leaves, output.normalized
 
 
-def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes, now_ms: int) -> batches.SealedBatch:
+def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes, now_ms: int) -> SealedBatch:
     statement = certificate.statement
-    return batches.SealedBatch(
+    return SealedBatch(
         context_out=b"{}",
         batch_id=statement.batch_id,
         certificate=certificate_bytes(certificate),
@@ -300,7 +301,7 @@ def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes,
         leaves=leaves,
         normalized=normalized,
         evidence=tuple(
-            batches.EvidenceRow(
+            EvidenceRow(
                 role=signed.message.role.word,
                 signer=signed.signer,
                 agrees=True,

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from storage import batches, events, policies, sources
-from storage.batches import NewBatch
+from storage.rows import NewBatch
 from tests.storage.test_repositories import POLICY, new_batch, sealed_batch
 
 THREADS, BATCHES, EVENTS = 4, 40, 20

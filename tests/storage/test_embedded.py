@@ -193,7 +193,7 @@ def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root has directories that the server's user cannot reach")
     directory, shared = (Path(tempfile.mkdtemp(prefix=f"overlay-test-{name}-")) for name in ("private", "shared"))
-    monkeypatch.setattr("storage.placement.SHARED", shared)
+    monkeypatch.setattr("storage.embedded.placement.SHARED", shared)
     yield directory
     for each in (directory, shared):
         shutil.rmtree(each)

@@ -11,9 +11,9 @@ import zstandard
 
 from protocols.roles import Role
 from storage import auctions, batches, entities, events, jobs, metrics, policies, reputations, sources, templates
-from storage.batches import EvidenceRow, NewBatch, SealedBatch
 from storage.errors import SourceExistsError
 from storage.jobs import JobChange
+from storage.rows import EvidenceRow, NewBatch, SealedBatch
 from storage.templates import StoredTemplate
 
 POLICY = hashlib.sha256(b"{}").digest()
@@ -182,8 +182,8 @@ def test_an_older_version_is_sealed_beside_the_latest(connection: psycopg.Connec
 def test_a_buried_batch_stays_dead(connection: psycopg.Connection) -> None:
     batch = new_batch("a", ["x"])
     batches.insert_ingested(connection, [batch])
-    assert batches.bury(connection, "batch_a", ["one", "two"]) == 1
-    assert batches.bury(connection, "batch_a", ["three"]) == 0
+    assert batches.mark_dead(connection, "batch_a", ["one", "two"]) == 1
+    assert batches.mark_dead(connection, "batch_a", ["three"]) == 0
     assert batches.seal(connection, sealed_batch(batch)) is None
     row = batches.get(connection, "batch_a")
     assert row is not None
@@ -205,7 +205,7 @@ def test_counts_add_up(connection: psycopg.Connection) -> None:
     made = [new_batch("a", ["x", "y"]), new_batch("b", ["z"], sequence=2), new_batch("c", ["w"], sequence=3)]
     batches.insert_ingested(connection, made)
     batches.seal(connection, sealed_batch(made[0], invalid=("x",)))
-    batches.bury(connection, "batch_b", ["no quorum"])
+    batches.mark_dead(connection, "batch_b", ["no quorum"])
     found = metrics.stats(connection)
     assert (found.acknowledged, found.certified, found.invalid, found.dead, found.pending) == (4, 1, 1, 1, 1)
     assert found.latency_ms["p50"] == 250
@@ -282,14 +282,14 @@ def test_a_later_version_that_is_sealed_first_stays_the_latest(connection: psyco
 def test_reputations_are_kept_as_they_are_and_blemishes_to_a_bound(connection: psycopg.Connection) -> None:
     row = reputations.Reputation(agent=AGENT, role="validate", agreed=8, successes=7.5, failures=0.25, at_ms=9)
     blemishes = [
-        reputations.Blemish(agent=AGENT, role="validate", outcome="late", batch_id=f"batch_{n}", at_ms=n)
-        for n in range(reputations.BLEMISHES_KEPT + 7)
+        reputations.Incident(agent=AGENT, role="validate", outcome="late", batch_id=f"batch_{n}", at_ms=n)
+        for n in range(reputations.INCIDENTS_KEPT + 7)
     ]
     reputations.save(connection, [row], blemishes[:30])
     later = attrs.evolve(row, agreed=9, late=1)
     reputations.save(connection, [later], blemishes[30:])
     assert reputations.load(connection) == [later]
-    assert reputations.blemishes_of(connection, AGENT) == blemishes[: -reputations.BLEMISHES_KEPT - 1 : -1]
+    assert reputations.incidents_of(connection, AGENT) == blemishes[: -reputations.INCIDENTS_KEPT - 1 : -1]
 
 
 def test_of_the_versions_of_a_template_the_latest_is_in_use(connection: psycopg.Connection) -> None:

@@ -276,7 +276,7 @@ async def test_a_dead_batch_is_taken_apart(node: Running) -> None:
     splitter = BatchSplitter(NETWORK, BatchSigner(NETWORK, NODE))
     split = partial(splitter.split, batch_id=whole, bad=frozenset({1, 3}), now_ms=clock_ms())
     assert await node.database.run(split) is None, "it waits, and is left alone"
-    await node.database.run(lambda connection: batches.bury(connection, whole, ["crashed"]))
+    await node.database.run(lambda connection: batches.mark_dead(connection, whole, ["crashed"]))
     found = await node.database.run(split)
     assert found is not None
     assert found.rest is not None

@@ -22,7 +22,7 @@ async def dead_batch(node: Running, http: httpx.AsyncClient) -> str:
     assert (await http.post("/overlay/sources", json=source)).status_code == 201
     taken = (await http.post("/overlay/events/ingest", json=BODY)).json()
     batch_id: str = taken["batches"][0]["batchId"]
-    bury = partial(batches.bury, batch_id=batch_id, reasons=REASONS)
+    bury = partial(batches.mark_dead, batch_id=batch_id, reasons=REASONS)
     assert await node.database.run(bury) == 1
     return batch_id
 

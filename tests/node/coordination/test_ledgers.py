@@ -13,10 +13,10 @@ from protocols.effects import Effect, RecordDistribution, RecordLateEvidence
 from protocols.envelope import sign
 from protocols.messages import Evidence, Role
 from storage import batches, policies, reputations, sources
-from storage.batches import NewBatch
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
-from storage.reputations import BLEMISHES_KEPT
+from storage.reputations import INCIDENTS_KEPT
+from storage.rows import NewBatch
 from tests.node.running import AGENT, DIGEST, NETWORK, NODE
 from tests.outage import out_of_order
 
@@ -118,16 +118,16 @@ async def test_reputations_outlast_an_outage_and_a_restart(postgres_url: str) ->
         await again.load()
         counts = again.counts(AGENT.identity)[Role.NORMALIZE]
         assert (counts.agreed, counts.dissented, counts.late) == (1, 1, 1)
-        occasions = await database.run(partial(reputations.blemishes_of, agent=AGENT.identity))
+        occasions = await database.run(partial(reputations.incidents_of, agent=AGENT.identity))
         assert [each.outcome for each in occasions] == ["late", "dissented"]
 
 
 async def test_the_latest_occasions_are_kept_however_many_gather(postgres_url: str) -> None:
     with Database(postgres_url) as database:
         known = Reputations(database)
-        for number in range(BLEMISHES_KEPT + 20):
+        for number in range(INCIDENTS_KEPT + 20):
             known.count(AGENT.identity, Role.NORMALIZE, "late", f"batch_{number}")
         await known.flush()
-        occasions = await database.run(partial(reputations.blemishes_of, agent=AGENT.identity))
-        assert len(occasions) == BLEMISHES_KEPT
-        assert occasions[0].batch_id == f"batch_{BLEMISHES_KEPT + 19}"
+        occasions = await database.run(partial(reputations.incidents_of, agent=AGENT.identity))
+        assert len(occasions) == INCIDENTS_KEPT
+        assert occasions[0].batch_id == f"batch_{INCIDENTS_KEPT + 19}"

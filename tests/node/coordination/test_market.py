@@ -9,7 +9,7 @@ from node.api.openapi_overlay import EXAMPLE_TEMPLATE
 from node.runtime.clock import clock_ms
 from protocols.certificate import agent_id
 from storage import auctions, peers, reputations
-from storage.reputations import Blemish
+from storage.reputations import Incident
 from tests.node.running import AGENT, NODE, running
 
 
@@ -45,10 +45,10 @@ async def test_a_template_is_used_until_it_is_withdrawn(postgres_url: str) -> No
 
 async def test_an_agent_is_explained(postgres_url: str) -> None:
     async with running(postgres_url) as node:
-        blemish = Blemish(
+        incident = Incident(
             agent=AGENT.identity, role="validate", outcome="dissented", batch_id="batch_1", at_ms=clock_ms()
         )
-        await node.database.run(partial(reputations.save, changed=[], blemishes=[blemish]))
+        await node.database.run(partial(reputations.save, changed=[], incidents=[incident]))
         await node.database.run(
             lambda connection: peers.keep_equivocation(
                 connection,
