@@ -335,7 +335,7 @@ async def test_certificates_that_the_log_let_go_before_they_were_read_are_shown(
             await world.certify(value)
         await world.reader.client.patch("/overlay/sources/copy", json={"enabled": True})
         await world.until_taken(3)
-        assert any("let go before they were read" in each["reason"] for each in await world.rejections())
+        assert any("deleted before they were read" in each["reason"] for each in await world.rejections())
 
 
 async def test_a_certificate_of_strangers_is_not_used(world: World) -> None:
