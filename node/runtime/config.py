@@ -165,6 +165,8 @@ def _problems(error: ValidationError, values: Mapping[str, Any], places: Mapping
 
 
 def _reason(detail: ErrorDetails) -> str:
+    if detail["type"] == "path_type":  # its text names a class
+        return "is not a path"
     return detail["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
 
 
