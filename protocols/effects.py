@@ -1,4 +1,4 @@
-"""What a committed state still owes: each effect is carried out after the commit that caused it.
+"""What is to be done: each effect is carried out after the commit of the state that asks for it.
 
 Effects are not stored. After a crash ``Restarted`` makes ``step`` emit them again, so whoever receives one must
 accept a repeat.
@@ -33,14 +33,18 @@ class Effect:
 
 @attrs.frozen(kw_only=True)
 class Publish(Effect):
-    """Sign and gossip."""
+    """Sign a message and gossip it."""
 
     message: Message
 
 
 @attrs.frozen(kw_only=True)
 class Send(Effect):
-    """Sign and send to one node, this one included; ``payload_of`` attaches the payload of that batch."""
+    """Sign a message and send it to one node, which may be this one.
+
+    Attributes:
+        payload_of: Id of the batch whose payload is attached; empty for none.
+    """
 
     to: IdentityKey
     message: Message
@@ -49,7 +53,7 @@ class Send(Effect):
 
 @attrs.frozen(kw_only=True)
 class RunRole(Effect):
-    """Run the roles over a batch in the worker pool, sign evidence for ``roles``, report RoleFinished."""
+    """Run the roles over a batch in the worker pool, sign evidence for ``roles``, then report RoleFinished."""
 
     order: Signed[WorkOrder]
     roles: tuple[Role, ...]
@@ -62,7 +66,7 @@ class SignStatement(Effect):
 
 @attrs.frozen(kw_only=True)
 class WriteBatch(Effect):
-    """Write down a certified batch, then report BatchWritten."""
+    """Write a certified batch to disk, then report BatchWritten."""
 
     certificate: QuorumCertificate
     dissent: tuple[Signed[Evidence], ...]
@@ -74,7 +78,7 @@ class WriteBatch(Effect):
 
 @attrs.frozen(kw_only=True)
 class ReproduceBatch(Effect):
-    """Run a batch whose certificate others brought about; report BatchReproduced if that gives the same."""
+    """Run a batch that others certified; report BatchReproduced if the result is the same."""
 
     sealed: BatchSealed
     manifest: Manifest
@@ -83,7 +87,7 @@ class ReproduceBatch(Effect):
 
 @attrs.frozen(kw_only=True)
 class RecordLateEvidence(Effect):
-    """Evidence that came after the seal, for or against the certified result: kept beside it."""
+    """Record evidence that came after the certificate, for or against the certified result."""
 
     evidence: Signed[Evidence]
     agrees: bool
@@ -91,7 +95,7 @@ class RecordLateEvidence(Effect):
 
 @attrs.frozen(kw_only=True)
 class StoreCertificate(Effect):
-    """Write a certificate that was checked to the log, then report CertificateStored."""
+    """Write a checked certificate to the log, then report CertificateStored."""
 
     sealed: BatchSealed
     sender: IdentityKey
@@ -99,7 +103,7 @@ class StoreCertificate(Effect):
 
 @attrs.frozen(kw_only=True)
 class RecordDistribution(Effect):
-    """How many nodes got the certificate, how many confirmed that they keep it, after how long in the mean."""
+    """Record how many nodes were sent the certificate, how many confirmed it, and their mean latency."""
 
     batch_id: str
     published: int
@@ -109,7 +113,7 @@ class RecordDistribution(Effect):
 
 @attrs.frozen(kw_only=True)
 class MarkDead(Effect):
-    """A batch ran out of attempts: mark it dead, with every reason."""
+    """Mark a batch dead, with the reason of every failed attempt."""
 
     batch_id: str
     reasons: tuple[str, ...]
@@ -123,14 +127,14 @@ class SetAlarm(Effect):
 
 @attrs.frozen(kw_only=True)
 class StoreReplica(Effect):
-    """Write another node's batch down, payload and policy with it, then report ReplicaStored."""
+    """Write another node's batch to disk with its payload and policy, then report ReplicaStored."""
 
     hold: Signed[HoldBatch]
 
 
 @attrs.frozen(kw_only=True)
 class DropReplica(Effect):
-    """A batch that was held has its end."""
+    """Delete a replica: the batch is finished."""
 
     batch_id: str
 
@@ -144,7 +148,7 @@ class AdoptReplica(Effect):
 
 @attrs.frozen(kw_only=True)
 class ConfirmReplication(Effect):
-    """Enough peers hold a batch: it can be acknowledged."""
+    """Acknowledge a replicated batch to its client: enough peers hold it."""
 
     batch_id: str
     holders: tuple[IdentityKey, ...]
@@ -152,7 +156,7 @@ class ConfirmReplication(Effect):
 
 @attrs.frozen(kw_only=True)
 class LookUpCertificate(Effect):
-    """Look up whether a batch has its certificate, then report CertificateLookedUp with these."""
+    """Look up the certificate of a batch, then report CertificateLookedUp with these fields."""
 
     batch_id: str
     asker: IdentityKey | None
@@ -161,14 +165,14 @@ class LookUpCertificate(Effect):
 
 @attrs.frozen(kw_only=True)
 class ForgetPayload(Effect):
-    """The bytes of a batch are no longer needed here."""
+    """Drop the payload of a batch: it is not needed here any more."""
 
     batch_id: str
 
 
 @attrs.frozen(kw_only=True)
 class ReportPeer(Effect):
-    """A node did this well or badly in a role."""
+    """Count an outcome for the reputation of a node in a role."""
 
     peer: IdentityKey
     role: Role
@@ -178,7 +182,7 @@ class ReportPeer(Effect):
 
 @attrs.frozen(kw_only=True)
 class RecordAuction(Effect):
-    """How an auction ended. ``lease_id`` is empty where too few could be chosen."""
+    """Record how an auction ended. ``lease_id`` is empty where too few agents could be chosen."""
 
     announcement_id: str
     level: Level
@@ -191,10 +195,10 @@ class RecordAuction(Effect):
 
 @attrs.frozen(kw_only=True)
 class StoreProof(Effect):
-    """Two signed statements that contradict each other: proof against their signer.
+    """Store a proof against an agent: two signed answers of it that contradict each other.
 
     Attributes:
-        heard_from: Who told of it; None where this node found it.
+        heard_from: The node that sent the proof; None where this node found it.
     """
 
     proof: FraudProof
@@ -203,7 +207,7 @@ class StoreProof(Effect):
 
 @attrs.frozen(kw_only=True)
 class Transition:
-    """What a stimulus changed: entities to store, ids to delete, effects to carry out after the commit."""
+    """The outcome of a stimulus: entities to store, ids to delete, effects to carry out after the commit."""
 
     changed: tuple[Entity, ...] = ()
     removed: tuple[EntityId, ...] = ()

@@ -1,4 +1,4 @@
-"""What coordination stores: the durable state of leases, batches, chains, awards, tasks and replicas. No behaviour.
+"""What coordination stores: the state of leases, batches, chains, awards, tasks and replicas. No behaviour.
 
 An entity is keyed by a string id and stored as its deterministic encoding (``codec``): the order of its fields and
 its ``TAG`` are part of what is on disk, its names are not.
@@ -35,11 +35,11 @@ EntityId: TypeAlias = str
 
 @attrs.frozen(kw_only=True)
 class ReceivedBid:
-    """A bid with what this node knew of the bidder when it came.
+    """A bid, with what this node knew about the bidder when the bid came.
 
     Attributes:
         reputations: By role, 0 to 100.
-        topics: What it advertises besides roles.
+        topics: The topics that the bidder advertises, besides roles.
     """
 
     bid: Signed[Bid]
@@ -52,17 +52,17 @@ class ReceivedBid:
 
 
 class Choice(enum.IntEnum):
-    """What became of a bid for a role."""
+    """The decision on a bid for a role."""
 
     REFUSED = 0
     EXECUTOR = 1  # its vote counts
     RESERVE = 2  # asked when an executor fails
-    SHADOW = 3  # does the work to be judged by it; its vote does not count
+    SHADOW = 3  # a newcomer that does the work to earn a reputation; its vote does not count
 
 
 @attrs.frozen(kw_only=True)
 class BidDecision:
-    """A bid for a role, what was made of it, and why: readable afterwards. Smaller scores are better."""
+    """The decision on a bid for a role with its reason, for the record. Smaller scores are better."""
 
     bidder: IdentityKey
     role: Role
@@ -80,7 +80,7 @@ class Auction:
 
 @attrs.frozen(kw_only=True)
 class Reserve:
-    """A bidder that was ranked behind those awarded: who is asked when one of them fails."""
+    """A bidder that was ranked behind those awarded, and is asked when one of them fails."""
 
     agent: IdentityKey
     roles: tuple[Role, ...]
@@ -108,7 +108,7 @@ class Grant:
 
 @attrs.frozen(kw_only=True)
 class Pace:
-    """How long agents take to answer: mean and mean deviation, in microseconds, as RFC 6298 estimates them."""
+    """How long agents take to answer: mean and mean deviation in microseconds, estimated as in RFC 6298."""
 
     mean_us: int
     deviation_us: int
@@ -144,7 +144,7 @@ class Stage(enum.IntEnum):
     SEALED = 6  # award-holders are confirming
     BACKOFF = 7  # an attempt failed; the next one comes at the alarm
     DEAD = 8  # out of attempts; an operator decides
-    ASKING = 9  # was left behind by an earlier run: the holders are asked whether they finished it
+    ASKING = 9  # taken in by an earlier run: the holders are asked whether they finished it
 
 
 @attrs.frozen(kw_only=True)
@@ -161,17 +161,37 @@ class Ballot:
 
 @attrs.frozen(kw_only=True)
 class Batch:
-    """The coordinator's side of one batch; or that of a holder who finishes it in the coordinator's place.
+    """The coordinator's side of one batch, or that of a holder that finishes it in the coordinator's place.
 
-    Attributes:
-        holders: Who keeps it too, and is told of its end.
-        subscribers: Who is told of its end for a topic that it goes to.
-        claim: Of a holder: what lets it order the work.
-        certificate: What it is sealed with. Votes that come later are counted, and change it no more.
-        learned: Others brought the certificate about.
-        recovered: It was left behind by an earlier run, so the holders are to be asked about it.
-        without_news: Holders that said they are not at it.
-        agreed: A quorum agreed upon it once: the batches after it in its source rest on its context.
+    ``coordination.stages`` explains the stages. A failed attempt leaves the fields of its stages behind; the next
+    attempt resets them. The order of the fields is that of the stored encoding.
+
+    Attributes, in every stage:
+        stateful: Its policy has rules that look at earlier batches of its source.
+        holders: Nodes that keep the batch too; they are sent its certificate.
+        claim: Of a holder that finishes the batch: what entitles it to order the work.
+        recovered: An earlier run of this node took it in, so the holders are asked before anything else is done.
+        agreed: A quorum agreed upon it once: later batches of its source start from what it leaves behind.
+        context, context_out: What it starts from, and what it leaves behind once it is agreed upon.
+        attempt: Attempts that failed. reasons: Why, the latest last.
+        alarm_ms: When the latest alarm is due; earlier alarms are ignored.
+    In ASKING:
+        without_news: Holders that answered that they do not work on it.
+    From PROCESSING on:
+        lease_id, awards, shadows: The executors and the newcomers beside them, as they were when it was dispatched.
+        ballots: One for normalize, one for validate. shadow_votes: The newcomers' evidence.
+        contexts: What each executor says its rules leave behind; until the statement is fixed.
+        refusals: Executors that refused, with their reasons.
+        asked_ms: When the executors were asked for what the stage waits for. resends: How often again.
+        patience_ends_ms: When silent executors are replaced. attempt_ends_ms: When the attempt fails.
+    From CERTIFYING on:
+        statement: What executors sign. certifications: Their signatures.
+    From SEALING on:
+        certificate: Complete, and final: later evidence does not change it.
+        learned: The certificate came from a holder, not from this batch's own ballots.
+    In SEALED:
+        sealed_ms: When it was durable. confirmed: Who confirmed the certificate, after how many milliseconds.
+        subscribers: Nodes that follow one of its topics; they are sent its certificate.
     """
 
     TAG: ClassVar[int] = 102
@@ -190,8 +210,8 @@ class Batch:
     context_out: bytes = b""
     attempt: int = 0
     resends: int = 0
-    asked_ms: int = 0  # when the agents were asked what the stage waits for
-    patience_ends_ms: int = 0  # when those who have not answered are replaced
+    asked_ms: int = 0
+    patience_ends_ms: int = 0
     attempt_ends_ms: int = 0
     alarm_ms: int = 0
     lease_id: str = ""
@@ -199,7 +219,7 @@ class Batch:
     shadows: tuple[Award, ...] = ()
     ballots: tuple[Ballot, ...] = ()
     shadow_votes: tuple[Signed[Evidence], ...] = ()
-    contexts: tuple[tuple[IdentityKey, bytes], ...] = ()  # what each agent says its rules leave behind
+    contexts: tuple[tuple[IdentityKey, bytes], ...] = ()
     refusals: tuple[tuple[IdentityKey, str], ...] = ()
     reasons: tuple[str, ...] = ()
     statement: Statement | None = None
@@ -218,7 +238,7 @@ class Batch:
 
 @attrs.frozen(kw_only=True)
 class Chain:
-    """The order of a source's stateful batches, and the context the last agreed one left behind."""
+    """The order of a source's stateful batches, and the context that the last agreed one left behind."""
 
     TAG: ClassVar[int] = 103
     source_id: str
@@ -253,7 +273,7 @@ class TaskStage(enum.IntEnum):
 
 @attrs.frozen(kw_only=True)
 class Findings:
-    """What a run of the roles over a batch found: the roots that evidence and statement must show."""
+    """The result of running the roles over a batch: the roots that evidence and statement must show."""
 
     input_root: Digest
     normalized_root: Digest
@@ -291,22 +311,22 @@ class Task:
 class ReplicaStage(enum.IntEnum):
     """Where a batch stands at a node that holds it for its coordinator."""
 
-    KEEPING = 1  # it is being written down
-    HELD = 2  # it is the coordinator's to finish, or an earlier holder's
-    ASKING = 3  # it should have ended: coordinator and holders are asked what became of it
-    WAITING = 4  # the certificate of the batch before it is looked for
-    ADOPTING = 5  # it is being entered among this node's own
+    KEEPING = 1  # it is being written to disk
+    HELD = 2  # the coordinator, or an earlier holder, is expected to finish it
+    ASKING = 3  # it should be finished by now: coordinator and holders are asked about it
+    WAITING = 4  # the certificate of the batch before it is being looked up
+    ADOPTING = 5  # it is being entered among this node's own batches
     ADOPTED = 6  # this node has it processed
-    FINISHED = 7  # it has its certificate, which the next of its source may start from
+    FINISHED = 7  # it has its certificate, from which the next batch of its source may start
 
 
 @attrs.frozen(kw_only=True)
 class Replica:
-    """A batch that this node holds for its coordinator, and finishes if that stays away.
+    """A batch that this node holds for its coordinator, and finishes if the coordinator does not.
 
     Attributes:
-        before: The certificate of the batch before it, and ``context`` what that left behind.
-        sealed: Its own end.
+        before, context: The certificate of the batch before it, and the context that it left behind.
+        sealed: Its own certificate, once this node has it.
     """
 
     TAG: ClassVar[int] = 106
@@ -332,7 +352,7 @@ class Replica:
 
 @attrs.frozen(kw_only=True)
 class Replication:
-    """The coordinator's side of holding: who was asked to keep a batch, and who does."""
+    """The coordinator's side of holding: who was asked to keep a batch, and who confirmed."""
 
     TAG: ClassVar[int] = 107
     order: HoldBatch

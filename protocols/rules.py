@@ -1,4 +1,4 @@
-"""The constants of a node that ``step`` decides by: what it offers, what it asks of others, and how long it waits."""
+"""The constants of a node that ``step`` decides by: what it offers, what it asks of others, how long it waits."""
 
 import enum
 
@@ -19,7 +19,7 @@ class Strategy(enum.IntEnum):
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """What ``step`` needs to know of its node; constant while the process runs. Times in milliseconds."""
+    """The settings of a node that ``step`` uses; constant while the process runs. Times in milliseconds."""
 
     network: str
     self_key: IdentityKey
@@ -47,20 +47,20 @@ class Rules:
     ask_ms: int = 1_000  # how long an answer to a query is waited for
 
     def template(self, role: Role, level: Level) -> JobTemplate:
-        """What is asked of agents in a role at a level."""
+        """The template of a role at a level: the operator's own, or the one built in."""
         own = (each for each in self.templates if (each.role, each.level) == (role, level))
         return next(own, BUILT_IN[role, level])
 
     def quorum_floor(self, level: Level) -> int:
-        """How many must agree at least, as an operator's templates of the level say; 0 where they do not."""
+        """The quorum that the operator's templates of a level ask for at least; 0 without such templates."""
         return max((each.quorum for each in self.templates if each.level is level), default=0)
 
     def attempt_ms_at(self, level: Level) -> int:
-        """How long an attempt may take: as an operator's templates of the level say, within the node's own bound."""
+        """How long an attempt may take: as the operator's templates of the level allow, up to the node's bound."""
         own = [each.time_ms_max for each in self.templates if each.level is level]
         return min(self.attempt_ms, sum(own)) if own else self.attempt_ms
 
     def attempts_at(self, level: Level) -> int:
-        """How many attempts a batch gets."""
+        """How many attempts a batch of a level gets."""
         own = [each.retries_max + 1 for each in self.templates if each.level is level]
         return max(own, default=self.attempts_max)

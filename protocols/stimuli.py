@@ -31,7 +31,7 @@ from protocols.messages import (
 
 @attrs.frozen(kw_only=True)
 class Stimulus:
-    """Something happened, at a time of this node's clock."""
+    """Something that happened, at a time of this node's clock."""
 
     now_ms: int
 
@@ -41,9 +41,9 @@ class BatchCommitted(Stimulus):
     """Ingest made a batch durable.
 
     Attributes:
-        stateful: Its policy has rules that look at the past.
-        holders: Who is to keep it too, where it is to be replicated.
-        recovered: An earlier run of this node took it in: it may have been finished by others since.
+        stateful: Its policy has rules that look at earlier batches.
+        holders: Nodes that are to keep it too; none unless it is to be replicated.
+        recovered: An earlier run of this node took it in, so others may have finished it since.
     """
 
     manifest: Signed[Manifest]
@@ -54,7 +54,7 @@ class BatchCommitted(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class BatchReplayed(Stimulus):
-    """An operator put a dead batch back among those that wait."""
+    """An operator has a dead batch tried again."""
 
     manifest: Signed[Manifest]
     stateful: bool
@@ -63,7 +63,7 @@ class BatchReplayed(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class ProofReceived(Stimulus):
-    """A proof against an agent that was checked and is news."""
+    """A proof against an agent, checked, and not known here before."""
 
     proof: FraudProof
     heard_from: IdentityKey
@@ -76,7 +76,7 @@ class HoldReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class ReplicaStored(Stimulus):
-    """A batch of another node is on this one's disk; after a restart, once for each."""
+    """A batch of another node is on this node's disk; reported again for each after a restart."""
 
     hold: Signed[HoldBatch]
 
@@ -98,10 +98,10 @@ class StatusReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class CertificateLookedUp(Stimulus):
-    """What this node's records say of the end of a batch: its certificate, or None.
+    """The certificate of a batch as this node has it on record, or None.
 
     Attributes:
-        asker: Whom to tell; empty where this node wants to know for ``successor``.
+        asker: The node that asked; None where this node looked it up for the batch ``successor``.
     """
 
     batch_id: str
@@ -112,7 +112,7 @@ class CertificateLookedUp(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class BatchReproduced(Stimulus):
-    """This node's own run of a batch gives what a certificate of others says."""
+    """This node ran a batch itself, with the result that a certificate of others states."""
 
     sealed: BatchSealed
 
@@ -148,7 +148,7 @@ class WorkReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class RoleFinished(Stimulus):
-    """The worker pool ran the roles over a batch; the node signed what it found."""
+    """The worker pool ran the roles over a batch, and the node signed evidence of the result."""
 
     batch_id: str
     findings: Findings
@@ -178,7 +178,7 @@ class CertifyReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class StatementSigned(Stimulus):
-    """This node's own signature over a statement it agreed to."""
+    """This node signed a statement that it agrees to."""
 
     certification: Signed[Certification]
 
@@ -190,11 +190,11 @@ class CertificationReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class BatchWritten(Stimulus):
-    """The sealed batch is durable: events, certificate, evidence.
+    """A batch is durable with its events, certificate and evidence.
 
     Attributes:
-        subscribers: Who advertises a topic of the batch, this node left out.
-        earlier: The certificate that is kept, where the batch had been written before.
+        subscribers: Nodes that advertise a topic of the batch, without this one.
+        earlier: The certificate that was stored before, if the batch had been written already. It is kept.
     """
 
     batch_id: str
@@ -209,7 +209,7 @@ class CertificateReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class CertificateStored(Stimulus):
-    """A certificate is on disk, and whoever sent it can be told so."""
+    """A certificate is on disk, which its sender can be told."""
 
     batch_id: str
     statement_digest: Digest
@@ -228,6 +228,6 @@ class AlarmRang(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class Restarted(Stimulus):
-    """The process came up and loaded this entity: utter again what it still owes."""
+    """The process started and loaded this entity: emit again the effects that it still owes."""
 
     entity_id: EntityId

@@ -10,7 +10,18 @@ from typing import Any
 
 import attrs
 
-from protocols.coordination import adoption, batches, bidding, holding, leases, proving, tasks
+from protocols.coordination import (
+    adoption,
+    agreement,
+    batches,
+    bidding,
+    dispatch,
+    holding,
+    leases,
+    proving,
+    sealing,
+    tasks,
+)
 from protocols.coordination.holding import choose_holders
 from protocols.coordination.workspace import Workspace
 from protocols.effects import Effect, Transition
@@ -184,15 +195,15 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     WorkReceived: tasks.on_work,
     RoleFinished: tasks.on_finished,
     RoleFailed: tasks.on_failed,
-    ResultReceived: batches.on_result,
-    RefusalReceived: batches.on_refusal,
+    ResultReceived: agreement.on_result,
+    RefusalReceived: agreement.on_refusal,
     CertifyReceived: tasks.on_certify,
     StatementSigned: tasks.on_signed,
-    CertificationReceived: batches.on_certification,
-    BatchWritten: batches.on_written,
+    CertificationReceived: agreement.on_certification,
+    BatchWritten: sealing.on_written,
     CertificateReceived: adoption.on_sealed,
     CertificateStored: tasks.on_certificate_kept,
-    ConfirmationReceived: batches.on_confirmation,
+    ConfirmationReceived: sealing.on_confirmation,
     BatchReplayed: batches.on_replayed,
     ProofReceived: proving.on_proof,
     HoldReceived: adoption.on_hold,
@@ -202,7 +213,7 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     StatusReceived: adoption.on_status,
     CertificateLookedUp: adoption.on_end_found,
     BatchAdopted: adoption.on_adopted,
-    BatchReproduced: batches.on_checked,
+    BatchReproduced: sealing.on_reproduced,
 }
 
 
@@ -213,7 +224,7 @@ def _on_alarm(work: Workspace, entity_id: EntityId) -> None:
             for batch_id in leases.on_alarm(work, entity):
                 batch = work.find(Batch, batch_id)
                 if batch is not None and batch.stage is Stage.LEASING:
-                    batches.lease_or_wait(work, batch)
+                    dispatch.lease_or_wait(work, batch)
         case Batch():
             batches.on_alarm(work, entity)
         case HeldAward():

@@ -10,8 +10,9 @@ import hashlib
 
 import attrs
 
-from protocols.coordination import batches, tasks
+from protocols.coordination import dispatch, sealing, tasks
 from protocols.coordination.holding import finish
+from protocols.coordination.stages import accepts
 from protocols.coordination.workspace import Workspace
 from protocols.effects import AdoptReplica, DropReplica, LookUpCertificate, ReproduceBatch, Send, StoreReplica
 from protocols.entities import Batch, Replica, ReplicaStage, Stage, batch_entity_id, replica_entity_id
@@ -88,9 +89,9 @@ def on_status(work: Workspace, stimulus: StatusReceived) -> None:
     """What coordinator and holders say of a batch. Silence is an answer too: the alarm gives it."""
     said, signer = stimulus.status.message, stimulus.status.signer
     batch = work.find(Batch, batch_entity_id(said.batch_id))
-    if batch is not None and batch.stage is Stage.ASKING:
+    if batch is not None and accepts(batch, StatusReceived):
         if signer in batch.holders:
-            batches.on_news(work, batch, signer, said.progress)
+            dispatch.on_status(work, batch, signer, said.progress)
         return
     replica = work.find(Replica, replica_entity_id(said.batch_id))
     if replica is None or replica.stage is not ReplicaStage.ASKING or signer not in _others(work, replica):
@@ -106,7 +107,7 @@ def on_query(work: Workspace, stimulus: QueryReceived) -> None:
     batch = work.find(Batch, batch_entity_id(batch_id))
     replica = work.find(Replica, replica_entity_id(batch_id))
     if batch is not None and batch.stage is Stage.SEALED:
-        work.emit(Send(to=asker, message=batches.sealed_message(work, batch)))
+        work.emit(Send(to=asker, message=sealing.sealed_message(work, batch)))
     elif batch is not None:
         _tell(work, asker, batch_id, BatchProgress.DEAD if batch.stage is Stage.DEAD else BatchProgress.WORKING)
     elif replica is not None and replica.sealed is not None:
@@ -151,7 +152,7 @@ def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
         claim=Claim(hold=replica.hold, before=replica.before),
         context=replica.context if replica.hold.message.after else replica.hold.message.context,
     )
-    batches.lease_or_wait(work, batch)
+    dispatch.lease_or_wait(work, batch)
     if replica.sealed is not None:
         work.emit(ReproduceBatch(sealed=replica.sealed, manifest=batch.manifest.message, context=batch.context))
 
@@ -162,7 +163,7 @@ def on_sealed(work: Workspace, stimulus: CertificateReceived) -> None:
     statement = stimulus.sealed.message.certificate.statement
     batch = work.find(Batch, batch_entity_id(statement.batch_id))
     if batch is not None:
-        batches.on_others_sealed(work, batch, stimulus)
+        sealing.on_certificate(work, batch, stimulus)
         return
     replica = work.find(Replica, replica_entity_id(statement.batch_id))
     if replica is None or stimulus.sealed.signer not in _others(work, replica):  # nobody else lets a batch go
