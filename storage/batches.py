@@ -116,7 +116,7 @@ def _record_metrics(connection: psycopg.Connection, sealed: SealedBatch) -> None
     connection.execute(
         """INSERT INTO overlay_event_metrics (metric_type, source_id, event_count, success_count, error_count,
                                               processing_time_ms)
-           SELECT 'certification', source_id, events, %s, %s, (%s - received_ms)::int
+           SELECT 'certification', source_id, events, %s, %s, least(%s - received_ms, 2147483647)::int
            FROM batches WHERE batch_id = %s""",
         (sealed.valid, sealed.invalid, sealed.certified_ms, sealed.batch_id),
     )

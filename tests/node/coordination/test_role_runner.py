@@ -1,100 +1,227 @@
-"""What a node does with what its workers found, apart from any network."""
+"""What a node does with the payloads, policies and results of batches that it is to process."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import pytest
-import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.coordination.payloads import Payloads
-from node.coordination.result_cache import ResultCache
-from node.coordination.role_runner import RoleRunner
+from node.coordination.role_runner import ORDERS_MAX
 from node.runtime.caches import BytesCache
-from node.worker.compute import Run
-from protocols.effects import RunRole
-from protocols.envelope import sign
-from protocols.messages import Award, Role, WorkOrder
-from protocols.stimuli import RoleFailed, RoleFinished, Stimulus
-from tests.node.running import AGENT, FOUND, MANIFEST, NETWORK, NODE
+from node.runtime.workers import WorkerCrashedError, WorkersBusyError, WorkerTimeoutError
+from node.worker import compute
+from protocols.effects import ForgetPayload, SignStatement
+from protocols.envelope import digest
+from protocols.messages import Level, Role
+from protocols.stimuli import RoleFailed, RoleFinished, StatementSigned, Stimulus
+from tests.network_of_keys import Certified, certified
+from tests.node.coordination.workbench import AGENT, COORDINATOR, OTHER, Workbench, order, packed
 
-T = TypeVar("T")
-
-
-class Workers:
-    def __init__(self, run: Run) -> None:
-        self.result = run
-        self.calls = 0
-
-    async def execute(self, call: Callable[[], T]) -> Any:
-        await trio.lowlevel.checkpoint()
-        self.calls += 1
-        return self.result
+BATCH = certified()
+BATCH_ID = BATCH.manifest.message.batch_id
+FORGED = compute.pack(b"\n".join((*BATCH.records[1:], BATCH.records[0])))
 
 
-class Library:
-    async def policy(self, policy_hash: bytes, holder: bytes) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return b"{}"
+def finished(reported: Sequence[Stimulus]) -> RoleFinished:
+    (only,) = reported
+    assert isinstance(only, RoleFinished), only
+    return only
 
 
-def order() -> RunRole:
-    award = Award(
-        network=NETWORK,
-        lease_id="lease",
-        announcement_id="job",
-        agent=AGENT.identity,
-        roles=(Role.NORMALIZE, Role.VALIDATE),
-        batches=1,
-        expires_ms=1,
-    )
-    work = WorkOrder(network=NETWORK, award=award, manifest=sign(NODE, MANIFEST), context=b"{}", attempt=1)
-    return RunRole(order=sign(NODE, work), roles=(Role.NORMALIZE, Role.VALIDATE))
+def failed(reported: Sequence[Stimulus]) -> str:
+    (only,) = reported
+    assert isinstance(only, RoleFailed), only
+    assert only.batch_id == BATCH_ID
+    return only.reason
 
 
-async def absent(batch_id: str) -> None:
-    """No database holds the payload."""
+def agent_with_payload() -> Workbench:
+    bench = Workbench(AGENT)
+    bench.payloads.receive(BATCH_ID, COORDINATOR.identity, packed(BATCH))
+    return bench
 
 
-async def carry_out(workers: Workers, *effects: RunRole) -> list[Stimulus]:
-    posted: list[Stimulus] = []
-    payloads = Payloads(own=BytesCache(1_000), find=absent, strike=lambda peer, reason: None)
-    payloads.receive(MANIFEST.batch_id, NODE.identity, b"payload")
-    runner = RoleRunner(
-        network=NETWORK,
-        build="test",
-        signer=AGENT,
-        workers=workers,  # type: ignore[arg-type]
-        payloads=payloads,
-        policies=Library(),
-        cache=ResultCache(100_000),
-        enqueue=posted.append,
-    )
-    for effect in effects:
-        await runner.handlers[RunRole](effect)
-    return posted
+async def test_evidence_states_what_went_in_and_what_came_out() -> None:
+    bench = agent_with_payload()
+    done = finished(await bench.carry_out(order(BATCH)))
+    statement = BATCH.certificate.statement
+    normalized, validated = (each.message for each in done.evidence)
+    assert (normalized.role, validated.role) == (Role.NORMALIZE, Role.VALIDATE)
+    assert (normalized.input_digest, normalized.output_digest) == (statement.input_root, statement.normalized_root)
+    assert (validated.input_digest, validated.output_digest) == (statement.normalized_root, statement.output_root)
+    assert {each.context_out for each in (normalized, validated)} == {digest(BATCH.output.context_out)}
+    assert (validated.valid, validated.invalid) == (statement.valid, statement.invalid)
+    assert {each.signer for each in done.evidence} == {AGENT.identity}
 
 
-@pytest.mark.parametrize(("level", "does"), [(0, True), (2, True), (3, False)])
-async def test_a_batch_below_the_level_that_its_policy_wants_is_refused(level: int, does: bool) -> None:
-    run = Run(findings=FOUND, leaves=b"", normalized=b"", outputs=b"", issues_by_rule=(), cpu_us=1, level=level)
-    (told,) = await carry_out(Workers(run), order())
-    if does:
-        assert isinstance(told, RoleFinished)
-        assert len(told.evidence) == 2
-    else:
-        assert isinstance(told, RoleFailed)
-        assert told.reason == "the policy asks for level critical for an event of this batch"
+async def test_evidence_is_for_the_roles_that_were_ordered() -> None:
+    bench = agent_with_payload()
+    done = finished(await bench.carry_out(order(BATCH, roles=(Role.VALIDATE, Role.CERTIFY))))
+    assert [each.message.role for each in done.evidence] == [Role.VALIDATE]
 
 
 async def test_the_same_work_is_not_done_twice() -> None:
-    run = Run(findings=FOUND, leaves=b"", normalized=b"", outputs=b"", issues_by_rule=(), cpu_us=1)
-    workers = Workers(run)
-    first, second = await carry_out(workers, order(), order())
-    assert workers.calls == 1
-    assert isinstance(first, RoleFinished)
-    assert isinstance(second, RoleFinished)
+    bench = agent_with_payload()
+    first = finished(await bench.carry_out(order(BATCH)))
+    second = finished(await bench.carry_out(order(BATCH)))
+    assert bench.workers.calls == 1
     assert first.findings == second.findings
-    assert attrs.evolve(first.evidence[0].message, processing_us=0, finished_ms=0) == attrs.evolve(
-        second.evidence[0].message, processing_us=0, finished_ms=0
-    )
+    assert second.evidence[0].message.processing_us == 0, "nothing was computed for it"
+
+
+@pytest.mark.parametrize(("level", "refused"), [(0, False), (2, False), (3, True)])
+async def test_a_batch_below_the_level_that_its_policy_wants_is_refused(level: int, refused: bool) -> None:
+    bench = agent_with_payload()
+
+    async def execute(call: Any) -> compute.Run:
+        return attrs.evolve(call(), level=level)
+
+    bench.workers.execute = execute  # type: ignore[assignment, method-assign]
+    reported = await bench.carry_out(order(BATCH))
+    if refused:
+        assert Level.CRITICAL.word in failed(reported)
+    else:
+        finished(reported)
+
+
+async def test_a_batch_without_payload_or_policy_fails() -> None:
+    bench = Workbench(AGENT)
+    assert failed(await bench.carry_out(order(BATCH))) == "the payload is not here"
+    bench.payloads.receive(BATCH_ID, COORDINATOR.identity, packed(BATCH))
+    bench.peers.policies.clear()
+    assert "policy" in failed(await bench.carry_out(order(BATCH)))
+    assert bench.peers.asked == [COORDINATOR.identity], "the node that ordered the work has it"
+    assert bench.struck == []
+
+
+@pytest.mark.parametrize("fault", [WorkerTimeoutError("slow"), WorkerCrashedError("gone"), WorkersBusyError("full")])
+async def test_a_worker_that_fails_fails_the_attempt_and_nobody_is_struck(fault: Exception) -> None:
+    bench = agent_with_payload()
+    bench.workers.faults.append(fault)
+    assert failed(await bench.carry_out(order(BATCH))) == str(fault)
+    assert bench.struck == []
+    finished(await bench.carry_out(order(BATCH)))
+
+
+@pytest.mark.parametrize("payload", [FORGED, b"no zstd", compute.pack(b"no record"), compute.pack(BATCH.records[0])])
+async def test_a_payload_that_its_manifest_does_not_name_counts_against_its_sender(payload: bytes) -> None:
+    bench = Workbench(AGENT)
+    bench.payloads.receive(BATCH_ID, COORDINATOR.identity, payload)
+    failed(await bench.carry_out(order(BATCH)))
+    assert bench.struck == [(COORDINATOR.identity, "forged-payload")]
+    bench.payloads.receive(BATCH_ID, COORDINATOR.identity, packed(BATCH))
+    finished(await bench.carry_out(order(BATCH)))  # no result of the forged one was kept
+
+
+async def test_no_peer_replaces_the_payload_that_another_sent() -> None:
+    """Fails where payloads are kept by batch alone: a manifest is signed once and can be sent by anybody."""
+    bench = agent_with_payload()
+    bench.payloads.receive(BATCH_ID, OTHER.identity, FORGED)
+    finished(await bench.carry_out(order(BATCH)))
+    assert bench.struck == []
+
+
+async def test_no_peer_replaces_the_payload_of_this_node_s_own_batch() -> None:
+    bench = Workbench(COORDINATOR)
+    bench.own_payloads.put(BATCH_ID, packed(BATCH))
+    bench.payloads.receive(BATCH_ID, OTHER.identity, FORGED)
+    finished(await bench.carry_out(order(BATCH, sender=COORDINATOR)))
+    assert bench.struck == []
+
+
+async def test_a_batch_whose_manifest_counts_other_events_fails() -> None:
+    wrong = attrs.evolve(BATCH.manifest.message, events=4)
+    batch = attrs.evolve(BATCH, manifest=attrs.evolve(BATCH.manifest, message=wrong))
+    bench = Workbench(AGENT)
+    bench.payloads.receive(wrong.batch_id, COORDINATOR.identity, packed(BATCH))
+    (reported,) = await bench.carry_out(order(batch))
+    assert isinstance(reported, RoleFailed)
+    assert bench.struck == [(COORDINATOR.identity, "forged-payload")]
+
+
+async def test_outputs_are_computed_again_for_a_coordinator_that_differs() -> None:
+    bench = agent_with_payload()
+    assert await bench.runner.outputs(BATCH_ID) is None, "nothing was ordered yet"
+    await bench.carry_out(order(BATCH))
+    assert await bench.runner.outputs(BATCH_ID) == (BATCH.output.leaves, BATCH.output.normalized)
+    await bench.carry_out(ForgetPayload(batch_id=BATCH_ID))
+    assert await bench.runner.outputs(BATCH_ID) is None, "it was forgotten"
+
+
+async def test_outputs_of_an_order_whose_payload_is_gone_are_not_to_be_had() -> None:
+    bench = agent_with_payload()
+    await bench.carry_out(order(BATCH))
+    bench.payloads.forget(BATCH_ID)
+    assert await bench.runner.outputs(BATCH_ID) is None
+
+
+async def test_a_statement_is_signed_by_its_digest() -> None:
+    statement = BATCH.certificate.statement
+    (signed,) = await Workbench(AGENT).carry_out(SignStatement(statement=statement))
+    assert isinstance(signed, StatementSigned)
+    message = signed.certification.message
+    assert (message.batch_id, message.statement_digest) == (statement.batch_id, statement.digest)
+    assert signed.certification.signer == AGENT.identity
+
+
+async def test_orders_are_remembered_within_a_bound() -> None:
+    bench = agent_with_payload()
+    await bench.carry_out(order(BATCH))
+    for number in range(ORDERS_MAX):
+        message = attrs.evolve(BATCH.manifest.message, source_sequence=2 + number)
+        signed = attrs.evolve(BATCH.manifest, message=message)
+        other: Certified = attrs.evolve(BATCH, manifest=signed)
+        bench.runner._keep_order(order(other).order)
+    assert await bench.runner.outputs(BATCH_ID) is None, "the oldest order made room"
+
+
+# --- payloads ------------------------------------------------------------------------------------------------
+
+
+async def absent(batch_id: str) -> bytes | None:
+    return None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([b"x", b"y", b"z"]), st.binary(max_size=40))),
+    st.integers(min_value=1, max_value=60),
+)
+def test_received_payloads_stay_within_their_bound(received: list[tuple[str, bytes, bytes]], bytes_max: int) -> None:
+    payloads = Payloads(own=BytesCache(1), find=absent, strike=lambda peer, why: None, received_bytes_max=bytes_max)
+    for batch_id, sender, data in received:
+        payloads.receive(batch_id, sender, data)
+        assert payloads.received_bytes <= max(bytes_max, len(data))
+    for batch_id in "abc":
+        payloads.forget(batch_id)
+    assert payloads.received_bytes == 0
+
+
+async def test_a_rejected_payload_is_struck_once() -> None:
+    struck: list[bytes] = []
+    payloads = Payloads(own=BytesCache(1), find=absent, strike=lambda peer, why: struck.append(peer))
+    payloads.receive("b", b"peer", b"data")
+    payloads.reject("b", b"other")
+    payloads.reject("b", b"peer")
+    payloads.reject("b", b"peer")
+    assert struck == [b"peer"]
+    assert await payloads.sent_by(b"peer", "b") is None
+
+
+async def test_a_payload_from_the_database_is_read_once() -> None:
+    reads: list[str] = []
+
+    async def find(batch_id: str) -> bytes | None:
+        reads.append(batch_id)
+        return b"stored" if batch_id == "known" else None
+
+    payloads = Payloads(own=BytesCache(100), find=find, strike=lambda peer, why: None)
+    assert await payloads.own("known") == b"stored"
+    assert await payloads.sent_by(b"peer", "known") == b"stored", "nothing came from this peer"
+    assert reads == ["known"]
+    assert await payloads.own("unknown") is None
+    payloads.forget("known")
+    await payloads.own("known")
+    assert reads == ["known", "unknown", "known"]
