@@ -5,7 +5,6 @@ from functools import partial
 from typing import TypeVar
 
 import attrs
-import orjson
 import trio
 
 from agents.policy import policy_document
@@ -26,8 +25,8 @@ from protocols.envelope import sign
 from protocols.messages import Award, BatchSealed, HoldBatch, IdentityKey, Manifest, Role, Signed, WorkOrder
 from protocols.stimuli import Stimulus
 from storage import batches, policies, sources
-from storage.batches import NewBatch
 from storage.database import Database
+from storage.rows import BatchRow, NewBatch
 from tests.network_of_keys import AGENTS, NETWORK, POLICY_FILE, Certified, KeySigner
 
 T = TypeVar("T")
@@ -189,7 +188,6 @@ async def enter(database: Database, batch: Certified) -> None:
     """Store a batch as ingest does, with its policy and its source."""
     said: Manifest = batch.manifest.message
     index = compute.index_batch(packed(batch), network=NETWORK, source_id=said.source_id, input_root=said.input_root)
-    records = [orjson.loads(line) for line in batch.records]
     new = NewBatch(
         batch_id=said.batch_id,
         source_id=said.source_id,
@@ -203,12 +201,8 @@ async def enter(database: Database, batch: Certified) -> None:
         payload=packed(batch),
         received_ms=said.received_ms,
         event_ids=index.event_ids,
-        external_ids=[record["externalId"] for record in records],
-        event_types=[record["eventType"] for record in records],
-        records=list(batch.records),
         record_hashes=[each.hex() for each in index.record_hashes],
         versions=[1] * said.events,
-        job_id="job",
     )
     values = {
         "source_id": said.source_id,
@@ -221,7 +215,7 @@ async def enter(database: Database, batch: Certified) -> None:
     await database.run(partial(batches.insert_ingested, batches=[new]))
 
 
-async def stored(database: Database, batch: Certified) -> batches.BatchRow:
+async def stored(database: Database, batch: Certified) -> BatchRow:
     """The batch's row."""
     row = await database.run(partial(batches.get, batch_id=batch.manifest.message.batch_id))
     assert row is not None, "the batch was entered"
