@@ -1,9 +1,8 @@
-"""RSS and Atom documents to their entries. Pure; runs in a worker process.
+"""RSS and Atom documents become their entries. Pure; runs in a worker process.
 
-``feedparser`` knows the many dialects. What it is given is well-formed XML, not too deep, without declarations of
-entities: it would otherwise fall back to a parser by regular expressions, which a hostile document keeps busy for
-hours, and which takes half an entry for a whole one. Markup in entries is left as it came: an event says what the
-feed said.
+``feedparser`` handles the many dialects. It is given only well-formed XML of bounded depth without entity
+declarations: otherwise it would fall back to a parser of regular expressions, which a hostile document can keep busy
+for hours and which takes half an entry for a whole one. Markup in entries is left as the feed has it.
 """
 
 import calendar
@@ -20,7 +19,7 @@ import attrs
 from node.worker.parsing.text import UnreadableBodyError, text_of
 from protocols.certificate import rfc3339
 
-HEAD_BYTES_MAX: Final = 8 * 1024  # before the first element: feedparser's search of it takes the square of that
+HEAD_BYTES_MAX: Final = 8 * 1024  # before the first element: feedparser searches it in quadratic time
 DEPTH_MAX: Final = 64
 ELEMENTS_MAX: Final = 100_000  # feedparser takes some 40 us for each
 ATTRIBUTES_MAX: Final = 256  # of one element
@@ -34,9 +33,9 @@ class FeedEntry:
     """An entry of a feed.
 
     Attributes:
-        data: What it says, JSON values by feedparser's names: ``title``, ``link``, ``summary``, ``tags``, ...
+        data: JSON values by feedparser's names: ``title``, ``link``, ``summary``, ``tags``, ...
         external_id: Its guid or id, else its link; None where it has neither.
-        timestamp: When it was published, else updated, as RFC 3339; None where it does not say.
+        timestamp: When it was published, else updated, as RFC 3339; None where it has neither.
     """
 
     data: dict[str, Any]
@@ -45,15 +44,15 @@ class FeedEntry:
 
 
 def entries(body: bytes, charset: str) -> list[FeedEntry]:
-    """The entries of a feed, in their order.
+    """The entries of a feed, in order.
 
     Args:
-        charset: That the answer named, which goes before what the document says of itself (RFC 7303); may be empty.
+        charset: Of the response, which takes precedence over the document's own (RFC 7303); may be empty.
 
     Raises:
-        UnreadableBodyError: It is no well-formed feed, or one that is built to do harm.
+        UnreadableBodyError: It is not a well-formed feed, or exceeds the bounds that keep parsing it cheap.
     """
-    import feedparser  # only the workers that need it keep it
+    import feedparser  # only workers that need it load it
 
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         charset = "utf-16"
@@ -70,7 +69,7 @@ def entries(body: bytes, charset: str) -> list[FeedEntry]:
 
 
 class _Bytes:
-    """A document that is taken for no file name and no address."""
+    """A document as a file, which feedparser cannot take for a file name or an address."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -80,7 +79,7 @@ class _Bytes:
 
 
 class _Walk:
-    """What is known of a document while it is walked through once, before anything is made of it."""
+    """Counts elements and depth in one pass over a document, before feedparser reads it."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -95,7 +94,7 @@ class _Walk:
         if self.elements > ELEMENTS_MAX:
             raise UnreadableBodyError(f"has more than {ELEMENTS_MAX} elements")
         if self.depth > DEPTH_MAX:
-            raise UnreadableBodyError(f"is nested more than {DEPTH_MAX} deep")
+            raise UnreadableBodyError(f"is nested deeper than {DEPTH_MAX} levels")
         if len(attributes) > ATTRIBUTES_MAX:
             raise UnreadableBodyError(f"has an element with more than {ATTRIBUTES_MAX} attributes")
 
@@ -103,7 +102,7 @@ class _Walk:
         self.depth -= 1
 
     def entity(self, *declaration: Any) -> None:
-        raise UnreadableBodyError("declares entities, which no feed needs")
+        raise UnreadableBodyError("declares entities, which are not allowed in a feed")
 
 
 def _check(body: bytes, encoding: str | None) -> None:
@@ -116,24 +115,24 @@ def _check(body: bytes, encoding: str | None) -> None:
     parser.EntityDeclHandler = walk.entity
     try:
         parser.Parse(body, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:  # the last two: of encodings
-        raise UnreadableBodyError(f"is no well-formed XML: {error}") from error
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the last two: wrong encodings
+        raise UnreadableBodyError(f"is not well-formed XML: {error}") from error
     if walk.root not in FEED_ROOTS:
-        raise UnreadableBodyError(f"is no RSS or Atom: its root is {walk.root:.64}")
+        raise UnreadableBodyError(f"is not RSS or Atom: its root element is {walk.root:.64}, not rss, feed or RDF")
 
 
-def _entry(said: Mapping[str, Any]) -> FeedEntry:
-    data = {name: _json(value) for name, value in said.items() if not name.endswith(("_parsed", "_detail"))}
-    moment = said.get("published_parsed") or said.get("updated_parsed")
+def _entry(fields: Mapping[str, Any]) -> FeedEntry:
+    data = {name: _json(value) for name, value in fields.items() if not name.endswith(("_parsed", "_detail"))}
+    moment = fields.get("published_parsed") or fields.get("updated_parsed")
     return FeedEntry(
         data=data,
-        external_id=str(said.get("id") or said.get("link") or "") or None,
+        external_id=str(fields.get("id") or fields.get("link") or "") or None,
         timestamp=_moment(moment) if isinstance(moment, time.struct_time) else None,
     )
 
 
 def _json(value: Any, depth: int = 0) -> Any:
-    """As JSON values; what has none, or is too deep, as text."""
+    """As JSON values; what is not one, or is nested too deeply, as text."""
     if isinstance(value, dict) and depth < VALUES_DEPTH_MAX:
         return {
             str(name): _json(each, depth + 1) for name, each in value.items() if not str(name).endswith("_parsed")
@@ -148,5 +147,5 @@ def _json(value: Any, depth: int = 0) -> Any:
 def _moment(utc: time.struct_time) -> str | None:
     try:
         return rfc3339(calendar.timegm(utc) * 1_000)
-    except (ValueError, OverflowError):  # of a year that no calendar has
+    except (ValueError, OverflowError):  # a year out of range
         return None

@@ -1,6 +1,6 @@
-"""From bytes as they come to pieces of whole lines, within bounds whatever comes. Pure; no I/O.
+"""Split a stream of bytes into pieces of whole lines, in bounded memory. Pure; no I/O.
 
-Lines are numbered from 1, blank ones too. A line that is too long is not kept: its number is.
+Lines are numbered from 1, blank ones included. Of a line that is too long only the number is kept.
 """
 
 import attrs
@@ -10,12 +10,12 @@ BLANKS = b" \t\r"
 
 @attrs.frozen(kw_only=True)
 class Piece:
-    """Lines that are taken in together.
+    """Lines that are admitted together.
 
     Attributes:
-        first, last: The numbers of all lines that the piece stands for, blank ones included.
-        lines: Those that say something, in their order; ``numbers`` are theirs.
-        too_long: The numbers of those that were not kept.
+        first, last: The first and last number of the lines that the piece covers, blank ones included.
+        lines: Those that are not blank, in order. numbers: Theirs.
+        too_long: The numbers of those that were too long.
     """
 
     first: int
@@ -30,10 +30,10 @@ class Piece:
 
 
 class LineGatherer:
-    """Feed it bytes, take pieces."""
+    """Takes bytes with ``feed`` and returns the pieces that they complete; ``finish`` returns the last."""
 
     def __init__(self, *, line_bytes_max: int, piece_bytes_max: int, piece_lines_max: int) -> None:
-        """``piece_bytes_max``: of a piece's body, unless one line alone has more."""
+        """``piece_bytes_max`` bounds the body of a piece, unless one line alone is longer."""
         self._line_bytes_max = line_bytes_max
         self._piece_bytes_max = piece_bytes_max
         self._piece_lines_max = piece_lines_max
@@ -48,21 +48,21 @@ class LineGatherer:
 
     @property
     def number(self) -> int:
-        """How many lines have ended."""
+        """How many lines are complete."""
         return self._number
 
     @property
     def held(self) -> int:
-        """Bytes kept for pieces to come."""
+        """Bytes in memory that no piece has yet."""
         return self._bytes + len(self._partial)
 
     @property
     def has_lines(self) -> bool:
-        """Whether ``flush`` would give a piece."""
+        """Whether ``flush`` would return a piece."""
         return bool(self._lines or self._too_long)
 
     def feed(self, data: bytes) -> list[Piece]:
-        """Take bytes in. Returns the pieces that they fill."""
+        """Add bytes. Returns the pieces that they complete."""
         *ended, rest = data.split(b"\n")
         pieces: list[Piece] = []
         for end in ended:
@@ -71,17 +71,17 @@ class LineGatherer:
         return pieces
 
     def flush(self) -> Piece | None:
-        """The whole lines so far, if any."""
+        """The complete lines so far, if any, as a piece."""
         return self._piece(self._number) if self.has_lines else None
 
     def finish(self) -> list[Piece]:
-        """The last pieces: nothing more comes, and a line that has no end has one now."""
+        """The last pieces. The end of the stream ends the last line."""
         pieces = self._end(b"") if self._partial or self._skips else []
         last = self.flush()
         return pieces if last is None else [*pieces, last]
 
     def _end(self, end: bytes) -> list[Piece]:
-        """A line is whole."""
+        """Complete the current line."""
         self._grow(end)
         line, self._partial = bytes(self._partial), bytearray()
         skipped, self._skips = self._skips, False

@@ -1,7 +1,7 @@
-"""From what a source says, message by message, to events: where their type, id and time stand. Pure.
+"""Messages of a source become events: a ``Shape`` says where their type, id and time are found. Pure.
 
-Runs where messages are read, in worker processes as a rule. What a message does not say is the connector's to say:
-the topic it came by, its place in a log.
+Runs in worker processes where messages must be parsed. The connector provides the defaults, such as the topic that a
+message came by or its position in a log.
 """
 
 import base64
@@ -26,9 +26,9 @@ class Shape:
     """How events are read from a source's messages.
 
     Attributes:
-        event_type: Of every event that says none itself.
+        event_type: Of every event that has none of its own.
         event_type_path, external_id_path, timestamp_path: JSON pointers (RFC 6901) into the message.
-        event_type_header, external_id_header, timestamp_header: Names of headers, which go before paths.
+        event_type_header, external_id_header, timestamp_header: Names of headers, which take precedence over paths.
         format: ``json``: the message is the data. ``text``, ``base64``: the data is a string made of its bytes.
     """
 
@@ -56,32 +56,32 @@ def shaped(
     external_id: str | None,
     timestamp: str | None = None,
 ) -> RawEvent:
-    """An event of one message.
+    """The event of one message.
 
     Args:
         headers: By lower-case name.
-        event_type, external_id, timestamp: Of a message that says none where it should.
+        event_type, external_id, timestamp: Of a message in which the shape finds none.
 
-    A message that is not in its format becomes an event that is no JSON, and is rejected with that reason.
+    A message that is not in its format becomes an event that is not JSON, and is rejected with that reason.
     """
     value: Any = None
     if shape.format == "json" and shape.looks_inside:
         try:
             value = jiter.from_json(message, allow_inf_nan=True, cache_mode="none")
         except ValueError:
-            value = None  # admission says what is wrong
+            value = None  # admission reports what is wrong
     return RawEvent(
         data=encoded(message, shape.format),
-        event_type=_said(headers, shape.event_type_header, value, shape.event_type_path)
+        event_type=_text_at(headers, shape.event_type_header, value, shape.event_type_path)
         or shape.event_type
         or event_type,
-        external_id=_said(headers, shape.external_id_header, value, shape.external_id_path) or external_id,
+        external_id=_text_at(headers, shape.external_id_header, value, shape.external_id_path) or external_id,
         timestamp=_time(headers, value, shape) or timestamp,
     )
 
 
 def encoded(message: bytes, form: Format) -> bytes:
-    """The data of an event, JSON text; the message itself where it is to be JSON, whatever it is."""
+    """The data of an event as JSON text. A message of format ``json`` is returned as it is, JSON or not."""
     if form == "json":
         return message
     if form == "base64":
@@ -89,11 +89,11 @@ def encoded(message: bytes, form: Format) -> bytes:
     try:
         return orjson.dumps(message.decode())
     except UnicodeDecodeError:
-        return message  # no JSON either
+        return message  # not JSON either: rejected with that reason
 
 
 def at(value: Any, pointer: str) -> Any:
-    """What a JSON pointer leads to (RFC 6901, section 4); None where it leads nowhere."""
+    """The value that a JSON pointer refers to (RFC 6901, section 4); None where there is none."""
     for part in pointer.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict):
@@ -108,7 +108,7 @@ def at(value: Any, pointer: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A string, or a number as JSON writes it; empty for what names nothing."""
+    """A string, or a number as JSON writes it; empty for any other value."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -116,19 +116,19 @@ def as_text(value: Any) -> str:
     return ""
 
 
-def _said(headers: Mapping[str, str], header: str, value: Any, pointer: str) -> str:
+def _text_at(headers: Mapping[str, str], header: str, value: Any, pointer: str) -> str:
     found = headers.get(header.lower(), "") if header else ""
     return found or (as_text(at(value, pointer)) if pointer else "")
 
 
 def _time(headers: Mapping[str, str], value: Any, shape: Shape) -> str | None:
     """A time as RFC 3339: text is left as it is, numbers are seconds or milliseconds since 1970."""
-    said: Any = headers.get(shape.timestamp_header.lower()) if shape.timestamp_header else None
-    if said is None and shape.timestamp_path:
-        said = at(value, shape.timestamp_path)
-    if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 16:
-        said = int(said)
-    if isinstance(said, bool) or not isinstance(said, int | float):
-        return said if isinstance(said, str) and said else None
-    millis = said if abs(said) >= MILLIS_FROM else said * 1_000
-    return rfc3339(int(millis)) if 0 <= millis < MILLIS_TO else str(said)
+    time: Any = headers.get(shape.timestamp_header.lower()) if shape.timestamp_header else None
+    if time is None and shape.timestamp_path:
+        time = at(value, shape.timestamp_path)
+    if isinstance(time, str) and time.isascii() and time.isdigit() and len(time) < 16:
+        time = int(time)
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        return time if isinstance(time, str) and time else None
+    millis = time if abs(time) >= MILLIS_FROM else time * 1_000
+    return rfc3339(int(millis)) if 0 <= millis < MILLIS_TO else str(time)

@@ -1,4 +1,4 @@
-"""What all formats of bodies have in common: why one is refused, and which characters its bytes are."""
+"""What all formats of bodies share: the error of an unreadable one, character sets, U+0000."""
 
 import re
 from typing import Final
@@ -15,39 +15,42 @@ CHARSETS: Final = {
     "windows-1252": "cp1252",
     "utf-16": "utf-16",
 }
-"""Those that are taken, by the names that servers give them; Python has more, some of them no character sets."""
+"""Python's codecs by the names that servers use. Python has more, some of which are not character sets."""
 CHARSET: Final = re.compile(r';\s*+charset\s*+=\s*+"?([A-Za-z0-9_.:-]{1,40})', re.IGNORECASE)
 
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an escaped U+0000, not an escaped backslash before "u0000"
 
 
 class UnreadableBodyError(WorldFault):
-    """A body is not in the format that its source has; the text says why, and continues "the body ..."."""
+    """A body is not in the format of its source. The text says why, as the end of a sentence: "the body ..."."""
 
     code = "unreadable-body"
 
 
 def charset_of(media_type: str) -> str:
-    """The charset that a Content-Type names, in lower case; empty where it names none."""
+    """The charset of a Content-Type, in lower case; empty where it has none."""
     found = CHARSET.search(media_type[:1_024])
     return found[1].lower() if found else ""
 
 
 def text_of(body: bytes, charset: str) -> str:
-    """A body as text, UTF-8 where nobody says otherwise.
+    """Decode a body.
+
+    Args:
+        charset: In lower case; UTF-8 where it is empty.
 
     Raises:
-        UnreadableBodyError: The charset is not known here, or the body is not in it.
+        UnreadableBodyError: The charset is not supported, or the body is not in it.
     """
     codec = CHARSETS.get(charset or "utf-8")
     if codec is None:
-        raise UnreadableBodyError(f"is in {charset}, known here are {', '.join(CHARSETS)}")
+        raise UnreadableBodyError(f"is in the charset {charset}; supported are {', '.join(CHARSETS)}")
     try:
         return body.decode(codec)
     except UnicodeDecodeError as error:
-        raise UnreadableBodyError(f"is not in {charset or 'utf-8'}: byte {error.start}") from error
+        raise UnreadableBodyError(f"is not valid {charset or 'utf-8'} at byte {error.start}") from error
 
 
 def holds_nul(content: bytes) -> bool:
-    """Whether a JSON text holds the character U+0000, which no text of the database can hold."""
+    """Whether a JSON text contains the character U+0000, which the database cannot store."""
     return b"u0000" in content and _NUL.search(content) is not None

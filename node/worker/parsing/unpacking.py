@@ -1,4 +1,4 @@
-"""Decompression of a body as it comes, with a bound on what one step gives. Pure; no I/O."""
+"""Decompression of a body as it arrives, with a bound on the output of one step. Pure; no I/O."""
 
 import zlib
 from collections.abc import Iterator
@@ -11,23 +11,23 @@ from node.worker.parsing.bodies import WINDOW_MAX, Coding
 
 STEP_BYTES: Final = 64 * 1024
 ZSTD_FEED_BYTES: Final = 64
-"""A block of zstd is 4 bytes at least and gives 128 KiB at most (RFC 8878, 3.1.1.2): a step gives 2 MiB at most."""
+"""A block of zstd has at least 4 bytes and expands to at most 128 KiB (RFC 8878, 3.1.1.2): a step to 2 MiB."""
 
 
 class Unpacker(Protocol):
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What bytes stand for, in parts of bounded size.
+        """Decompress bytes into parts of bounded size.
 
         Raises:
-            InvalidRequestError: They are not in the coding.
+            InvalidRequestError: They are not valid in the coding.
         """
 
     def close(self) -> None:
-        """Nothing more comes. Raises InvalidRequestError where something should."""
+        """End the body. Raises InvalidRequestError where it is not complete."""
 
 
 def unpacker(coding: Coding) -> Unpacker:
-    """What undoes a coding."""
+    """The decompressor for a coding."""
     if coding == "gzip":
         return _Gzip()
     return _Zstd() if coding == "zstd" else _Plain()
@@ -43,7 +43,7 @@ class _Plain:
 
 
 class _Gzip:
-    """Any number of members, one after the other (RFC 1952, 2.2)."""
+    """Any number of concatenated members (RFC 1952, 2.2)."""
 
     def __init__(self) -> None:
         self._member: Any = None
@@ -62,15 +62,15 @@ class _Gzip:
                 else:
                     data = self._member.unconsumed_tail
         except zlib.error as error:
-            raise _no("gzip") from error
+            raise _invalid("gzip") from error
 
     def close(self) -> None:
         if self._member is not None:
-            raise _no("gzip")
+            raise _invalid("gzip")
 
 
 class _Zstd:
-    """Any number of frames, one after the other (RFC 8878, 3)."""
+    """Any number of concatenated frames (RFC 8878, 3)."""
 
     def __init__(self) -> None:
         self._frame: Any = None
@@ -87,12 +87,14 @@ class _Zstd:
                     if self._frame.eof:
                         rest, self._frame = self._frame.unused_data, None
         except zstandard.ZstdError as error:
-            raise _no("zstd") from error
+            raise _invalid("zstd") from error
 
     def close(self) -> None:
         if self._frame is not None:
-            raise _no("zstd")
+            raise _invalid("zstd")
 
 
-def _no(coding: str) -> InvalidRequestError:
-    return InvalidRequestError(f"the body is no {coding}, or ends early", field="", remedy="compress it anew")
+def _invalid(coding: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"the body is not valid {coding}, or is cut short", field="", remedy="compress it again"
+    )
