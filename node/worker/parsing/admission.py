@@ -1,8 +1,8 @@
-"""The door: the bytes of an ingest request in, columns of records out. Pure; runs in a worker process.
+"""Admission: the bytes of an ingest request become columns of records. Pure; runs in a worker process.
 
-A request as a whole is refused for what makes it unreadable (not JSON, broken UTF-8, no ``sourceId``, more
-events than allowed). Whatever is wrong with one event is reported by its index, and the others are taken:
-where the strict parser gives up, ``flaws`` reads the body again and finds out which events are to blame.
+A request is refused as a whole where it cannot be read (it is not JSON or UTF-8, has no ``sourceId``, or more events
+than allowed). Anything wrong with one event is reported by its index, and the other events are admitted: where the
+strict parser fails, ``flaws`` reads the body again and finds the events at fault.
 """
 
 import re
@@ -14,7 +14,7 @@ import jiter
 import orjson
 
 from agents.timestamps import read_rfc3339
-from node.worker.parsing.flaws import DATA_DEPTH_MAX, first_flaw, read_with_flaws
+from node.worker.parsing.flaws import DATA_DEPTH_MAX, Flaw, first_flaw, read_with_flaws
 from node.worker.parsing.text import holds_nul
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import ClientFault, InvalidJsonError, NotCanonicalizableError
@@ -44,7 +44,7 @@ _NO_PREVIOUS: Final = b',"previous":null,"timestamp":'
 
 
 class InvalidRequestError(ClientFault):
-    """The request as a whole cannot be taken. Field: ``field``, a JSON pointer; ``remedy``."""
+    """The request as a whole is refused. Field: ``field``, a JSON pointer; ``remedy``."""
 
     code = "invalid-request"
 
@@ -55,7 +55,7 @@ class TooManyEventsError(ClientFault):
 
 @attrs.frozen(kw_only=True)
 class Rejection:
-    """Why one event was not taken. ``field`` is a JSON pointer into the event."""
+    """Why one event was not admitted. ``field`` is a JSON pointer into the event."""
 
     index: int
     external_id: str | None
@@ -66,15 +66,15 @@ class Rejection:
 
 @attrs.frozen(kw_only=True)
 class Admitted:
-    """A request's events as columns of equal length, in the order in which they came.
+    """A request's events as columns of equal length, in the order of the request.
 
     Attributes:
         total: Number of events in the request, the rejected ones included.
-        level: What the request asks for, or None where it leaves that to the source and the node.
-        requires_certification: None where the request does not say.
-        durability: ``local`` or ``replicated``; None where the request does not say.
+        level: That the request asks for; None where it leaves that to the source and the node.
+        requires_certification: None where the request has no such option.
+        durability: ``local`` or ``replicated``; None where the request has no such option.
         topics: None where the request names none.
-        indexes: Place of each taken event in the request.
+        indexes: Position of each admitted event in the request.
         lines: Records with ``previous`` null, see ``with_previous``.
         hashes: Record hashes of ``lines``, 64 hex digits.
     """
@@ -94,12 +94,14 @@ class Admitted:
     rejections: list[Rejection]
 
 
-class _EventFlaw(Exception):
-    def __init__(self, field: str, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.field = field
-        self.reason = reason
-        self.remedy = remedy
+class _RejectedEventError(Exception):
+    def __init__(self, flaw: Flaw) -> None:
+        super().__init__(flaw.reason)
+        self.flaw = flaw
+
+
+def _rejected(field: str, reason: str, remedy: str) -> _RejectedEventError:
+    return _RejectedEventError(Flaw(field, reason, remedy))
 
 
 def with_previous(line: bytes, previous: str) -> bytes:
@@ -108,7 +110,7 @@ def with_previous(line: bytes, previous: str) -> bytes:
     Args:
         previous: Record hash of the version before, 64 hex digits.
 
-    A timestamp holds no quoted text, so the last place that looks like ``previous`` is the one.
+    A timestamp contains no quotes, so the last match of ``previous`` is the member.
     """
     head, found, tail = line.rpartition(_NO_PREVIOUS)
     assert found, "an admitted line has no previous"
@@ -120,25 +122,47 @@ def admit(
     *,
     network: str,
     event_bytes_max: int = EVENT_BYTES_MAX,
-    known_flaws: Mapping[int, tuple[str, str, str]] | None = None,
+    known_flaws: Mapping[int, Flaw] | None = None,
 ) -> Admitted:
     """Parse and check an ingest request.
 
     Args:
-        known_flaws: Of events that are refused whatever they say: by index, the place, the reason, the remedy.
+        known_flaws: Of events that are rejected whatever they contain, by index.
         event_bytes_max: Largest record, in bytes of its canonical form.
 
     Raises:
-        InvalidJsonError, InvalidRequestError, TooManyEventsError: nothing of the request can be taken.
+        InvalidJsonError, InvalidRequestError, TooManyEventsError: The request is refused as a whole.
     """
-    flawed: dict[int, tuple[str, str, str]] = {}
+    flaws: dict[int, Flaw] = {}
     try:
-        request = _parse(body)
+        request = parse_strictly(body)
     except (ValueError, InvalidJsonError):
-        request, flawed = read_with_flaws(body)
-    flawed |= known_flaws or {}
-    source_id, events = _envelope(request)
-    options = _options(request.get("processingOptions"))
+        request, flaws = read_with_flaws(body)
+    if type(request) is not dict:
+        _refuse("", f"the body must be an object, not {json_kind(request)}", "send {sourceId, events}")
+    for key in request:
+        if key not in REQUEST_KEYS:
+            _refuse(f"/{key}"[:80], "unknown field", f"known fields are {', '.join(REQUEST_KEYS)}")
+    return admit_events(
+        request.get("sourceId"),
+        request.get("events"),
+        options=request.get("processingOptions"),
+        flaws=flaws | dict(known_flaws or {}),
+        network=network,
+        event_bytes_max=event_bytes_max,
+    )
+
+
+def admit_events(
+    source_id: Any, events: Any, *, options: Any, flaws: Mapping[int, Flaw], network: str, event_bytes_max: int
+) -> Admitted:
+    """Check the parsed members of an ingest request; raises as ``admit``.
+
+    Args:
+        flaws: Of events that are rejected whatever they contain, by index.
+    """
+    _check_members(source_id, events)
+    options = _options(options)
     ids = EventIds(network, source_id)
     taken = Admitted(
         source_id=source_id,
@@ -157,17 +181,22 @@ def admit(
     )
     for index, event in enumerate(events):
         try:
-            if index in flawed:
-                raise _EventFlaw(*flawed[index])
+            if index in flaws:
+                raise _RejectedEventError(flaws[index])
             _take(taken, ids, index, event, event_bytes_max)
-        except _EventFlaw as flaw:
-            taken.rejections.append(_rejection(index, event, flaw))
+        except _RejectedEventError as rejected:
+            taken.rejections.append(_rejection(index, event, rejected.flaw))
     return taken
 
 
-def _parse(body: bytes) -> Any:
-    """Parse strictly. The walk over all values is left out where the text shows that no number can overflow:
-    integers and nesting are checked event by event, but ``orjson`` would write an infinity as null.
+def parse_strictly(body: bytes) -> Any:
+    """Parse JSON without repeated keys, NaN, or numbers that overflow.
+
+    The walk over all values is left out where the text shows that no number can overflow: integers and nesting are
+    checked event by event, but ``orjson`` would write an infinity as null.
+
+    Raises:
+        ValueError, InvalidJsonError: The text does not say where; see ``flaws``.
     """
     digits = body.translate(_DIGITS)
     if b"0e000" in digits or b"0e+000" in digits or _LONG in digits:
@@ -175,33 +204,28 @@ def _parse(body: bytes) -> Any:
     return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
 
 
-def _rejection(index: int, event: Any, flaw: _EventFlaw) -> Rejection:
+def _rejection(index: int, event: Any, flaw: Flaw) -> Rejection:
     external_id = event.get("externalId") if type(event) is dict else None
     if type(external_id) is not str or len(external_id) > EXTERNAL_ID_CHARS_MAX or not _is_text(external_id):
         external_id = None
     return Rejection(index=index, external_id=external_id, field=flaw.field, reason=flaw.reason, remedy=flaw.remedy)
 
 
-def _envelope(request: Any) -> tuple[str, list[Any]]:
-    if type(request) is not dict:
-        _refuse("", f"the body is {_kind(request)}, not an object", "send {sourceId, events}")
-    for key in request:
-        if key not in REQUEST_KEYS:
-            _refuse(f"/{key}"[:80], "unknown field", f"known here are {', '.join(REQUEST_KEYS)}")
-    source_id, events = request.get("sourceId"), request.get("events")
-    if type(source_id) is not str or not source_id:
-        _refuse("/sourceId", "is missing or not a string", "name the source that the events come from")
-    if len(source_id) > SOURCE_ID_CHARS_MAX or not _is_text(source_id):
-        _refuse("/sourceId", f"is no text of 1 to {SOURCE_ID_CHARS_MAX} characters", "name a registered source")
+def _check_members(source_id: Any, events: Any) -> None:
+    if type(source_id) is not str or not 0 < len(source_id) <= SOURCE_ID_CHARS_MAX or not _is_text(source_id):
+        _refuse(
+            "/sourceId",
+            f"must be a string of 1 to {SOURCE_ID_CHARS_MAX} characters",
+            "send the id of the registered source that the events come from",
+        )
     if type(events) is not list or not events:
-        _refuse("/events", "is missing, empty or not an array", "send an array of 1 or more events")
+        _refuse("/events", f"must be an array of 1 to {EVENTS_PER_REQUEST_MAX} events", "send at least one event")
     if len(events) > EVENTS_PER_REQUEST_MAX:
         raise TooManyEventsError(
-            f"{len(events)} events in one request, at most {EVENTS_PER_REQUEST_MAX} are taken",
+            f"/events: has {len(events)} events, at most {EVENTS_PER_REQUEST_MAX} are allowed in a request",
             field="/events",
             remedy=f"send them in requests of at most {EVENTS_PER_REQUEST_MAX}",
         )
-    return source_id, events
 
 
 def _refuse(field: str, reason: str, remedy: str) -> Any:
@@ -213,16 +237,16 @@ def _options(options: Any) -> dict[str, Any]:
     if options is None:
         return {}
     if type(options) is not dict:
-        _refuse(place, f"is {_kind(options)}, not an object", "leave it out or send an object")
+        _refuse(place, f"must be an object, not {json_kind(options)}", "leave it out or send an object")
     for key in options:
         if key not in OPTION_KEYS:
-            _refuse(f"{place}/{key}"[:80], "unknown field", f"known here are {', '.join(OPTION_KEYS)}")
+            _refuse(f"{place}/{key}"[:80], "unknown field", f"known fields are {', '.join(OPTION_KEYS)}")
     if options.get("consensusLevel") not in (None, *LEVEL_WORDS):
-        _refuse(f"{place}/consensusLevel", "is no known level", f"use one of {', '.join(LEVEL_WORDS)}")
+        _refuse(f"{place}/consensusLevel", f"must be one of {', '.join(LEVEL_WORDS)}", "send one, or leave it out")
     if options.get("durability") not in (None, *DURABILITIES):
-        _refuse(f"{place}/durability", "is no known durability", f"use one of {', '.join(DURABILITIES)}")
+        _refuse(f"{place}/durability", f"must be one of {', '.join(DURABILITIES)}", "send one, or leave it out")
     if type(options.get("requireCertification", True)) is not bool:
-        _refuse(f"{place}/requireCertification", "is not true or false", "send true, or leave it out")
+        _refuse(f"{place}/requireCertification", "must be true or false", "send true, or leave it out")
     checked: dict[str, Any] = options
     return checked
 
@@ -232,37 +256,37 @@ def _topics(topics: Any) -> tuple[str, ...] | None:
         return None
     place = "/processingOptions/distributionTopics"
     if type(topics) is not list or not all(type(topic) is str for topic in topics):
-        _refuse(place, "is not an array of strings", "send topics like 'gitdata.events.iot'")
+        _refuse(place, "must be an array of strings", "send topics like 'gitdata.events.iot'")
     distinct = tuple(sorted(set(topics)))
     if len(distinct) > TOPICS_PER_BATCH_MAX:
-        _refuse(place, f"has more than {TOPICS_PER_BATCH_MAX} topics", "distribute under fewer topics")
-    if any(not is_topic(topic) for topic in distinct):
         _refuse(
             place,
-            f"a topic is not {TOPIC_RULE}",
-            "send topics like 'gitdata.events.iot'",
+            f"has {len(distinct)} topics, at most {TOPICS_PER_BATCH_MAX} are allowed",
+            "distribute under fewer topics",
         )
+    if any(not is_topic(topic) for topic in distinct):
+        _refuse(place, f"each topic must be {TOPIC_RULE}", "send topics like 'gitdata.events.iot'")
     return distinct
 
 
 def _take(taken: Admitted, ids: EventIds, index: int, event: Any, bytes_max: int) -> None:
     """Check one event and append it to the columns; this is the hot path, about 10 us an event."""
     if type(event) is not dict:
-        raise _EventFlaw("", f"the event is {_kind(event)}, not an object", "send {eventType, data}")
+        raise _rejected("", f"the event must be an object, not {json_kind(event)}", "send {eventType, data}")
     if not _EVENT_KEY_SET.issuperset(event):
         extra = next(key for key in event if key not in _EVENT_KEY_SET)
-        raise _EventFlaw(f"/{extra}"[:80], "unknown field", f"known here are {', '.join(EVENT_KEYS)}")
+        raise _rejected(f"/{extra}"[:80], "unknown field", f"known fields are {', '.join(EVENT_KEYS)}")
     kind, external, timestamp = event.get("eventType"), event.get("externalId"), event.get("timestamp")
     if type(kind) is not str or not 0 < len(kind) <= EVENT_TYPE_CHARS_MAX or "\x00" in kind:
-        _flaw_in_text("/eventType", kind, EVENT_TYPE_CHARS_MAX, "say what kind of event this is")
+        _reject_text("/eventType", kind, EVENT_TYPE_CHARS_MAX, "send the kind of event that this is")
     if external is not None and (
         type(external) is not str or not 0 < len(external) <= EXTERNAL_ID_CHARS_MAX or "\x00" in external
     ):
-        _flaw_in_text("/externalId", external, EXTERNAL_ID_CHARS_MAX, "leave it out, or send the source's own id")
+        _reject_text("/externalId", external, EXTERNAL_ID_CHARS_MAX, "leave it out, or send the source's own id")
     if timestamp is not None and read_rfc3339(timestamp) is None:
-        raise _EventFlaw("/timestamp", "is no RFC 3339 time", "send a time like 2024-01-15T10:30:00Z")
+        raise _rejected("/timestamp", "must be an RFC 3339 time", "send a time like 2024-01-15T10:30:00Z")
     if "data" not in event:
-        raise _EventFlaw("/data", "is missing", "send the event's content, any JSON value")
+        raise _rejected("/data", "is missing", "send the event's content, any JSON value")
     _append(taken, ids, index, (event["data"], kind, external, timestamp), bytes_max)
 
 
@@ -280,16 +304,20 @@ def _append(taken: Admitted, ids: EventIds, index: int, parts: Sequence[Any], by
         )
     except NotCanonicalizableError as error:
         place = f"/data{error.fields.get('path', '')}"[:200]
-        raise _EventFlaw(place, str(error), "send numbers within 2^53 and well-formed Unicode") from error
+        raise _rejected(place, str(error), "send numbers within 2^53 and well-formed Unicode") from error
     except TypeError as error:  # orjson: a lone surrogate in eventType or externalId
-        raise _EventFlaw("", "a text is not well-formed Unicode", "send whole surrogate pairs") from error
+        raise _rejected(
+            "", "eventType or externalId is not well-formed Unicode", "send whole surrogate pairs"
+        ) from error
     if len(line) > bytes_max:
-        raise _EventFlaw("", f"has {len(line)} bytes, at most {bytes_max} are taken", "send smaller events")
+        raise _rejected(
+            "", f"the record has {len(line)} bytes, at most {bytes_max} are allowed", "send smaller events"
+        )
     if holds_nul(content):
-        raise _EventFlaw("/data", "holds the character U+0000", "leave it out: no database text can hold it")
+        raise _rejected("/data", "contains the character U+0000", "leave it out: the database cannot store it")
     if external is None:
-        said = b'{"data":%b,"eventType":%b,"timestamp":%b}' % (content, kind_text, time_text)
-        event_id = ids.canonical_content(said)
+        identified = b'{"data":%b,"eventType":%b,"timestamp":%b}' % (content, kind_text, time_text)
+        event_id = ids.canonical_content(identified)
     else:
         event_id = ids.external(external)
     taken.indexes.append(index)
@@ -303,21 +331,21 @@ def _append(taken: Admitted, ids: EventIds, index: int, parts: Sequence[Any], by
 def _canonical(data: Any) -> bytes:
     """The RFC 8785 form, without a walk over the value where ``orjson`` is known to write the same.
 
-    It differs only in floats that it ends with ``.0`` or gives an exponent, in integers past 2^53 (refused
-    here), and in the order of keys past U+FFFF. Nesting cannot be too deep where there are few brackets.
+    It differs only in floats that it ends with ``.0`` or writes with an exponent, in integers beyond 2^53 (refused
+    here), and in the order of keys beyond U+FFFF. Nesting cannot be too deep where there are few brackets.
     """
     try:
         text = orjson.dumps(data, option=_PLAIN)
     except orjson.JSONEncodeError:
-        return canonical_json(data)  # says what is wrong, and where
+        return canonical_json(data)  # raises with the place
     if text.count(b"{") + text.count(b"[") > DATA_DEPTH_MAX:
-        report = first_flaw(data, DATA_DEPTH_MAX)
-        if report is not None:
-            raise _EventFlaw(f"/data{report[0]}", report[1], report[2])
+        flaw = first_flaw(data, DATA_DEPTH_MAX)
+        if flaw is not None:
+            raise _RejectedEventError(flaw._replace(field=f"/data{flaw.field}"))
     if text.isascii() and not text.endswith(b".0") and not any(sign in text for sign in _UNLIKE):
         return text
     text = canonical_json(data)
-    if _EXACT.search(text):  # a float past 2^53 without a fraction is written like an integer that nobody takes
+    if _EXACT.search(text):  # a float beyond 2^53 without a fraction is written like an integer that is refused
         try:
             parse_json(text)
         except InvalidJsonError as error:
@@ -325,14 +353,14 @@ def _canonical(data: Any) -> bytes:
     return text
 
 
-def _flaw_in_text(field: str, value: Any, chars_max: int, remedy: str) -> None:
+def _reject_text(field: str, value: Any, chars_max: int, remedy: str) -> None:
     if value is None:
-        raise _EventFlaw(field, "is missing", remedy)
+        raise _rejected(field, "is missing", remedy)
     if type(value) is not str:
-        raise _EventFlaw(field, f"is {_kind(value)}, not a string", remedy)
+        raise _rejected(field, f"must be a string, not {json_kind(value)}", remedy)
     if "\x00" in value:
-        raise _EventFlaw(field, "holds the character U+0000", remedy)
-    raise _EventFlaw(field, f"has {len(value)} characters, 1 to {chars_max} are taken", remedy)
+        raise _rejected(field, "contains the character U+0000", remedy)
+    raise _rejected(field, f"has {len(value)} characters, 1 to {chars_max} are allowed", remedy)
 
 
 def _is_text(value: str) -> bool:
@@ -340,6 +368,6 @@ def _is_text(value: str) -> bool:
     return "\x00" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def _kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")

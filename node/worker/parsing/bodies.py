@@ -1,10 +1,10 @@
-"""Other ways to say an ingest request: compressed, as JSON lines, as CloudEvents. All become the one form.
+"""Encodings of an ingest request other than plain JSON: compressed, as JSON lines, as CloudEvents.
 
-Runs in the worker process that reads requests; limits hold before anything is made of the bytes.
+Runs in the worker process that reads requests; limits hold before the bytes are processed.
 
-CloudEvents 1.0 (JSON format 1.0.2, HTTP binding 1.0.2) come as they are under ``data``, their attributes with them,
-so that a policy sees all of it. Their type and time are the event's; ``source`` and ``id``, which together name a
-CloudEvent, are its external id: a delivery that is repeated is a duplicate.
+CloudEvents 1.0 (JSON format 1.0.2, HTTP binding 1.0.2) are kept whole under ``data``, their attributes included, so
+that a policy sees all of them. Their type and time become the event's; ``source`` and ``id``, which together identify
+a CloudEvent, become its external id, so that a repeated delivery is a duplicate.
 """
 
 import base64
@@ -18,8 +18,16 @@ import jiter
 import orjson
 import zstandard
 
-from node.worker.parsing.admission import Admitted, InvalidRequestError, admit
-from protocols.errors import ClientFault
+from node.worker.parsing.admission import (
+    Admitted,
+    InvalidRequestError,
+    admit,
+    admit_events,
+    json_kind,
+    parse_strictly,
+)
+from node.worker.parsing.flaws import Flaw, read_with_flaws
+from protocols.errors import ClientFault, InvalidJsonError
 from protocols.limits import EVENTS_PER_REQUEST_MAX
 
 BodyShape = Literal["request", "lines", "cloudevent", "cloudevents", "binary"]
@@ -29,21 +37,20 @@ JSON_TYPES: Final = ("application/json", "text/json")
 WINDOW_MAX: Final = 2**23  # of zstd: what decompressing takes in memory (RFC 9659)
 REQUIRED: Final = ("id", "source", "specversion", "type")
 NOT_AN_EVENT: Final = b"null"
-Flaw = tuple[str, str, str]
 
 
 class BodyTooLargeError(ClientFault):
-    """A body that is larger than is taken, once it is not compressed."""
+    """A body that is larger than allowed once it is decompressed."""
 
     code = "body-too-large"
 
 
 @attrs.frozen(kw_only=True)
 class RequestEncoding:
-    """How a request says its events.
+    """How the body of a request is encoded.
 
     Attributes:
-        source_id, options: From the query, where the body has no place for them; options as in ``processingOptions``.
+        source_id, options: From the query, where the body cannot hold them; options as in ``processingOptions``.
         attributes: Of a CloudEvent in binary mode: name and value of each ``ce-`` header.
         media_type: Of the data of a CloudEvent in binary mode.
     """
@@ -61,7 +68,7 @@ PLAIN: Final = RequestEncoding()
 
 @attrs.frozen(kw_only=True)
 class RawEvent:
-    """An event as a source that this node reads said it; ``data`` is JSON text, or turns out to be none."""
+    """An event of a source that this node reads. ``data`` is unchecked: it should be JSON text."""
 
     data: bytes
     event_type: str
@@ -69,41 +76,59 @@ class RawEvent:
     timestamp: str | None = None
 
 
-def admit_read(said: Sequence[RawEvent], *, source_id: str, network: str, event_bytes_max: int) -> Admitted:
-    """Take in what a source said, event by event: one that is no JSON spoils no other.
+def admit_read(raw: Sequence[RawEvent], *, source_id: str, network: str, event_bytes_max: int) -> Admitted:
+    """Admit what was read of a source, event by event: one that is not JSON does not affect the others.
 
-    Raises what ``admit`` raises.
+    Raises:
+        InvalidRequestError, TooManyEventsError: As ``admit``.
     """
     flaws: dict[int, Flaw] = {}
-    events: list[bytes] = []
-    for index, each in enumerate(said):
-        flaw = _no_json(each.data, event_bytes_max)
+    events: list[dict[str, Any]] = []
+    for index, each in enumerate(raw):
+        data, flaw = _parsed_data(each.data, event_bytes_max)
         if flaw is not None:
             flaws[index] = flaw
-        head = b'{"eventType":%b,"externalId":%b' % (orjson.dumps(each.event_type), orjson.dumps(each.external_id))
-        if each.timestamp is not None:
-            head += b',"timestamp":%b' % orjson.dumps(each.timestamp)
-        events.append(b'%b,"data":%b}' % (head, NOT_AN_EVENT if flaw is not None else each.data))
-    whole = b'{"sourceId":%b,"events":[%b]}' % (orjson.dumps(source_id), b",".join(events))
-    return admit(whole, network=network, event_bytes_max=event_bytes_max, known_flaws=flaws)
+        events.append(
+            {
+                "eventType": each.event_type,
+                "externalId": each.external_id,
+                "timestamp": each.timestamp,
+                "data": data,
+            }
+        )
+    return admit_events(
+        source_id, events, options=None, flaws=flaws, network=network, event_bytes_max=event_bytes_max
+    )
 
 
-def _no_json(data: bytes, bytes_max: int) -> Flaw | None:
-    """What keeps a text from being one JSON value, and nothing else beside it."""
+def _parsed_data(data: bytes, bytes_max: int) -> tuple[Any, Flaw | None]:
+    """The JSON value of an event's data, or what is wrong with it."""
     if len(data) > 4 * bytes_max:  # its canonical form may be shorter, but not by that much
-        return "/data", f"has {len(data)} bytes", f"send events of at most {bytes_max} bytes"
+        return None, Flaw("/data", f"has {len(data)} bytes", f"send events of at most {bytes_max} bytes")
+    try:
+        return parse_strictly(data), None
+    except (ValueError, InvalidJsonError):
+        flaw = _json_flaw(data)
+    if flaw is not None:
+        return None, flaw
+    request, flaws = read_with_flaws(b'{"events":[{"data":%b}]}' % data)
+    return request["events"][0]["data"], flaws.get(0)
+
+
+def _json_flaw(data: bytes) -> Flaw | None:
+    """Why a text is not exactly one JSON value, NaN and the like included; None if it is."""
     try:
         data.decode()
         jiter.from_json(data, allow_inf_nan=True, cache_mode="none")
     except ValueError as error:
-        return "/data", f"is no JSON: {error}", "send one JSON document a message"
+        return Flaw("/data", f"is not JSON: {error}", "send one JSON document per message")
     return None
 
 
 def admit_form(
     body: bytes, form: RequestEncoding, *, network: str, event_bytes_max: int, body_bytes_max: int
 ) -> Admitted:
-    """Read a request in any form.
+    """Read a request in any encoding.
 
     Raises:
         BodyTooLargeError: More than ``body_bytes_max`` once decompressed. InvalidRequestError: It cannot be
@@ -120,19 +145,23 @@ def admit_form(
 
 
 def decompressed(body: bytes, coding: Coding, bytes_max: int) -> bytes:
-    """A body as it was before it was compressed, within a bound that holds while it is made."""
+    """Decompress a body, in bounded memory.
+
+    Raises:
+        InvalidRequestError: It is not valid in its coding. BodyTooLargeError: It has more than ``bytes_max``.
+    """
     try:
         if coding == "gzip":
             body = _gunzip(body, bytes_max)
         elif coding == "zstd":
-            with zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(
+            with zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX).stream_reader(
                 body, read_across_frames=True
             ) as reader:
                 body = reader.read(bytes_max + 1)
     except (zlib.error, zstandard.ZstdError) as error:
-        raise InvalidRequestError(f"the body is no {coding}", field="", remedy="compress it anew") from error
+        raise InvalidRequestError(f"the body is not valid {coding}", field="", remedy="compress it again") from error
     if len(body) > bytes_max:
-        raise BodyTooLargeError(f"the body has more than {bytes_max} bytes once it is not compressed")
+        raise BodyTooLargeError(f"the decompressed body has more than {bytes_max} bytes")
     return body
 
 
@@ -151,7 +180,7 @@ def _gunzip(body: bytes, bytes_max: int) -> bytes:
 
 
 def _events(body: bytes, form: RequestEncoding) -> tuple[list[bytes], dict[int, Flaw]]:
-    """The events as JSON, and by index what is wrong with those that are none."""
+    """The events as JSON, and by index what is wrong with those that are not events."""
     if form.shape == "lines":
         return _of_lines([line for line in body.split(b"\n") if line.strip()])
     if form.shape == "binary":
@@ -161,7 +190,7 @@ def _events(body: bytes, form: RequestEncoding) -> tuple[list[bytes], dict[int, 
     else:
         found = _parsed(body)
         if not isinstance(found, list):
-            raise InvalidRequestError("the body is no array of CloudEvents", field="", remedy="send an array of them")
+            raise InvalidRequestError("the body must be an array of CloudEvents", field="", remedy="send an array")
     events: list[bytes] = []
     flaws: dict[int, Flaw] = {}
     for index, event in enumerate(found):
@@ -173,7 +202,7 @@ def _events(body: bytes, form: RequestEncoding) -> tuple[list[bytes], dict[int, 
 
 
 def _of_lines(lines: list[bytes]) -> tuple[list[bytes], dict[int, Flaw]]:
-    """Each line by itself: one that is no JSON must not spoil the others."""
+    """Each line by itself: one that is not JSON must not affect the others."""
     if len(lines) > EVENTS_PER_REQUEST_MAX:
         return lines, {}  # refused for their number
     flaws: dict[int, Flaw] = {}
@@ -181,7 +210,7 @@ def _of_lines(lines: list[bytes]) -> tuple[list[bytes], dict[int, Flaw]]:
         try:
             jiter.from_json(line, allow_inf_nan=True, cache_mode="none")
         except ValueError as error:
-            flaws[index] = "", f"the line is no JSON: {error}", "send one event a line"
+            flaws[index] = Flaw("", f"the line is not JSON: {error}", "send one event per line")
             lines[index] = NOT_AN_EVENT
     return lines, flaws
 
@@ -190,26 +219,28 @@ def _parsed(body: bytes) -> Any:
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:
-        raise InvalidRequestError(f"the body is no JSON: {error}", field="", remedy="send one document") from error
+        raise InvalidRequestError(f"the body is not JSON: {error}", field="", remedy="send one document") from error
 
 
 def _missing(event: Any) -> Flaw | None:
     """What keeps a value from being a CloudEvent."""
     if not isinstance(event, dict):
-        return "", "is no CloudEvent", "send an object with id, source, specversion and type"
+        return Flaw(
+            "", f"must be an object, not {json_kind(event)}", "send id, source, specversion and type in an object"
+        )
     for name in REQUIRED:
         if not isinstance(event.get(name), str) or not event[name]:
-            return f"/{name}", "is missing, or no text", "a CloudEvent has id, source, specversion and type"
+            return Flaw(f"/{name}", "must be a string that is not empty", "send id, source, specversion and type")
     return None
 
 
 def _event_of(event: dict[str, Any]) -> bytes:
-    said = {"eventType": event["type"], "externalId": f"{event['source']} {event['id']}", "data": event}
+    admitted = {"eventType": event["type"], "externalId": f"{event['source']} {event['id']}", "data": event}
     if "time" in event:
-        said["timestamp"] = event["time"]
+        admitted["timestamp"] = event["time"]
     try:
-        return orjson.dumps(said)
-    except (orjson.JSONEncodeError, RecursionError):  # too deep, or an integer that is too large: no event takes it
+        return orjson.dumps(admitted)
+    except (orjson.JSONEncodeError, RecursionError):  # too deep, or an integer that is too large for an event
         return NOT_AN_EVENT
 
 

@@ -1,12 +1,12 @@
-"""Events of certified batches as events of a source here: checked, chosen and made in a worker process.
+"""Events of certified batches become events of a local source: checked, selected and built in a worker process.
 
-An event that is read is a new event, whose external id says what it was made of: the event id that it has with the
-node it is read of and, where that node read it of another, the ids that it had before, the latest first. Read again,
-it has the same id and is a repeat; a later version of it is a later version here; and an event that two nodes took
-in, which has one id, is one event here as well.
+An event that is read becomes a new event. Its external id lists where it comes from: the event id at the node that it
+is read from and, where that node read it from another, its earlier ids, the latest first. Read again it has the same
+id and is a repeat; a later version becomes a later version here; and an event that two nodes ingested, which has one
+id, is one event here too.
 
-Nobody reads what was made of an event of its own, and nobody what has had ``CHAIN_MAX`` ids already. So events that
-nodes read of each other come to an end, whatever each of them makes of their data on the way.
+No node reads what was derived from an event of its own, nor an event that has had ``CHAIN_MAX`` ids already. So
+events that nodes read from each other do not circulate forever, whatever each node does to their data.
 """
 
 import re
@@ -29,14 +29,14 @@ EVENT_ID: Final = re.compile("event_[0-9a-f]{64}")
 
 
 class UnreadableBatchError(WorldFault):
-    """What a quorum certified is no verdict on events: it signed what no honest agent makes."""
+    """A quorum certified something other than verdicts on events, which no honest agent does."""
 
     code = "unreadable-batch"
 
 
 @attrs.frozen(kw_only=True)
 class BatchSelection:
-    """Which batches a source reads, as far as their certificates say it; empty sets stand for all."""
+    """Which batches a source reads, judged by their certificates; empty sets mean all."""
 
     network: str
     reader: IdentityKey
@@ -46,7 +46,7 @@ class BatchSelection:
     statuses: frozenset[str] = frozenset({"valid"})
 
     def wants(self, statement: Statement) -> bool:
-        """What this node itself took in is never read: that would be its own voice."""
+        """Whether a batch is to be read. Batches of this node itself never are: its events would come back."""
         return (
             statement.coordinator != self.reader
             and (not self.coordinators or statement.coordinator in self.coordinators)
@@ -60,9 +60,10 @@ class BatchSelection:
 
 
 def choose(encoded: Sequence[bytes], selection: BatchSelection) -> list[tuple[QuorumCertificate | None, str]]:
-    """The certificates among these that are wanted, each checked whole: None for others.
+    """Verify certificates and select those that are wanted.
 
-    Returns with each what is wrong with it: signatures, or a quorum that its level does not allow. Empty: nothing.
+    Returns:
+        For each the certificate, None if it is not wanted or not valid; and why it is not valid, else empty.
     """
     found: list[tuple[QuorumCertificate | None, str]] = []
     for each in encoded:
@@ -73,21 +74,21 @@ def choose(encoded: Sequence[bytes], selection: BatchSelection) -> list[tuple[Qu
                 continue
             certificate.verify_quorum(read, network=selection.network)
         except OverlayError as error:
-            found.append((None, f"its certificate does not hold: {error}"))
+            found.append((None, f"its certificate is not valid: {error}"))
             continue
         found.append((read, ""))
     return found
 
 
 def manifest_problem(manifest: Manifest, statement: Statement) -> str:
-    """Why a statement is not of its manifest's batch; empty if it is. Honest signers sign no such thing."""
+    """Why a statement is not about its manifest's batch; empty if it is. Honest signers sign no such statement."""
     names = ("network", "batch_id", "coordinator", "source_id", "policy_hash", "level", "input_root", "events")
     differing = [name for name in names if getattr(manifest, name) != getattr(statement, name)]
     return f"its certificate and its manifest differ in {', '.join(differing)}" if differing else ""
 
 
 def chain_of(external_id: str | None) -> list[str]:
-    """The event ids that an external id is made of, the latest first; none where it is another sort of name."""
+    """The event ids that an external id consists of, the latest first; none where it is of another kind."""
     ids = (external_id or "").split(" ")
     return ids if all(map(EVENT_ID.fullmatch, ids)) else []
 
@@ -115,15 +116,15 @@ def read_events(
         "certificate": uhrp_url(sha256(encoded)),
     }
     found = []
-    for verdict, said in zip(verdicts, data, strict=True):
+    for verdict, content in zip(verdicts, data, strict=True):
         before = chain_of(verdict["externalId"])
         if verdict["status"] not in selection.statuses or len(before) >= CHAIN_MAX:
             continue
         if include_reference:
             more = {"eventId": verdict["eventId"], "versionId": verdict["versionId"], "status": verdict["status"]}
-            said = b'{"certified":%b,"data":%b}' % (orjson.dumps(reference | more), said)
+            content = b'{"certified":%b,"data":%b}' % (orjson.dumps(reference | more), content)
         made = RawEvent(
-            data=said,
+            data=content,
             event_type=verdict["eventType"],
             external_id=" ".join([verdict["eventId"], *before]),
             timestamp=verdict["timestamp"],
@@ -134,13 +135,13 @@ def read_events(
 
 def _verdict(line: bytes) -> dict[str, Any]:
     try:
-        said = orjson.loads(line)
-        texts = [said[name] for name in ("eventId", "eventType", "status", "contentHash", "versionId")]
-        maybe = [said[name] for name in ("externalId", "timestamp")]
+        verdict = orjson.loads(line)
+        texts = [verdict[name] for name in ("eventId", "eventType", "status", "contentHash", "versionId")]
+        maybe = [verdict[name] for name in ("externalId", "timestamp")]
     except (ValueError, TypeError, LookupError) as error:
         raise UnreadableBatchError(f"a certified verdict cannot be read: {error}") from error
     if not all(type(each) is str for each in (*texts, *(each for each in maybe if each is not None))):
-        raise UnreadableBatchError("a certified verdict has no texts where they belong")
+        raise UnreadableBatchError("a certified verdict must have strings for its ids, type and status")
     if not EVENT_ID.fullmatch(texts[0]):
-        raise UnreadableBatchError("a certified verdict names no event")
-    return dict(said)
+        raise UnreadableBatchError("a certified verdict has no event id")
+    return dict(verdict)

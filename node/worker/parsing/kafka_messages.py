@@ -1,6 +1,6 @@
-"""From messages of Kafka to events: key, value, headers, place and time. Pure; runs in worker processes too.
+"""Kafka messages become events: key, value, headers, position and time. Pure; runs in worker processes too.
 
-A message's id is its place in the log, which is the same whoever reads it, and how often.
+A message's id is its position in the log, which is the same for every reader and every reading.
 """
 
 import base64
@@ -26,7 +26,7 @@ class KafkaMessage:
     """A message as the client library gives it.
 
     Attributes:
-        log: What names the topic for good: its name, with its id where the cluster gives topics ids.
+        log: Identifies the topic for good: its name, with its id where the cluster gives topics ids.
         value: None in a tombstone.
         timestamp_ms: Since 1970; None where the message has none.
     """
@@ -42,7 +42,7 @@ class KafkaMessage:
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
+        """About how many bytes it takes."""
         headers = sum(len(name) + len(value or b"") for name, value in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers + 100
 
@@ -64,7 +64,7 @@ class KafkaFormat:
 
 
 def events_of(messages: Sequence[KafkaMessage], reading: KafkaFormat) -> list[RawEvent]:
-    """The events of messages, in their order. What is in no form that was agreed becomes an event that is no JSON."""
+    """The events of messages, in order. A message that is not in its format becomes an event that is not JSON."""
     return [
         _event(message, reading) for message in messages if message.value is not None or not reading.skips_tombstones
     ]
@@ -73,7 +73,7 @@ def events_of(messages: Sequence[KafkaMessage], reading: KafkaFormat) -> list[Ra
 def place(message: KafkaMessage) -> str:
     """``topic/partition/offset``, the topic with its id where it has one.
 
-    A topic that is made anew counts from 0 again: under the name alone, its messages would pass for repeats.
+    A topic that is created again counts from 0 again: by the name alone, its messages would count as repeats.
     """
     return f"{message.log}/{message.partition}/{message.offset}"
 
@@ -99,7 +99,7 @@ def _event(message: KafkaMessage, reading: KafkaFormat) -> RawEvent:
 
 
 def _texts(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
-    """Headers that are text, by lower-case name; of those with one name the last counts."""
+    """Headers that are text, by lower-case name; of several with one name the last."""
     found: dict[str, str] = {}
     for name, value in headers:
         try:
@@ -110,12 +110,12 @@ def _texts(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
 
 
 def _whole(message: KafkaMessage, reading: KafkaFormat) -> bytes:
-    """The message as one JSON object; its value, as it is, where that is in no form for it."""
+    """The message as one JSON object; a text that is not JSON where key or value are not in their format."""
     try:
         return orjson.dumps(
             {
-                "key": _said(message.key, reading.key_format),
-                "value": _said(message.value, reading.shape.format),
+                "key": _decoded(message.key, reading.key_format),
+                "value": _decoded(message.value, reading.shape.format),
                 "headers": {name: _header(value) for name, value in message.headers},
                 "topic": message.topic,
                 "partition": message.partition,
@@ -124,10 +124,10 @@ def _whole(message: KafkaMessage, reading: KafkaFormat) -> bytes:
             }
         )
     except (ValueError, TypeError, RecursionError) as error:
-        return b"(key or value in no agreed form: %b)" % str(error).encode(errors="replace")
+        return b"(key or value is not in its format: %b)" % str(error).encode(errors="replace")
 
 
-def _said(content: bytes | None, form: Format) -> Any:
+def _decoded(content: bytes | None, form: Format) -> Any:
     if content is None:
         return None
     if form == "json":
@@ -136,7 +136,7 @@ def _said(content: bytes | None, form: Format) -> Any:
 
 
 def _header(value: bytes | None) -> Any:
-    """Text, or an object that says what it is where it is none."""
+    """Text, or an object with the bytes in base64 where it is not text."""
     if value is None:
         return None
     try:

@@ -1,6 +1,6 @@
-"""From MQTT messages to events: where the topic goes, and what names a message that names itself nowhere. Pure.
+"""MQTT messages become events, with the topic in the data and an id from the content. Pure.
 
-MQTT gives a message no id that outlives a connection, so a message that is delivered again is known by what it says.
+MQTT gives a message no id that outlives a connection, so a message that is delivered again is known by its content.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ MARK_HEX: Final = 16
 
 @attrs.frozen(kw_only=True)
 class MqttMessage:
-    """What was published. ``properties``: the user properties of MQTT 5 by lower-case name, the first of each."""
+    """A published message. ``properties``: user properties of MQTT 5 by lower-case name, the first of each name."""
 
     topic: str
     payload: bytes
@@ -28,7 +28,7 @@ class MqttMessage:
 
 
 def events_of(messages: Sequence[MqttMessage], *, shape: Shape, topic_field: str) -> list[RawEvent]:
-    """An event of each message, in their order. ``topic_field`` as in ``MqttSettings``."""
+    """The event of each message, in order. ``topic_field`` as in ``MqttSettings``."""
     return [_event(message, shape, topic_field) for message in messages]
 
 
@@ -55,7 +55,7 @@ def event_type_of(topic: str) -> str:
 
 
 def _content_id(message: MqttMessage, event: RawEvent) -> str:
-    """What two messages have in common only if they say the same: topic, type, time and payload."""
+    """An id that two messages share only if topic, type, time and payload are equal."""
     parts = (message.topic.encode(), event.event_type.encode(), (event.timestamp or "").encode())
     content = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts))
     content.update(message.payload)
@@ -63,7 +63,7 @@ def _content_id(message: MqttMessage, event: RawEvent) -> str:
 
 
 def _with_topic(message: MqttMessage, shape: Shape, topic_field: str) -> bytes:
-    """The data with its topic. What is no JSON stays as it is: beside the topic it might become some."""
+    """The data with its topic. What is not JSON stays as it is, since beside the topic it might become JSON."""
     inner = encoded(message.payload, shape.format)
     try:
         inner.decode()

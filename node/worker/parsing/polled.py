@@ -1,7 +1,7 @@
-"""From the body of an answer to the events in it. Pure; runs in a worker process.
+"""The bodies of polled responses become events. Pure; runs in a worker process.
 
-A body that is not in its format is refused whole, with the first reason. One line or row among good ones is no reason
-for that: it becomes an event that is no JSON, and is rejected by itself.
+A body that is not in its format is refused as a whole, with the first reason. A single bad line or row among good
+ones becomes an event that is not JSON, and is rejected alone.
 """
 
 import codecs
@@ -51,15 +51,15 @@ class PollFormat:
 
 @attrs.frozen(kw_only=True)
 class Polled:
-    """What a body says.
+    """The contents of a body.
 
     Attributes:
-        parts: The events in their order, packed: see ``unpacked``. Empty where the body is the one of before.
+        parts: The events in order, packed: see ``unpacked``. Empty where the body is the same as before.
         events: How many there are.
-        cursor: What stands at ``cursor_path``, or the greatest value of ``cursor_field``; empty where there is none.
-        lag: What stands at ``lag_path``; None where there is none.
+        cursor: The value at ``cursor_path``, or the greatest value of ``cursor_field``; empty where there is none.
+        lag: The value at ``lag_path``; None where there is none.
         digest: SHA-256 of the body, in hexadecimal.
-        is_same: The body is the one of before.
+        is_same: The body is the same as before.
     """
 
     parts: tuple[bytes, ...]
@@ -72,7 +72,7 @@ class Polled:
 
 @attrs.frozen(kw_only=True)
 class _Item:
-    """An event before it has its shape. ``value``: as it was parsed, where it was."""
+    """An event before its shape is applied. ``value``: parsed, where it was."""
 
     message: bytes
     value: Any = None
@@ -84,8 +84,8 @@ def read_body(body: bytes, reader: PollFormat, *, headers: Mapping[str, str], di
     """The events of a body.
 
     Args:
-        headers: Of the answer, by lower-case name.
-        digest_before: Of the body that was read last from the same place, if any.
+        headers: Of the response, by lower-case name.
+        digest_before: Of the last body from the same address, if any.
 
     Raises:
         UnreadableBodyError: It is not in its format.
@@ -101,7 +101,7 @@ def read_body(body: bytes, reader: PollFormat, *, headers: Mapping[str, str], di
     else:
         cursor = _scalar(at(document, reader.cursor_path)) if reader.cursor_path else ""
     if len(cursor) > CURSOR_CHARS_MAX:
-        raise UnreadableBodyError(f"holds a cursor of {len(cursor)} characters, at most {CURSOR_CHARS_MAX} are taken")
+        raise UnreadableBodyError(f"has a cursor of {len(cursor)} characters, at most {CURSOR_CHARS_MAX} are allowed")
     return Polled(
         parts=tuple(_packed(items, reader.shape, headers)),
         events=len(items),
@@ -121,7 +121,7 @@ def unpacked(part: bytes) -> list[RawEvent]:
 
 
 def greater(one: str, other: str) -> str:
-    """The greater of two cursors: numbers by value, all texts after them, such as times, by letters."""
+    """The greater of two cursors: numbers by value, then all other texts, such as times, by code points."""
     return max(one, other, key=_rank)
 
 
@@ -143,12 +143,12 @@ def _items(body: bytes, document: Any, reader: PollFormat, headers: Mapping[str,
     if not isinstance(array, list):
         raise UnreadableBodyError(f"has no array at {reader.events_path or 'its root'}")
     if len(array) > EVENTS_MAX:
-        raise UnreadableBodyError(f"holds {len(array)} events, at most {EVENTS_MAX} are taken")
+        raise UnreadableBodyError(f"has {len(array)} events, at most {EVENTS_MAX} are allowed")
     return [_Item(message=_text(value), value=value) for value in array]
 
 
 def _of_lines(body: bytes, *, keeps_values: bool) -> list[_Item]:
-    """A line that is no JSON is an event that is rejected, unless all of them are."""
+    """A line that is not JSON becomes an event that is rejected; if all are, the body is refused."""
     first_flaw = ""
     is_any_good = False
     items: list[_Item] = []
@@ -156,13 +156,13 @@ def _of_lines(body: bytes, *, keeps_values: bool) -> list[_Item]:
         if not line.strip():
             continue
         if len(items) >= EVENTS_MAX:
-            raise UnreadableBodyError(f"holds more than {EVENTS_MAX} events")
+            raise UnreadableBodyError(f"has more than {EVENTS_MAX} events")
         value: Any = None
         try:
             value = jiter.from_json(line, allow_inf_nan=False, float_mode="lossless-float", cache_mode="none")
             is_any_good = True
         except ValueError as error:
-            first_flaw = first_flaw or f"line {number} is no JSON: {error}"
+            first_flaw = first_flaw or f"has no line that is JSON: line {number}: {error}"
         items.append(_Item(message=line, value=value if keeps_values else None))
     if first_flaw and not is_any_good:
         raise UnreadableBodyError(first_flaw)
@@ -170,51 +170,51 @@ def _of_lines(body: bytes, *, keeps_values: bool) -> list[_Item]:
 
 
 def _of_rows(text: str, delimiter: str) -> Iterator[_Item]:
-    """Rows as objects of texts, by the names of the first row (RFC 4180)."""
+    """Rows as objects of strings, named by the first row (RFC 4180)."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = next((row for row in rows if row), [])
         if len(names) > COLUMNS_MAX or len(set(names)) < len(names):
-            raise UnreadableBodyError(f"its first row has over {COLUMNS_MAX} names, or one twice")
+            raise UnreadableBodyError(f"must have at most {COLUMNS_MAX} names in its first row, all different")
         for count, row in enumerate(filter(None, rows), start=1):
             if count > EVENTS_MAX:
-                raise UnreadableBodyError(f"holds more than {EVENTS_MAX} events")
+                raise UnreadableBodyError(f"has more than {EVENTS_MAX} events")
             if len(row) == len(names):
                 value = dict(zip(names, row, strict=True))
                 yield _Item(message=_text(value), value=value)
-            else:  # no JSON, whatever is in it: rejected, and kept to be looked at
-                said = delimiter.join(row).encode()
+            else:  # not JSON, whatever it contains: rejected, and kept for the operator
+                cells = delimiter.join(row).encode()
                 yield _Item(
-                    message=b"row at line %d has %d cells, not %d: %b" % (rows.line_num, len(row), len(names), said)
+                    message=b"row at line %d has %d cells, not %d: %b" % (rows.line_num, len(row), len(names), cells)
                 )
     except csv.Error as error:
-        raise UnreadableBodyError(f"is no CSV: line {rows.line_num}: {error}") from error
+        raise UnreadableBodyError(f"is not CSV: line {rows.line_num}: {error}") from error
 
 
 def _parsed(body: bytes) -> Any:
-    """A document whose floats keep their digits: what they are good for is for admission to say."""
+    """Parse a document, keeping the digits of floats: admission checks their range."""
     try:
         return jiter.from_json(
             body, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="lossless-float", cache_mode="keys"
         )
     except ValueError as error:
-        raise UnreadableBodyError(f"is no JSON: {error}; it begins {_head(body)}") from error
+        raise UnreadableBodyError(f"is not JSON: {error}; it begins with {_head(body)}") from error
 
 
 def _text(value: Any) -> bytes:
     try:
         return orjson.dumps(value, default=_digits)
-    except orjson.JSONEncodeError:  # an integer past 64 bits, which is rejected with that reason
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits, which is rejected with that reason
         return json.dumps(value, default=str).encode()
 
 
 def _digits(value: Any) -> Any:
-    assert isinstance(value, jiter.LosslessFloat), "nothing else is no JSON"
+    assert isinstance(value, jiter.LosslessFloat), "the parser makes no other type that is not JSON"
     return orjson.Fragment(bytes(value))
 
 
 def _scalar(value: Any) -> str:
-    """A cursor as it is sent."""
+    """A cursor as text; empty for what cannot be one."""
     if isinstance(value, str):
         return value
     if isinstance(value, jiter.LosslessFloat):
@@ -232,7 +232,7 @@ def _greatest(items: Sequence[_Item], reader: PollFormat) -> str:
 
 
 def _rank(text: str) -> tuple[int, Decimal, str]:
-    """The empty text is the least, then numbers, then texts."""
+    """The empty text is least, then numbers, then other texts."""
     if NUMBER.fullmatch(text):
         return 1, Decimal(text), ""
     return (2 if text else 0), Decimal(0), text

@@ -1,4 +1,4 @@
-"""From the body of a webhook to events. Pure; runs in a worker process where the body is long."""
+"""Bodies of webhook deliveries become events. Pure; runs in a worker process where the body is long."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from node.worker.parsing.bodies import Coding, RawEvent, decompressed
 from node.worker.parsing.shaping import Shape, shaped
 from protocols.limits import EVENTS_PER_REQUEST_MAX, EXTERNAL_ID_CHARS_MAX
 
-EVENT_TYPE: Final = "webhook"  # of events that say none
+EVENT_TYPE: Final = "webhook"  # of events without one
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 FORM_FIELDS_MAX: Final = 256
 PAYLOAD: Final = "payload"  # the field that GitHub and Slack send a document in
@@ -43,21 +43,21 @@ class WebhookDelivery:
 
 
 def read_delivery(delivery: WebhookDelivery, bytes_max: int) -> tuple[RawEvent, ...]:
-    """The events of a delivery, in their order.
+    """The events of a delivery, in order.
 
     Args:
-        bytes_max: Of the body once it is not compressed.
+        bytes_max: Of the decompressed body.
 
     Raises:
-        BodyTooLargeError: It is longer. InvalidRequestError: It is not in its form, or holds no array of events
-            where there should be one. TooManyEventsError by whoever admits them.
+        BodyTooLargeError: It is longer. InvalidRequestError: It is not in its format, or has no array of events at
+            ``events_path``. That there are too many is found by admission.
     """
     document = document_of(delivery, bytes_max)
     shape, headers = delivery.shape, delivery.headers
     if delivery.events_path is None:
         return (shaped(shape, document, headers=headers, event_type=EVENT_TYPE, external_id=None),)
     name = headers.get(shape.external_id_header.lower(), "") if shape.external_id_header else ""
-    shape = attrs.evolve(shape, external_id_header="")  # it names the delivery, not each of its events
+    shape = attrs.evolve(shape, external_id_header="")  # it identifies the delivery, not each of its events
     return tuple(
         shaped(shape, element, headers=headers, event_type=EVENT_TYPE, external_id=_nth(name, index))
         for index, element in enumerate(elements(document, delivery.events_path))
@@ -69,7 +69,7 @@ def _nth(name: str, index: int) -> str | None:
 
 
 def document_of(delivery: WebhookDelivery, bytes_max: int) -> bytes:
-    """What a delivery says, without its coding; of a form its field ``payload``, or all fields as one object.
+    """The decompressed document of a delivery; of a form its field ``payload``, or all fields as one object.
 
     Raises: as ``read_delivery``.
     """
@@ -79,7 +79,7 @@ def document_of(delivery: WebhookDelivery, bytes_max: int) -> bytes:
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX, errors="strict")
     except ValueError as error:
-        raise InvalidRequestError("the body is no form", field="", remedy="send JSON") from error
+        raise InvalidRequestError("the body is not a URL-encoded form", field="", remedy="send JSON") from error
     fields = dict(reversed(pairs))  # of equal names the first
     try:
         return fields[PAYLOAD].encode() if PAYLOAD in fields else orjson.dumps(fields)
@@ -91,7 +91,7 @@ def elements(document: bytes, pointer: str) -> list[bytes]:
     """The elements of the array that a JSON pointer leads to, each as it was written, to the byte.
 
     Raises:
-        InvalidRequestError: The document is no JSON, or there is no array.
+        InvalidRequestError: The document is not JSON, or has no array there.
     """
     try:
         jiter.from_json(document, allow_inf_nan=True, cache_mode="none")  # strict, where the scanner is lenient
@@ -101,14 +101,14 @@ def elements(document: bytes, pointer: str) -> list[bytes]:
             found = islice(_members(text, start), EVENTS_PER_REQUEST_MAX + 1)  # one too many is refused later
             return [text[begin:end].encode() for begin, end, _ in found]
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"the body is no JSON: {str(error)[:200]}", field="") from error
+        raise InvalidRequestError(f"the body is not JSON: {str(error)[:200]}", field="") from error
     raise InvalidRequestError(
-        f"there is no array at {pointer!r}", field=pointer, remedy="see eventsPath of the source"
+        f"the body has no array at {pointer!r}", field=pointer, remedy="see eventsPath of the source"
     )
 
 
 def _find(text: str, pointer: str) -> int | None:
-    """Where the value that a pointer leads to begins."""
+    """Where the value that a pointer refers to begins."""
     start = _skip(text, 0)
     for part in pointer.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
@@ -138,7 +138,7 @@ def _members(text: str, start: int) -> Iterator[tuple[int, int, str]]:
 
 
 def _skip(text: str, place: int) -> int:
-    """The next place that is no white space."""
+    """The next position that is not white space."""
     found = BLANK.match(text, place)
-    assert found is not None, "the pattern takes nothing, too"
+    assert found is not None, "the pattern matches the empty string too"
     return found.end()

@@ -57,18 +57,18 @@ WHOLE = [
         "the body is not JSON: Expecting property name enclosed in double quotes at line 1, column 2",
     ),
     (b'{"sourceId":"s1"} x', "invalid-json", "the body is not JSON: Extra data at line 1, column 19"),
-    (b'{"sourceId":"\xff"}', "invalid-json", "the body is not UTF-8: byte 13 is no part of a character"),
-    (b"[" * 100_000, "invalid-json", "the body is nested too deeply to be read"),
-    (b'{"sourceId":"a","sourceId":"b","events":[]}', "invalid-json", "the key 'sourceId' stands twice"),
+    (b'{"sourceId":"\xff"}', "invalid-json", "the body is not UTF-8: byte 13 belongs to no character"),
+    (b"[" * 100_000, "invalid-json", "the body is nested too deeply"),
+    (b'{"sourceId":"a","sourceId":"b","events":[]}', "invalid-json", "the key 'sourceId' occurs twice"),
     (b'{"sourceId":NaN,"events":[1]}', "invalid-json", "/sourceId: NaN is not JSON"),
-    (b"[]", "invalid-request", "the body is an array, not an object"),
-    (b"{}", "invalid-request", "/sourceId: is missing or not a string"),
-    (b'{"sourceId":7}', "invalid-request", "/sourceId: is missing or not a string"),
-    (b'{"sourceId":"s1"}', "invalid-request", "/events: is missing, empty or not an array"),
-    (b'{"sourceId":"s1","events":[]}', "invalid-request", "/events: is missing, empty or not an array"),
+    (b"[]", "invalid-request", "the body must be an object, not an array"),
+    (b"{}", "invalid-request", "/sourceId: must be a string of 1 to 128 characters"),
+    (b'{"sourceId":7}', "invalid-request", "/sourceId: must be a string of 1 to 128 characters"),
+    (b'{"sourceId":"s1"}', "invalid-request", "/events: must be an array of 1 to 10000 events"),
+    (b'{"sourceId":"s1","events":[]}', "invalid-request", "/events: must be an array of 1 to 10000 events"),
     (body(event(), source="x"), "invalid-request", "/source: unknown field"),
-    (body(event(), sourceId="s" * 129), "invalid-request", "/sourceId: is no text of 1 to 128 characters"),
-    (body(event(), processingOptions=[]), "invalid-request", "/processingOptions: is an array, not an object"),
+    (body(event(), sourceId="s" * 129), "invalid-request", "/sourceId: must be a string of 1 to 128 characters"),
+    (body(event(), processingOptions=[]), "invalid-request", "/processingOptions: must be an object, not an array"),
     (
         body(event(), processingOptions={"level": "basic"}),
         "invalid-request",
@@ -77,23 +77,23 @@ WHOLE = [
     (
         body(event(), processingOptions={"consensusLevel": "absolute"}),
         "invalid-request",
-        "/processingOptions/consensusLevel: is no known level",
+        "/processingOptions/consensusLevel: must be one of basic, enhanced, critical",
     ),
     (
         body(event(), processingOptions={"requireCertification": "yes"}),
         "invalid-request",
-        "/processingOptions/requireCertification: is not true or false",
+        "/processingOptions/requireCertification: must be true or false",
     ),
     (
         body(event(), processingOptions={"distributionTopics": ["a,b"]}),
         "invalid-request",
         "/processingOptions/distributionTopics: "
-        "a topic is not 1 to 128 printable characters without spaces and commas",
+        "each topic must be 1 to 128 printable characters without spaces and commas",
     ),
     (
         body(*[event()] * 10_001),
         "too-many-events",
-        "10001 events in one request, at most 10000 are taken",
+        "/events: has 10001 events, at most 10000 are allowed in a request",
     ),
 ]
 
@@ -108,34 +108,34 @@ def test_a_request_that_cannot_be_read_is_refused_whole(request_body: bytes, cod
 
 
 SINGLE: list[tuple[bytes, str, str]] = [
-    (b"7", "", "the event is a number, not an object"),
+    (b"7", "", "the event must be an object, not a number"),
     (b'{"data":1}', "/eventType", "is missing"),
-    (b'{"eventType":1,"data":1}', "/eventType", "is a number, not a string"),
-    (b'{"eventType":"","data":1}', "/eventType", "has 0 characters, 1 to 128 are taken"),
-    (b'{"eventType":"a\\u0000","data":1}', "/eventType", "holds the character U+0000"),
+    (b'{"eventType":1,"data":1}', "/eventType", "must be a string, not a number"),
+    (b'{"eventType":"","data":1}', "/eventType", "has 0 characters, 1 to 128 are allowed"),
+    (b'{"eventType":"a\\u0000","data":1}', "/eventType", "contains the character U+0000"),
     (b'{"eventType":"a"}', "/data", "is missing"),
     (b'{"eventType":"a","data":1,"dat":2}', "/dat", "unknown field"),
-    (b'{"eventType":"a","data":1,"externalId":{}}', "/externalId", "is an object, not a string"),
+    (b'{"eventType":"a","data":1,"externalId":{}}', "/externalId", "must be a string, not an object"),
     (
         b'{"eventType":"a","data":1,"externalId":"%b"}' % (b"x" * 513),
         "/externalId",
-        "has 513 characters, 1 to 512 are taken",
+        "has 513 characters, 1 to 512 are allowed",
     ),
-    (b'{"eventType":"a","data":1,"timestamp":"yesterday"}', "/timestamp", "is no RFC 3339 time"),
-    (b'{"eventType":"a","data":1,"timestamp":"2023-02-29T00:00:00Z"}', "/timestamp", "is no RFC 3339 time"),
-    (b'{"eventType":"a","data":1,"timestamp":1700000000}', "/timestamp", "is no RFC 3339 time"),
+    (b'{"eventType":"a","data":1,"timestamp":"yesterday"}', "/timestamp", "must be an RFC 3339 time"),
+    (b'{"eventType":"a","data":1,"timestamp":"2023-02-29T00:00:00Z"}', "/timestamp", "must be an RFC 3339 time"),
+    (b'{"eventType":"a","data":1,"timestamp":1700000000}', "/timestamp", "must be an RFC 3339 time"),
     (b'{"eventType":"a","data":{"x":[NaN]}}', "/data/x/0", "NaN is not JSON"),
     (b'{"eventType":"a","data":-Infinity}', "/data", "-Infinity is not JSON"),
-    (b'{"eventType":"a","data":1e400}', "/data", "1e400 is past the range of a double"),
+    (b'{"eventType":"a","data":1e400}', "/data", "1e400 is beyond the range of a double"),
     (
         b'{"eventType":"a","data":9007199254740992}',
         "/data",
         "an integer beyond 2^53 - 1: send it as a string (at /)",
     ),
-    (b'{"eventType":"a","data":{"k":1,"k":2}}', "/data", "the key 'k' stands twice"),
-    (b'{"eventType":"a","data":"\\ud800"}', "/data", "holds half of a surrogate pair"),
-    (b'{"eventType":"a","data":{"\\udfff":1}}', "/data", "a key holds half of a surrogate pair"),
-    (b'{"eventType":"a","data":"\\u0000"}', "/data", "holds the character U+0000"),
+    (b'{"eventType":"a","data":{"k":1,"k":2}}', "/data", "the key 'k' occurs twice"),
+    (b'{"eventType":"a","data":"\\ud800"}', "/data", "contains half of a surrogate pair"),
+    (b'{"eventType":"a","data":{"\\udfff":1}}', "/data", "a key contains half of a surrogate pair"),
+    (b'{"eventType":"a","data":"\\u0000"}', "/data", "contains the character U+0000"),
     (
         b'{"eventType":"a","data":%b}' % (b"[" * 61 + b"]" * 61),
         "/data" + "/0" * 60,
@@ -172,7 +172,7 @@ def test_a_rejection_names_the_external_id_where_there_is_a_usable_one() -> None
 
 def test_an_event_over_the_size_limit_is_rejected_by_its_canonical_size() -> None:
     admitted = taken(body(event(data="x" * 2_000), event()), event_bytes_max=1_000)
-    assert [rejection.reason for rejection in admitted.rejections] == ["has 2102 bytes, at most 1000 are taken"]
+    assert [rejection.reason for rejection in admitted.rejections] == ["the record has 2102 bytes, at most 1000 are allowed"]
 
 
 def test_options_are_read() -> None:

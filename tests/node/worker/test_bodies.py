@@ -61,12 +61,12 @@ async def test_bodies_may_be_compressed(node: Running, coding: str, pack: Any) -
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-async def test_what_does_not_decompress_says_so(node: Running, coding: str) -> None:
+async def test_a_body_that_does_not_decompress_is_refused(node: Running, coding: str) -> None:
     whole = gzip.compress(json.dumps(REQUEST).encode())
     for body in (b"garbage", whole[: len(whole) // 2] if coding == "gzip" else b"\x28\xb5\x2f\xfd" + b"x" * 9):
         answer = await post(node, body, {"Content-Type": "application/json", "Content-Encoding": coding})
         assert (answer.status_code, answer.json()["type"]) == (400, "urn:overlay:problem:invalid-request")
-        assert f"no {coding}" in answer.json()["detail"]
+        assert f"not valid {coding}" in answer.json()["detail"]
     unknown = await post(node, b"{}", {"Content-Type": "application/json", "Content-Encoding": "br"})
     assert unknown.status_code == 415
 
@@ -100,7 +100,7 @@ async def test_json_lines_are_taken_one_by_one(node: Running) -> None:
     said = answer.json()
     assert [event["externalId"] for event in said["processedEvents"] if event["status"] == "ingested"] == ["a", "e"]
     assert [event["status"] for event in said["processedEvents"]] == ["ingested", *["rejected"] * 4, "ingested"]
-    assert "no JSON" in said["processedEvents"][1]["rejection"]["reason"]
+    assert "not JSON" in said["processedEvents"][1]["rejection"]["reason"]
     assert node.recorder.told[0].manifest.message.level.word == "critical"
     assert (await post(node, b"", headers, "?sourceId=s1")).status_code == 400
     nameless = await post(node, lines[0].encode(), headers)

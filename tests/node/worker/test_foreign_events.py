@@ -95,15 +95,15 @@ def test_certificates_are_chosen_by_what_they_say(selection: dict[str, Any], wan
     assert (found == BATCH.certificate, why) == (wanted, "")
 
 
-def test_a_certificate_that_does_not_hold_is_told_with_the_reason() -> None:
+def test_a_certificate_that_is_not_valid_comes_with_the_reason() -> None:
     certificate = BATCH.certificate
     lacking = attrs.evolve(certificate, certifications=certificate.certifications[:1])
     lowered = attrs.evolve(certificate, statement=attrs.evolve(STATEMENT, quorum=1))
     for spoiled in (encode(lacking), encode(lowered), ENCODED[:-1], b""):
         ((found, why), (other, _)) = choose([spoiled, ENCODED], SELECTION)
         assert found is None
-        assert "does not hold" in why
-        assert other == certificate, "it spoils no other"
+        assert "its certificate is not valid" in why
+        assert other == certificate, "it does not affect the others"
     ((_, why),) = choose([ENCODED], attrs.evolve(SELECTION, network="another"))
     assert "network" in why
 

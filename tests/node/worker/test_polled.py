@@ -63,14 +63,14 @@ def test_numbers_keep_their_digits_until_admission_judges_them() -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ("<html>", "is no JSON"),
-        ("", "is no JSON"),
+        ("<html>", "is not JSON"),
+        ("", "is not JSON"),
         ('{"items": 1}', "no array at /items"),
-        ('{"items": [NaN]}', "is no JSON"),
+        ('{"items": [NaN]}', "is not JSON"),
         ('{"items": [{"a":1,"a":2}]}', 'key "a"'),
-        (b'{"items": ["\xff"]}', "is no JSON"),
+        (b'{"items": ["\xff"]}', "is not JSON"),
         (b'{"items":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "recursion"),
-        (b'{"items":[' + b"[]," * 1_000_000 + b"[]]}", "holds 1000001 events"),
+        (b'{"items":[' + b"[]," * 1_000_000 + b"[]]}", "has 1000001 events"),
         ('{"items": [], "next": "%s"}' % ("x" * 2_000), "a cursor of 2000 characters"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_line_that_is_no_json_is_rejected_by_itself() -> None:
     admitted = admit_read(said, source_id="s", network="n", event_bytes_max=1_000)
     assert [rejection.index for rejection in admitted.rejections] == [1, 2]
     assert len(admitted.lines) == 2
-    with pytest.raises(UnreadableBodyError, match="line 1 is no JSON"):
+    with pytest.raises(UnreadableBodyError, match="has no line that is JSON: line 1"):
         read("<html>\n</html>\n", "ndjson")
     with pytest.raises(UnreadableBodyError, match=f"more than {EVENTS_MAX}"):
         read(b"1\n" * (EVENTS_MAX + 1), "ndjson")
@@ -156,12 +156,12 @@ def test_a_row_of_another_length_is_rejected_by_itself() -> None:
     [
         (b'a\n"' + b"x" * 200_000 + b'"', "", "field larger than field limit"),
         (b'a\n"open', "", "line 2: unexpected end"),
-        (b'a\n"x"y', "", "is no CSV"),
-        (b"a,a\n1,2", "", "one twice"),
-        (b"," * 4_000_000, "", "over 1024 names"),
-        (b"a\n\xff", "", "is not in utf-8: byte 2"),
-        (b"a\nb", "text/csv; charset=zip", "is in zip, known here are"),
-        (b"a\nb", "text/csv;charset=idna", "is in idna"),
+        (b'a\n"x"y', "", "is not CSV"),
+        (b"a,a\n1,2", "", "all different"),
+        (b"," * 4_000_000, "", "at most 1024 names"),
+        (b"a\n\xff", "", "is not valid utf-8 at byte 2"),
+        (b"a\nb", "text/csv; charset=zip", "is in the charset zip; supported are"),
+        (b"a\nb", "text/csv;charset=idna", "is in the charset idna"),
         (b"a\n" + b"1\n" * (EVENTS_MAX + 1), "", "more than"),
     ],
 )
@@ -230,15 +230,15 @@ def bomb(kind: str) -> str:
 
 HOSTILE_FEEDS = {
     "declares entities": [bomb(kind) for kind in ("laughs", "quadratic", "file", "parameter")],
-    "nested more than 64 deep": ["<rss>" + "<a>" * 100_000],
+    "nested deeper than 64 levels": ["<rss>" + "<a>" * 100_000],
     "more than 100000 elements": ["<rss><channel><item>" + "<a/>" * 200_000 + "</item></channel></rss>"],
     "more than 8192 bytes before its first element": [
         "\n" * 3_000_000 + "<rss/>",
         "<!--" + "-" * 9_000 + "--><rss/>",
     ],
     "more than 256 attributes": ["<rss " + " ".join(f'a{n}="1"' for n in range(300)) + "/>"],
-    "no well-formed XML": ["", "nonsense", "<rss><channel></rss>", "<rss>&nbsp;</rss>", RSS[:-20], '{"a": 1}'],
-    "is no RSS or Atom: its root is html": ["<html><body/></html>"],
+    "not well-formed XML": ["", "nonsense", "<rss><channel></rss>", "<rss>&nbsp;</rss>", RSS[:-20], '{"a": 1}'],
+    "is not RSS or Atom: its root element is html": ["<html><body/></html>"],
 }
 
 
@@ -256,5 +256,5 @@ async def test_bodies_are_read_in_a_process_of_their_own() -> None:
         polled = await workers.read(partial(read_body, RSS.encode(), reader, headers={}))
         assert polled == read(RSS, "feed")
         for name in (b"/etc/hostname", b"https://x.test/feed"):
-            with pytest.raises(UnreadableBodyError, match="no well-formed XML"):
+            with pytest.raises(UnreadableBodyError, match="not well-formed XML"):
                 await workers.read(partial(read_body, name, reader, headers={}))
