@@ -172,7 +172,9 @@ def test_a_rejection_names_the_external_id_where_there_is_a_usable_one() -> None
 
 def test_an_event_over_the_size_limit_is_rejected_by_its_canonical_size() -> None:
     admitted = taken(body(event(data="x" * 2_000), event()), event_bytes_max=1_000)
-    assert [rejection.reason for rejection in admitted.rejections] == ["the record has 2102 bytes, at most 1000 are allowed"]
+    assert [rejection.reason for rejection in admitted.rejections] == [
+        "the record has 2102 bytes, at most 1000 are allowed"
+    ]
 
 
 def test_options_are_read() -> None:
