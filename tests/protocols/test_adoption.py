@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from protocols import envelope
-from protocols.coordination import advance, choose_holders
+from protocols.coordination import choose_holders
 from protocols.coordination.adoption import rank
 from protocols.effects import (
     AdoptReplica,
@@ -17,7 +17,6 @@ from protocols.effects import (
     Publish,
     ReproduceBatch,
     RunRole,
-    Send,
     SetAlarm,
     StoreReplica,
     WriteBatch,
@@ -25,7 +24,6 @@ from protocols.effects import (
 from protocols.entities import (
     Batch,
     Chain,
-    Entity,
     EntityId,
     Replica,
     ReplicaStage,
@@ -47,7 +45,6 @@ from protocols.messages import (
     HoldBatch,
     IdentityKey,
     Manifest,
-    Message,
     Signed,
     WorkOrder,
     WorkRefused,
@@ -66,10 +63,10 @@ from protocols.stimuli import (
     ReplicaStored,
     RoleFailed,
     StatusReceived,
-    Stimulus,
     WorkReceived,
 )
 from tests.network_of_keys import AGENTS, NETWORK, KeySigner, certified
+from tests.protocols.stepping import SteppedNode, sent
 
 COORDINATOR, *OTHERS = AGENTS
 HOLDERS = tuple(sorted(agent.identity for agent in OTHERS[:3]))
@@ -95,20 +92,12 @@ def hold(*, after: str = "", context: bytes = b"{}", signer: KeySigner = COORDIN
     return envelope.sign(signer, said)
 
 
-class World:
-    """One node's entities, stepped by hand."""
+class Holder(SteppedNode):
+    """A node that holds the batch, with a clock that its alarms advance."""
 
     def __init__(self, key: IdentityKey = HOLDERS[0]) -> None:
-        self.entities: dict[EntityId, Entity] = {}
-        self.rules = attrs.evolve(RULES, self_key=key)
+        super().__init__(attrs.evolve(RULES, self_key=key))
         self.now_ms = NOW
-
-    def step(self, stimulus: Stimulus) -> tuple[Effect, ...]:
-        transition = advance(self.entities, [stimulus], self.rules)
-        self.entities.update({entity.entity_id: entity for entity in transition.changed})
-        for entity_id in transition.removed:
-            del self.entities[entity_id]
-        return transition.effects
 
     def later(self, entity_id: EntityId, ms: int) -> tuple[Effect, ...]:
         self.now_ms += ms
@@ -132,10 +121,6 @@ class World:
         return self.later(replica_entity_id(BATCH_ID), self.rules.ask_ms)
 
 
-def sent(effects: tuple[Effect, ...], kind: type[Message]) -> list[Send]:
-    return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
-
-
 def status(signer: IdentityKey, progress: BatchProgress) -> StatusReceived:
     said = BatchStatus(network=NETWORK, batch_id=BATCH_ID, progress=progress)
     return StatusReceived(now_ms=NOW, status=envelope.sign(EVERYBODY[signer], said))
@@ -149,13 +134,13 @@ def seal(context: bytes = CONTEXT, sender: KeySigner | None = None) -> Certifica
 
 
 def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:
-    world = World()
-    effects = world.step(HoldReceived(now_ms=NOW, hold=hold()))
+    node = Holder()
+    effects = node.step(HoldReceived(now_ms=NOW, hold=hold()))
     assert [type(effect) for effect in effects if not isinstance(effect, SetAlarm)] == [StoreReplica]
-    assert sent(world.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld) == [], "it is still being written"
-    (confirmed,) = sent(world.step(ReplicaStored(now_ms=NOW, hold=hold())), BatchHeld)
+    assert sent(node.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld) == [], "it is still being written"
+    (confirmed,) = sent(node.step(ReplicaStored(now_ms=NOW, hold=hold())), BatchHeld)
     assert confirmed.to == COORDINATOR.identity
-    assert len(sent(world.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld)) == 1, "asked again, told again"
+    assert len(sent(node.step(HoldReceived(now_ms=NOW, hold=hold())), BatchHeld)) == 1, "asked again, told again"
 
 
 @pytest.mark.parametrize(
@@ -168,9 +153,9 @@ def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:
     ids=["not the coordinator's word", "not named as a holder", "its own batch"],
 )
 def test_nobody_keeps_what_it_was_not_asked_to(order: Signed[HoldBatch], key: IdentityKey) -> None:
-    world = World(key)
-    assert world.step(HoldReceived(now_ms=NOW, hold=order)) == ()
-    assert world.entities == {}
+    node = Holder(key)
+    assert node.step(HoldReceived(now_ms=NOW, hold=order)) == ()
+    assert node.entities == {}
 
 
 def test_the_holders_turns_follow_one_order() -> None:
@@ -178,30 +163,30 @@ def test_the_holders_turns_follow_one_order() -> None:
     assert sorted(turns) == [0, 1, 2]
     alarms = []
     for key in HOLDERS:
-        world = World(key)
-        world.kept(hold())
-        assert world.replica is not None
-        alarms.append(world.replica.alarm_ms - NOW)
+        node = Holder(key)
+        node.kept(hold())
+        assert node.replica is not None
+        alarms.append(node.replica.alarm_ms - NOW)
     assert alarms == [RULES.adopt_ms * (1 + turn) for turn in turns]
 
 
 def test_coordinator_and_holders_are_asked_before_a_batch_is_taken_over() -> None:
-    world = World()
-    world.kept(hold())
-    asked = sent(world.until_asking(), BatchQuery)
+    node = Holder()
+    node.kept(hold())
+    asked = sent(node.until_asking(), BatchQuery)
     assert {effect.to for effect in asked} == {COORDINATOR.identity, *HOLDERS} - {HOLDERS[0]}
-    effects = world.later(replica_entity_id(BATCH_ID), RULES.ask_ms)
+    effects = node.later(replica_entity_id(BATCH_ID), RULES.ask_ms)
     assert [effect for effect in effects if isinstance(effect, AdoptReplica)] == [AdoptReplica(hold=hold())]
 
 
 @pytest.mark.parametrize("signer", [COORDINATOR.identity, HOLDERS[1]])
 def test_a_batch_somebody_is_at_is_left_to_them(signer: IdentityKey) -> None:
-    world = World()
-    world.kept(hold())
-    world.until_asking()
-    world.step(status(signer, BatchProgress.WORKING))
-    assert world.replica is not None
-    assert world.replica.stage is ReplicaStage.HELD
+    node = Holder()
+    node.kept(hold())
+    node.until_asking()
+    node.step(status(signer, BatchProgress.WORKING))
+    assert node.replica is not None
+    assert node.replica.stage is ReplicaStage.HELD
 
 
 @pytest.mark.parametrize(
@@ -215,41 +200,41 @@ def test_a_batch_somebody_is_at_is_left_to_them(signer: IdentityKey) -> None:
     ids=["a stranger's word", "held by another too", "a holder cannot bury it", "the coordinator forgot it"],
 )
 def test_other_answers_hinder_nobody(signer: IdentityKey, progress: BatchProgress) -> None:
-    world = World()
-    world.kept(hold())
-    world.until_asking()
-    world.step(status(signer, progress))
-    effects = world.later(replica_entity_id(BATCH_ID), RULES.ask_ms)
+    node = Holder()
+    node.kept(hold())
+    node.until_asking()
+    node.step(status(signer, progress))
+    effects = node.later(replica_entity_id(BATCH_ID), RULES.ask_ms)
     assert any(isinstance(effect, AdoptReplica) for effect in effects)
 
 
 def test_a_batch_the_coordinator_buried_is_let_go() -> None:
-    world = World()
-    world.kept(hold())
-    world.until_asking()
-    assert DropReplica(batch_id=BATCH_ID) in world.step(status(COORDINATOR.identity, BatchProgress.DEAD))
-    assert world.replica is None
+    node = Holder()
+    node.kept(hold())
+    node.until_asking()
+    assert DropReplica(batch_id=BATCH_ID) in node.step(status(COORDINATOR.identity, BatchProgress.DEAD))
+    assert node.replica is None
 
 
 def test_the_certificate_ends_the_holding() -> None:
-    world = World()
-    world.kept(hold())
-    assert DropReplica(batch_id=BATCH_ID) in world.step(seal())
-    assert world.replica is not None
-    assert world.replica.stage is ReplicaStage.FINISHED, "the next of its source may start from it"
-    world.later(world.replica.entity_id, 60_001)
-    assert world.replica is None
+    node = Holder()
+    node.kept(hold())
+    assert DropReplica(batch_id=BATCH_ID) in node.step(seal())
+    assert node.replica is not None
+    assert node.replica.stage is ReplicaStage.FINISHED, "the next of its source may start from it"
+    node.later(node.replica.entity_id, 60_001)
+    assert node.replica is None
 
 
 def adopted(order: Signed[HoldBatch], end: CertificateLookedUp | None = None) -> Batch | None:
     """A holder's batch after its adoption; None if it did not come to that."""
-    world = World()
-    world.kept(order)
-    world.until_adopting()
+    node = Holder()
+    node.kept(order)
+    node.until_adopting()
     if end is not None:
-        world.step(end)
-    world.step(BatchAdopted(now_ms=world.now_ms, batch_id=BATCH_ID))
-    found = world.entities.get(batch_entity_id(BATCH_ID))
+        node.step(end)
+    node.step(BatchAdopted(now_ms=node.now_ms, batch_id=BATCH_ID))
+    found = node.entities.get(batch_entity_id(BATCH_ID))
     assert found is None or isinstance(found, Batch)
     return found
 
@@ -321,7 +306,7 @@ SHORT = attrs.evolve(BEFORE.certificate, certifications=BEFORE.certificate.certi
     ids=["first of its source", "after a proven one", "the coordinator itself"],
 )
 def test_orders_that_are_followed(make: Callable[[], WorkReceived]) -> None:
-    assert any(isinstance(effect, RunRole) for effect in World(AGENT).step(make()))
+    assert any(isinstance(effect, RunRole) for effect in Holder(AGENT).step(make()))
 
 
 @pytest.mark.parametrize(
@@ -352,25 +337,25 @@ def test_orders_that_are_followed(make: Callable[[], WorkReceived]) -> None:
     ],
 )
 def test_orders_in_another_s_name_are_not_followed(make: Callable[[], WorkReceived]) -> None:
-    world = World(AGENT)
-    assert world.step(make()) == ()
-    assert world.entities == {}
+    node = Holder(AGENT)
+    assert node.step(make()) == ()
+    assert node.entities == {}
 
 
 def test_whoever_asked_last_is_answered() -> None:
-    world = World(AGENT)
-    world.step(order(None, b"{}", COORDINATOR))
-    world.step(order(Claim(hold=hold(), before=None)))
-    (refused,) = sent(world.step(RoleFailed(now_ms=NOW, batch_id=BATCH_ID, reason="no payload")), WorkRefused)
+    node = Holder(AGENT)
+    node.step(order(None, b"{}", COORDINATOR))
+    node.step(order(Claim(hold=hold(), before=None)))
+    (refused,) = sent(node.step(RoleFailed(now_ms=NOW, batch_id=BATCH_ID, reason="no payload")), WorkRefused)
     assert refused.to == HOLDERS[1]
 
 
 # --- the coordinator's side ---------------------------------------------------------------------------------
 
 
-def committed(world: World, *, recovered: bool = False) -> tuple[Effect, ...]:
+def committed(node: Holder, *, recovered: bool = False) -> tuple[Effect, ...]:
     told = BatchCommitted(now_ms=NOW, manifest=BATCH, stateful=True, holders=HOLDERS, recovered=recovered)
-    return world.step(told)
+    return node.step(told)
 
 
 def held(signer: IdentityKey) -> HoldConfirmed:
@@ -379,43 +364,43 @@ def held(signer: IdentityKey) -> HoldConfirmed:
 
 
 def test_it_is_replicated_once_enough_distinct_holders_say_so() -> None:
-    world = World(COORDINATOR.identity)
-    orders = sent(committed(world), HoldBatch)
+    node = Holder(COORDINATOR.identity)
+    orders = sent(committed(node), HoldBatch)
     assert [effect.to for effect in orders] == list(HOLDERS)
     assert all(effect.payload_of == BATCH_ID for effect in orders)
-    assert world.step(held(HOLDERS[0])) == ()
-    assert world.step(held(HOLDERS[0])) == (), "one holder counts once"
-    assert world.step(held(STRANGER.identity)) == (), "a stranger not at all"
-    assert world.step(held(HOLDERS[1])) == (ConfirmReplication(batch_id=BATCH_ID, holders=HOLDERS[:2]),)
+    assert node.step(held(HOLDERS[0])) == ()
+    assert node.step(held(HOLDERS[0])) == (), "one holder counts once"
+    assert node.step(held(STRANGER.identity)) == (), "a stranger not at all"
+    assert node.step(held(HOLDERS[1])) == (ConfirmReplication(batch_id=BATCH_ID, holders=HOLDERS[:2]),)
 
 
 def test_silent_holders_are_asked_again() -> None:
-    world = World(COORDINATOR.identity)
-    committed(world)
-    world.step(held(HOLDERS[0]))
-    again = sent(world.later(replication_entity_id(BATCH_ID), RULES.ask_ms), HoldBatch)
+    node = Holder(COORDINATOR.identity)
+    committed(node)
+    node.step(held(HOLDERS[0]))
+    again = sent(node.later(replication_entity_id(BATCH_ID), RULES.ask_ms), HoldBatch)
     assert [effect.to for effect in again] == list(HOLDERS[1:])
 
 
 def test_who_comes_back_asks_before_it_does_anything_again() -> None:
-    world = World(COORDINATOR.identity)
-    effects = committed(world, recovered=True)
+    node = Holder(COORDINATOR.identity)
+    effects = committed(node, recovered=True)
     assert {effect.to for effect in sent(effects, BatchQuery)} == set(HOLDERS)
     assert not any(isinstance(effect, Publish) for effect in effects), "no auction yet"
     for holder in HOLDERS[:2]:
-        assert world.step(status(holder, BatchProgress.HELD)) == ()
-    assert any(isinstance(effect, Publish) for effect in world.step(status(HOLDERS[2], BatchProgress.UNKNOWN)))
+        assert node.step(status(holder, BatchProgress.HELD)) == ()
+    assert any(isinstance(effect, Publish) for effect in node.step(status(HOLDERS[2], BatchProgress.UNKNOWN)))
 
 
 def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> None:
-    world = World(COORDINATOR.identity)
-    committed(world, recovered=True)
-    (check,) = (effect for effect in world.step(seal()) if isinstance(effect, ReproduceBatch))
+    node = Holder(COORDINATOR.identity)
+    committed(node, recovered=True)
+    (check,) = (effect for effect in node.step(seal()) if isinstance(effect, ReproduceBatch))
     assert check.context == b"{}", "its own run decides whether that is the truth"
-    effects = world.step(BatchReproduced(now_ms=NOW, sealed=check.sealed))
+    effects = node.step(BatchReproduced(now_ms=NOW, sealed=check.sealed))
     (sealing,) = (effect for effect in effects if isinstance(effect, WriteBatch))
     assert sealing.certificate.statement.batch_id == BATCH_ID
-    chain = world.entities[chain_entity_id(BATCH.message.source_id)]
+    chain = node.entities[chain_entity_id(BATCH.message.source_id)]
     assert isinstance(chain, Chain)
     assert (chain.context, chain.running) == (CONTEXT, ""), "the source goes on from what it left behind"
 
@@ -426,17 +411,17 @@ def test_who_comes_back_takes_the_certificate_that_others_brought_about() -> Non
     ids=["no context", "a context that the quorum did not sign", "not from a holder"],
 )
 def test_what_is_not_a_holder_s_certificate_of_the_batch_is_not_even_checked(stimulus: CertificateReceived) -> None:
-    world = World(COORDINATOR.identity)
-    committed(world, recovered=True)
-    effects = world.step(stimulus)
+    node = Holder(COORDINATOR.identity)
+    committed(node, recovered=True)
+    effects = node.step(stimulus)
     assert not any(isinstance(effect, ReproduceBatch | WriteBatch) for effect in effects)
 
 
 def test_a_stranger_lets_no_replica_and_no_task_go() -> None:
-    world = World()
-    world.kept(hold())
-    assert not any(isinstance(effect, DropReplica) for effect in world.step(seal(sender=STRANGER)))
-    agent = World(AGENT)
+    node = Holder()
+    node.kept(hold())
+    assert not any(isinstance(effect, DropReplica) for effect in node.step(seal(sender=STRANGER)))
+    agent = Holder(AGENT)
     agent.step(order(None, b"{}", COORDINATOR))
     before = agent.entities[task_entity_id(BATCH_ID)]
     agent.step(seal(sender=OTHERS[1]))
