@@ -91,6 +91,7 @@ class WriteBehind(Generic[K, V]):
         try:
             while True:
                 await self._changed.wait()
+                self._changed = trio.Event()  # only here: another flush must not replace the event waited for
                 await trio.sleep(self._flush_s)
                 await self._try_to_flush()
         except trio.Cancelled:
@@ -106,7 +107,6 @@ class WriteBehind(Generic[K, V]):
         """
         async with self._flushing:
             self._in_flight, self._waiting = self._waiting, {}
-            self._changed = trio.Event()
             if not self._in_flight:
                 return
             try:

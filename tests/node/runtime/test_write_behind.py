@@ -114,6 +114,20 @@ async def test_a_ledger_that_runs_writes_by_itself_and_again_after_an_outage(pos
             nursery.cancel_scope.cancel()
 
 
+async def test_a_flush_by_another_task_does_not_stop_a_ledger_that_runs(postgres_url: str) -> None:
+    """The ledger waits for the next change while somebody else flushes what there is, or nothing."""
+    with Database(postgres_url) as database:
+        ledger = counts(database, flush_s=0.01)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ledger.run)
+            for count in (1, 2):
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                await ledger.flush()
+                ledger.add("a", 1)
+                await until_stored(database, {"a": count})
+            nursery.cancel_scope.cancel()
+
+
 async def test_what_is_left_is_written_when_a_ledger_is_cancelled(postgres_url: str) -> None:
     with Database(postgres_url) as database:
         ledger = counts(database, flush_s=3_600.0)
