@@ -2,35 +2,20 @@
 
 import re
 import secrets
-from pathlib import Path
 from typing import Final
 
+import orjson
 from quart import Response, g, has_request_context, has_websocket_context, request, websocket
 from quart_trio import QuartTrio
 
-from node.api import (
-    authentication,
-    dead_letters,
-    docs,
-    events,
-    health,
-    ingest,
-    market,
-    network,
-    objects,
-    overlay,
-    policies,
-    problems,
-    sources,
-    stream,
-    subscriptions,
-    webhooks,
-)
+from node.api import authentication, problems
+from node.api.docs import OPENAPI
+from node.api.openapi import document
 from node.api.pacing import PacedConnection, PacedRequest
+from node.api.resources import RESOURCES, SERVED_RESOURCES
 from node.api.services import Services
 
 REQUEST_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
-STATIC: Final = Path(__file__).parent / "static"
 SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -54,23 +39,9 @@ def create_app(services: Services) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False
-    for module in (
-        ingest,
-        events,
-        stream,
-        subscriptions,
-        sources,
-        webhooks,
-        policies,
-        objects,
-        overlay,
-        network,
-        market,
-        dead_letters,
-        health,
-        docs,
-    ):
-        app.register_blueprint(module.routes(services))
+    app.config[OPENAPI] = orjson.dumps(document(RESOURCES, services.settings.public_url))
+    for resource in SERVED_RESOURCES:
+        app.register_blueprint(resource.blueprint(services))
     problems.register(app)
 
     @app.before_websocket

@@ -14,9 +14,11 @@ from typing import Final, TypeVar
 
 import attrs
 import trio
-from quart import Blueprint, Quart, Response, g, has_websocket_context, request, websocket
+from quart import Quart, Response, g, has_websocket_context, request, websocket
 
 from node.api.access import OPEN, Rule, rule_of
+from node.api.models.node import AuthriteMessage, HandshakeMessage
+from node.api.operations import Body, Operation, Resource, json_answer
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, read_body
 from node.runtime.access import Access, Caller, Credential
@@ -58,14 +60,14 @@ class Gate:
         self._arrival = trio.Event()
         self._waiting = trio.CapacityLimiter(WAITING_MAX)
 
-    async def handshake(self) -> Response:
+    async def open_session(self) -> Response:
         """POST /.well-known/auth: opens a session, or adds certificates to one."""
         text = self._sessions.handshake(await self._message(), now_ms=clock_ms(), entropy=_entropy())
         arrived, self._arrival = self._arrival, trio.Event()
         arrived.set()
         return Response(text, content_type=JSON_TYPE)
 
-    async def authrite_handshake(self) -> Response:
+    async def open_authrite_session(self) -> Response:
         """POST /authrite/initialRequest: opens a session."""
         text = self._authrite.handshake(await self._message(), now_ms=clock_ms(), entropy=_entropy())
         return Response(text, content_type=JSON_TYPE)
@@ -187,13 +189,52 @@ def _credential(shown: CheckedCertificate) -> Credential:
     )
 
 
+handshakes = Resource("authentication", Gate)
+REFUSED: Final = ("invalid-authentication", "not-authenticated", "body-too-large")
+HANDSHAKE_EXAMPLE: Final = {
+    "version": "0.1",
+    "messageType": "initialRequest",
+    "identityKey": "02" + "ab" * 32,
+    "initialNonce": "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=",
+    "requestedCertificates": {"certifiers": [], "types": {}},
+}
+AUTHRITE_EXAMPLE: Final = {"authrite": "0.1", "messageType": "initialRequest"}
+
+
+@handshakes.post(
+    "/.well-known/auth",
+    Operation(
+        operation_id="shakeHands",
+        tag="identity",
+        summary="BRC-104: initialRequest and certificateResponse",
+        body=Body(content={JSON_TYPE: HandshakeMessage}, examples={JSON_TYPE: HANDSHAKE_EXAMPLE}),
+        answers={200: json_answer("initialResponse, or the certificates taken.", HandshakeMessage)},
+        problems=REFUSED,
+    ),
+)
+async def handshake(gate: Gate) -> Response:
+    return await gate.open_session()
+
+
+@handshakes.post(
+    "/authrite/initialRequest",
+    Operation(
+        operation_id="shakeHandsAuthrite",
+        tag="identity",
+        summary="Legacy BRC-31: initialRequest",
+        body=Body(content={JSON_TYPE: AuthriteMessage}, examples={JSON_TYPE: AUTHRITE_EXAMPLE}),
+        answers={200: json_answer("initialResponse.", AuthriteMessage)},
+        problems=REFUSED,
+    ),
+)
+async def authrite_handshake(gate: Gate) -> Response:
+    return await gate.open_authrite_session()
+
+
 def register(app: Quart, services: Services) -> None:
     """Put the gate around all routes of an app, and add those of its handshakes."""
     gate = Gate(services)
-    blueprint = Blueprint("authentication", __name__)
-    blueprint.post("/.well-known/auth")(gate.handshake)
-    blueprint.post("/authrite/initialRequest")(gate.authrite_handshake)
-    app.register_blueprint(blueprint)
+    app.register_blueprint(handshakes.blueprint(services, gate))
     app.before_request(gate.enter)
     app.before_websocket(gate.enter)
     app.after_request(gate.leave)

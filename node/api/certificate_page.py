@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from node.api.docs import STATIC, static_text
+from node.api.static_files import STATIC, static_text
 
 Document = Mapping[str, Any]
 

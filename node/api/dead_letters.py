@@ -1,30 +1,72 @@
 """/overlay/dead-letters: batches that ran out of attempts, for operators."""
 
-from quart import Blueprint, Response, g, request
+from quart import Response, g
 
+from node.api.models.dead_letters import DeadLetterDocument, DeadLetterPage, DeadLetterQuery, ReplayedBatches
+from node.api.operations import Operation, Resource, json_answer
 from node.api.services import Services
-from node.api.wire import answer, only_parameters, page_size
+from node.api.wire import answer
+from node.coordination.dead_letters import REPLAYED_AT_ONCE, DeadLetters
 
 
-def routes(services: Services) -> Blueprint:
-    blueprint = Blueprint("dead_letters", __name__)
-    letters = services.dead_letters
+def _dead_letters(services: Services) -> DeadLetters:
+    return services.dead_letters
 
-    @blueprint.get("/overlay/dead-letters")
-    async def list_dead_letters() -> Response:
-        only_parameters(request, "limit", "before")
-        return answer(await letters.page(request.args.get("before", ""), page_size(request)))
 
-    @blueprint.get("/overlay/dead-letters/<batch_id>")
-    async def get_dead_letter(batch_id: str) -> Response:
-        return answer(await letters.get(batch_id))
+dead_letters = Resource("dead_letters", _dead_letters)
 
-    @blueprint.post("/overlay/dead-letters/<batch_id>/replay")
-    async def replay_dead_letter(batch_id: str) -> Response:
-        return answer(await letters.replay(batch_id, g.caller.identity), 202)
 
-    @blueprint.post("/overlay/dead-letters/replay")
-    async def replay_dead_letters() -> Response:
-        return answer(await letters.replay_all(g.caller.identity), 202)
+@dead_letters.get(
+    "/overlay/dead-letters",
+    Operation(
+        operation_id="listDeadLetters",
+        tag="batches",
+        summary="Batches that ran out of attempts, the latest first",
+        query=DeadLetterQuery,
+        answers={200: json_answer("A page.", DeadLetterPage)},
+    ),
+)
+async def list_dead_letters(letters: DeadLetters, query: DeadLetterQuery) -> Response:
+    return answer(await letters.page(query.before, query.limit))
 
-    return blueprint
+
+@dead_letters.get(
+    "/overlay/dead-letters/<batch_id>",
+    Operation(
+        operation_id="getDeadLetter",
+        tag="batches",
+        summary="Why a batch is dead, attempt by attempt, and when it was tried again",
+        answers={200: json_answer("The batch.", DeadLetterDocument)},
+        problems=("unknown-dead-letter",),
+    ),
+)
+async def get_dead_letter(letters: DeadLetters, batch_id: str) -> Response:
+    return answer(await letters.get(batch_id))
+
+
+@dead_letters.post(
+    "/overlay/dead-letters/<batch_id>/replay",
+    Operation(
+        operation_id="replayDeadLetter",
+        tag="batches",
+        summary="Have a dead batch tried again, with all its attempts",
+        answers={202: json_answer("It waits again.", ReplayedBatches)},
+        problems=("unknown-dead-letter", "not-dead", "overloaded"),
+    ),
+)
+async def replay_dead_letter(letters: DeadLetters, batch_id: str) -> Response:
+    return answer(await letters.replay(batch_id, g.caller.identity), 202)
+
+
+@dead_letters.post(
+    "/overlay/dead-letters/replay",
+    Operation(
+        operation_id="replayDeadLetters",
+        tag="batches",
+        summary=f"Have the latest {REPLAYED_AT_ONCE} dead batches tried again",
+        answers={202: json_answer("They wait again.", ReplayedBatches)},
+        problems=("overloaded",),
+    ),
+)
+async def replay_dead_letters(letters: DeadLetters) -> Response:
+    return answer(await letters.replay_all(g.caller.identity), 202)

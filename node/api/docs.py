@@ -1,61 +1,63 @@
 """GET /openapi.json and /docs: the interface described, for programs and for people."""
 
-from functools import cache
-from pathlib import Path
 from typing import Final
 
-import orjson
-from quart import Blueprint, Response, abort
+from quart import Response, abort, current_app
 
-from node.api.openapi import document
+from node.api.models.base import JsonObject
+from node.api.operations import Answer, Operation, Resource, json_answer
 from node.api.services import Services
+from node.api.static_files import FILES, PAGE_POLICY, static_text
 from node.api.wire import JSON_TYPE
 
-STATIC: Final = Path(__file__).parent / "static"
-PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+OPENAPI: Final = "OPENAPI"
+"""Where the app's configuration has the description as bytes of JSON: it takes in the routes of this module too."""
+
+docs = Resource("docs", lambda services: services)
+
+
+@docs.get(
+    "/openapi.json",
+    Operation(
+        operation_id="getOpenapi",
+        tag="node",
+        summary="This document",
+        answers={200: json_answer("OpenAPI 3.1.", JsonObject)},
+    ),
 )
-FILES: Final = {
-    "docs.html": "text/html; charset=utf-8",
-    "docs.css": "text/css; charset=utf-8",
-    "docs.js": "text/javascript; charset=utf-8",
-    "base.css": "text/css; charset=utf-8",
-    "certificate.css": "text/css; charset=utf-8",
-    "verify_certificate.mjs": "text/javascript; charset=utf-8",
-}
+async def openapi(_: Services) -> Response:
+    response = Response(current_app.config[OPENAPI], content_type=JSON_TYPE)
+    response.headers["Cache-Control"] = "max-age=300"
+    return response
 
 
-@cache
-def static_text(name: str) -> bytes:
-    return (STATIC / name).read_bytes()
+@docs.get(
+    "/docs",
+    Operation(
+        operation_id="getDocs",
+        tag="node",
+        summary="This document, to read",
+        answers={200: Answer(description="A page.", content={"text/html": str})},
+    ),
+)
+async def page(_: Services) -> Response:
+    return _file("docs.html")
 
 
-@cache
-def openapi_text() -> bytes:
-    return orjson.dumps(document())
-
-
-def routes(_: Services) -> Blueprint:
-    blueprint = Blueprint("docs", __name__)
-
-    @blueprint.get("/openapi.json")
-    async def openapi() -> Response:
-        response = Response(openapi_text(), content_type=JSON_TYPE)
-        response.headers["Cache-Control"] = "max-age=300"
-        return response
-
-    @blueprint.get("/docs")
-    async def page() -> Response:
-        return _file("docs.html")
-
-    @blueprint.get("/docs/<name>")
-    async def page_part(name: str) -> Response:
-        if name not in FILES:
-            abort(404)
-        return _file(name)
-
-    return blueprint
+@docs.get(
+    "/docs/<name>",
+    Operation(
+        operation_id="getDocsPart",
+        tag="node",
+        summary="Script and style of that page",
+        answers={200: Answer(description="A file.", content={"text/css": str, "text/javascript": str})},
+        problems=("not-found",),
+    ),
+)
+async def page_part(_: Services, name: str) -> Response:
+    if name not in FILES:
+        abort(404)
+    return _file(name)
 
 
 def _file(name: str) -> Response:

@@ -3,71 +3,146 @@
 from functools import partial
 
 import trio
-from quart import Blueprint, Request, Response, request
+from quart import Request, Response, request
 
 from node.api import certificate_page
+from node.api.models.base import LimitQuery
+from node.api.models.batches import BatchDocument
+from node.api.models.events import (
+    CertificateQuery,
+    CertificationDocument,
+    EventDocument,
+    EventPage,
+    EventQuery,
+    EventVersions,
+)
+from node.api.models.receipts import Certificate
+from node.api.operations import Answer, Operation, Resource, json_answer
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, answer, choice_parameter, only_parameters, page_size
+from node.api.wire import JSON_TYPE, answer
 from node.delivery import history
 
-STATUSES = ("any", "pending", "certified", "invalid", "dead")
+HTML_TYPE = "text/html"
+MISSING = ("unknown-event", "event-expired")
+
+events = Resource("events", lambda services: services)
 
 
-def routes(services: Services) -> Blueprint:
-    blueprint = Blueprint("events", __name__)
-    database, network = services.database, services.settings.network
-
-    @blueprint.get("/overlay/events")
-    async def list_events() -> Response:
-        only_parameters(request, "status", "sourceId", "externalId", "after", "limit")
-        call = partial(
-            history.page,
-            status=choice_parameter(request, "status", STATUSES, "any"),
-            source_id=request.args.get("sourceId"),
-            external_id=request.args.get("externalId"),
-            after=request.args.get("after", ""),
-            limit=page_size(request),
-        )
-        return answer(await database.run(call))
-
-    @blueprint.get("/overlay/events/<event_id>")
-    async def get_event(event_id: str) -> Response:
-        return answer(await database.run(partial(history.event_document_of, event_id=event_id)))
-
-    @blueprint.get("/overlay/events/<event_id>/certification")
-    async def get_certification(event_id: str) -> Response:
-        call = partial(history.certification, event_id=event_id, network=network)
-        return answer(await database.run(call))
-
-    @blueprint.get("/overlay/events/<event_id>/versions")
-    async def list_versions(event_id: str) -> Response:
-        only_parameters(request, "limit")
-        call = partial(history.versions_document, event_id=event_id, limit=page_size(request))
-        return answer(await database.run(call))
-
-    @blueprint.get("/overlay/events/<event_id>/certificate")
-    async def get_certificate(event_id: str) -> Response:
-        wanted = choice_parameter(request, "format", ("json", "html"), _preferred(request))
-        document, objects = await database.run(partial(history.certificate_and_objects, event_id=event_id))
-        response = answer(document) if wanted == "json" else await page_of(document, objects)
-        response.headers["Vary"] = "Accept"
-        return response
-
-    async def page_of(document: history.Document, objects: history.Document) -> Response:
-        operators = {agent["identityKey"]: agent["operator"] for agent in services.network_view.agents()}
-        page = partial(certificate_page.render, document, objects=objects, operators=operators)
-        response = Response(await trio.to_thread.run_sync(page), content_type="text/html; charset=utf-8")
-        response.headers["Content-Security-Policy"] = certificate_page.PAGE_POLICY
-        return response
-
-    @blueprint.get("/overlay/batches/<batch_id>")
-    async def get_batch(batch_id: str) -> Response:
-        return answer(await database.run(partial(history.batch_document, batch_id=batch_id, network=network)))
-
-    return blueprint
+@events.get(
+    "/overlay/events",
+    Operation(
+        operation_id="listEvents",
+        tag="events",
+        summary="Events by id, filtered; those of a batch under way show up when it is sealed",
+        query=EventQuery,
+        answers={200: json_answer("A page.", EventPage)},
+    ),
+)
+async def list_events(services: Services, query: EventQuery) -> Response:
+    call = partial(
+        history.page,
+        status=query.status,
+        source_id=query.source_id,
+        external_id=query.external_id,
+        after=query.after,
+        limit=query.limit,
+    )
+    return answer(await services.database.run(call))
 
 
-def _preferred(asked: Request) -> str:
+@events.get(
+    "/overlay/events/<event_id>",
+    Operation(
+        operation_id="getEvent",
+        tag="events",
+        summary="An event in its latest version",
+        answers={200: json_answer("The event.", EventDocument)},
+        problems=MISSING,
+    ),
+)
+async def get_event(services: Services, event_id: str) -> Response:
+    return answer(await services.database.run(partial(history.event_document_of, event_id=event_id)))
+
+
+@events.get(
+    "/overlay/events/<event_id>/certification",
+    Operation(
+        operation_id="getCertification",
+        tag="events",
+        summary="How far an event's certification is",
+        answers={200: json_answer("Its state.", CertificationDocument)},
+        problems=MISSING,
+    ),
+)
+async def get_certification(services: Services, event_id: str) -> Response:
+    call = partial(history.certification, event_id=event_id, network=services.settings.network)
+    return answer(await services.database.run(call))
+
+
+@events.get(
+    "/overlay/events/<event_id>/versions",
+    Operation(
+        operation_id="listVersions",
+        tag="events",
+        summary="The versions of an event, the latest first",
+        query=LimitQuery,
+        answers={200: json_answer("The chain.", EventVersions)},
+        problems=MISSING,
+    ),
+)
+async def list_versions(services: Services, event_id: str, query: LimitQuery) -> Response:
+    call = partial(history.versions_document, event_id=event_id, limit=query.limit)
+    return answer(await services.database.run(call))
+
+
+@events.get(
+    "/overlay/events/<event_id>/certificate",
+    Operation(
+        operation_id="getCertificate",
+        tag="events",
+        summary="The certificate, or certificate of rejection, to keep; for a browser, a page about it",
+        query=CertificateQuery,
+        answers={
+            200: Answer(
+                description="Verifies offline.",
+                content={JSON_TYPE: Certificate, HTML_TYPE: str},
+                headers={"Vary": "Accept."},
+            )
+        },
+        problems=(*MISSING, "not-certified", "event-dead"),
+    ),
+)
+async def get_certificate(services: Services, event_id: str, query: CertificateQuery) -> Response:
+    document, objects = await services.database.run(partial(history.certificate_and_objects, event_id=event_id))
+    is_page = query.format == "html" if query.format else _prefers_page(request)
+    response = await _page(services, document, objects) if is_page else answer(document)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+@events.get(
+    "/overlay/batches/<batch_id>",
+    Operation(
+        operation_id="getBatch",
+        tag="batches",
+        summary="A batch: state, roots, agents, evidence, dissent, receipt",
+        answers={200: json_answer("The batch.", BatchDocument)},
+        problems=("unknown-batch",),
+    ),
+)
+async def get_batch(services: Services, batch_id: str) -> Response:
+    call = partial(history.batch_document, batch_id=batch_id, network=services.settings.network)
+    return answer(await services.database.run(call))
+
+
+async def _page(services: Services, document: history.Document, objects: history.Document) -> Response:
+    operators = {agent["identityKey"]: agent["operator"] for agent in services.network_view.agents()}
+    page = partial(certificate_page.render, document, objects=objects, operators=operators)
+    response = Response(await trio.to_thread.run_sync(page), content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = certificate_page.PAGE_POLICY
+    return response
+
+
+def _prefers_page(asked: Request) -> bool:
     """What a client wants by its Accept header: a browser names text/html, anybody else gets JSON."""
-    best = asked.accept_mimetypes.best_match((JSON_TYPE, "text/html"), JSON_TYPE)
-    return "html" if best == "text/html" else "json"
+    return asked.accept_mimetypes.best_match((JSON_TYPE, HTML_TYPE), JSON_TYPE) == HTML_TYPE

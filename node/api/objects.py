@@ -2,20 +2,25 @@
 
 import re
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import trio
+from pydantic import Field
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import PreconditionFailed
 
+from node.api.models.base import HeaderModel, JsonObject, QueryModel
+from node.api.operations import Answer, Operation, Resource
 from node.api.problems import problem
 from node.api.ranges import read_range
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, choice_parameter, only_parameters
+from node.api.wire import JSON_TYPE
 from node.overlay.objects import Content, Kind
+from node.runtime.document_models import optional_member
 from protocols.errors import ClientFault
 from protocols.uhrp import read_uhrp_url
 
+PATH: Final = "/uhrp/<path:name>"
 MEDIA_TYPES: Final = {
     Kind.PAYLOAD: "application/x-ndjson",
     Kind.CERTIFICATE: "application/cbor",
@@ -45,32 +50,81 @@ class UnknownObjectError(ClientFault):
     code = "unknown-object"
 
 
-def routes(services: Services) -> Blueprint:
-    blueprint = Blueprint("objects", __name__)
-    scope = "public" if "objects" in services.access.public_reads else "private"
-
-    @blueprint.route(
-        "/uhrp/<path:name>", methods=["GET", "OPTIONS"], merge_slashes=False, provide_automatic_options=False
+class ObjectHeaders(HeaderModel):
+    byte_range: str = optional_member(
+        alias="Range", description="bytes=FIRST-LAST, bytes=FIRST- or bytes=-COUNT (RFC 9110)."
     )
-    async def get_object(name: str) -> Response:
-        if request.method == "OPTIONS":
-            return Response(b"", status=204, headers=PREFLIGHT)
-        only_parameters(request, "local")
-        local = choice_parameter(request, "local", ("true", "false"), "false") == "true"
-        digest = bytes.fromhex(name) if DIGEST.fullmatch(name) else read_uhrp_url(name)
-        content = await services.objects.get(digest, local=local)
-        if content is None:
-            raise UnknownObjectError(f"the object {name[:80]!r} is not here{'' if local else ', nor at a peer'}")
-        response = _answer(content)
-        response.headers["Cache-Control"] = f"{scope}, max-age={YEAR_S}, immutable"
-        return response
+
+
+class ObjectQuery(QueryModel):
+    local: Literal["true", "false"] = Field("false", description="true: peers are not asked.")
+
+
+def _open_to_pages(blueprint: Blueprint) -> None:
+    """Objects prove themselves by their hash, so pages of any origin may read them (Fetch, section 3.2)."""
+
+    @blueprint.route(PATH, methods=["OPTIONS"], merge_slashes=False, provide_automatic_options=False)
+    async def get_object_preflight(name: str) -> Response:
+        return Response(b"", status=204, headers=PREFLIGHT)
 
     @blueprint.after_request
-    async def open_to_pages(response: Response) -> Response:
+    async def add_headers(response: Response) -> Response:
         response.headers.update(CROSS_ORIGIN)
         return response
 
-    return blueprint
+
+objects = Resource("objects", lambda services: services, extend=_open_to_pages)
+CONTENT: Final = {
+    "application/x-ndjson": Annotated[str, Field(description="The records of a batch, one a line.")],
+    "application/cbor": Annotated[str, Field(description="A quorum certificate.")],
+    JSON_TYPE: JsonObject,
+}
+HEADERS: Final = {"ETag": "The SHA-256, 64 hex digits.", "Accept-Ranges": "bytes"}
+NOT_MODIFIED: Final = Answer(description="If-None-Match names it.")
+
+
+@objects.get(
+    PATH,
+    Operation(
+        operation_id="getObject",
+        tag="objects",
+        summary="An object by its content: the records of a batch, a quorum certificate or a policy",
+        description=(
+            "The name is a UHRP URL (BRC-26), after uhrp:// or bare, or a SHA-256 in hex. What is not here is asked "
+            "of peers, and checked. A batch's records are canonical JSON, one a line; a certificate is CBOR."
+        ),
+        query=ObjectQuery,
+        headers=ObjectHeaders,
+        answers={
+            200: Answer(description="The bytes whose SHA-256 is asked for.", content=CONTENT, headers=HEADERS),
+            206: Answer(
+                description="The range: one, or the last so many bytes; several are answered whole.",
+                content=CONTENT,
+                headers={**HEADERS, "Content-Range": "Which bytes of how many."},
+            ),
+            304: NOT_MODIFIED,
+        },
+        problems=(
+            "invalid-uhrp-url",
+            "unknown-object",
+            "precondition-failed",
+            "range-not-satisfiable",
+            "overloaded",
+        ),
+    ),
+    merge_slashes=False,
+    provide_automatic_options=False,
+)
+async def get_object(services: Services, name: str, query: ObjectQuery) -> Response:
+    scope = "public" if "objects" in services.access.public_reads else "private"
+    local = query.local == "true"
+    digest = bytes.fromhex(name) if DIGEST.fullmatch(name) else read_uhrp_url(name)
+    content = await services.objects.get(digest, local=local)
+    if content is None:
+        raise UnknownObjectError(f"the object {name[:80]!r} is not here{'' if local else ', nor at a peer'}")
+    response = _answer(content)
+    response.headers["Cache-Control"] = f"{scope}, max-age={YEAR_S}, immutable"
+    return response
 
 
 def _answer(content: Content) -> Response:

@@ -6,8 +6,18 @@ from typing import Any, Final
 
 import orjson
 import trio
-from quart import Blueprint, Response, request
+from quart import Response, request
 
+from node.api.models.overlay import (
+    Admittance,
+    LookupQuestion,
+    LookupResult,
+    LookupServiceQuery,
+    ManagerQuery,
+    ServiceSummary,
+    SubmitHeaders,
+)
+from node.api.operations import Answer, Body, Operation, Resource, json_answer
 from node.api.services import Services
 from node.api.wire import (
     JSON_TYPE,
@@ -15,13 +25,11 @@ from node.api.wire import (
     SUBMISSION_BYTES_MAX,
     InvalidParameterError,
     answer,
-    only_parameters,
     read_body,
     require_json,
 )
 from node.overlay.certificate_lookup import CertificateLookup
 from node.overlay.lookup import LookupOutput, LookupService
-from node.overlay.services import OverlayServices
 from node.overlay.submit import TOPICS_MAX, Accepted
 from protocols.canonical import parse_json
 from protocols.certificate import rfc3339
@@ -34,6 +42,9 @@ QUERY_BYTES_MAX: Final = 64 * 1024
 QUERY_DEPTH_MAX: Final = 8
 HEADER_CHARS_MAX: Final = 4_096
 INLINE_OUTPUTS_MAX: Final = 8
+EXAMPLE_QUESTION: Final = {"service": "ls_ship", "query": {"topics": ["tm_ship"]}}
+FOR_PEOPLE: Final = Answer(description="For people.", content={"text/markdown": str})
+Summaries = dict[str, ServiceSummary]
 
 
 class InvalidSubmissionError(ClientFault):
@@ -46,89 +57,183 @@ class NotSyncedError(WorldFault):
     code = "not-synced"
 
 
-def routes(services: Services) -> Blueprint:
-    blueprint = Blueprint("overlay", __name__)
-    overlay, timeout_s = services.overlay, services.settings.body_timeout_s
+overlay = Resource("overlay", lambda services: services)
 
-    @blueprint.post("/submit")
-    async def submit() -> Response:
-        topics = read_topics(request.headers.get("X-Topics"))
-        body = await read_body(request, timeout_s, SUBMISSION_BYTES_MAX)
-        has_values = request.headers.get("x-includes-off-chain-values", "").lower() == "true"
-        try:
-            submission = read_submission(body, has_off_chain_values=has_values)
-        except MalformedError as error:
-            raise InvalidSubmissionError(
-                f"the body is not as its headers say: {error}",
-                field="x-includes-off-chain-values",
-                remedy="send the BEEF; or its length as a CompactSize, the BEEF and the values",
-            ) from error
-        if submission.off_chain_values is not None and len(submission.off_chain_values) > OFF_CHAIN_BYTES_MAX:
-            raise InvalidSubmissionError(f"off-chain values have at most {OFF_CHAIN_BYTES_MAX} bytes", field="body")
-        accepted = await overlay.submissions.submit(submission.beef, topics, submission.off_chain_values)
-        response = answer(steak(accepted))
-        if accepted.unchecked:
-            response.headers["X-Overlay-Unchecked"] = ", ".join(sorted(accepted.unchecked))
-        return response
 
-    @blueprint.post("/lookup")
-    async def lookup() -> Response:
-        require_json(request)
-        question = parse_json(await read_body(request, timeout_s, QUERY_BYTES_MAX), depth_max=QUERY_DEPTH_MAX)
-        match question:
-            case {"service": str(service), "query": query}:
-                found = await overlay.lookup(service, query)
-            case _:
-                raise ClientFault(
-                    "the question names no service and query",
-                    field="/service",
-                    remedy='send {"service": "ls_ship", "query": {"topics": ["tm_ship"]}}',
-                )
-        fresh = services.freshness()
-        if not found and service == CertificateLookup.name and not fresh.settles:
-            raise NotSyncedError(
-                "nothing is known here, but this node has not caught up with its peers", retryAfter=2
+@overlay.post(
+    "/submit",
+    Operation(
+        operation_id="submit",
+        tag="overlay services",
+        summary="BRC-22: a transaction for topics; on disk before the answer",
+        description=(
+            "A repeat is answered as the first time. X-Overlay-Unchecked in the answer names what this node had no "
+            "means to check: scripts, merkle-paths."
+        ),
+        headers=SubmitHeaders,
+        body=Body(content={BINARY_TYPE: bytes}),
+        answers={
+            200: json_answer(
+                "By topic, what it admits and removes.",
+                Admittance,
+                X_Overlay_Unchecked="What was not checked, comma-separated.",
             )
-        aggregated = request.headers.get("X-Aggregation", "").lower() == "yes"
-        binary = aggregated or request.accept_mimetypes.best == BINARY_TYPE
-        response = await _lookup_answer(found, binary=binary)
-        response.headers["X-Overlay-Synced"] = str(fresh.settles).lower()
-        if fresh.as_of_ms:
-            response.headers["X-Overlay-Fresh-As-Of"] = rfc3339(fresh.as_of_ms)
-        return response
+        },
+        problems=(
+            "invalid-submission",
+            "invalid-beef",
+            "invalid-transaction",
+            "unknown-topics",
+            "double-spend",
+            "topic-full",
+            "body-too-large",
+            "overloaded",
+        ),
+    ),
+)
+async def submit(services: Services) -> Response:
+    topics = read_topics(request.headers.get("X-Topics"))
+    body = await read_body(request, services.settings.body_timeout_s, SUBMISSION_BYTES_MAX)
+    has_values = request.headers.get("x-includes-off-chain-values", "").lower() == "true"
+    try:
+        submission = read_submission(body, has_off_chain_values=has_values)
+    except MalformedError as error:
+        raise InvalidSubmissionError(
+            f"the body is not as its headers describe it: {error}",
+            field="x-includes-off-chain-values",
+            remedy="send the BEEF; or its length as a CompactSize, the BEEF and the values",
+        ) from error
+    if submission.off_chain_values is not None and len(submission.off_chain_values) > OFF_CHAIN_BYTES_MAX:
+        raise InvalidSubmissionError(f"off-chain values must be at most {OFF_CHAIN_BYTES_MAX} bytes", field="body")
+    accepted = await services.overlay.submissions.submit(submission.beef, topics, submission.off_chain_values)
+    response = answer(steak(accepted))
+    if accepted.unchecked:
+        response.headers["X-Overlay-Unchecked"] = ", ".join(sorted(accepted.unchecked))
+    return response
 
-    _describe(blueprint, overlay)
-    return blueprint
+
+@overlay.post(
+    "/lookup",
+    Operation(
+        operation_id="lookup",
+        tag="overlay services",
+        summary="BRC-24: the outputs that a lookup service finds",
+        body=Body(content={JSON_TYPE: LookupQuestion}, examples={JSON_TYPE: EXAMPLE_QUESTION}),
+        answers={
+            200: Answer(
+                description="An output-list; as octet-stream where X-Aggregation is yes.",
+                content={JSON_TYPE: LookupResult, BINARY_TYPE: bytes},
+                headers={
+                    "X-Overlay-Synced": "Whether the node has caught up with its peers.",
+                    "X-Overlay-Fresh-As-Of": "When it last had.",
+                },
+            )
+        },
+        problems=(
+            "invalid-json",
+            "invalid-request",
+            "invalid-query",
+            "unknown-service",
+            "unsupported-media-type",
+            "body-too-large",
+            "not-synced",
+        ),
+    ),
+)
+async def lookup(services: Services) -> Response:
+    require_json(request)
+    body = await read_body(request, services.settings.body_timeout_s, QUERY_BYTES_MAX)
+    service, query = read_question(parse_json(body, depth_max=QUERY_DEPTH_MAX))
+    found = await services.overlay.lookup(service, query)
+    fresh = services.freshness()
+    if not found and service == CertificateLookup.name and not fresh.settles:
+        raise NotSyncedError("nothing is known here, but this node has not caught up with its peers", retryAfter=2)
+    aggregated = request.headers.get("X-Aggregation", "").lower() == "yes"
+    binary = aggregated or request.accept_mimetypes.best == BINARY_TYPE
+    response = await _lookup_answer(found, binary=binary)
+    response.headers["X-Overlay-Synced"] = str(fresh.settles).lower()
+    if fresh.as_of_ms:
+        response.headers["X-Overlay-Fresh-As-Of"] = rfc3339(fresh.as_of_ms)
+    return response
 
 
-def _describe(blueprint: Blueprint, overlay: OverlayServices) -> None:
-    """The routes that say what there is."""
+@overlay.get(
+    "/listTopicManagers",
+    Operation(
+        operation_id="listTopicManagers",
+        tag="overlay services",
+        summary="Topics managed here",
+        answers={200: json_answer("By name.", Summaries)},
+    ),
+)
+async def list_topic_managers(services: Services) -> Response:
+    managers = services.overlay.submissions.managers.values()
+    return answer({each.name: _about(each.name, each.documentation) for each in managers})
 
-    @blueprint.get("/listTopicManagers")
-    async def list_topic_managers() -> Response:
-        managers = overlay.submissions.managers.values()
-        return answer({each.name: _about(each.name, each.documentation) for each in managers})
 
-    @blueprint.get("/listLookupServiceProviders")
-    async def list_lookup_services() -> Response:
-        return answer({each.name: _about(each.name, each.documentation) for each in overlay.lookups.values()})
+@overlay.get(
+    "/listLookupServiceProviders",
+    Operation(
+        operation_id="listLookupServiceProviders",
+        tag="overlay services",
+        summary="Lookup services here",
+        answers={200: json_answer("By name.", Summaries)},
+    ),
+)
+async def list_lookup_services(services: Services) -> Response:
+    return answer({each.name: _about(each.name, each.documentation) for each in services.overlay.lookups.values()})
 
-    @blueprint.get("/getDocumentationForTopicManager")
-    async def document_topic_manager() -> Response:
-        only_parameters(request, "manager")
-        return _documentation(overlay.submissions.managers, "manager")
 
-    @blueprint.get("/getDocumentationForLookupServiceProvider")
-    async def document_lookup_service() -> Response:
-        only_parameters(request, "lookupService")
-        return _documentation(overlay.lookups, "lookupService")
+@overlay.get(
+    "/getDocumentationForTopicManager",
+    Operation(
+        operation_id="getDocumentationForTopicManager",
+        tag="overlay services",
+        summary="What a topic admits",
+        query=ManagerQuery,
+        answers={200: FOR_PEOPLE},
+    ),
+)
+async def document_topic_manager(services: Services, query: ManagerQuery) -> Response:
+    return _documentation(services.overlay.submissions.managers, "manager", query.manager)
+
+
+@overlay.get(
+    "/getDocumentationForLookupServiceProvider",
+    Operation(
+        operation_id="getDocumentationForLookupServiceProvider",
+        tag="overlay services",
+        summary="What a lookup service takes and answers",
+        query=LookupServiceQuery,
+        answers={200: FOR_PEOPLE},
+    ),
+)
+async def document_lookup_service(services: Services, query: LookupServiceQuery) -> Response:
+    return _documentation(services.overlay.lookups, "lookupService", query.lookup_service)
+
+
+def read_question(question: Any) -> tuple[str, Any]:
+    """The service and the query of a lookup; members beside them are ignored, as BRC-24 has it.
+
+    Raises:
+        ClientFault: One of the two is missing.
+    """
+    match question:
+        case {"service": str(service), "query": query}:
+            return service, query
+        case _:
+            raise ClientFault(
+                "`service` must be a string, and `query` must be there",
+                field="/service",
+                remedy='send {"service": "ls_ship", "query": {"topics": ["tm_ship"]}}',
+            )
 
 
 def read_topics(header: str | None) -> list[str]:
     """The topics in ``X-Topics``, a JSON array of names.
 
     Raises:
-        InvalidSubmissionError: it is none.
+        InvalidSubmissionError: It is something else.
     """
     try:
         topics = parse_json((header or "")[:HEADER_CHARS_MAX].encode("latin-1", "replace"), depth_max=2)
@@ -137,7 +242,7 @@ def read_topics(header: str | None) -> list[str]:
     if isinstance(topics, list) and 0 < len(topics) <= TOPICS_MAX and all(isinstance(each, str) for each in topics):
         return [str(topic) for topic in topics]
     raise InvalidSubmissionError(
-        "X-Topics is no JSON array of topics",
+        f"X-Topics must be a JSON array of 1 to {TOPICS_MAX} topics",
         field="X-Topics",
         remedy=f'send X-Topics: ["tm_ship"], at most {TOPICS_MAX} names',
     )
@@ -180,11 +285,14 @@ def _about(name: str, documentation: str) -> dict[str, str]:
     return {"name": name, "shortDescription": documentation.strip().split("\n\n")[1].split(":")[0]}
 
 
-def _documentation(known: Mapping[str, TopicManager] | Mapping[str, LookupService], parameter: str) -> Response:
-    name = request.args.get(parameter, "")
+def _documentation(
+    known: Mapping[str, TopicManager] | Mapping[str, LookupService], parameter: str, name: str
+) -> Response:
     found = known.get(name)
     if found is None:
         raise InvalidParameterError(
-            f"{parameter!r} names none that is here", field=parameter, remedy=f"use one of {', '.join(known)}"
+            f"{parameter!r} is {name[:40]!r}, which is not served here",
+            field=parameter,
+            remedy=f"use one of {', '.join(known)}",
         )
     return Response(found.documentation, content_type="text/markdown; charset=utf-8")

@@ -1,81 +1,191 @@
 """Sources: create, read, list, change, replace, delete; how those that this node reads are doing."""
 
 from functools import partial
+from typing import Final
 
-from quart import Blueprint, Response, g, request
+from quart import Response, g
 
+from node.api.models.base import JsonObject, PageQuery
+from node.api.operations import Answer, Document, Operation, Resource, json_answer
 from node.api.services import Services
-from node.api.wire import answer, only_parameters, page_size, read_document
+from node.api.wire import answer
 from node.sources import registry
-from node.sources.documents import SourceDocument, SourceState, read_change, read_source
+from node.sources.documents import (
+    SourceChange,
+    SourceDocument,
+    SourceInput,
+    SourcePage,
+    SourceProgress,
+    SourceState,
+    read_change,
+    read_source,
+)
+
+EXAMPLE: Final = {
+    "sourceId": "iot-sensors-farm-001",
+    "name": "Farm 1",
+    "sourceType": "webhook",
+    "mappingPolicy": {"required": ["sensorId", "value"]},
+    "validationRules": {"bounds": [{"field": "value", "min": -90, "max": 60}]},
+    "overlayTopics": ["gitdata.events.iot"],
+}
+SAVED: Final = json_answer("The source.", SourceDocument)
+BAD_DOCUMENT: Final = (
+    "invalid-json",
+    "invalid-request",
+    "unsupported-media-type",
+    "invalid-configuration",
+    "invalid-policy",
+    "body-too-large",
+)
+
+sources = Resource("sources", lambda services: services)
 
 
-def routes(services: Services) -> Blueprint:
-    blueprint = Blueprint("sources", __name__)
-    database, timeout_s = services.database, services.settings.body_timeout_s
+@sources.post(
+    "/overlay/sources",
+    Operation(
+        operation_id="createSource",
+        tag="sources",
+        summary="Register a source",
+        body=Document(model=SourceInput, example=EXAMPLE, read=read_source),
+        answers={201: SAVED},
+        problems=("source-exists", "unknown-policy", *BAD_DOCUMENT),
+    ),
+)
+async def create_source(services: Services, document: SourceInput) -> Response:
+    created = await services.database.run(partial(registry.create, source=document, caller=g.caller))
+    services.sources.changed(created.source_id)
+    response = _answer(services, created, 201)
+    response.headers["Location"] = f"/overlay/sources/{created.source_id}"
+    return response
+
+
+@sources.get(
+    "/overlay/sources",
+    Operation(
+        operation_id="listSources",
+        tag="sources",
+        summary="Sources by id",
+        query=PageQuery,
+        answers={200: json_answer("A page.", SourcePage)},
+    ),
+)
+async def list_sources(services: Services, query: PageQuery) -> Response:
+    page = await services.database.run(partial(registry.page, after=query.after, limit=query.limit))
+    page = page.model_copy(update={"sources": [_with_state(services, source) for source in page.sources]})
+    return answer(page.to_json())
+
+
+@sources.get(
+    "/overlay/sources/<source_id>",
+    Operation(
+        operation_id="getSource",
+        tag="sources",
+        summary="A source",
+        answers={200: SAVED},
+        problems=("unknown-source",),
+    ),
+)
+async def get_source(services: Services, source_id: str) -> Response:
+    return _answer(services, await services.database.run(partial(registry.get, source_id=source_id)))
+
+
+@sources.patch(
+    "/overlay/sources/<source_id>",
+    Operation(
+        operation_id="changeSource",
+        tag="sources",
+        summary="Change the fields sent",
+        body=Document(model=SourceChange, example={"enabled": False}, read=read_change),
+        answers={200: SAVED},
+        problems=("unknown-source", "unknown-policy", *BAD_DOCUMENT),
+    ),
+)
+async def change_source(services: Services, source_id: str, document: SourceChange) -> Response:
+    return await _changed(services, source_id, document)
+
+
+@sources.put(
+    "/overlay/sources/<source_id>",
+    Operation(
+        operation_id="replaceSource",
+        tag="sources",
+        summary="Replace a source: fields not sent get their defaults",
+        body=Document(model=SourceInput, example=EXAMPLE, read=dict),  # read with the id in the address, below
+        answers={200: SAVED},
+        problems=("unknown-source", "unknown-policy", *BAD_DOCUMENT),
+    ),
+)
+async def replace_source(services: Services, source_id: str, document: JsonObject) -> Response:
+    return await _changed(services, source_id, read_source(document, source_id=source_id))
+
+
+@sources.delete(
+    "/overlay/sources/<source_id>",
+    Operation(
+        operation_id="deleteSource",
+        tag="sources",
+        summary="Delete a source; its events stay",
+        answers={204: Answer(description="It is deleted.")},
+        problems=("unknown-source",),
+    ),
+)
+async def delete_source(services: Services, source_id: str) -> Response:
+    await services.database.run(partial(registry.delete, source_id=source_id, caller=g.caller))
+    services.sources.endpoints.forget(source_id)
+    services.sources.changed(source_id)
+    return Response(b"", status=204)
+
+
+@sources.get(
+    "/overlay/sources/<source_id>/progress",
+    Operation(
+        operation_id="getProgress",
+        tag="sources",
+        summary="How far a source that this node reads was read, and what it sent that is no event",
+        answers={200: json_answer("As of now.", SourceProgress)},
+        problems=("unknown-source",),
+    ),
+)
+async def get_progress(services: Services, source_id: str) -> Response:
+    progress = await services.database.run(partial(registry.progress, source_id=source_id))
+    source = await services.database.run(partial(registry.get, source_id=source_id))
+    return answer(progress.model_copy(update={"state": _state(services, source)}).to_json())
+
+
+@sources.delete(
+    "/overlay/sources/<source_id>/progress",
+    Operation(
+        operation_id="rewindSource",
+        tag="sources",
+        summary="Read a source from its beginning again; events that are known are repeats",
+        answers={204: Answer(description="It is read from its beginning.")},
+        problems=("unknown-source",),
+    ),
+)
+async def rewind_source(services: Services, source_id: str) -> Response:
+    await services.database.run(partial(registry.rewind, source_id=source_id, caller=g.caller))
+    services.sources.restart(source_id)
+    return Response(b"", status=204)
+
+
+async def _changed(services: Services, source_id: str, change: SourceChange | SourceInput) -> Response:
+    call = partial(registry.change, source_id=source_id, change=change, caller=g.caller)
+    changed = await services.database.run(call)
+    services.sources.changed(source_id)
+    return _answer(services, changed)
+
+
+def _answer(services: Services, source: SourceDocument, status: int = 200) -> Response:
+    return answer(_with_state(services, source).to_json(), status)
+
+
+def _with_state(services: Services, source: SourceDocument) -> SourceDocument:
+    return source.model_copy(update={"state": _state(services, source)})
+
+
+def _state(services: Services, source: SourceDocument) -> SourceState | None:
     manager = services.sources
-
-    def state(source: SourceDocument) -> SourceState | None:
-        takes_webhooks = source.enabled and source.source_type == "webhook" and source.configuration.get("scheme")
-        return (manager.endpoints.state if takes_webhooks else manager.state)(source.source_id)
-
-    def with_state(source: SourceDocument) -> SourceDocument:
-        return source.model_copy(update={"state": state(source)})
-
-    @blueprint.post("/overlay/sources")
-    async def create_source() -> Response:
-        source = read_source(await read_document(request, timeout_s))
-        created = await database.run(partial(registry.create, source=source, caller=g.caller))
-        manager.changed(created.source_id)
-        response = answer(with_state(created).to_json(), 201)
-        response.headers["Location"] = f"/overlay/sources/{created.source_id}"
-        return response
-
-    @blueprint.get("/overlay/sources")
-    async def list_sources() -> Response:
-        only_parameters(request, "after", "limit")
-        call = partial(registry.page, after=request.args.get("after", ""), limit=page_size(request))
-        page = await database.run(call)
-        page = page.model_copy(update={"sources": [with_state(source) for source in page.sources]})
-        return answer(page.to_json())
-
-    @blueprint.get("/overlay/sources/<source_id>")
-    async def get_source(source_id: str) -> Response:
-        return answer(with_state(await database.run(partial(registry.get, source_id=source_id))).to_json())
-
-    @blueprint.patch("/overlay/sources/<source_id>")
-    async def change_source(source_id: str) -> Response:
-        change = read_change(await read_document(request, timeout_s))
-        call = partial(registry.change, source_id=source_id, change=change, caller=g.caller)
-        changed = await database.run(call)
-        manager.changed(source_id)
-        return answer(with_state(changed).to_json())
-
-    @blueprint.put("/overlay/sources/<source_id>")
-    async def replace_source(source_id: str) -> Response:
-        source = read_source(await read_document(request, timeout_s), source_id=source_id)
-        call = partial(registry.change, source_id=source_id, change=source, caller=g.caller)
-        changed = await database.run(call)
-        manager.changed(source_id)
-        return answer(with_state(changed).to_json())
-
-    @blueprint.delete("/overlay/sources/<source_id>")
-    async def delete_source(source_id: str) -> Response:
-        await database.run(partial(registry.delete, source_id=source_id, caller=g.caller))
-        manager.endpoints.forget(source_id)
-        manager.changed(source_id)
-        return Response(b"", status=204)
-
-    @blueprint.get("/overlay/sources/<source_id>/progress")
-    async def get_progress(source_id: str) -> Response:
-        progress = await database.run(partial(registry.progress, source_id=source_id))
-        source = await database.run(partial(registry.get, source_id=source_id))
-        return answer(progress.model_copy(update={"state": state(source)}).to_json())
-
-    @blueprint.delete("/overlay/sources/<source_id>/progress")
-    async def rewind_source(source_id: str) -> Response:
-        await database.run(partial(registry.rewind, source_id=source_id, caller=g.caller))
-        manager.restart(source_id)
-        return Response(b"", status=204)
-
-    return blueprint
+    takes_webhooks = source.enabled and source.source_type == "webhook" and source.configuration.get("scheme")
+    return (manager.endpoints.state if takes_webhooks else manager.state)(source.source_id)

@@ -1,248 +1,158 @@
 """/overlay/events/stream: certified events as server-sent events or over WebSocket, from any place in the feed on.
 
 A client that names a place (``Last-Event-ID`` or ``since``) first gets what was sealed after it, then the live feed;
-one that names a subscription goes on where that stands, with its filter. A client too slow for its buffer is told
-where it stopped and let go; it comes back with that place.
+one that names a subscription goes on where that stands, with its filter. A client too slow for its buffer gets a
+message with the place where it stopped and is disconnected; it comes back with that place.
 """
 
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Final
 from weakref import finalize
 
-import attrs
-import trio
-from quart import Blueprint, Request, Response, Websocket, g, request, websocket
+from pydantic import Field
+from quart import Response, g, request, websocket
 
 from node.api.connection import line_of
 from node.api.events_socket import EventSocket, Own
 from node.api.events_sse import EventStream
+from node.api.models.stream import StreamHeaders, StreamQuery
+from node.api.operations import Answer, Operation, Resource
 from node.api.services import Services
-from node.api.wire import InvalidParameterError, only_parameters
-from node.delivery.criteria import InvalidCriteriaError, read_criteria
-from node.delivery.cursor import Cursor, read_cursor
+from node.api.stream_requests import read_stream_request, refuse_other_origins
+from node.api.stream_slots import StreamSlots
+from node.api.wire import read_query
 from node.delivery.feed_reader import FeedReader
-from node.delivery.filters import Filter
 from node.delivery.heartbeats import Heartbeats
-from node.delivery.subscriptions import follow
-from node.runtime.access import Caller, Need, NotPermittedError
-from node.runtime.clock import clock_ms
-from protocols.errors import ClientFault, WorldFault
+from node.runtime.access import Caller, Need
+from protocols.errors import ClientFault
 
-LISTS: Final = ("topics", "sourceIds", "eventTypes")
-WORDS: Final = ("minCertificationLevel", "status")
-FLAGS: Final = ("includeProcessingEvidence", "includeCertificate")
-EXPRESSION: Final = "filter"
-SUBSCRIPTION: Final = "subscriptionId"
-PARAMETERS: Final = (*LISTS, *WORDS, *FLAGS, EXPRESSION, "since")
-BOOLEANS: Final = {"true": True, "false": False}
-
-
-@attrs.frozen(kw_only=True)
-class Wish:
-    """What a client asks for.
-
-    Attributes:
-        start: None for what comes from now on.
-        acknowledge: Told what the client has taken, where a subscription keeps its place.
-        ends_s: When its subscription expires, by trio's clock.
-    """
-
-    wanted: Filter
-    start: Cursor | None
-    acknowledge: Callable[[Cursor], None] | None = None
-    ends_s: float = math.inf
+PATH: Final = "/overlay/events/stream"
+EVENT_STREAM: Final = "text/event-stream"
+EXAMPLE_STREAM: Final = (
+    'id: 12.1\ndata: {"type":"event","eventId":"event_…","eventType":"sensor_reading",'
+    '"certificationLevel":"enhanced","timestamp":"2024-01-15T10:30:00Z","data":{"value":23.5},'
+    '"certification":{"agentId":"agent_…","signature":"3045…","consensusNodes":3},'
+    '"overlayMetadata":{"latency":120,"reliability":1.0,"sourceId":"farm-1","batchId":"…"}}\n\n'
+    'id: 12.1\ndata: {"type":"heartbeat","timestamp":"2024-01-15T10:30:30.000Z","activeSubscriptions":1,'
+    '"eventsProcessed":156,"head":{"place":"12.1","batchId":"…","identityKey":"02…",'
+    '"protocolID":[2,"overlay log checkpoint"],"keyID":"1","signed":"…","signature":"3045…"}}\n\n'
+)
+EVENTS: Final = (
+    "Server-sent events, plain or gzip. The id of each is its place in the feed. Heartbeats come at an interval, "
+    "with the signed head of the feed: a client has all it wants up to there, or up to 'place' where that is given. "
+    "A client slower than its buffer gets a last message of type dropped with lastEventId, and comes back with it."
+)
+SOCKET: Final = (
+    "The same address takes WebSocket handshakes with the same parameters, signed headers included. Messages are "
+    "those of the stream, each event with its place as 'sequence'; the first is a heartbeat. A client "
+    'may send {"type":"subscribe","filter":{…},"since":"12.5"} (answered by subscribed, with the sequence from which '
+    "the filter holds; members topics, sourceIds, eventTypes, minCertificationLevel, status, expression, "
+    'includeProcessingEvidence, includeCertificate), {"type":"credit","events":N} (at most so many further events, '
+    'until the next credit), {"type":"ack","sequence":"12.5"} and {"type":"ping"}; subscribe and ping may carry an '
+    "'id', which is answered. What is not understood is answered by a message of type error; repeated, it closes the "
+    "connection. Closing codes: 1001 the node stops, 1008 too many messages, or messages that are not understood, or "
+    "no right to read any more, 1011 a fault of the node, 1013 too slow, after a dropped message."
+)
+EventText = Annotated[str, Field(description="The data of each event is a JSON object: see the example.")]
 
 
 class StreamDisabledError(ClientFault):
     code = "stream-disabled"
 
 
-class TooManyStreamsError(WorldFault):
-    code = "too-many-streams"
+class StreamRoutes:
+    """What the routes work with."""
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
+        self.services = services
+        self.slots = StreamSlots(settings.stream_clients_max)
+        self.heartbeats = Heartbeats(
+            feed=services.feed,
+            key=services.key,
+            network=settings.network,
+            interval_s=settings.heartbeat_ms / 1000,
+        )
+
+    def may_stay(self, caller: Caller) -> Callable[[], Awaitable[bool]]:
+        return partial(self.services.access.still_permits, caller, Need.READ, "stream")
 
 
-def routes(services: Services) -> Blueprint:
-    blueprint = Blueprint("stream", __name__)
-    settings, feed, database = services.settings, services.feed, services.database
-    heartbeats = Heartbeats(
-        feed=feed, key=services.key, network=settings.network, interval_s=settings.heartbeat_ms / 1000
+stream = Resource("stream", StreamRoutes)
+
+
+@stream.get(
+    PATH,
+    Operation(
+        operation_id="streamEvents",
+        tag="events",
+        summary="Certified events, live",
+        description=SOCKET,
+        query=StreamQuery,
+        headers=StreamHeaders,
+        answers={
+            200: Answer(
+                description=EVENTS, content={EVENT_STREAM: EventText}, examples={EVENT_STREAM: EXAMPLE_STREAM}
+            )
+        },
+        problems=(
+            "unknown-subscription",
+            "subscription-not-active",
+            "too-many-streams",
+            "too-many-expressions",
+            "stream-disabled",
+        ),
+    ),
+)
+async def stream_events(context: StreamRoutes, query: StreamQuery) -> Response:
+    services = context.services
+    if not services.settings.stream_enabled:
+        raise StreamDisabledError("EVENT_STREAM_SSE_ENABLED is false on this node")
+    asked = await read_stream_request(services, request, query, "sse")
+    gzip = request.accept_encodings["gzip"] > 0
+    if request.method == "HEAD":
+        return _answer(b"", gzip=gzip)
+    services.feed.refuse_expression(asked.wanted)
+    slot = context.slots.take()
+    events = EventStream(
+        partial(FeedReader, services.database, services.feed, asked.wanted, asked.start),
+        services.feed,
+        context.heartbeats,
+        line_of(request.scope),
+        gzip=gzip,
+        may_stay=context.may_stay(g.caller),
+        ends_s=asked.ends_s,
     )
-    places = Places(settings.stream_clients_max)
 
-    @blueprint.get("/overlay/events/stream")
-    async def stream_events() -> Response:
-        if not settings.stream_enabled:
-            raise StreamDisabledError("EVENT_STREAM_SSE_ENABLED is false on this node")
-        wish = await wish_of(request, "sse")
-        gzip = request.accept_encodings["gzip"] > 0
-        if request.method == "HEAD":
-            return _answer(b"", gzip=gzip)
-        feed.refuse_expression(wish.wanted)
-        ticket = places.take()
-        line = line_of(request.scope)
-        reading = partial(FeedReader, database, feed, wish.wanted, wish.start)
-        stream = EventStream(
-            reading, feed, heartbeats, line, gzip=gzip, may_stay=may_stay(g.caller), ends_s=wish.ends_s
-        )
+    async def body() -> AsyncGenerator[bytes, None]:
+        with slot:
+            async with aclosing(events.parts()) as parts:
+                async for part in parts:
+                    yield part
 
-        async def body() -> AsyncGenerator[bytes, None]:
-            with ticket:
-                async with aclosing(stream.parts()) as parts:
-                    async for part in parts:
-                        yield part
-
-        parts = body()
-        finalize(parts, ticket.release)  # where the client leaves before the first part is asked for
-        return _answer(parts, gzip=gzip)
-
-    @blueprint.websocket("/overlay/events/stream")
-    async def stream_socket() -> None:
-        if not settings.websocket_enabled:
-            raise StreamDisabledError("EVENT_STREAM_WEBSOCKET_ENABLED is false on this node")
-        if services.access.open_admin:
-            refuse_other_origins(websocket)
-        wish = await wish_of(websocket, "websocket")
-        feed.refuse_expression(wish.wanted)
-        with places.take():
-            await websocket.accept()
-            line = line_of(websocket.scope)
-            read = partial(FeedReader, database, feed)
-            own = Own(may_stay=may_stay(g.caller), acknowledge=wish.acknowledge, ends_s=wish.ends_s)
-            socket = EventSocket(read, feed, heartbeats, websocket, line, own)
-            await socket.serve(wish.wanted, wish.start)
-
-    def may_stay(caller: Caller) -> Callable[[], Awaitable[bool]]:
-        return partial(services.access.still_permits, caller, Need.READ, "stream")
-
-    async def wish_of(asked: Request | Websocket, kind: str) -> Wish:
-        if SUBSCRIPTION not in asked.args:
-            wanted, start = read_wish(asked)
-            return Wish(wanted=wanted, start=start)
-        only_parameters(asked, SUBSCRIPTION)
-        followed = await follow(
-            database,
-            services.cursors,
-            asked.args[SUBSCRIPTION],
-            caller=g.caller,
-            kind=kind,
-            acknowledged=read_cursor_of(asked.headers.get("Last-Event-ID")),
-        )
-        return Wish(
-            wanted=followed.wanted,
-            start=followed.cursor,
-            acknowledge=partial(services.cursors.moved, followed.subscription_id, followed.revision),
-            ends_s=math.inf if followed.expires_ms is None else _moment_s(followed.expires_ms),
-        )
-
-    return blueprint
+    parts = body()
+    finalize(parts, slot.release)  # where the client leaves before the first part is asked for
+    return _answer(parts, gzip=gzip)
 
 
-def _moment_s(moment_ms: int) -> float:
-    """A moment by trio's clock."""
-    return trio.current_time() + (moment_ms - clock_ms()) / 1000
-
-
-class Places:
-    """How many streams there may be at once, of both kinds together."""
-
-    def __init__(self, count_max: int) -> None:
-        self._count_max = count_max
-        self._taken = 0
-
-    def take(self) -> "Ticket":
-        """Raises TooManyStreamsError where there is no place left."""
-        if self._taken >= self._count_max:
-            raise TooManyStreamsError(f"{self._count_max} streams are served already")
-        self._taken += 1
-        return Ticket(self._give_back)
-
-    def _give_back(self) -> None:
-        self._taken -= 1
-
-
-class Ticket:
-    """A place that is taken; given back once, at the end of the block."""
-
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        self._give_back = give_back
-        self._held = True
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        if self._held:
-            self._held = False
-            self._give_back()
-
-
-def read_wish(asked: Request | Websocket) -> tuple[Filter, Cursor | None]:
-    """What the query asks for, and from where on.
-
-    Raises:
-        InvalidParameterError: A parameter is unknown or wrong.
-    """
-    only_parameters(asked, *PARAMETERS)
-    arguments = asked.args
-    document: dict[str, Any] = {name: _listed(arguments[name]) for name in LISTS if arguments.get(name)}
-    document |= {name: arguments[name] for name in WORDS if name in arguments}
-    document |= {name: BOOLEANS.get(arguments[name], arguments[name]) for name in FLAGS if name in arguments}
-    if arguments.get(EXPRESSION):
-        document["expression"] = arguments[EXPRESSION]
-    try:
-        wanted = read_criteria(document)
-    except InvalidCriteriaError as error:
-        member = str(error.fields["field"]).split("/")[1]
-        field = EXPRESSION if member == "expression" else member
-        raise InvalidParameterError(str(error), field=field, remedy=error.fields["remedy"]) from error
-    return wanted, _read_start(asked)
-
-
-def _listed(text: str) -> list[str] | None:
-    return [item.strip() for item in text.split(",") if item.strip()] or None
-
-
-def _read_start(asked: Request | Websocket) -> Cursor | None:
-    """Where to go on; ``Last-Event-ID``, which a browser sends when it reconnects, goes before ``since``."""
-    return read_cursor_of(asked.headers.get("Last-Event-ID") or asked.args.get("since"))
-
-
-def read_cursor_of(text: str | None) -> Cursor | None:
-    """A place as a client names it.
-
-    Raises:
-        InvalidParameterError: It is none.
-    """
-    if not text:
-        return None
-    try:
-        return read_cursor(text)
-    except ValueError as error:
-        raise InvalidParameterError(
-            f"{text[:40]!r} is no place in the feed",
-            field="since",
-            remedy="use the id of the last event received, or 0 for everything",
-        ) from error
-
-
-def refuse_other_origins(asked: Websocket) -> None:
-    """Where everybody is an operator, pages of other origins are kept out, as the missing CORS headers do for HTTP.
-
-    Raises:
-        NotPermittedError: A browser says that the page is of another origin (RFC 6455, section 10.2).
-    """
-    origin = asked.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != asked.headers.get("Host"):
-        raise NotPermittedError(
-            f"a page of {origin[:200]!r} may not do this here", remedy="use the node's own origin"
-        )
+@stream.websocket(PATH)
+async def stream_socket(context: StreamRoutes) -> None:
+    services = context.services
+    if not services.settings.websocket_enabled:
+        raise StreamDisabledError("EVENT_STREAM_WEBSOCKET_ENABLED is false on this node")
+    if services.access.open_admin:
+        refuse_other_origins(websocket)
+    asked = await read_stream_request(services, websocket, read_query(StreamQuery, websocket), "websocket")
+    services.feed.refuse_expression(asked.wanted)
+    with context.slots.take():
+        await websocket.accept()
+        own = Own(may_stay=context.may_stay(g.caller), acknowledge=asked.acknowledge, ends_s=asked.ends_s)
+        read = partial(FeedReader, services.database, services.feed)
+        line = line_of(websocket.scope)
+        socket = EventSocket(read, services.feed, context.heartbeats, websocket, line, own)
+        await socket.serve(asked.wanted, asked.start)
 
 
 def _answer(body: AsyncGenerator[bytes, None] | bytes, *, gzip: bool) -> Response:

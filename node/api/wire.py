@@ -1,14 +1,16 @@
 """Reading requests and writing answers: bodies within bounds, parameters, JSON."""
 
-import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 import trio
 from quart import Request, Response, Websocket, g
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
+from node.api.models.base import QueryModel
 from node.ingest.admission_control import ByteBudget
+from node.runtime.document_models import FieldProblem
+from node.runtime.document_models import read_document as read_document_as
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault
 from protocols.limits import BEEF_BYTES_MAX
@@ -18,9 +20,8 @@ DOCUMENT_BYTES_MAX: Final = 1024 * 1024  # all bodies but those of events
 OFF_CHAIN_BYTES_MAX: Final = 1024 * 1024  # of a submission
 SUBMISSION_BYTES_MAX: Final = BEEF_BYTES_MAX + OFF_CHAIN_BYTES_MAX + 16
 LIST_MAX: Final = 64
-PAGE_MAX: Final = 1_000
-PAGE_DEFAULT: Final = 100
-COUNTER: Final = re.compile("[0-9]{1,9}")
+
+Q = TypeVar("Q", bound=QueryModel)
 
 
 class InvalidParameterError(ClientFault):
@@ -95,6 +96,29 @@ def only_parameters(request: Request | Websocket, *known: str) -> None:
             raise InvalidParameterError(f"{name!r} stands twice", field=name, remedy="send it once")
 
 
+def read_query(model: type[Q], asked: Request | Websocket) -> Q:
+    """The query parameters as their model.
+
+    Raises:
+        InvalidParameterError: One is unknown, wrong, or stands twice.
+    """
+    values: dict[str, str] = {}
+    for name, given in asked.args.lists():
+        if len(given) > 1:
+            raise InvalidParameterError(f"{name[:80]!r} must be sent once, found {len(given)}", field=name[:80])
+        if "\0" in given[0]:
+            raise InvalidParameterError(f"{name[:80]!r} must not contain U+0000", field=name[:80])
+        values[name] = given[0]
+    return read_document_as(model, values, _invalid_parameter)
+
+
+def _invalid_parameter(problem: FieldProblem) -> InvalidParameterError:
+    name = problem.pointer.removeprefix("/")
+    reason = "unknown parameter" if problem.reason == "unknown member" else problem.reason
+    remedy = problem.remedy.replace("allowed members are", "known here are")
+    return InvalidParameterError(f"{name[:80]!r}: {reason}", field=name[:80], remedy=remedy)
+
+
 def list_parameter(request: Request, name: str) -> frozenset[str] | None:
     """A comma-separated parameter; None where it is absent or empty."""
     items = [item.strip() for item in request.args.get(name, "").split(",")]
@@ -102,19 +126,3 @@ def list_parameter(request: Request, name: str) -> frozenset[str] | None:
     if len(found) > LIST_MAX:
         raise InvalidParameterError(f"{name!r} has more than {LIST_MAX} items", field=name)
     return found or None
-
-
-def choice_parameter(request: Request, name: str, choices: tuple[str, ...], default: str) -> str:
-    value = request.args.get(name, default)
-    if value not in choices:
-        raise InvalidParameterError(
-            f"{name!r} is {value[:40]!r}", field=name, remedy=f"use one of {', '.join(choices)}"
-        )
-    return value
-
-
-def page_size(request: Request) -> int:
-    text = request.args.get("limit", str(PAGE_DEFAULT))
-    if COUNTER.fullmatch(text) is None or not 1 <= int(text) <= PAGE_MAX:
-        raise InvalidParameterError("'limit' is no page size", field="limit", remedy=f"use 1 to {PAGE_MAX}")
-    return int(text)

@@ -71,6 +71,7 @@ from storage import batches
 from storage.database import Database
 from storage.migrate import migrate
 from storage.rows import EvidenceRow, SealedBatch
+from tests.node.described_answers import check_answer
 from tests.node.memory_transport import MemoryTransport
 
 T = TypeVar("T")
@@ -120,6 +121,26 @@ FOUND = Findings(
 )
 
 
+ADVERTISED: Mapping[str, Any] = {
+    "agentId": agent_id(AGENT.identity),
+    "identityKey": AGENT.identity.hex(),
+    "self": False,
+    "roles": ["normalize"],
+    "tokens": [{"kind": "SHIP", "name": "tm_ship", "url": "https://two.example"}],
+    "url": "https://two.example",
+    "operator": "Operator Two",
+    "region": "eu",
+    "price": 0,
+    "capacity": 4,
+    "build": "test",
+    "reputation": 50,
+    "reputationByRole": {"normalize": 50},
+    "outcomes": {},
+    "firstHeardAt": "2024-01-01T00:00:00.000Z",
+    "expiresAt": "2024-01-01T01:00:00.000Z",
+}
+
+
 class ThreadWorkers:
     """Workers without processes of their own: the calls are the same."""
 
@@ -150,8 +171,7 @@ class Recorder:
 
 class View:
     def agents(self) -> Sequence[Mapping[str, Any]]:
-        known = {"identityKey": AGENT.identity.hex(), "operator": "Operator Two"}
-        return [{"agentId": agent_id(AGENT.identity), **known, "roles": ["normalize"]}]
+        return [ADVERTISED]
 
     def peers(self) -> Sequence[Mapping[str, Any]]:
         return []
@@ -171,7 +191,7 @@ class Forgetful:
 
 
 def agent_of(identity: IdentityKey) -> dict[str, Any] | None:
-    return {"agentId": agent_id(identity), "roles": ["normalize"]} if identity == AGENT.identity else None
+    return dict(ADVERTISED) if identity == AGENT.identity else None
 
 
 @attrs.frozen(kw_only=True)
@@ -450,7 +470,8 @@ async def running(
                 await serve(app, "127.0.0.1:0", limits=server, task_status=task_status)
 
             url: str = await nursery.start(serve_app)
-            async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            hooks: dict[str, list[Callable[..., Any]]] = {"response": [check_answer]}
+            async with httpx.AsyncClient(base_url=url, timeout=20, event_hooks=hooks) as client:
                 yield Running(
                     url=url,
                     client=client,

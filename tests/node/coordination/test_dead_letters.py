@@ -3,11 +3,8 @@
 from functools import partial
 
 import httpx
-import jsonschema_rs
 import pytest
 
-from node.api.openapi_overlay import DEAD_LETTER, REPLAY
-from node.api.schemas import array, record
 from node.ingest.admission_control import IngestLimits
 from storage import batches
 from tests.node.running import Running, running
@@ -33,7 +30,6 @@ async def test_a_dead_batch_is_listed_inspected_and_replayed(postgres_url: str) 
         batch_id = await dead_batch(node, http)
         (letter,) = (await http.get("/overlay/dead-letters")).json()["deadLetters"]
         assert (letter["batchId"], letter["reasons"], letter["attempts"]) == (batch_id, list(REASONS), 2)
-        jsonschema_rs.validate(record(DEAD_LETTER, closed=True), letter)
         answer = await http.post(f"/overlay/dead-letters/{batch_id}/replay")
         assert (answer.status_code, answer.json()) == (202, {"replayed": [batch_id]})
         assert [each.manifest.message.batch_id for each in node.recorder.replayed] == [batch_id]
@@ -47,8 +43,6 @@ async def test_a_dead_batch_is_listed_inspected_and_replayed(postgres_url: str) 
         (life,) = seen["replays"]
         assert seen["state"] == "pending"
         assert life["reasons"] == list(REASONS), "what was known before is kept"
-        whole = {**DEAD_LETTER, "replays": array(record(REPLAY, closed=True))}
-        jsonschema_rs.validate(record(whole, closed=True), seen)
 
 
 async def test_all_can_be_replayed_at_once(postgres_url: str) -> None:

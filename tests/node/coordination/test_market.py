@@ -5,7 +5,7 @@ import hashlib
 from functools import partial
 from typing import Any
 
-from node.api.openapi_overlay import EXAMPLE_TEMPLATE
+from node.api.market import EXAMPLE_TEMPLATE
 from node.runtime.clock import clock_ms
 from protocols.certificate import agent_id
 from storage import auctions, peers, reputations
@@ -69,7 +69,16 @@ async def test_an_agent_is_explained(postgres_url: str) -> None:
 
 async def test_an_auction_is_read_afterwards(postgres_url: str) -> None:
     async with running(postgres_url) as node:
-        record = {"jobId": "job_1", "bids": [], "ranking": []}
+        record = {
+            "jobId": "job_1",
+            "leaseId": "lease_1",
+            "level": "enhanced",
+            "quorum": 2,
+            "strategy": "reputation",
+            "closedAt": "2024-01-01T00:00:00.000Z",
+            "bids": [],
+            "ranking": [],
+        }
         put = partial(auctions.put, announcement_id="job_1", lease_id="lease_1", record=record, at_ms=1)
         await node.database.run(put)
         assert (await node.client.get("/overlay/jobs")).json() == {"jobs": [record]}

@@ -11,7 +11,6 @@ import pytest
 import trio
 from pydantic import Field
 
-from node.api.openapi_sources import configuration_schemas
 from node.ingest.admission_control import IngestLimits
 from node.sources import SourceConnector, SourceFault, SourceIntake
 from node.sources import settings as source_settings
@@ -19,6 +18,7 @@ from node.sources.documents import SOURCE_TYPES
 from node.sources.settings import HIDDEN, SECRET_NAMES, SourceSettings
 from node.worker.parsing.bodies import RawEvent
 from storage import sources
+from tests.node.described_answers import description
 from tests.node.running import Running, running
 
 
@@ -331,6 +331,5 @@ async def test_the_examples_are_taken_and_hide_their_secrets(postgres_url: str, 
     assert made.status_code == 201, made.text
     assert not [word for word in ("TOKEN", "PASSWORD", "SECRET") if word in made.text]
     model = source_settings.SETTINGS[document["sourceType"]].__name__
-    schemas = configuration_schemas()
-    described = {**schemas[model], "components": {"schemas": schemas}}
+    described = {"$ref": f"#/components/schemas/{model}", "components": description()["components"]}
     jsonschema_rs.validator_for(described).validate(document["configuration"])

@@ -1,0 +1,95 @@
+"""What the models have in common: their bases, and the types of members that many documents have."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
+
+from node.runtime.document_models import DocumentModel
+from protocols.limits import TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
+from protocols.messages import Level, Role
+
+PAGE_MAX: Final = 1_000
+PAGE_DEFAULT: Final = 100
+COMMA_SEPARATED_MAX: Final = 64
+
+JsonObject = dict[str, Any]
+
+
+class AnswerModel(BaseModel):
+    """A document that the node gives. Attributes are snake_case, members camelCase."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=False)
+
+
+class QueryModel(DocumentModel):
+    """The query parameters of a route: strings, read as what their fields are. Unknown ones are refused."""
+
+    model_config = ConfigDict(strict=False)
+
+
+class HeaderModel(BaseModel):
+    """Headers that a route reads or sets; described only. Aliases are the headers' names."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=False)
+
+
+class OneOf:
+    """The annotation of a string that is one of ``choices``: an enumeration that is listed in one other place."""
+
+    def __init__(self, choices: Iterable[str]) -> None:
+        self._choices = list(choices)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(self._choices)
+
+
+def _whole_number(value: object) -> object:
+    """Digits of a query parameter as a number; all else is left for the field to refuse."""
+    is_number = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9
+    return int(str(value)) if is_number else f"{value!s:.40}!"
+
+
+def _split(value: object) -> object:
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+
+LevelName = Annotated[str, OneOf(level.word for level in Level)]
+RoleName = Annotated[str, OneOf(role.word for role in Role)]
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time", "description": "RFC 3339, UTC."})]
+Sha256 = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$")]
+Hex = Annotated[str, Field(description="Hexadecimal."), StringConstraints(pattern="^[0-9a-f]*$")]
+ObjectUrl = Annotated[
+    str,
+    Field(description="UHRP URL (BRC-26): GET /uhrp/{url}."),
+    StringConstraints(pattern="^XU[1-9A-HJ-NP-Za-km-z]{50}$"),
+]
+Topic = Annotated[str, StringConstraints(max_length=TOPIC_CHARS_MAX)]
+Topics = Annotated[list[Topic], Field(max_length=TOPICS_PER_BATCH_MAX)]
+CommaSeparated = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_split),
+    Field(max_length=COMMA_SEPARATED_MAX),
+    WithJsonSchema({"type": "string"}),
+]
+"""Names in one query parameter; an empty one is as one left out."""
+PageSize = Annotated[int, Field(ge=1, le=PAGE_MAX), BeforeValidator(_whole_number)]
+
+
+class PageQuery(QueryModel):
+    limit: PageSize = Field(PAGE_DEFAULT, description="Page size.")
+    after: str = Field("", description="The nextAfter of the page before.")
+
+
+class LimitQuery(QueryModel):
+    limit: PageSize = Field(PAGE_DEFAULT, description="Page size.")

@@ -1,0 +1,198 @@
+"""Ingest requests and their answers.
+
+Requests are parsed in worker processes by ``node.worker.parsing``, which reads a million events a minute; the models
+of requests describe what it takes. A test draws documents and proves that both accept and refuse the same.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, WithJsonSchema
+
+from node.api.models.base import AnswerModel, CommaSeparated, LevelName, OneOf, QueryModel, Time, Topics
+from node.api.models.batches import OverlayJob
+from node.api.models.problems import Problem
+from node.api.models.receipts import Receipt
+from node.runtime.document_models import DocumentModel, optional_member
+from node.worker.parsing.admission import DURABILITIES
+from protocols.limits import (
+    EVENT_TYPE_CHARS_MAX,
+    EVENTS_PER_REQUEST_MAX,
+    EXTERNAL_ID_CHARS_MAX,
+    SOURCE_ID_CHARS_MAX,
+)
+from protocols.messages import Level
+
+Durability = Annotated[str, OneOf(DURABILITIES)]
+LEVEL_NAMES = WithJsonSchema({"type": "string", "enum": [level.word for level in Level]})
+DURABILITY_NAMES = WithJsonSchema({"type": "string", "enum": list(DURABILITIES)})
+LineNumber = Annotated[int, Field(description="Counted from 1, blank lines too.")]
+
+
+class EventInput(DocumentModel):
+    """An event as a source sends it."""
+
+    external_id: str | None = Field(
+        None,
+        max_length=EXTERNAL_ID_CHARS_MAX,
+        description="The source's own id: makes a repeat a duplicate.",
+    )
+    event_type: str = Field(min_length=1, max_length=EVENT_TYPE_CHARS_MAX)
+    timestamp: Time | None = None
+    data: Any = Field(description="Any JSON value; integers within 2^53 - 1, no NaN, no U+0000.")
+
+
+class ProcessingOptions(DocumentModel):
+    require_certification: bool = optional_member(
+        description="Every event is certified; false asks for no level of its own."
+    )
+    distribution_topics: Topics = optional_member(description="Default: the topics of the source.")
+    consensus_level: LevelName = optional_member(
+        description="The strictest of this, the source's policy and the node's setting holds."
+    )
+    durability: Durability = optional_member(
+        description=(
+            "replicated: acknowledged once OVERLAY_REPLICAS peers hold the batch too; they finish it should this "
+            "node not come back."
+        ),
+    )
+
+
+class IngestRequest(DocumentModel):
+    """Events of one source."""
+
+    source_id: str = Field(min_length=1, max_length=SOURCE_ID_CHARS_MAX)
+    events: list[EventInput] = Field(min_length=1, max_length=EVENTS_PER_REQUEST_MAX)
+    processing_options: ProcessingOptions = optional_member()
+
+
+class CloudEvent(AnswerModel):
+    """A CloudEvent of version 1.0 in JSON; extensions may stand beside these members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    source: str
+    specversion: str
+    type: str
+
+
+class IngestQuery(QueryModel):
+    """Of bodies that have no place for it: lines and CloudEvents. The parser checks what it is given."""
+
+    source_id: str = Field("", description="For lines and CloudEvents, whose bodies have no place for it.")
+    consensus_level: Annotated[str, WithJsonSchema({"type": "string", "enum": [level.word for level in Level]})] = (
+        optional_member(description="For those: as in processingOptions.")
+    )
+    durability: Annotated[str, DURABILITY_NAMES] = optional_member(description="For those: as in processingOptions.")
+    distribution_topics: CommaSeparated = Field((), description="For those: topics, comma-separated.")
+
+
+class RejectionDocument(AnswerModel):
+    """Why an event was not taken."""
+
+    index: int = Field(description="Place in the request, from 0.")
+    code: Annotated[str, OneOf(("invalid-event", "conflict"))]
+    field: str = Field(description="JSON pointer into the event; empty for the event itself.")
+    reason: str
+    remedy: str
+
+
+class EventDistribution(AnswerModel):
+    topics: Topics
+    published_at: Time | None = Field(description="When the batch was durable and given to the overlay.")
+    consensus_nodes: int = Field(description="Executors that the level asks for.")
+
+
+class ProcessedEvent(AnswerModel):
+    event_id: str | None
+    external_id: str | None
+    status: Annotated[str, OneOf(("ingested", "duplicate", "rejected"))]
+    overlay_jobs: list[OverlayJob]
+    overlay_distribution: EventDistribution
+    rejection: RejectionDocument = optional_member()
+
+
+class IngestMetadata(AnswerModel):
+    source_verified: bool = Field(description="The caller proved to be the source's registered identity.")
+    identity_score: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        description="The trust in the source, moved by what validation finds; null if not verified."
+    )
+    processing_latency: int = Field(description="Milliseconds from the first byte to the commit.")
+    level_reachable: bool = Field(description="False: the events wait for agents to come.")
+    level_shortfall: str | None = Field(description="What keeps the network from the level now.")
+
+
+class IngestCounts(AnswerModel):
+    accepted: int = Field(description="Taken in by this request, versions included.")
+    duplicates: int
+    rejected: int
+    versions: int = Field(description="Of the accepted: new versions of known events.")
+
+
+class BatchShare(AnswerModel):
+    """A batch that holds events of the request."""
+
+    batch_id: str
+    count: int = Field(description="Events of this request in the batch.")
+    durability: Durability
+    holders: list[str] = Field(description="Identity keys of peers that have the batch on disk.")
+
+
+class IngestAnswerDocument(AnswerModel):
+    """What became of a request. Events are durable when it is sent."""
+
+    ingestion_id: str
+    processed_events: list[ProcessedEvent] = optional_member(
+        description="In the order of the request; absent when minimal."
+    )
+    overlay_metadata: IngestMetadata = optional_member(description="Absent when minimal.")
+    counts: IngestCounts
+    rejected: list[int] = Field(description="Indexes of the rejected events.")
+    rejections: list[RejectionDocument] = optional_member(description="Only when minimal: why each was rejected.")
+    batches: list[BatchShare]
+    receipts: list[Receipt] = Field(description="One per batch: the node's signature that it is durable.")
+
+
+class EmptyDelivery(AnswerModel):
+    """A webhook's delivery in which no event was."""
+
+    processed_events: list[ProcessedEvent]
+    counts: IngestCounts
+    rejected: list[int]
+    batches: list[BatchShare]
+    receipts: list[Receipt]
+
+
+class LineRejection(AnswerModel):
+    line: LineNumber
+    code: str
+    field: str
+    reason: str
+    remedy: str
+
+
+class LinesAcknowledged(AnswerModel):
+    """A line of the answer to lines: what stands for several lines of the request."""
+
+    lines: Annotated[list[LineNumber], Field(min_length=2, max_length=2)] = Field(
+        description="The first and the last that this stands for."
+    )
+    counts: IngestCounts
+    rejections: list[LineRejection]
+    batches: list[BatchShare] = Field(description="As in the answer to a whole request.")
+    receipts: list[Receipt] = optional_member(description="As in the answer to a whole request.")
+    abridged: bool = optional_member(
+        description=(
+            "The client read too slowly: several became one, without batches, and with the first 1,000 rejections."
+        ),
+    )
+
+
+class LinesEnd(AnswerModel):
+    """The last line of the answer to lines."""
+
+    done: bool = Field(description="Whether all that was sent is taken in or rejected.")
+    lines: LineNumber = optional_member()
+    acknowledged: int = Field(description="The last line that is durable or rejected: send on from the next.")
+    counts: IngestCounts
+    problem: Problem = optional_member()

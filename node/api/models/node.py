@@ -1,0 +1,104 @@
+"""Who this node is, who calls it, whom it is connected to, and how it is."""
+
+from typing import Annotated, get_args
+
+from pydantic import ConfigDict, Field
+
+from node.api.models.base import AnswerModel, Hex, OneOf, RoleName, Time
+from node.runtime.access import CallerRole, Form
+from node.runtime.document_models import optional_member
+
+
+class NodeIdentity(AnswerModel):
+    """Whose node this is: what a client must know to prove its identity here."""
+
+    agent_id: str
+    identity_key: Hex
+    network: str
+    build: str
+    identity_required: bool = Field(description="Whether events are taken of proven identities only.")
+
+
+class CallerDocument(AnswerModel):
+    """Who the caller proved to be, and its roles here."""
+
+    identity_key: Hex | None
+    form: Annotated[str, OneOf(get_args(Form))]
+    roles: list[Annotated[str, OneOf(role.value for role in CallerRole)]]
+
+
+class PeerDocument(AnswerModel):
+    """Another node that this one knows an address of."""
+
+    agent_id: str
+    identity_key: Hex
+    addresses: list[str]
+    connected: bool
+    connected_since: Time | None
+    queued_frames: int
+    refusal: str | None = Field(description="Why no connection is kept; null where nothing speaks against it.")
+
+
+class PeerList(AnswerModel):
+    peers: list[PeerDocument]
+
+
+class Health(AnswerModel):
+    status: str
+
+
+class ReadinessCheck(AnswerModel):
+    ok: bool
+    detail: str
+
+
+class Readiness(AnswerModel):
+    """Whether the node can do its work, condition by condition."""
+
+    status: Annotated[str, OneOf(("ready", "not-ready"))]
+    checks: dict[str, ReadinessCheck]
+
+
+class AgentTotals(AnswerModel):
+    agent_id: str
+    role: RoleName
+    events: int
+    batches: int
+
+
+class Stats(AnswerModel):
+    """What became of the events taken in here."""
+
+    acknowledged: int = Field(description="Event versions taken in on this node: the sum of the next four.")
+    certified: int
+    invalid: int
+    pending: int
+    dead: int
+    batches: int
+    levels: dict[str, int] = Field(description="Certified events by level.")
+    latency_ms: dict[str, float | None] = Field(description="From commit to certificate, of the batches sealed last.")
+    agents: list[AgentTotals] = Field(description="Whose evidence agreed with what was certified.")
+    dissent: int = Field(description="Statements that differ from what was certified.")
+    equivocations: int = Field(description="Agents' contradictions, by batch and role.")
+
+
+class HandshakeMessage(AnswerModel):
+    """A message of BRC-103, in the form of BRC-104; the standard describes its members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    version: str
+    message_type: str
+    identity_key: Hex = optional_member()
+    initial_nonce: str = optional_member()
+    your_nonce: str = optional_member()
+    nonce: str = optional_member()
+
+
+class AuthriteMessage(AnswerModel):
+    """A message of the legacy BRC-31 (Authrite 0.1)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    authrite: str
+    message_type: str

@@ -1,0 +1,62 @@
+"""Submissions (BRC-22), lookups (BRC-24), and what topic managers and lookup services say of themselves."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from node.api.models.base import AnswerModel, HeaderModel, OneOf, QueryModel
+from node.runtime.document_models import optional_member
+
+
+class SubmitHeaders(HeaderModel):
+    topics: str = Field(alias="X-Topics", description='A JSON array of topics: ["tm_ship"].')
+    includes_values: str = optional_member(
+        alias="x-includes-off-chain-values",
+        description="true: the body is the BEEF's length as a CompactSize, the BEEF, and the values.",
+    )
+
+
+class TopicAdmittance(AnswerModel):
+    """What a topic did with a transaction."""
+
+    outputs_to_admit: list[int] = Field(description="Indexes of the outputs that it admits.")
+    coins_to_retain: list[int]
+    coins_removed: list[int] = Field(description="Indexes of the inputs whose coins it removes.")
+
+
+Admittance = Annotated[dict[str, TopicAdmittance], Field(description="By topic.")]
+
+
+class LookupQuestion(AnswerModel):
+    """A question to a lookup service; what a query looks like, the service's documentation says."""
+
+    service: str
+    query: Any
+
+
+class LookupEntry(AnswerModel):
+    beef: list[int] = Field(description="The transaction with its ancestry, bytes as numbers.")
+    output_index: int
+    context: list[int] = optional_member()
+
+
+class LookupResult(AnswerModel):
+    """The outputs that a lookup service found."""
+
+    type: Annotated[str, OneOf(("output-list",))]
+    outputs: list[LookupEntry]
+
+
+class ServiceSummary(AnswerModel):
+    """A topic manager or lookup service."""
+
+    name: str
+    short_description: str
+
+
+class ManagerQuery(QueryModel):
+    manager: str = Field("", description="Its name.")
+
+
+class LookupServiceQuery(QueryModel):
+    lookup_service: str = Field("", description="Its name.")

@@ -1,0 +1,44 @@
+"""How many streams there may be at once, of server-sent events and WebSockets together."""
+
+from protocols.errors import WorldFault
+
+
+class TooManyStreamsError(WorldFault):
+    code = "too-many-streams"
+
+
+class StreamSlots:
+    """Slots for ``count_max`` streams."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._taken = 0
+
+    def take(self) -> "StreamSlot":
+        """Raises TooManyStreamsError: All slots are taken."""
+        if self._taken >= self._count_max:
+            raise TooManyStreamsError(f"{self._count_max} streams are served already")
+        self._taken += 1
+        return StreamSlot(self)
+
+    def give_back(self) -> None:
+        self._taken -= 1
+
+
+class StreamSlot:
+    """A slot that is taken; given back once, at the end of the block or before."""
+
+    def __init__(self, slots: StreamSlots) -> None:
+        self._slots = slots
+        self._is_held = True
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._slots.give_back()
