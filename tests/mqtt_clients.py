@@ -59,11 +59,11 @@ def held(broker: Mosquitto, client_id: str, version: codec.Version) -> list[code
     found: list[codec.Packet] = []
     with socket.create_connection(("127.0.0.1", broker.port), timeout=ANSWER_S) as connection:
         connection.sendall(codec.connect(login, version) + codec.PING)
-        while codec.Pong() not in found:
+        while codec.PingAnswer() not in found:
             data = connection.recv(65_536)
             assert data, "the broker hung up"
             found += reader.feed(data)
     accepted = found.pop(0)
     assert isinstance(accepted, codec.Connected), accepted
     assert accepted.session_present, "there is no such session"
-    return [packet for packet in found if packet != codec.Pong()]
+    return [packet for packet in found if packet != codec.PingAnswer()]

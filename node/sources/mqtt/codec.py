@@ -1,8 +1,8 @@
 """The subscriber's side of MQTT 3.1.1 and 5: bytes in, packets out, and the other way. No socket, no clock.
 
-A subscriber needs little of MQTT: it connects, subscribes, is sent messages and acknowledges them. What it holds of a
-message of QoS 2 between PUBREC and PUBREL is nothing: whoever uses this acknowledges only what is on disk, and knows
-a message that comes again by what it says. So a PUBREL is always answered with PUBCOMP.
+A subscriber needs little of MQTT: it connects, subscribes, receives messages and acknowledges them. It keeps no state
+of a message of QoS 2 between PUBREC and PUBREL: the caller acknowledges only what is on disk, and recognizes a
+repeated message by its content. So a PUBREL is always answered with PUBCOMP.
 
 Sections are those of MQTT 5 (OASIS, 2019); 3.1.1 has the same packets without properties.
 """
@@ -15,20 +15,20 @@ import attrs
 from protocols.errors import PeerFault
 from protocols.limits import EVENT_BYTES_MAX
 
-Version = Literal[4, 5]  # as CONNECT says it: 4 is MQTT 3.1.1
+Version = Literal[4, 5]  # as CONNECT states it: 4 is MQTT 3.1.1
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = range(1, 8)
 SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = range(8, 16)
 
-MESSAGE_BYTES_MAX: Final = 4 * EVENT_BYTES_MAX + 1  # of a message; a longer one is cut there, too long for an event
+MESSAGE_BYTES_MAX: Final = 4 * EVENT_BYTES_MAX + 1  # longer ones are cut to this size, too long for an event
 PUBLISH_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 128 * 1024  # with its topic and properties
 CONTROL_BYTES_MAX: Final = 64 * 1024  # of any other packet
 TEXT_BYTES_MAX: Final = 65_535
 LENGTH_BYTES_MAX: Final = 4
-USER_PROPERTIES_MAX: Final = 64  # of a message; the others are not looked at
+USER_PROPERTIES_MAX: Final = 64  # of a message; further ones are ignored
 
 PING: Final = bytes((PINGREQ << 4, 0))
-GOODBYE: Final = bytes((DISCONNECT << 4, 0))
+DISCONNECT_PACKET: Final = bytes((DISCONNECT << 4, 0))
 
 # identifiers of properties (section 2.2.2.2) by the form of their values
 ONE_BYTE: Final = frozenset((0x01, 0x17, 0x19, 0x24, 0x25, 0x28, 0x29, 0x2A))
@@ -46,14 +46,14 @@ NO_PROPERTIES: Final[Mapping[str, str]] = {}
 
 
 class BrokenProtocolError(PeerFault):
-    """A broker sent what is no MQTT."""
+    """A broker violated MQTT."""
 
     code = "malformed"
 
 
 @attrs.frozen(kw_only=True)
 class Connected:
-    """CONNACK. ``keep_alive_s``: what the server wants instead of what was asked for."""
+    """CONNACK. ``keep_alive_s``: what the server demands instead of the interval in CONNECT."""
 
     code: int
     session_present: bool = False
@@ -85,7 +85,7 @@ class Released:
 
 
 @attrs.frozen(kw_only=True)
-class Answered:
+class SubscriptionAnswer:
     """SUBACK or UNSUBACK. ``codes``: one for each filter, in their order; none for UNSUBACK in 3.1.1."""
 
     packet_id: int
@@ -93,24 +93,24 @@ class Answered:
 
 
 @attrs.frozen(kw_only=True)
-class Pong:
+class PingAnswer:
     """PINGRESP."""
 
 
 @attrs.frozen(kw_only=True)
-class Left:
+class Disconnected:
     """DISCONNECT of the server, in MQTT 5 only."""
 
     code: int
     text: str = ""
 
 
-Packet: TypeAlias = Connected | Published | Released | Answered | Pong | Left
+Packet: TypeAlias = Connected | Published | Released | SubscriptionAnswer | PingAnswer | Disconnected
 
 
 @attrs.frozen(kw_only=True)
 class Login:
-    """What CONNECT says; the session is always to be resumed where there is one.
+    """The content of CONNECT; a session is always resumed where there is one.
 
     Attributes:
         session_expiry_s, receive_maximum: For MQTT 5.
@@ -195,7 +195,7 @@ def _text(value: str) -> bytes:
 
 @attrs.frozen(kw_only=True)
 class _Cut:
-    """A message too long to be kept: its beginning, and how much of it is still to come."""
+    """A message too long to be held: its beginning, and how many bytes of it are still to come."""
 
     first: int
     kept: bytes
@@ -203,7 +203,7 @@ class _Cut:
 
 
 class PacketReader:
-    """Takes bytes as they come. Holds one packet at most, and of a message that is too long only its beginning."""
+    """Makes packets of bytes. Holds at most one packet, and of a message that is too long only its beginning."""
 
     def __init__(self, version: Version) -> None:
         self._version = version
@@ -214,7 +214,7 @@ class PacketReader:
         """The packets that are complete with these bytes.
 
         Raises:
-            BrokenProtocolError: it is no MQTT; nothing more can be read.
+            BrokenProtocolError: The bytes violate MQTT; nothing more can be read.
         """
         self._buffer += data
         found: list[Packet] = []
@@ -224,7 +224,7 @@ class PacketReader:
         return found
 
     def _read(self, held: memoryview, found: list[Packet]) -> int:
-        """Append what is complete. Returns how many bytes are done with."""
+        """Append the packets that are complete. Returns how many bytes were used."""
         at = 0
         while True:
             if self._cut is not None:
@@ -241,7 +241,9 @@ class PacketReader:
             start, length = header
             first, kept = held[at], min(length, PUBLISH_BYTES_MAX)
             if first >> 4 != PUBLISH and length > CONTROL_BYTES_MAX:
-                raise BrokenProtocolError(f"a packet of type {first >> 4} with {length} bytes")
+                raise BrokenProtocolError(
+                    f"a packet of type {first >> 4} has {length} bytes, at most {CONTROL_BYTES_MAX} are allowed"
+                )
             if len(held) < start + kept:
                 return at
             body = bytes(held[start : start + kept])
@@ -261,7 +263,7 @@ def _header(held: memoryview, at: int) -> tuple[int, int] | None:
             return place + 1, length
         shift += 7
     if len(held) > at + LENGTH_BYTES_MAX:
-        raise BrokenProtocolError("a packet's length has no end")
+        raise BrokenProtocolError(f"the length of a packet has more than {LENGTH_BYTES_MAX} bytes")
     return None
 
 
@@ -271,14 +273,14 @@ def _decoded(first: int, body: bytes, version: Version, *, is_cut: bool = False)
             return _published(first, body, version, is_cut)
         return _control(first, body, version)
     except IndexError:
-        raise BrokenProtocolError(f"a packet of type {first >> 4} ends early") from None
+        raise BrokenProtocolError(f"a packet of type {first >> 4} is too short") from None
 
 
 def _published(first: int, body: bytes, version: Version, is_cut: bool) -> Published:
-    """Section 3.3. Topics and properties that are no UTF-8 are mended: they must not keep the others waiting."""
+    """Section 3.3. Invalid UTF-8 in topics and properties is replaced: such a message must not block others."""
     qos = first >> 1 & 3
     if qos == 3:
-        raise BrokenProtocolError("a message of QoS 3")
+        raise BrokenProtocolError("a message has QoS 3")
     at = 2 + (body[0] << 8 | body[1])
     topic = body[2:at].decode(errors="replace")
     packet_id, properties = 0, NO_PROPERTIES
@@ -286,14 +288,14 @@ def _published(first: int, body: bytes, version: Version, is_cut: bool) -> Publi
         packet_id = body[at] << 8 | body[at + 1]
         at += 2
         if not packet_id:
-            raise BrokenProtocolError("a message with the packet identifier 0")
+            raise BrokenProtocolError("a message has the packet identifier 0")
     if version == 5:
         at, end = _block(body, at)
         if end > at and not (is_cut and end > len(body)):
             properties = _user_properties(body[at:end])
         at = end
     if at > len(body) and not is_cut:
-        raise BrokenProtocolError("a message ends early")
+        raise BrokenProtocolError("a message is too short")
     payload = body[at:]
     if is_cut:  # whatever it was: too long for an event in every format
         payload = payload.ljust(MESSAGE_BYTES_MAX, b"\0")
@@ -303,8 +305,8 @@ def _published(first: int, body: bytes, version: Version, is_cut: bool) -> Publi
 def _control(first: int, body: bytes, version: Version) -> Packet:
     kind = first >> 4
     if kind == CONNACK:
-        said = _known_properties(body, 2) if version == 5 and len(body) > 2 else {}
-        keep_alive, text = said.get(SERVER_KEEP_ALIVE), said.get(REASON_TEXT, "")
+        properties = _known_properties(body, 2) if version == 5 and len(body) > 2 else {}
+        keep_alive, text = properties.get(SERVER_KEEP_ALIVE), properties.get(REASON_TEXT, "")
         return Connected(
             code=body[1],
             session_present=bool(body[0] & 1),
@@ -315,13 +317,13 @@ def _control(first: int, body: bytes, version: Version) -> Packet:
         return Released(packet_id=body[0] << 8 | body[1])
     if kind in (SUBACK, UNSUBACK):
         start = _block(body, 2)[1] if version == 5 else 2
-        return Answered(packet_id=body[0] << 8 | body[1], codes=tuple(body[start:]))
+        return SubscriptionAnswer(packet_id=body[0] << 8 | body[1], codes=tuple(body[start:]))
     if kind == PINGRESP:
-        return Pong()
+        return PingAnswer()
     if kind == DISCONNECT and version == 5:
         text = _known_properties(body, 1).get(REASON_TEXT, "") if len(body) > 1 else ""
-        return Left(code=body[0] if body else 0, text=str(text))
-    raise BrokenProtocolError(f"a packet of type {kind}, which no server sends a subscriber")
+        return Disconnected(code=body[0] if body else 0, text=str(text))
+    raise BrokenProtocolError(f"a packet has type {kind}, which servers do not send to subscribers")
 
 
 def _block(body: bytes, at: int) -> tuple[int, int]:
@@ -332,7 +334,7 @@ def _block(body: bytes, at: int) -> tuple[int, int]:
         if body[place] < 0x80:
             return place + 1, place + 1 + length
         shift += 7
-    raise BrokenProtocolError("the length of properties has no end")
+    raise BrokenProtocolError(f"the length of properties has more than {LENGTH_BYTES_MAX} bytes")
 
 
 def _known_properties(body: bytes, at: int) -> dict[int, int | str]:
@@ -368,9 +370,9 @@ def _properties(block: bytes) -> Iterator[tuple[int, int | str | tuple[str, str]
         elif name == SUBSCRIPTION:
             at = _block(block, at)[0]
         else:
-            raise BrokenProtocolError(f"a property 0x{name:02x}")
+            raise BrokenProtocolError(f"a property has the unknown identifier 0x{name:02x}")
     if at > len(block):
-        raise BrokenProtocolError("properties end early")
+        raise BrokenProtocolError("properties are too short")
 
 
 def _text_at(block: bytes, at: int) -> tuple[str, int]:

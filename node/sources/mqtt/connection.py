@@ -1,4 +1,4 @@
-"""The connection to a broker: to a judged address, under the broker's name, packet by packet."""
+"""The connection to a broker: to a checked address, under the broker's name, packet by packet."""
 
 import os
 import ssl
@@ -24,16 +24,14 @@ CA_BYTES_MAX: Final = 1024 * 1024
 
 
 class BrokerConnection:
-    """Packets to and from a broker. Any task may send, one receives.
-
-    What goes wrong is a ``SourceFault``.
-    """
+    """Packets to and from a broker. Any task may send, one receives; failures are ``SourceFault``s."""
 
     def __init__(self, stream: trio.abc.Stream, version: codec.Version) -> None:
+        self.version: codec.Version = version
         self._stream = stream
         self._reader = codec.PacketReader(version)
         self._sending = trio.Lock()
-        self._is_torn = False  # a packet went out in part: what is sent then would be taken for the rest of it
+        self._is_torn = False  # a packet was sent in part: further bytes would be read as the rest of it
 
     async def send(self, packets: bytes) -> None:
         async with self._sending:
@@ -44,23 +42,23 @@ class BrokerConnection:
                 with trio.fail_after(SEND_S):
                     await self._stream.send_all(packets)
             except trio.TooSlowError:
-                raise SourceFault(f"the broker takes nothing for {SEND_S:.0f} s") from None
+                raise SourceFault(f"the broker has accepted no data for {SEND_S:.0f} s") from None
             except (trio.BrokenResourceError, OSError) as error:
                 raise SourceFault(f"the connection to the broker broke: {_cause(error)}") from error
             self._is_torn = False
 
     async def receive(self) -> list[codec.Packet]:
-        """The packets that came next; none while one is not complete."""
+        """The packets that came next; none while one is incomplete."""
         try:
             data = bytes(await self._stream.receive_some(CHUNK_BYTES))
         except (trio.BrokenResourceError, OSError) as error:
             raise SourceFault(f"the connection to the broker broke: {_cause(error)}") from error
         if not data:
-            raise SourceFault("the broker closed the connection (for a second client under the same id, it may be)")
+            raise SourceFault("the broker closed the connection (perhaps for a second client under the same id)")
         try:
             return self._reader.feed(data)
         except PeerFault as error:
-            raise SourceFault(f"the broker does not keep to MQTT: {error}") from error
+            raise SourceFault(f"the broker violates MQTT: {error}") from error
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)
@@ -72,8 +70,8 @@ async def open_connection(
     """Connect to the broker.
 
     Raises:
-        ForbiddenAddressError: the host leads where this node may not call. SourceFault: it cannot be reached, or
-            does not prove to be whom it should be.
+        ForbiddenAddressError: The host resolves to an address that this node may not call.
+        SourceFault: The broker cannot be reached, or its certificate is not accepted.
     """
     stream = await _connected(settings, allowed)
     if settings.tls is not None:
@@ -114,10 +112,10 @@ async def _secured(stream: trio.abc.Stream, tls: MqttTls, name: str) -> trio.abc
 
 
 def tls_context(tls: MqttTls) -> ssl.SSLContext:
-    """What the settings say of TLS. Blocks.
+    """The TLS context for the settings. Blocks.
 
     Raises:
-        SourceFault: certificates or key cannot be used.
+        SourceFault: The certificates or the key cannot be used.
     """
     if not tls.ca_pem:
         context = httpx.create_ssl_context(trust_env=False)
@@ -125,26 +123,28 @@ def tls_context(tls: MqttTls) -> ssl.SSLContext:
         try:
             context = ssl.create_default_context(cadata=tls.ca_pem)
         except ssl.SSLError:
-            raise SourceFault("tls: caPem holds no certificates that can be read") from None
+            raise SourceFault("tls: caPem must hold certificates in PEM") from None
     if tls.certificate_pem and tls.key_pem is not None:
-        _show(context, tls.certificate_pem, tls.key_pem.get_secret_value())
+        _load_client_certificate(context, tls.certificate_pem, tls.key_pem.get_secret_value())
     return context
 
 
-def _show(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Python reads a key from a file only: this one never has a name, nor reaches a disk."""
+def _load_client_certificate(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Python reads keys from files only: this file has no name and never reaches a disk."""
     descriptor = os.memfd_create("mqtt-client")
     with os.fdopen(descriptor, "wb") as held:
         held.write(f"{certificate}\n{key}\n".encode())
         held.flush()
         try:
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")  # never asks at the terminal
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")  # never prompts at the terminal
         except (ssl.SSLError, ValueError):
-            raise SourceFault("tls: certificatePem and keyPem do not fit, or the key is encrypted") from None
+            raise SourceFault(
+                "tls: certificatePem and keyPem must belong together, and the key must not be encrypted"
+            ) from None
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason: trio says only that something broke, or that no attempt was successful."""
+    """The innermost reason: trio states only that something broke, or that no attempt succeeded."""
     while True:
         inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
         if inner is None:

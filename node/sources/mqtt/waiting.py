@@ -1,7 +1,7 @@
-"""Messages between the broker and the node: how many may wait, and how they are gathered.
+"""Messages between the broker and the node: how many may wait, and how they become batches.
 
-The bounds are held here, by not reading on. A broker that is told a receive maximum may exceed it: Mosquitto 2.0.11
-does as soon as it is sent many acknowledgements at once, and MQTT 3.1.1 has none.
+The bounds are enforced here, by not reading on: a broker may exceed the receive maximum that it was sent (Mosquitto
+2.0.11 does when it gets many acknowledgements at once), and MQTT 3.1.1 has none.
 """
 
 from collections import deque
@@ -17,8 +17,8 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024  # exceeded by what one read from the connection holds, at most
 
 
-class Waiting:
-    """Messages in the order in which they came. One task puts them in, one gathers them."""
+class MessageQueue:
+    """Messages in the order in which they came. One task puts them in, one takes them out."""
 
     def __init__(self, messages_max: int) -> None:
         self._messages_max = messages_max
@@ -35,7 +35,7 @@ class Waiting:
         self._bytes += len(message.payload)
         self._parked.unpark_all()
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Returns once more messages may be read."""
         while self.is_full:
             await self._parked.park()

@@ -9,7 +9,15 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from node.sources.mqtt import codec, reasons
-from node.sources.mqtt.codec import Answered, BrokenProtocolError, Connected, Left, Packet, PacketReader, Published
+from node.sources.mqtt.codec import (
+    BrokenProtocolError,
+    Connected,
+    Disconnected,
+    Packet,
+    PacketReader,
+    Published,
+    SubscriptionAnswer,
+)
 from node.worker.parsing.mqtt_messages import MqttMessage, event_type_of, events_of
 from node.worker.parsing.shaping import Shape
 from protocols.limits import EVENT_TYPE_CHARS_MAX
@@ -148,13 +156,14 @@ def test_answers_and_farewells_are_read() -> None:
     reader = PacketReader(5)
     text = b"\x1f\x00\x04full"
     assert reader.feed(b"\x20\x0a\x00\x97" + bytes((len(text),)) + text) == [Connected(code=0x97, text="full")]
-    assert reader.feed(b"\xb0\x06\x00\x02\x00\x00\x11\x87") == [Answered(packet_id=2, codes=(0, 0x11, 0x87))]
-    assert reader.feed(b"\xe0\x00") == [Left(code=0)]
-    assert reader.feed(b"\xe0\x09\x8e" + bytes((len(text),)) + text) == [Left(code=0x8E, text="full")]
+    answer = SubscriptionAnswer(packet_id=2, codes=(0, 0x11, 0x87))
+    assert reader.feed(b"\xb0\x06\x00\x02\x00\x00\x11\x87") == [answer]
+    assert reader.feed(b"\xe0\x00") == [Disconnected(code=0)]
+    assert reader.feed(b"\xe0\x09\x8e" + bytes((len(text),)) + text) == [Disconnected(code=0x8E, text="full")]
     assert reasons.reason(0x8E, "a\x00b") == "another client connected under the same client id (0x8e: ab)"
-    assert reasons.connection_refused(5, 4) == "this user may not connect (0x05)"
-    assert reasons.connection_refused(1, 5) == "it does not speak this version of MQTT (0x01)"
-    assert PacketReader(4).feed(b"\xb0\x02\x00\x02") == [Answered(packet_id=2, codes=())]
+    assert reasons.connection_refused(5, 4) == "this user is not allowed to connect (0x05)"
+    assert reasons.connection_refused(1, 5) == "it does not support this version of MQTT (0x01)"
+    assert PacketReader(4).feed(b"\xb0\x02\x00\x02") == [SubscriptionAnswer(packet_id=2, codes=())]
 
 
 def test_types_made_of_topics_fit_and_differ() -> None:

@@ -14,8 +14,8 @@ from node.sources.settings.mqtt import MqttTls
 @pytest.mark.parametrize(
     ("tls", "wanted"),
     [
-        ({"caPem": "nonsense"}, "caPem holds no certificates"),
-        ({"certificatePem": "no", "keyPem": "certificate"}, "certificatePem and keyPem do not fit"),
+        ({"caPem": "nonsense"}, "caPem must hold certificates"),
+        ({"certificatePem": "no", "keyPem": "certificate"}, "certificatePem and keyPem must belong together"),
     ],
 )
 def test_certificates_that_cannot_be_used(tls: dict[str, str], wanted: str) -> None:
