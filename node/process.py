@@ -1,7 +1,9 @@
 """The process of a node: starts database, workers, network and node in this order, and ends them on a signal."""
 
+import errno
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from node.runtime.settings import Settings
 from node.runtime.workers import Workers
 from node.telemetry import configure_logging
 from node.wiring.configured import transport_config
+from protocols.errors import OverlayError
 from protocols.keys import PrivateKey
 from storage import meta
 from storage.database import Database
@@ -36,13 +39,21 @@ log = structlog.get_logger(__name__)
 
 GOSSIP_TOPICS: Final = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
 HTTP_GRACEFUL_S: Final = 2.0
+CANNOT_BIND: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+
+
+class BindError(OverlayError):
+    """The address of the HTTP interface is in use, is not this machine's, or needs other rights."""
+
+    code = "cannot-bind"
 
 
 def run(settings: Settings) -> None:
     """Run a node until SIGTERM or SIGINT. To be called in the main thread: the embedded database is its child.
 
     Raises:
-        OverlayError: the key or the database cannot be used.
+        OverlayError: the key, the database, an address or a certificate cannot be used: one that ends the node alone
+            is raised alone. An exception group with anything else is a fault of this program.
     """
     configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
     with ExitStack() as stack:
@@ -59,8 +70,25 @@ def run(settings: Settings) -> None:
         for warning in settings.warnings():
             log.warning("settings.unknown", warning=warning)
         sys.setswitchinterval(SWITCH_S)
-        trio.run(_run, settings, database, postgres)
+        try:
+            trio.run(_run, settings, database, postgres)
+        except ExceptionGroup as failures:
+            raise _only_cause(failures) from failures
     log.info("node.stopped")
+
+
+def _only_cause(failures: ExceptionGroup[Exception]) -> Exception:
+    """The one error in a group, where it is one that states what an operator can do; else the group itself."""
+    causes = list(_errors_in(failures))
+    return causes[0] if len(causes) == 1 and isinstance(causes[0], OverlayError) else failures
+
+
+def _errors_in(failures: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for failure in failures.exceptions:
+        if isinstance(failure, ExceptionGroup):
+            yield from _errors_in(failure)
+        else:
+            yield failure
 
 
 async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgres | None) -> None:
@@ -104,10 +132,17 @@ async def _serve_http(
     stop: trio.Event,
     task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
 ) -> None:
-    await serve(
-        create_app(services),
-        settings.overlay_http_bind,
-        limits=ServerLimits(graceful_s=HTTP_GRACEFUL_S),
-        shutdown_trigger=stop.wait,
-        task_status=task_status,
-    )
+    bind = settings.overlay_http_bind
+    try:
+        await serve(
+            create_app(services),
+            bind,
+            limits=ServerLimits(graceful_s=HTTP_GRACEFUL_S),
+            shutdown_trigger=stop.wait,
+            task_status=task_status,
+        )
+    except* OSError as failures:
+        for error in _errors_in(failures):
+            if isinstance(error, OSError) and error.errno in CANNOT_BIND:
+                raise BindError(f"OVERLAY_HTTP_BIND={bind}: cannot listen there: {error.strerror}") from error
+        raise

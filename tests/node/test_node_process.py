@@ -1,25 +1,19 @@
-"""A whole node as a process: that it heeds its settings, counts what it does, and ends in order."""
+"""A whole node as a process: it follows its settings, counts what it does, and ends in order."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from node.calling import SignedRequests
 from node.runtime.keyring import create_key, load_key
+from tests.node.node_process import RunningNode, counted, environment, running_process
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 EVENTS = [
     {"externalId": f"r-{number}", "eventType": "reading", "data": {"value": value}}
     for number, value in enumerate([1.5, 2.5, 99.0])
@@ -33,60 +27,22 @@ SOURCE = {
 }
 
 
-class RunningNode:
-    """The process and the lines of its log so far."""
-
-    def __init__(self, process: "subprocess.Popen[str]", key_file: Path) -> None:
-        self.process = process
-        self.key_file = key_file
-        self.lines: list[dict[str, Any]] = []
-
-    def until(self, event: str) -> dict[str, Any]:
-        """Read the log up to a line."""
-        assert self.process.stderr is not None
-        for text in self.process.stderr:
-            self.lines.append(json.loads(text))
-            if self.lines[-1]["event"] == event:
-                return self.lines[-1]
-        raise AssertionError(f"the node ended without {event}: {self.lines[-3:]}")
-
-
 @pytest.fixture
 def node(tmp_path: Path, postgres_url: str) -> Iterator[RunningNode]:
-    """A node that is a network of its own."""
     create_key(tmp_path / "identity.key")
-    environ = {name: text for name, text in os.environ.items() if not name.startswith(("EVENT_", "OVERLAY_"))}
-    settings = {
-        "DATABASE_URL": postgres_url,
-        "OVERLAY_DATA_DIR": str(tmp_path),
-        "OVERLAY_HTTP_BIND": "127.0.0.1:0",
-        "OVERLAY_P2P_LISTEN": "/ip4/127.0.0.1/tcp/0",
-        "OVERLAY_P2P_ANNOUNCE": "/dns4/node.example/tcp/4001",
-        "OVERLAY_ECLIPSE_PROTECTION": "false",
-        "OVERLAY_REQUEST_BYTES_MAX": "4096",
-        "OVERLAY_EVENT_BYTES_MAX": "1024",
-        "OVERLAY_NODE_SERVICE_HOST": "10.0.0.1",
-        "EVENT_CONSENSUS_REQUIRED": "false",
-    }
-    command = [sys.executable, "-m", "node", "run"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environ | settings, stderr=subprocess.PIPE, text=True)
-    try:
-        yield RunningNode(process, tmp_path / "identity.key")
-    finally:
-        process.kill()
-        process.communicate()
+    environ = environment(
+        tmp_path,
+        postgres_url,
+        overlay_p2p_announce="/dns4/node.example/tcp/4001",
+        overlay_request_bytes_max="4096",
+        overlay_event_bytes_max="1024",
+        overlay_node_service_host="10.0.0.1",
+    )
+    with running_process(environ) as found:
+        yield found
 
 
-def counted(client: httpx.Client) -> dict[str, float]:
-    return {
-        sample.name + "".join(sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(client.get("/metrics").text)
-        for sample in family.samples
-        if "le" not in sample.labels
-    }
-
-
-def test_a_node_heeds_its_settings_counts_and_ends_in_order(node: RunningNode) -> None:
+def test_a_node_follows_its_settings_counts_and_ends_in_order(node: RunningNode) -> None:
     ready = node.until("node.ready")
     assert [address.split("/p2p/")[0] for address in ready["addresses"]] == ["/dns4/node.example/tcp/4001"]
     (warning,) = [line["warning"] for line in node.lines if line["event"] == "settings.unknown"]
