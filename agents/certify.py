@@ -14,7 +14,7 @@ INVALID: Final = b"invalid"
 
 
 def event_id(ids: EventIds, record: dict[str, Any]) -> str:
-    """The id of the event that a record stands for."""
+    """The id of a record's event."""
     external = record["externalId"]
     if external is not None:
         return ids.external(external)

@@ -209,7 +209,7 @@ def read_boolean(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
         lowered = (item.translate(LOWER) if isinstance(item, str) else item for item in given)
         lists.append(tuple(lowered) if node.maybe(key) else usual)
     if {canonical_json(item) for item in lists[0]} & {canonical_json(item) for item in lists[1]}:
-        node.refuse("a value stands in both trueValues and falseValues")
+        node.refuse("'trueValues' and 'falseValues' must have no value in common")
     return to_boolean(lists[0], lists[1]), {}
 
 
@@ -247,7 +247,7 @@ def read_timestamp(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
 def read_enum(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     values = tuple(item.text() for item in node.items("values", ENUM_VALUES_MAX))
     if not values:
-        node.refuse("an enum needs 'values', an array of strings")
+        node.refuse("the key 'values' is missing or empty; an enum needs an array of strings")
     aliases: dict[str, str] = {}
     if (given := node.maybe("aliases")) is not None:
         aliases = {key: given.child(key).choice(*values) for key in sorted(given.object())}
@@ -255,7 +255,7 @@ def read_enum(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
     ignore_case = ignore is not None and ignore.flag()
     names = [name.translate(LOWER) if ignore_case else name for name in (*values, *aliases)]
     if len(set(names)) != len(names):
-        node.refuse("a name stands twice among values and aliases")
+        node.refuse("the names in 'values' and 'aliases' must all be different")
     return to_enum(values, aliases, ignore_case), {"values": list(values)}
 
 

@@ -1,7 +1,11 @@
-"""Strict reading of a policy document: every refusal names the place and what to write instead."""
+"""Strict reading of a policy document: every error names the place and what is allowed there.
+
+Policies are read with this rather than with typed models, since an agent needs each error's JSON pointer, a stable
+order of checks and no dependency beyond the standard library.
+"""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import attrs
 
@@ -11,10 +15,12 @@ from protocols.errors import InvalidPolicyError
 
 T = TypeVar("T")
 
+SHOWN_CHARS_MAX: Final = 60
+
 
 @attrs.frozen
 class DocumentNode:
-    """A value of the document with its place, so that errors can name it."""
+    """A value of the document with its place in it, which errors name."""
 
     value: Any
     place: tuple[str | int, ...] = ()
@@ -23,8 +29,9 @@ class DocumentNode:
     def pointer(self) -> str:
         return pointer(self.place)
 
-    def refuse(self, remedy: str) -> NoReturn:
-        raise InvalidPolicyError(f"{self.pointer or 'the policy'}: {remedy}", path=self.pointer)
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise an ``InvalidPolicyError`` about this value."""
+        raise InvalidPolicyError(f"{self.pointer or 'the policy'}: {reason}", path=self.pointer)
 
     def checked(self, make: Callable[[], T]) -> T:
         """Run a constructor whose ``ValueError`` is about this value."""
@@ -34,11 +41,12 @@ class DocumentNode:
             self.refuse(str(error))
 
     def object(self, *allowed: str) -> dict[str, Any]:
+        """The value, an object with no other keys than ``allowed``; any keys where none are given."""
         if not isinstance(self.value, dict):
             self.refuse(f"must be an object, not {json_type(self.value)}")
         for key in sorted(self.value):
             if allowed and key not in allowed:
-                self.child(key).refuse(f"unknown key; known here are {', '.join(allowed)}")
+                self.child(key).refuse(f"unknown key; known keys are {', '.join(allowed)}")
         return self.value
 
     def child(self, key: str | int) -> "DocumentNode":
@@ -56,7 +64,7 @@ class DocumentNode:
         if not isinstance(node.value, list):
             node.refuse(f"must be an array, not {json_type(node.value)}")
         if len(node.value) > count_max:
-            node.refuse(f"has {len(node.value)} elements, more than {count_max}")
+            node.refuse(f"must have at most {count_max} elements, not {len(node.value)}")
         for index in range(len(node.value)):
             yield node.child(index)
 
@@ -67,7 +75,7 @@ class DocumentNode:
 
     def choice(self, *allowed: str) -> str:
         if self.value not in allowed:
-            self.refuse(f"must be one of {', '.join(allowed)}")
+            self.refuse(f"must be one of {', '.join(allowed)}, not {shown(self.value)}")
         return self.text()
 
     def flag(self) -> bool:
@@ -87,5 +95,10 @@ class DocumentNode:
     def required(self, key: str) -> "DocumentNode":
         node = self.maybe(key)
         if node is None:
-            self.refuse(f"needs {key!r}")
+            self.refuse(f"the key {key!r} is missing")
         return node
+
+
+def shown(value: Any) -> str:
+    """A value as errors show it: a short string as it is, all else by its type."""
+    return repr(value) if isinstance(value, str) and len(value) <= SHOWN_CHARS_MAX else json_type(value)

@@ -1,4 +1,8 @@
-"""Issues: what a rule found wrong in one event, bounded in size and the same on every machine."""
+"""Issues: what a rule found wrong in one event, bounded in size and the same on every machine.
+
+Issues are part of the signed results that agents compare: their members and wording must not differ between agents,
+so neither changes without a new version of the policy language.
+"""
 
 from typing import Any, Final, TypeAlias
 
@@ -21,7 +25,7 @@ def json_type(value: Any) -> str:
 
 
 def bounded(value: Any) -> Any:
-    """A value as an issue shows it: scalars as they are, what may be large by its type and length."""
+    """A value as an issue shows it: short scalars as they are, others by type and length."""
     if value is ABSENT:
         return None
     if isinstance(value, (list, dict)) or (isinstance(value, str) and len(value) > FOUND_CHARS_MAX):
@@ -30,7 +34,7 @@ def bounded(value: Any) -> Any:
 
 
 def expectation(value: Any, policy_pointer: str) -> Any:
-    """What a rule asks for, or, where that is long, the place in the policy that says it."""
+    """What a rule expects or, where that is long, the place of the rule in the policy."""
     return value if len(canonical_json(value)) <= EXPECTED_BYTES_MAX else {"policy": policy_pointer}
 
 
@@ -46,12 +50,12 @@ def issue(rule: str, path: str, expected: Any, found: Any, severity: str = ERROR
 
 
 def is_error(issue: Issue) -> bool:
-    """Whether an issue makes its event invalid; warnings and infos only say something about it."""
+    """Whether an issue makes its event invalid; warnings and infos do not."""
     return bool(issue["severity"] == ERROR)
 
 
 def cut(issues: list[Issue]) -> None:
-    """Keep as many issues as an event may have, errors before all others, else in their order."""
+    """Keep as many issues as an event may have: errors first, in their order."""
     if len(issues) > ISSUES_PER_EVENT_MAX:
         kept = sorted(range(len(issues)), key=lambda index: not is_error(issues[index]))[:ISSUES_PER_EVENT_MAX]
         issues[:] = [issues[index] for index in sorted(kept)]

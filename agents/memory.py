@@ -1,9 +1,9 @@
-"""What rules remember of a source's past: the *context*, carried from batch to batch under the input root.
+"""The state of rules about a source's past: the *context*, carried from batch to batch under the input root.
 
-Canonical JSON by kind of rule, by rule, as ``[key, value]`` entries, the least recently moved first. It is bounded:
-of many keys the oldest are forgotten. Only valid events move it, so an event that is refused, repeated or late leaves
-what is known as it was; and since it is a function of the batch and the context before, whoever runs the batch, when
-and how often, gets the same.
+It is canonical JSON by kind of rule, by rule, as ``[key, value]`` entries, the least recently updated first. Its size
+is bounded: of many keys the oldest are dropped. Only valid events update it, so an event that is invalid, repeated or
+late leaves it as it was. It is a function of the batch and the context before, so every agent gets the same, whenever
+and however often it runs the batch.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class History:
         """Read a context.
 
         Raises:
-            MalformedError: Not the canonical bytes of a context; whoever sent it is at fault.
+            MalformedError: Not the canonical bytes of a context; the sender is at fault.
         """
         past = read_context(context)
         self._watches: list[tuple[LookBackRule, str, Look, Last]] = []
@@ -63,7 +63,7 @@ class History:
         return ABSENT if found is None else found[1]["kept"]
 
     def check(self, data: Any, issues: list[Issue]) -> None:
-        """Note what does not follow from the past; when the event has no error at all, remember it."""
+        """Add the issues of rules about the past; update the context if the event has no error."""
         moves: list[tuple[Last, bytes, list[Any], Any]] = []
         for rule, _, look, last in self._watches:
             key = key_of(rule, data)
@@ -123,7 +123,7 @@ def step(rule: StepRule) -> Look:
         if last is None:
             return None, [value, at_ms]
         before, before_ms = last
-        if at_ms < before_ms:  # late: the later one was compared with what came before it
+        if at_ms < before_ms:  # late: the later event was compared already
             return None, ABSENT
         far = rule.per_ms is not None and at_ms - before_ms > rule.per_ms
         if far or abs(float(value) - float(before)) <= rule.maximum:
@@ -197,7 +197,7 @@ def memory(rule: MemoryRule) -> Look:
 
 
 def refusal(rule: MonotonicRule, last: Any, value: Any) -> dict[str, Any] | None:
-    """What was expected instead of ``value``; None where it may follow ``last``."""
+    """What is expected instead of ``value``; None where it may follow ``last``."""
     kind = json_type(value)
     if kind not in ("number", "string"):
         return ORDERED
@@ -217,7 +217,7 @@ def refusal(rule: MonotonicRule, last: Any, value: Any) -> dict[str, Any] | None
 
 
 def time_of(data: Any, place: Segments) -> int | None:
-    """Milliseconds since 1970: of a timestamp, or a number that says so itself."""
+    """Milliseconds since 1970, of a timestamp or an integer."""
     value = read(data, place)
     if type(value) is int:
         return value
@@ -232,7 +232,7 @@ def key_of(rule: LookBackRule, data: Any) -> list[Any]:
 
 
 def key_part(value: Any) -> Any:
-    """A key's value as the context keeps it: short scalars as they are, all else by its hash."""
+    """A key's value as the context keeps it: short scalars as they are, others by their hash."""
     if type(value) is str and len(value) <= FOUND_CHARS_MAX:
         return value
     if value is ABSENT:
@@ -243,7 +243,7 @@ def key_part(value: Any) -> Any:
 
 
 def encoded_key(key: list[Any]) -> bytes:
-    """Canonical JSON of a key; of plain strings, which most keys are, any JSON writer gives the same."""
+    """Canonical JSON of a key. Most keys are plain strings, of which any JSON encoder makes the same."""
     for part in key:
         if type(part) is not str:
             return canonical_json(key)
@@ -266,26 +266,26 @@ def read_context(context: bytes) -> dict[str, dict[str, Last]]:
     if context == EMPTY_CONTEXT:
         return {}
     if len(context) > CONTEXT_BYTES_MAX:
-        raise MalformedError(f"a context has at most {CONTEXT_BYTES_MAX} bytes")
+        raise MalformedError(f"a context may have at most {CONTEXT_BYTES_MAX} bytes, this one has {len(context)}")
     try:
         value: Any = parse_json(context)
         canonical = canonical_json(value) == context
     except (InvalidJsonError, NotCanonicalizableError) as error:
-        raise MalformedError(f"the context is no usable JSON: {error}") from error
+        raise MalformedError(f"the context is not valid JSON: {error}") from error
     if not canonical or not isinstance(value, dict) or not set(value) <= set(FORMS):
-        raise MalformedError(f"the context is not a canonical object with keys of {', '.join(FORMS)}")
+        raise MalformedError(f"the context must be a canonical object with keys of {', '.join(FORMS)}")
     return {section: read_section(value[section], FORMS[section]) for section in value}
 
 
 def read_section(value: Any, fits: Callable[[Any], bool]) -> dict[str, Last]:
     if not isinstance(value, dict):
-        raise MalformedError("a section of the context is no object")
+        raise MalformedError("a section of the context must be an object")
     for entries in value.values():
         if not isinstance(entries, list) or not all(
             isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], list) and fits(entry[1])
             for entry in entries
         ):
-            raise MalformedError("the context's entries are not [key, value] pairs of their kind")
+            raise MalformedError("the entries of the context must be [key, value] pairs of their kind")
     return {name: {encoded_key(key): (key, last) for key, last in entries} for name, entries in value.items()}
 
 

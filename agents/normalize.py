@@ -24,9 +24,9 @@ REQUIRED: Final = {"required": True}
 
 
 def normalizer(policy: CompiledPolicy) -> Callable[[Record], tuple[Any, bytes, list[Issue]]]:
-    """The function from a record to its normalized data, their canonical JSON, and what was wrong with it.
+    """The function from a record to its normalized data, their canonical JSON, and the issues.
 
-    It never raises on a record, and never changes it.
+    The function never raises on a record and never changes it.
     """
     map_fields = mapper(policy)
     coerce = coercer(policy.coercions)
@@ -38,7 +38,7 @@ def normalizer(policy: CompiledPolicy) -> Callable[[Record], tuple[Any, bytes, l
         data = require(record, coerce(map_fields(record, issues), issues), issues)
         try:
             encoded = encode(data)
-        except NotCanonicalizableError:  # a deep value was moved to a deeper place
+        except NotCanonicalizableError:  # the mapping moved a deep value to a deeper place
             issues.insert(0, issue("mapping", "", {"maxDepth": JSON_DEPTH_MAX}, data))
             data, encoded = None, b"null"
         cut(issues)
@@ -49,15 +49,15 @@ def normalizer(policy: CompiledPolicy) -> Callable[[Record], tuple[Any, bytes, l
 
 def normalized_line(data: bytes, issues: list[Issue]) -> bytes:
     """What the normalized root commits to: canonical ``{"data", "issues"}``."""
-    said = canonical_json(issues) if issues else b"[]"
-    return b'{"data":%b,"issues":%b}' % (data, said)
+    encoded = canonical_json(issues) if issues else b"[]"
+    return b'{"data":%b,"issues":%b}' % (data, encoded)
 
 
 def encoder(policy: CompiledPolicy) -> Callable[[Any], bytes]:
     """The function from normalized data to its canonical JSON.
 
-    Where a policy leaves a fixed set of names, they are sorted once, and the text of a number that came
-    before is remembered: writing numbers as RFC 8785 asks is the dearest part. Else it is ``canonical_json``.
+    Where a policy leaves a fixed set of names, they are sorted once, and the text of repeated numbers is cached:
+    writing numbers as RFC 8785 requires is the most expensive part. Otherwise it is ``canonical_json``.
     """
     targets = [] if policy.mapping is None else sorted(field.target[0] for field in policy.mapping)
     if policy.keeps_unmapped or len(set(targets)) < len(targets) or not all(map(str.isascii, targets)):
@@ -90,7 +90,7 @@ def member(prefix: bytes, value: Any) -> bytes:
 
 
 def mapper(policy: CompiledPolicy) -> Step:
-    """Records to mapped data: always a new object, where the data is one."""
+    """The step from records to mapped data: always a new object, where the data is an object."""
     if policy.mapping is None:
         return lambda record, _: dict(data) if isinstance(data := record["data"], dict) else data
     fields, keeps = policy.mapping, policy.keeps_unmapped
@@ -115,7 +115,7 @@ def mapper(policy: CompiledPolicy) -> Step:
 
 
 def fill_flat(fields: tuple[FieldMapping, ...]) -> Callable[[Record, list[Issue]], dict[str, Any]]:
-    """The usual case, one name to one name, without walking paths."""
+    """The common case, top-level names to top-level names, without walking paths."""
     plan = tuple((field.source[1], field.target[0], field.default) for field in fields)
     optional = tuple(field.target[0] for field in fields if field.default is ABSENT)
 
@@ -147,7 +147,7 @@ def fill_nested(fields: tuple[FieldMapping, ...]) -> Callable[[Record, list[Issu
 
 
 def map_each(field: FieldMapping, value: Any, issues: list[Issue]) -> Any:
-    """An array's elements as records. What is no array of such elements stays as it is, and is an issue."""
+    """Map the elements of an array. A value that is not an array of such elements is kept, with an issue."""
     assert field.each is not None
     place = pointer(field.target)
     if not isinstance(value, list) or len(value) > ELEMENTS_MAX:
@@ -172,7 +172,7 @@ def map_each(field: FieldMapping, value: Any, issues: list[Issue]) -> Any:
 
 
 def coercer(coercions: tuple[Coercion, ...]) -> Step:
-    """Coerce what is there: absent fields and nulls are left to ``required``."""
+    """The step that coerces the values that are present: absent fields and nulls are left to ``required``."""
     flat: list[tuple[str, dict[Any, Any], Coercer, Any, str]] = [
         (entry.field[0], {}, entry.apply, entry.expected, pointer(entry.field))
         for entry in coercions
@@ -220,7 +220,7 @@ def coercer(coercions: tuple[Coercion, ...]) -> Step:
 
 
 def coerced_elements(entry: Coercion, elements: list[Any], issues: list[Issue]) -> list[Any]:
-    """The elements of an array with one coercion applied in each, an issue for each that cannot be."""
+    """Apply one coercion in each element of an array; an issue for each element that cannot be coerced."""
     coerced = list(elements)
     for index, element in enumerate(elements):
         value = read(element, entry.field)
@@ -235,7 +235,7 @@ def coerced_elements(entry: Coercion, elements: list[Any], issues: list[Issue]) 
 
 
 def requirer(policy: CompiledPolicy) -> Callable[[Record, Any, list[Issue]], Any]:
-    """Note the fields that are missing or null, where they must be there."""
+    """The step that reports required fields that are missing or null."""
     plan = [(rule, rule.field[0] if len(rule.field) == 1 else None, pointer(rule.field)) for rule in policy.required]
     conditional = any(rule.when is not None for rule in policy.required)
 
@@ -252,13 +252,13 @@ def requirer(policy: CompiledPolicy) -> Callable[[Record, Any, list[Issue]], Any
 
 
 def scope_of(record: Record, data: Any, policy: CompiledPolicy) -> Scope:
-    """What expressions read, but for the past."""
+    """What expressions read, without the past."""
     event = {"type": record["eventType"], "externalId": record["externalId"], "timestamp": record["timestamp"]}
     return {"data": data, "event": event, "tables": policy.tables, "last": ABSENT}
 
 
 def applies(when: Expression, scope: Scope) -> bool:
-    """Whether a condition holds. One that cannot be evaluated does: what it guards is the stricter choice."""
+    """Whether a condition holds. One that cannot be evaluated counts as true, the stricter choice."""
     try:
         return when.holds(scope)
     except AbsentValueError:

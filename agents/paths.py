@@ -1,4 +1,4 @@
-"""How a policy names a place in an event: ``temp``, ``wind.speed``, or ``/wind/speed`` as a JSON pointer."""
+"""Paths into an event as policies write them: ``temp``, ``wind.speed``, or ``/wind/speed`` as a JSON pointer."""
 
 import enum
 import re
@@ -14,7 +14,7 @@ INDEX = re.compile(r"0|[1-9][0-9]{0,6}", re.ASCII)
 
 
 class Absent(enum.Enum):
-    """What is read where nothing stands; ``None`` is JSON's null, which is something."""
+    """The value of a path that leads nowhere; ``None`` is JSON's null, which is a value."""
 
     ABSENT = enum.auto()
 
@@ -33,11 +33,11 @@ def parse_path(text: str) -> Segments:
     else:
         segments = tuple(text.split("."))
     if not all(segments):
-        raise ValueError("a path has no empty names; write 'a', 'a.b', or '/a/b' for names with dots")
+        raise ValueError("a path must not have empty names; write 'a', 'a.b', or '/a/b' for names with dots")
     if len(segments) > SEGMENTS_MAX:
-        raise ValueError(f"a path is at most {SEGMENTS_MAX} names deep")
+        raise ValueError(f"a path may have at most {SEGMENTS_MAX} names, not {len(segments)}")
     if max(map(len, segments)) > SEGMENT_CHARS_MAX:
-        raise ValueError(f"a name in a path has at most {SEGMENT_CHARS_MAX} characters")
+        raise ValueError(f"a name in a path may have at most {SEGMENT_CHARS_MAX} characters")
     return segments
 
 
@@ -48,7 +48,7 @@ def pointer(segments: Sequence[str | int]) -> str:
 
 
 def read(value: Any, segments: Segments) -> Any:
-    """What stands at a path, or ``ABSENT``; a whole number steps into an array."""
+    """The value at a path, or ``ABSENT``; an integer is an index of an array."""
     if len(segments) == 1 and type(value) is dict:
         return value.get(segments[0], ABSENT)
     for name in segments:
@@ -62,7 +62,7 @@ def read(value: Any, segments: Segments) -> Any:
 
 
 def replaced(value: Any, segments: Segments, new: Any) -> Any:
-    """``value`` with ``new`` at a path that ``read`` found; what lies on the way is copied, not changed."""
+    """A copy of ``value`` with ``new`` at a path that ``read`` found; only what is on the way is copied."""
     if not segments:
         return new
     name, rest = segments[0], segments[1:]

@@ -1,7 +1,7 @@
-"""The policy document: what a source's events are turned into and checked against, known by its hash.
+"""The policy document: how the events of a source are normalized and validated. Identified by its hash.
 
-A document is a JSON object; every key is optional, and one that is not known is refused, so that no rule is
-ever silently left out. ``{}`` keeps events as they are and finds them all valid::
+A document is a JSON object. Every key is optional, and an unknown key is refused, so that no rule is ever ignored
+silently. ``{}`` keeps events as they are and finds them all valid. ``agents/README.md`` explains each section::
 
     {
       "version": 1,
@@ -29,10 +29,10 @@ ever silently left out. ``{}`` keeps events as they are and finds them all valid
 ``from`` is a path into the event's data, or ``@timestamp``, ``@eventType``, ``@externalId``; all other paths
 are into the normalized data. A mapped field may be a constant (``"value"`` in place of ``"from"``) or an array whose
 elements are mapped (``"each"``, with ``"columns"`` where they are arrays themselves). A coercion with
-``"each": "items"`` looks for its field in every element of that array, or is for the elements themselves. Rules
-run in the order in which they stand here; those of ``severity`` ``warning`` or ``info`` leave the event valid.
-Expressions (``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, what ``memory`` keeps of the
-event before.
+``"each": "items"`` applies to its field in every element of that array, or to the elements themselves. Rules run in
+the order in which they are listed here; those of ``severity`` ``warning`` or ``info`` leave the event valid.
+Expressions (``agents.expressions``) read ``data``, ``event``, ``tables`` and ``last``, which is what ``memory`` keeps
+of the event before.
 """
 
 import functools
@@ -137,12 +137,12 @@ class CompiledPolicy:
     Attributes:
         hash: SHA-256 of the canonical document, 64 hex digits.
         mapping: None where the policy maps nothing: the data is then kept as it is.
-        keeps_unmapped: Top-level fields that no mapping reads are kept.
-        level: Certification level the policy asks for, or None to leave it to the source.
-        levels: Higher ones for some of the events.
-        retention_days: How long what events say is kept after their certificate; None for ever.
-        is_volatile: The source says something new all the time: results are not worth keeping long.
-        on_conflict: ``version`` or ``reject``: what a different body under a known external id becomes.
+        keeps_unmapped: Whether top-level fields that no mapping reads are kept.
+        level: Certification level that the policy asks for; None leaves it to the source.
+        levels: Rules that ask for higher levels for some events.
+        retention_days: How long the data of events is kept after their certificate; None: forever.
+        is_volatile: The data of the source changes all the time: results are not worth caching for long.
+        on_conflict: ``version`` or ``reject``: what happens to a different body under a known external id.
     """
 
     hash: str
@@ -170,7 +170,7 @@ class CompiledPolicy:
 
     @property
     def stateful(self) -> bool:
-        """Whether a verdict depends on earlier batches, so that batches of the source form a chain."""
+        """Whether verdicts depend on earlier batches, so that the batches of a source form a chain."""
         return bool(self.watches)
 
     @property
@@ -182,7 +182,7 @@ class CompiledPolicy:
 
 @attrs.frozen(kw_only=True)
 class PolicyFacts:
-    """What a policy says that needs none of its rules to run, and so no code of an operator's.
+    """What a policy says that is known without running a rule, and so without an operator's code.
 
     Attributes:
         level: The certification level it asks for; None leaves it to the source.
@@ -214,7 +214,7 @@ def policy_document(value: Any, functions: Declarations = ()) -> bytes:
         functions: Those that are installed here; declarations are enough.
 
     Raises:
-        InvalidPolicyError: With ``path``, the JSON pointer of what is wrong, and how to mend it.
+        InvalidPolicyError: ``path`` is the JSON pointer of what is wrong.
         MissingFunctionError: It names a function that is not among ``functions``.
     """
     try:
@@ -245,7 +245,7 @@ def compile_policy(canonical_bytes: bytes, functions: Functions = ()) -> Compile
 
 @functools.lru_cache(maxsize=FACTS_MAX)
 def policy_facts(canonical_bytes: bytes) -> PolicyFacts:
-    """Check a canonical policy document and say what it asks for, whether its functions are installed or not.
+    """Check a canonical policy document and extract its facts, whether its functions are installed or not.
 
     Raises:
         InvalidPolicyError: As ``compile_policy``.
@@ -278,21 +278,27 @@ def policy_facts(canonical_bytes: bytes) -> PolicyFacts:
 
 @functools.lru_cache(maxsize=COMPILED_MAX)
 def compiled(canonical_bytes: bytes, functions: Declarations | None) -> CompiledPolicy:
-    """As ``compile_policy``. Rules that call functions which are only declared cannot run; None checks none."""
+    """As ``compile_policy``. Rules that call functions which are only declared must not run.
+
+    Args:
+        functions: None accepts any function that the policy declares.
+    """
     if len(canonical_bytes) > POLICY_BYTES_MAX:
-        raise InvalidPolicyError(f"a policy has at most {POLICY_BYTES_MAX} bytes", path="")
+        raise InvalidPolicyError(
+            f"a policy may have at most {POLICY_BYTES_MAX} bytes, this one has {len(canonical_bytes)}", path=""
+        )
     try:
         value = parse_json(canonical_bytes)
         canonical = canonical_json(value) == canonical_bytes
     except (InvalidJsonError, NotCanonicalizableError) as error:
-        raise InvalidPolicyError(f"the policy is no usable JSON: {error}", path="") from error
+        raise InvalidPolicyError(f"the policy is not valid JSON: {error}", path="") from error
     if not canonical:
-        raise InvalidPolicyError("the policy is not in RFC 8785 form", path="")
+        raise InvalidPolicyError("the policy is not in canonical form (RFC 8785)", path="")
     root = DocumentNode(value)
     root.object(*SECTIONS)
     version = root.maybe("version")
     if version is not None and (version.value is True or version.value != VERSION):
-        version.refuse(f"this build knows version {VERSION}")
+        version.refuse(f"must be {VERSION}, the version that this build supports")
     mapping, keeps_unmapped = read_mapping(root)
     coercions = tuple(read_coercion(node) for node in root.items("coercion", FIELDS_MAX))
     for array in dict.fromkeys(entry.each for entry in coercions):
@@ -328,17 +334,19 @@ def compiled(canonical_bytes: bytes, functions: Declarations | None) -> Compiled
 
 
 def refuse_repeats(root: DocumentNode, section: str, fields: Sequence[Segments | None]) -> None:
-    """Refuse a field that is named twice, or that lies inside another one named; None is no field."""
+    """Refuse a field that is named twice or is inside another one; None stands for no field."""
     known: dict[Segments, int] = {}
     for index, field in enumerate(fields):
         if field is None:
             continue
         known[field] = known.get(field, 0) + 1
         if known[field] > 1:
-            root.child(section).child(index).refuse(f"{pointer(field)} is named before")
+            root.child(section).child(index).refuse(f"the field {pointer(field)} is named twice")
     for index, field in enumerate(fields):
         if field and any(field[:length] in known for length in range(len(field))):
-            root.child(section).child(index).refuse(f"{pointer(field)} lies inside another field named here")
+            root.child(section).child(index).refuse(
+                f"the field {pointer(field)} is inside another field that is named in this section"
+            )
 
 
 def read_mapping(root: DocumentNode) -> tuple[tuple[FieldMapping, ...] | None, bool]:
@@ -358,7 +366,7 @@ def read_field(node: DocumentNode, *, within_each: bool = False) -> FieldMapping
     target = node.required("to").path()
     if (constant := node.maybe("value")) is not None:
         if len(node.value) > 2:
-            node.refuse("a constant has 'to' and 'value' alone")
+            node.refuse("a field with 'value' may have no other key than 'to'")
         return FieldMapping(source=(), target=target, default=read_default(constant), expected={})
     source = node.required("from")
     source.text()
@@ -367,12 +375,12 @@ def read_field(node: DocumentNode, *, within_each: bool = False) -> FieldMapping
     elif source.value in ENVELOPE:
         place = (ENVELOPE[source.value],)
     elif source.value.startswith("@"):
-        source.refuse(f"of the envelope there are {', '.join(ENVELOPE)}; write '/@name' for a field of the data")
+        source.refuse(f"must be one of {', '.join(ENVELOPE)}; for a field of the data write '/@name'")
     else:
         place = ("data", *source.path())
     default, each = node.maybe("default"), node.maybe("each")
     if each is None and node.maybe("columns") is not None:
-        node.child("columns").refuse("goes with 'each'")
+        node.child("columns").refuse("is allowed together with 'each' only")
     return FieldMapping(
         source=place,
         target=target,
@@ -386,7 +394,7 @@ def read_field(node: DocumentNode, *, within_each: bool = False) -> FieldMapping
 def read_each(node: DocumentNode) -> tuple[FieldMapping, ...]:
     fields = tuple(read_field(part, within_each=True) for part in node.items("each", FIELDS_MAX))
     if not fields:
-        node.child("each").refuse("names no field")
+        node.child("each").refuse("must name at least one field")
     refuse_repeats(node, "each", [field.target for field in fields])
     return fields
 
@@ -395,7 +403,7 @@ def read_default(node: DocumentNode) -> Any:
     if isinstance(node.value, (list, dict)):
         node.refuse("must be a string, a number, true, false or null")
     if isinstance(node.value, str) and len(node.value) > DEFAULT_CHARS_MAX:
-        node.refuse(f"has more than {DEFAULT_CHARS_MAX} characters")
+        node.refuse(f"must have at most {DEFAULT_CHARS_MAX} characters, not {len(node.value)}")
     return node.value
 
 
@@ -409,7 +417,7 @@ def read_monotonic(root: DocumentNode, coercions: tuple[Coercion, ...]) -> tuple
         strict = node.maybe("strict")
         name = canonical_json([list(field), [list(part) for part in key]]).decode()
         if name in rules:
-            node.refuse("this field is watched under this key already")
+            node.refuse("another entry has the same field and key")
         rules[name] = MonotonicRule(
             name=name,
             key=key,
@@ -437,7 +445,7 @@ def read_level(certification: DocumentNode) -> str | None:
 def read_levels(
     certification: DocumentNode, functions: Mapping[str, Callable[..., Any]]
 ) -> tuple[LevelCondition, ...]:
-    """Levels hang on an event alone: what was before is known only while a batch is validated."""
+    """Levels depend on the event alone: the past is known only while a batch is validated."""
     found = []
     for node in certification.items("levels", LEVEL_RULES_MAX):
         node.object("when", "level")

@@ -1,6 +1,6 @@
-"""The one entry of this package: a batch, its policy and its context in; roots, lines and verdicts out.
+"""The entry point of this package: from a batch, its policy and its context to roots, lines and verdicts.
 
-Everything here is a function of the bytes given. Two honest agents, on any two machines, give the same bytes.
+Everything here is a function of the bytes given: two honest agents, on any two machines, compute the same bytes.
 """
 
 import functools
@@ -39,7 +39,7 @@ HEX = frozenset("0123456789abcdef")
 
 @attrs.frozen(kw_only=True)
 class BatchOutput:
-    """What normalize, validate and certify make of a batch.
+    """The output of normalize, validate and certify for a batch.
 
     Attributes:
         input_root: Over the records. normalized_root: over ``{"data", "issues"}`` lines. output_root: over
@@ -48,8 +48,8 @@ class BatchOutput:
         normalized: Canonical normalized data of each event, joined by newlines.
         leaves: Canonical verdict of each event, joined by newlines.
         issues_by_rule: Number of issues by rule, sorted by rule; an event may have several.
-        level: The highest level that the policy wants for one of the events, as a number from 1; 0 for none.
-        is_volatile: What the policy says of its sources.
+        level: The highest level that the policy asks for, for any event, as a number from 1; 0 for none.
+        is_volatile: As the policy has it.
     """
 
     input_root: bytes
@@ -93,13 +93,13 @@ def execute(
     Args:
         payload: 1 to ``EVENTS_PER_BATCH_MAX`` records, joined by newlines.
         policy: Canonical policy document.
-        context: What the batch before left behind, ``{}`` for the first.
+        context: ``context_out`` of the batch before, ``{}`` for the first.
         functions: Those that are installed here.
 
     Raises:
-        InvalidPolicyError: The policy is wrong. MissingFunctionError: it names a function that is not here.
-            MalformedError: payload or context are not in their form;
-            their sender is at fault. Whatever a record *says* is no error but a verdict on that event.
+        InvalidPolicyError: The policy is wrong. MissingFunctionError: It names a function that is not installed.
+            MalformedError: Payload or context are not in their form; the sender is at fault. What a record contains
+            never raises: it is a verdict on that event.
     """
     rules = program(policy, functions)
     history = History(rules.policy, context)
@@ -145,36 +145,36 @@ def event_level(policy: bytes, line: bytes, functions: Functions = ()) -> str | 
 
 
 def read_payload(payload: bytes) -> tuple[list[bytes], list[Record]]:
-    """Split a payload into records and check that each is the one encoding of what it says.
+    """Split a payload into records and check that each is in canonical form.
 
     Raises:
         MalformedError: With ``index`` where one record is at fault.
     """
     if len(payload) > PAYLOAD_BYTES_MAX:
-        raise MalformedError(f"a payload has at most {PAYLOAD_BYTES_MAX} bytes")
+        raise MalformedError(f"a payload may have at most {PAYLOAD_BYTES_MAX} bytes, this one has {len(payload)}")
     lines = payload.split(b"\n")
     if len(lines) > EVENTS_PER_BATCH_MAX:
-        raise MalformedError(f"a batch has at most {EVENTS_PER_BATCH_MAX} events, this one {len(lines)}")
+        raise MalformedError(f"a batch may have at most {EVENTS_PER_BATCH_MAX} events, this one has {len(lines)}")
     records: list[Record] = []
     for index, line in enumerate(lines):
         try:
             record, canonical = read_record(line)
         except (InvalidJsonError, NotCanonicalizableError) as error:
-            raise MalformedError(f"line {index} is no usable JSON: {error}", index=index) from error
+            raise MalformedError(f"line {index} is not valid JSON: {error}", index=index) from error
         if not well_formed(record):
             raise MalformedError(f"line {index} is not in record form", index=index)
         if not canonical:
-            raise MalformedError(f"line {index} is not in RFC 8785 form", index=index)
+            raise MalformedError(f"line {index} is not in canonical form (RFC 8785)", index=index)
         records.append(record)
     return lines, records
 
 
 def read_record(line: bytes) -> tuple[Any, bool]:
-    """What a line says, and whether it is the RFC 8785 form of that.
+    """The value of a line, and whether the line is its canonical form (RFC 8785).
 
     ``orjson`` differs from RFC 8785 only in floats that it ends with ``.0`` or writes with an exponent, in
     integers beyond 2^53, and in the order of keys beyond ASCII. A line that shows none of these, cannot be too
-    deep, and comes out of it as it went in, is canonical: no walk over its values is needed.
+    deep, and is unchanged when parsed and written again, is canonical: no walk over its values is needed.
     """
     shallow = line.count(b"{") + line.count(b"[") <= JSON_DEPTH_MAX
     if shallow and line.isascii() and not any(sign in line for sign in UNLIKE):
@@ -183,13 +183,13 @@ def read_record(line: bytes) -> tuple[Any, bool]:
             if orjson.dumps(record, option=PLAIN) == line:
                 return record, True
         except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-            pass  # the strict parser says what is wrong
+            pass  # the strict parser finds what is wrong
     value = parse_json(line)
     return value, canonical_json(value) == line
 
 
 def well_formed(record: Any) -> bool:
-    """Whether a value has a record's keys with their types; what ``data`` holds is not looked at."""
+    """Whether a value has a record's keys with their types; the content of ``data`` is not checked."""
     if type(record) is not dict or list(record) != RECORD_KEYS:
         return False
     kind, external = record["eventType"], record["externalId"]

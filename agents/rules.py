@@ -29,7 +29,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 @attrs.frozen(kw_only=True)
 class AllowedRule:
-    """A field whose value is one of a set, or stands in a table of the policy."""
+    """A field whose value must be one of a set, or a key of a table of the policy."""
 
     field: Segments
     values: frozenset[bytes]
@@ -50,7 +50,7 @@ class BoundRule:
 
 @attrs.frozen(kw_only=True)
 class LookBackRule:
-    """What all rules that look back have: ``name`` identifies the rule in the context, ``key`` whose past counts."""
+    """What rules about the past share: ``name`` identifies the rule in the context, ``key`` the events compared."""
 
     name: str
     key: tuple[Segments, ...]
@@ -59,7 +59,7 @@ class LookBackRule:
 
 @attrs.frozen(kw_only=True)
 class MonotonicRule(LookBackRule):
-    """A field that grows from event to event of one key."""
+    """A field that must grow from event to event of one key."""
 
     field: Segments
     strict: bool
@@ -68,11 +68,11 @@ class MonotonicRule(LookBackRule):
 
 @attrs.frozen(kw_only=True)
 class StepRule(LookBackRule):
-    """A number that changes by at most so much from one event to the next, or in so many seconds.
+    """A number that may change by at most ``maximum`` from one event to the next, or within ``per_ms``.
 
     Attributes:
-        time: Where the time stands; events that are older than the last one are not compared.
-        per_ms: The change is allowed for so long; None: from event to event, however far apart.
+        time: The field with the time; events older than the last one are not compared.
+        per_ms: Events further apart are not compared; None compares them however far apart they are.
     """
 
     field: Segments
@@ -84,7 +84,7 @@ class StepRule(LookBackRule):
 
 @attrs.frozen(kw_only=True)
 class RateRule(LookBackRule):
-    """At most so many events in any stretch of time, by the events' own time."""
+    """At most ``count`` events in any window of ``window_ms``, by the events' own time."""
 
     time: Segments
     count: int
@@ -94,7 +94,7 @@ class RateRule(LookBackRule):
 
 @attrs.frozen(kw_only=True)
 class DuplicateRule(LookBackRule):
-    """Fields that together do not come again among so many events of the key, or within so much time."""
+    """Fields that together must not repeat among the last ``events`` of the key, or within ``window_ms``."""
 
     fields: tuple[Segments, ...]
     events: int
@@ -105,7 +105,7 @@ class DuplicateRule(LookBackRule):
 
 @attrs.frozen(kw_only=True)
 class MemoryRule(LookBackRule):
-    """What expressions see of the event before: ``last``."""
+    """The fields of the event before that expressions read as ``last``."""
 
     keep: tuple[Segments, ...]
     time: Segments | None
@@ -113,7 +113,7 @@ class MemoryRule(LookBackRule):
 
 @attrs.frozen(kw_only=True)
 class CheckRule:
-    """A rule of the operator's own: where ``when`` holds, so must ``check``."""
+    """A rule of the operator's: where ``when`` holds, ``check`` must hold."""
 
     name: str
     when: Expression | None
@@ -125,7 +125,7 @@ class CheckRule:
 
 @attrs.frozen(kw_only=True)
 class RequiredRule:
-    """A field that must be there; where there is a condition, if that holds."""
+    """A field that must be present, if the condition holds where there is one."""
 
     field: Segments
     when: Expression | None
@@ -173,9 +173,9 @@ def read_bound(node: DocumentNode) -> BoundRule:
     node.object("field", "min", "max", "severity")
     limits = {key: limit.number() for key in ("max", "min") if (limit := node.maybe(key)) is not None}
     if not limits:
-        node.refuse("a bound needs 'min' or 'max'")
+        node.refuse("at least one of the keys 'min' and 'max' is needed")
     if len(limits) == 2 and limits["min"] > limits["max"]:
-        node.refuse("'min' is above 'max': no value passes")
+        node.refuse("'min' must not be greater than 'max'")
     return BoundRule(
         field=node.required("field").path(),
         minimum=limits.get("min"),
@@ -190,23 +190,27 @@ def read_tables(root: DocumentNode) -> dict[str, dict[str, Any]]:
     if tables is None:
         return {}
     if len(tables.object()) > TABLES_MAX:
-        tables.refuse(f"has more than {TABLES_MAX} tables")
+        tables.refuse(f"must have at most {TABLES_MAX} tables, not {len(tables.value)}")
     return {name: tables.child(name).object() for name in sorted(tables.value)}
 
 
 def read_allowed(node: DocumentNode, tables: Mapping[str, Mapping[str, Any]]) -> AllowedRule:
     node.object("field", "values", "table", "severity")
     if (node.maybe("values") is None) == (node.maybe("table") is None):
-        node.refuse("an allowed set needs either 'values' or 'table'")
+        node.refuse("exactly one of the keys 'values' and 'table' is needed")
     table = node.maybe("table")
     if table is None:
         values = [item.value for item in node.items("values", ALLOWED_MAX)]
         expected = expectation({"values": values}, node.pointer)
     else:
-        values = sorted(tables[table.choice(*tables) if tables else table.refuse("this policy has no 'tables'")])
+        values = sorted(
+            tables[
+                table.choice(*tables) if tables else table.refuse("refers to a table, but the policy has no 'tables'")
+            ]
+        )
         expected = {"table": table.value}
     if not values:
-        node.refuse("nothing is allowed: name at least one value")
+        node.refuse("must allow at least one value")
     return AllowedRule(
         field=node.required("field").path(),
         values=frozenset(map(canonical_json, values)),
@@ -233,13 +237,13 @@ def read_steps(root: DocumentNode) -> tuple[StepRule, ...]:
             node.child("max").refuse("must not be negative")
         seconds = node.maybe("seconds")
         if seconds is not None and time is None:
-            node.refuse("'seconds' needs 'time', the field with the event's time")
+            node.refuse("'seconds' needs 'time', the field with the time of the event")
         expected: dict[str, Any] = {"maxStep": maximum}
         if seconds is not None:
             expected["seconds"] = seconds.value
         name = watch_name(list(field), [list(part) for part in key], maximum, seconds and seconds.value)
         if name in found:
-            node.refuse("this step stands here before")
+            node.refuse("another entry has the same field, key, 'max' and 'seconds'")
         found[name] = StepRule(
             name=name,
             key=key,
@@ -261,7 +265,7 @@ def read_rates(root: DocumentNode) -> tuple[RateRule, ...]:
         count = whole(node.required("count"), RATE_COUNT_MAX)
         name = watch_name(list(time), [list(part) for part in key], count, seconds.value)
         if name in found:
-            node.refuse("this rate stands here before")
+            node.refuse("another entry has the same time, key, 'count' and 'seconds'")
         found[name] = RateRule(
             name=name,
             key=key,
@@ -280,15 +284,17 @@ def read_duplicates(root: DocumentNode) -> tuple[DuplicateRule, ...]:
         node.object("key", "fields", "events", "time", "seconds", "severity")
         fields = tuple(part.path() for part in node.items("fields", KEY_FIELDS_MAX))
         if not fields:
-            node.refuse("needs 'fields', what must not come again")
+            node.refuse("the key 'fields' is missing or empty; it names the fields that must not repeat together")
         time, seconds, events = maybe_path(node, "time"), node.maybe("seconds"), node.maybe("events")
         if (time is None) != (seconds is None):
-            node.refuse("'time' and 'seconds' go together: where the time stands, and how far back to look")
+            node.refuse(
+                "'time' (the field with the time of the event) and 'seconds' (how far back to look) need each other"
+            )
         key = read_key(node)
-        said = [list(part) for part in fields], [list(part) for part in key]
-        name = watch_name(*said, events and events.value, seconds and seconds.value)
+        paths = [list(part) for part in fields], [list(part) for part in key]
+        name = watch_name(*paths, events and events.value, seconds and seconds.value)
         if name in found:
-            node.refuse("this window stands here before")
+            node.refuse("another entry has the same fields, key, 'events' and 'seconds'")
         expected = {"unique": [".".join(part) for part in fields]}
         found[name] = DuplicateRule(
             name=name,
@@ -310,7 +316,7 @@ def read_memory(root: DocumentNode) -> MemoryRule | None:
     node.object("key", "keep", "time")
     keep = tuple(part.path() for part in node.items("keep", KEPT_FIELDS_MAX))
     if not keep:
-        node.refuse("needs 'keep', the fields that expressions read as last.name")
+        node.refuse("the key 'keep' is missing or empty; it names the fields that expressions read as last.name")
     return MemoryRule(name="last", key=read_key(node), keep=keep, time=maybe_path(node, "time"))
 
 
@@ -321,11 +327,11 @@ def read_checks(root: DocumentNode, section: str, functions: Functions, *, looks
         node.object("name", "when", "check", "field", "message", "severity")
         name = node.required("name").text()
         if not 1 <= len(name) <= NAME_CHARS_MAX or name in found:
-            node.child("name").refuse(f"a name has 1 to {NAME_CHARS_MAX} characters and comes once")
+            node.child("name").refuse(f"must have 1 to {NAME_CHARS_MAX} characters and differ from all other names")
         check = read_expression(node.required("check"), functions, names)
         message, field = node.maybe("message"), node.maybe("field")
         if message is not None and len(message.text()) > MESSAGE_CHARS_MAX:
-            message.refuse(f"has more than {MESSAGE_CHARS_MAX} characters")
+            message.refuse(f"must have at most {MESSAGE_CHARS_MAX} characters, not {len(message.value)}")
         expected = {"check": check.text, "name": name} | ({} if message is None else {"message": message.value})
         found[name] = CheckRule(
             name=name,
@@ -346,12 +352,12 @@ def maybe_path(node: DocumentNode, key: str) -> Segments | None:
 def whole(node: DocumentNode, most: int) -> int:
     value = node.number()
     if not isinstance(value, int) or not 1 <= value <= most:
-        node.refuse(f"must be a whole number from 1 to {most}")
+        node.refuse(f"must be an integer from 1 to {most}")
     return value
 
 
 def window_ms(node: DocumentNode) -> int:
     value = node.number()
     if not 0 < value <= WINDOW_S_MAX:
-        node.refuse(f"must be seconds, more than 0 and at most {WINDOW_S_MAX}")
+        node.refuse(f"must be more than 0 and at most {WINDOW_S_MAX} seconds")
     return round(1_000 * value)

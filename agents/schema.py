@@ -1,4 +1,4 @@
-"""JSON Schema 2020-12 in a policy: what of it is allowed, so that checking an event has a bound.
+"""JSON Schema 2020-12 in a policy: the part of it that is allowed, so that checking an event has a bounded cost.
 
 Patterns run on a linear-time engine of bounded size, nothing is fetched, and references neither leave the
 document nor go in circles: unfolded, a schema has at most ``UNFOLDED_MAX`` subschemas.
@@ -64,10 +64,10 @@ def referred(root: DocumentNode, node: DocumentNode) -> DocumentNode:
     if reference.value == "#":
         return root
     if not isinstance(reference.value, str) or not reference.value.startswith("#/"):
-        reference.refuse("only references within the schema, '#/$defs/name', are allowed; copy it in")
+        reference.refuse("must refer to a part of this schema, like '#/$defs/name'; copy other schemas in")
     found = root
     if "%" in reference.value:
-        reference.refuse("write the name in '$defs' without characters that need percent encoding")
+        reference.refuse("must not contain percent encoding; choose a name in '$defs' that needs none")
     for part in reference.value[2:].split("/"):
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(found.value, dict) and name in found.value:
@@ -75,7 +75,7 @@ def referred(root: DocumentNode, node: DocumentNode) -> DocumentNode:
         elif isinstance(found.value, list) and name.isdecimal() and int(name) < len(found.value):
             found = found.child(int(name))
         else:
-            reference.refuse("refers to nothing in this schema")
+            reference.refuse("refers to a part that this schema does not have")
     return found
 
 
@@ -86,7 +86,7 @@ def unfolded(root: DocumentNode, node: DocumentNode, weights: dict[tuple[str | i
     node.object()
     known = weights.get(node.place, 0)
     if known is None:
-        node.refuse("a schema that refers to itself has no bounded cost; spell the levels out")
+        node.refuse("must not refer to itself, since its cost would have no bound; write the levels out")
     if known:
         return known
     weights[node.place] = None
@@ -94,14 +94,14 @@ def unfolded(root: DocumentNode, node: DocumentNode, weights: dict[tuple[str | i
         if key in node.value:
             node.child(key).refuse("is not supported; use '$ref' with '#/$defs/name'")
     if node.value.get("$schema", DIALECT) != DIALECT:
-        node.child("$schema").refuse(f"only {DIALECT} is supported")
+        node.child("$schema").refuse(f"must be {DIALECT}")
     if "format" in node.value and node.value["format"] not in FORMATS:
-        node.child("format").refuse(f"known formats are {', '.join(FORMATS)}")
+        node.child("format").refuse(f"must be one of {', '.join(FORMATS)}")
     weight = 1 + sum(unfolded(root, child, weights) for child in subschemas(node))
     if "$ref" in node.value:
         weight += unfolded(root, referred(root, node), weights)
     if weight > UNFOLDED_MAX:
-        node.refuse(f"has {weight} subschemas when its references are followed, more than {UNFOLDED_MAX}")
+        node.refuse(f"must have at most {UNFOLDED_MAX} subschemas once its references are followed, not {weight}")
     weights[node.place] = weight
     return weight
 
@@ -124,7 +124,7 @@ class SchemaRule:
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            node.refuse(f"is no usable JSON Schema 2020-12: {reason} (patterns: no look-around or \\1)")
+            node.refuse(f"is not a valid JSON Schema 2020-12: {reason} (patterns: no look-around or \\1)")
         self.accepts = self._validator.is_valid
 
     def issues(self, data: Any) -> list[Issue]:

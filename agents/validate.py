@@ -1,7 +1,7 @@
-"""The validate role: JSON Schema, bounds, allowed sets, the operator's own rules, and what the past asks for.
+"""The validate role: JSON Schema, bounds, allowed sets, the operator's rules, and rules about the past.
 
-What a rule finds is an issue of its severity; an event with an ``error`` is invalid, one with warnings or infos alone
-is valid and says them. What rules remember is ``agents.memory``.
+What a rule finds is an issue of its severity. An event with an ``error`` is invalid; one with warnings or infos only
+is valid and carries them. The state of rules about the past is ``agents.memory``.
 """
 
 import math
@@ -57,7 +57,7 @@ def validator(policy: CompiledPolicy) -> Callable[[Record, Any, list[Issue], His
 def schema_check(rule: SchemaRule) -> Check:
     def check(data: Any, issues: list[Issue]) -> None:
         if not rule.accepts(data):
-            named = [known["path"] for known in issues]  # said already, and closer to the cause
+            named = [known["path"] for known in issues]  # reported already, closer to the cause
             issues += [found for found in rule.issues(data) if found["path"] not in named]
 
     return check
@@ -100,7 +100,7 @@ def allowed_check(sets: tuple[AllowedRule, ...]) -> Check:
 
 
 def broken(rule: CheckRule, scope: Scope, kind: str) -> Issue | None:
-    """The issue of a rule that does not hold; None where it holds, or has nothing to say."""
+    """The issue of a rule that does not hold; None where it holds or does not apply."""
     try:
         if rule.when is not None and not rule.when.holds(scope):
             return None

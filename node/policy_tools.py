@@ -1,4 +1,7 @@
-"""``overlay-node policy``: check a policy, show what events become under it, show what a change of it changes."""
+"""``overlay-node policy``: check a policy, test it on events, compare two policies.
+
+These commands run in a process of their own, beside no node, so they load an operator's functions themselves.
+"""
 
 import csv
 import gzip
@@ -26,7 +29,7 @@ LINE_CHARS_MAX: Final = 1_000
 
 
 class UnreadableFileError(ClientFault):
-    """A file that cannot be read, or does not hold what it should."""
+    """A file that cannot be read, or has the wrong contents."""
 
     code = "unreadable"
 
@@ -35,7 +38,7 @@ def load(file: Path) -> bytes:
     """The canonical document of a policy file.
 
     Raises:
-        UnreadableFileError, InvalidPolicyError, MissingFunctionError: It cannot be used; the text says where and why.
+        UnreadableFileError, InvalidPolicyError, MissingFunctionError: The text has the place and the reason.
     """
     try:
         value = read_policy(file.read_bytes(), yaml=file.suffix in (".yaml", ".yml"))
@@ -46,10 +49,10 @@ def load(file: Path) -> bytes:
 
 
 def read_events(file: Path) -> list[Any]:
-    """Events of a file as they would be posted.
+    """The events of a file, as they would be posted.
 
     Raises:
-        UnreadableFileError: It holds none, or is in no form that is known.
+        UnreadableFileError: It has none, or is not in a known format.
     """
     try:
         packed = file.read_bytes()
@@ -63,7 +66,9 @@ def read_events(file: Path) -> list[Any]:
     if isinstance(events, dict):
         events = events.get("events", [events])
     if not isinstance(events, list) or not events:
-        raise UnreadableFileError(f"{file}: holds no events: JSON lines, a JSON array, or an object with 'events'")
+        raise UnreadableFileError(
+            f"{file}: has no events; write JSON lines, a JSON array, or an object with 'events'"
+        )
     return [_whole(number, event) for number, event in enumerate(events, 1)]
 
 
@@ -79,35 +84,35 @@ def _of_row(number: int, row: dict[str, str]) -> dict[str, Any]:
 
 
 def _whole(number: int, event: Any) -> Any:
-    """An object without the members of an event is its data."""
+    """Complete an event: an object without an event's members is its data."""
     if isinstance(event, dict) and "data" in event and "eventType" in event:
         return event
     return {"externalId": f"line {number}", "eventType": "event", "data": event}
 
 
 def check(file: Path, *, canonical: bool) -> int:
-    """``policy check``: exit code 0 if the policy is usable, 1 with the place and the remedy if not."""
+    """``policy check``: exit code 0 if the policy is valid, 1 with the place and the reason if not."""
     try:
         document = load(file)
     except OverlayError as error:
-        return _say(file, error)
+        return _report(file, error)
     if canonical:
         print(document.decode())
         return OK
     sections = [name for name in json.loads(document) if name != "version"]
-    _console().print(Text(f"{file}: usable", style="green"))
+    _console().print(Text(f"{file}: valid", style="green"))
     _console().print(f"hash      {policy_hash(document)}\nsize      {len(document)} bytes, canonical")
-    _console().print(f"sections  {', '.join(sections) or 'none: events stay as they are'}")
+    _console().print(f"sections  {', '.join(sections) or 'none: events are kept as they are'}")
     return OK
 
 
 def test(file: Path, sample: Path, *, show_all: bool, limit: int, as_json: bool) -> int:
-    """``policy test``: each event before and after, its verdict and the rules that decided. 0 if it ran."""
+    """``policy test``: show each event before and after, its verdict and the rules that decided. Exit code 0."""
     try:
         document, events = load(file), read_events(sample)
         tried, _ = try_policy(document, events)
     except OverlayError as error:
-        return _say(file, error)
+        return _report(file, error)
     if as_json:
         print(json.dumps([tried_document(each) for each in tried], ensure_ascii=False))
         return OK
@@ -122,12 +127,12 @@ def test(file: Path, sample: Path, *, show_all: bool, limit: int, as_json: bool)
 
 
 def diff(before: Path, after: Path, sample: Path, *, limit: int) -> int:
-    """``policy diff``: 0 if every event ends the same under both, 1 if some do not."""
+    """``policy diff``: exit code 0 if every event has the same result under both policies, 1 if some differ."""
     try:
         old, new, events = load(before), load(after), read_events(sample)
         pairs = list(zip(try_policy(old, events)[0], try_policy(new, events)[0], strict=True))
     except OverlayError as error:
-        return _say(after, error)
+        return _report(after, error)
     console = _console()
     changed = [(a, b) for a, b in pairs if _outcome(a) != _outcome(b)]
     for a, b in changed[:limit]:
@@ -173,7 +178,7 @@ def _differences(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]
 
 
 def _key(issue: dict[str, Any]) -> tuple[str, ...]:
-    """Which rule decided where; how a rule that fails anyway words what it wants is no difference."""
+    """Which rule decided where. How the rule words what it expects is not compared."""
     return str(issue["rule"]), str(issue["path"]), str(issue["severity"])
 
 
@@ -189,10 +194,10 @@ def _show(console: Console, each: Tried) -> None:
 
 def _totals(console: Console, tried: Sequence[Tried]) -> None:
     statuses = Counter(each.status for each in tried)
-    said = ", ".join(
+    totals = ", ".join(
         f"{statuses[status]} {status}" for status in ("valid", "invalid", "rejected") if statuses[status]
     )
-    console.print(f"{len(tried)} events: {said}")
+    console.print(f"{len(tried)} events: {totals}")
     counts = Counter((issue["rule"], issue["path"], issue["severity"]) for each in tried for issue in each.issues)
     if counts:
         table = Table("rule", "path", "severity", "events", title="Issues by rule", title_justify="left")
@@ -220,12 +225,12 @@ def _issue(issue: dict[str, Any]) -> Text:
 
 def _value(value: Any) -> str:
     if value is ...:
-        return "nothing"
+        return "absent"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= VALUE_CHARS_MAX else f"{text[:VALUE_CHARS_MAX]}..."
 
 
-def _say(file: Path, error: OverlayError) -> int:
+def _report(file: Path, error: OverlayError) -> int:
     place = f" ({error.fields.get('path') or 'the whole'})" if isinstance(error, InvalidPolicyError) else ""
     print(f"overlay-node: {file}{place}: {error}", file=sys.stderr)
     return USAGE if isinstance(error, UnreadableFileError) else FAILED

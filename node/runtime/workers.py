@@ -1,9 +1,9 @@
-"""Worker processes: one that parses requests, one that reads what sources send, one that evaluates level rules, and
-up to N for roles at a lower priority, so that intake stays prompt. Each starts when it is first needed.
+"""Pools of worker processes: one process that admits requests, one that parses what sources send, one that evaluates
+level rules, and up to N for roles at a lower priority, so that ingest stays prompt.
 
-Calls are zero-argument and picklable: ``functools.partial`` of functions of modules that import neither the
-network nor the database, since a worker keeps what it imports. Workers start when they are needed, retire when
-idle, and end with the node: their pipe closes with it.
+Calls are zero-argument and picklable: ``functools.partial`` of functions of modules that import neither the network
+nor the database, since a worker keeps what it imports. Workers start when they are first needed, retire when idle,
+and end with the node, whose end closes their pipe.
 """
 
 import os
@@ -28,43 +28,44 @@ CALL_S: Final = 60.0
 IDLE_S: Final = 60.0
 GRACE_S: Final = 5.0
 ROLE_NICENESS: Final = 10
-FRONT_DOOR_WAITING_MAX: Final = 1_024
+ADMISSION_WAITING_MAX: Final = 1_024
 ROLES_WAITING_MAX: Final = 512
 READING_WAITING_MAX: Final = 1_024
 LEVELS_WAITING_MAX: Final = 256
-LEVELS_S: Final = 10.0  # what level rules that hang can cost the requests behind them
-READ_S: Final = 20.0  # what a hostile document can cost the other sources, once a pause of its own
+LEVELS_S: Final = 10.0  # what a level rule that hangs can cost the requests behind it
+READ_S: Final = 20.0  # what a hostile document can cost the other sources
 ATTEMPTS_MAX: Final = 2
 
 
 class WorkerCrashedError(WorldFault):
-    """A worker process died over a call, and another over the same call."""
+    """Each attempt at a call ended its worker process."""
 
     code = "worker-crashed"
 
 
 class WorkerTimeoutError(WorldFault):
-    """A call took longer than it may; its worker was killed."""
+    """A call took too long; its worker was killed."""
 
     code = "worker-timeout"
 
 
 class WorkersBusyError(WorldFault):
-    """More calls wait than may."""
+    """Too many calls wait already."""
 
     code = "workers-busy"
 
 
 class Workers:
-    """``async with Workers(4) as workers``: four processes for roles at most. Leaving it waits for the calls under
-    way; cancel their tasks first: a cancelled call's worker is killed.
+    """``async with Workers(4) as workers``: at most four processes for roles.
+
+    Leaving the block waits for running calls; cancel their tasks first, which kills their workers.
     """
 
     def __init__(
         self, roles: int, *, timeout_s: float = CALL_S, idle_s: float = IDLE_S, levels_s: float = LEVELS_S
     ) -> None:
-        self._front_door = _Pool(
-            "front-door", 1, waiting_max=FRONT_DOOR_WAITING_MAX, timeout_s=timeout_s, idle_s=idle_s, niceness=0
+        self._admission = _Pool(
+            "front-door", 1, waiting_max=ADMISSION_WAITING_MAX, timeout_s=timeout_s, idle_s=idle_s, niceness=0
         )
         self._roles = _Pool(
             "roles", roles, waiting_max=ROLES_WAITING_MAX, timeout_s=timeout_s, idle_s=idle_s, niceness=ROLE_NICENESS
@@ -78,7 +79,7 @@ class Workers:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Workers":
-        await self._stack.enter_async_context(self._front_door)
+        await self._stack.enter_async_context(self._admission)
         await self._stack.enter_async_context(self._roles)
         await self._stack.enter_async_context(self._reading)
         await self._stack.enter_async_context(self._levels)
@@ -90,17 +91,17 @@ class Workers:
         await self._stack.aclose()
 
     async def admit(self, call: Callable[[], T]) -> T:
-        """Run a call of the front door: parsing requests, shaping results.
+        """Run a call that parses a request or builds a result.
 
         Raises:
-            WorkerCrashedError, WorkerTimeoutError, WorkersBusyError: and whatever the call raises, as itself.
+            WorkerCrashedError, WorkerTimeoutError, WorkersBusyError: And whatever the call raises, as itself.
         """
-        return await self._front_door.run(call)
+        return await self._admission.run(call)
 
     async def read(self, call: Callable[[], T]) -> T:
-        """Run a call that reads what a source said, apart from the front door; raises as ``admit``.
+        """Run a call that parses what a source sent, apart from requests; raises as ``admit``.
 
-        A document that takes too long is given up, and costs no request anything.
+        A document that takes too long is given up without delaying any request.
         """
         return await self._reading.run(call, attempts=1)
 
@@ -113,11 +114,11 @@ class Workers:
         return await self._levels.run(call, attempts=1)
 
     async def execute(self, call: Callable[[], T]) -> T:
-        """Run a call of the roles; raises as ``admit``."""
+        """Run a call of a role; raises as ``admit``."""
         return await self._roles.run(call)
 
     async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
-        """Run a call of the roles once, to see whether it ends its worker; raises as ``admit``."""
+        """Run a call of a role once, to see whether it ends its worker; raises as ``admit``."""
         return await self._roles.run(call, attempts=1, timeout_s=timeout_s)
 
 
@@ -147,7 +148,9 @@ class _Pool:
 
     async def run(self, call: Callable[[], T], *, attempts: int = ATTEMPTS_MAX, timeout_s: float | None = None) -> T:
         if self._limiter.statistics().tasks_waiting >= self._waiting_max:
-            raise WorkersBusyError(f"{self._waiting_max} calls wait for a worker already", pool=self._name)
+            raise WorkersBusyError(
+                f"{self._waiting_max} calls are waiting for a worker already, the most that may", pool=self._name
+            )
         async with self._limiter:
             for attempt in range(1, attempts + 1):
                 try:
@@ -157,9 +160,9 @@ class _Pool:
         raise WorkerCrashedError(f"a call ended {attempts} worker processes", pool=self._name)
 
     async def _once(self, call: Callable[[], T], timeout_s: float) -> T:
-        assert self._context is not None, "the workers are entered before they are used"
+        assert self._context is not None, "the pool is entered before it is used"
         with trio.move_on_after(timeout_s):
-            # The library has a limiter of its own for all contexts: one place per call leaves the bound to ours.
+            # The library has a limiter for all contexts: one of its own for each call leaves the bound to ours.
             result: T = await self._context.run_sync(call, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
             return result
         raise WorkerTimeoutError(f"a call took over {timeout_s:g} s", pool=self._name)

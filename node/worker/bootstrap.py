@@ -1,4 +1,4 @@
-"""What a worker process does before its first call. Imports little: whatever is imported here, every worker keeps."""
+"""Start of a worker process. Imports little, since every worker keeps what is imported here."""
 
 import os
 import threading
@@ -9,13 +9,13 @@ CHECK_S = 1.0
 
 
 def begin(parent: int, niceness: int, name: str) -> None:
-    """Lower the priority, take a name that ``top`` shows, and end with the node even in the middle of a call.
+    """Lower the priority, set the name that ``top`` shows, and end with the node even during a call.
 
     Between calls a worker notices that its pipe closed. Within one it does not, and the kernel's parent-death
     signal would follow the thread that started the worker, which ends long before the node.
     """
     os.nice(niceness)
-    with suppress(OSError), open("/proc/self/comm", "w") as comm:  # there is none but on Linux
+    with suppress(OSError), open("/proc/self/comm", "w") as comm:  # Linux only
         comm.write(name)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""What worker processes run over batches: bytes in, bytes out. Imports the pure packages only, to stay lean."""
+"""What worker processes compute over batches: bytes in, bytes out. Imports pure packages only, to stay lean."""
 
 import time
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ class Run:
     """What the roles made of a batch, with the time it took.
 
     Attributes:
-        is_volatile: The policy says that results are not worth keeping long.
-        level: The highest that the policy asks for, for one of the events; 0 for none.
-        leaves, normalized: Newline-joined; ``outputs`` both as one zstd frame. Empty where nobody asked for them.
+        is_volatile: By the policy, results are not worth caching for long.
+        level: The highest that the policy asks for, for any event; 0 for none.
+        leaves, normalized: Newline-joined; ``outputs`` both as one zstd frame. Empty where they were not asked for.
     """
 
     findings: Findings
@@ -87,7 +87,7 @@ def run_roles(
         keep_outputs: Whether the lines are wanted, or the roots alone.
 
     Raises:
-        MalformedError: the payload is not in record form. InvalidPolicyError: the policy is wrong.
+        MalformedError: the payload is not in record form. InvalidPolicyError: The policy is wrong.
         MissingFunctionError: it names a function that is not installed on this node.
     """
     started = time.process_time_ns()

@@ -1,4 +1,4 @@
-"""Policies as people write them: JSON, or YAML that means JSON."""
+"""Policy files and bodies: JSON, or YAML with the same values."""
 
 from typing import Any
 
@@ -10,13 +10,15 @@ YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 
 
 def read_policy(data: bytes, *, yaml: bool) -> Any:
-    """The value that a file or a body holds. YAML 1.2 (RFC 9512), without anchors, tags or several documents.
+    """The value of a file or a body. YAML 1.2 (RFC 9512) without anchors, tags or several documents.
 
     Raises:
-        InvalidPolicyError: It cannot be read; ``path`` is empty, the text names line and column.
+        InvalidPolicyError: It cannot be read. ``path`` is empty; the text has line and column.
     """
     if len(data) > POLICY_BYTES_MAX:
-        raise InvalidPolicyError(f"a policy has at most {POLICY_BYTES_MAX} bytes", path="")
+        raise InvalidPolicyError(
+            f"a policy may have at most {POLICY_BYTES_MAX} bytes, this one has {len(data)}", path=""
+        )
     if yaml:
         return _read_yaml(data)
     try:
@@ -26,7 +28,7 @@ def read_policy(data: bytes, *, yaml: bool) -> Any:
 
 
 def _step(token: str) -> int:
-    """What a token of YAML adds to the depth: collections of both styles begin and end with one."""
+    """The change of depth by a token of YAML: collections of both styles begin and end with one."""
     if token.endswith(("SequenceStartToken", "MappingStartToken")):
         return 1
     return -1 if token.endswith(("SequenceEndToken", "MappingEndToken", "BlockEndToken")) else 0
@@ -44,12 +46,12 @@ def _read_yaml(data: bytes) -> Any:
             depth += _step(type(token).__name__)
             if depth > JSON_DEPTH_MAX:
                 place = token.start_mark.line + 1
-                raise InvalidPolicyError(f"line {place}: nested deeper than {JSON_DEPTH_MAX}", path="")
+                raise InvalidPolicyError(f"line {place}: nested deeper than {JSON_DEPTH_MAX} levels", path="")
             if isinstance(token, AnchorToken | AliasToken | TagToken):
                 raise InvalidPolicyError(
-                    f"line {token.start_mark.line + 1}: anchors, aliases and tags are not read; write the value out",
+                    f"line {token.start_mark.line + 1}: anchors, aliases and tags are not allowed",
                     path="",
                 )
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InvalidPolicyError(f"not usable YAML: {' '.join(str(error).split())[:300]}", path="") from error
+        raise InvalidPolicyError(f"not valid YAML: {' '.join(str(error).split())[:300]}", path="") from error

@@ -1,4 +1,4 @@
-"""Trying a policy on events, without a node's state: what each would become, and which rule decided."""
+"""Trial runs of a policy on events, without a node's state: what each becomes, and which rules decide."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ class Tried:
     """One event: as sent, as normalized, and the verdict.
 
     Attributes:
-        status: ``valid``, ``invalid``, or ``rejected`` where ingest itself would not take it.
-        level: What the policy's rules ask for beyond its own level.
+        status: ``valid``, ``invalid``, or ``rejected`` where ingest would not admit it.
+        level: That the policy's level rules ask for; None where they ask for none.
     """
 
     index: int
@@ -39,14 +39,14 @@ class Tried:
 
 
 def try_policy(policy: bytes, events: Sequence[Any], context: bytes = EMPTY_CONTEXT) -> tuple[list[Tried], bytes]:
-    """Run events through a policy as one source would send them, in their order.
+    """Run events through a policy in order, as if one source sent them.
 
     Args:
         policy: Canonical document.
         events: As posted to ``/overlay/events/ingest``.
 
     Returns:
-        One ``Tried`` for each event, and the context that they leave behind.
+        One ``Tried`` for each event, and the context after them.
 
     Raises:
         InvalidPolicyError, MissingFunctionError, MalformedError: The policy or the context cannot be used.
@@ -80,7 +80,7 @@ def try_policy(policy: bytes, events: Sequence[Any], context: bytes = EMPTY_CONT
 
 
 def _admitted(events: list[Any]) -> tuple[dict[int, bytes], dict[int, Issue]]:
-    """The records that ingest would make of these events, and why it would not take the others."""
+    """The records of the events that ingest admits, and why it rejects the others."""
     sent: list[tuple[int, bytes]] = []
     refused: dict[int, Issue] = {}
     for index, event in enumerate(events):
@@ -115,7 +115,7 @@ def _refused(index: int, event: Any, issue: Issue) -> Tried:
 
 
 def tried_document(tried: Tried) -> dict[str, Any]:
-    """As the HTTP interface and ``--json`` show it."""
+    """As the HTTP interface and ``--json`` present it."""
     return {
         "index": tried.index,
         "externalId": tried.external_id,
@@ -128,7 +128,7 @@ def tried_document(tried: Tried) -> dict[str, Any]:
 
 
 def trial_document(policy: bytes, events: Sequence[Any]) -> dict[str, Any]:
-    """A whole trial with its totals, for a worker process to make."""
+    """A trial with its totals; runs in a worker process."""
     tried, context = try_policy(policy, events)
     by_rule: dict[str, int] = {}
     for each in tried:

@@ -180,9 +180,9 @@ def test_elements_are_looked_for_in_arrays_alone(run: Any) -> None:
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ([{"type": "number"}], "needs 'field'"),
-        ([{"each": "a", "type": "number"}, {"each": "a", "field": "b", "type": "number"}], "lies inside"),
-        ([{"each": "a", "field": "b", "type": "number"}] * 2, "named before"),
+        ([{"type": "number"}], "the key 'field' is missing"),
+        ([{"each": "a", "type": "number"}, {"each": "a", "field": "b", "type": "number"}], "is inside another field"),
+        ([{"each": "a", "field": "b", "type": "number"}] * 2, "is named twice"),
     ],
 )
 def test_coercions_of_elements_that_are_refused(entries: list[dict[str, Any]], reason: str) -> None:
