@@ -1,4 +1,4 @@
-"""Auctions as the API shows them: bids, scores, choice, and why."""
+"""Auctions as the API shows them: bids, scores, the choice and its reasons."""
 
 from typing import Any
 

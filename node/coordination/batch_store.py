@@ -27,19 +27,23 @@ class BatchStore:
         self._database = database
 
     async def payload(self, batch_id: str) -> bytes | None:
+        """The packed payload of a batch that this node coordinates or holds."""
         return await self._database.run(lambda connection: batches.payload(connection, batch_id))
 
     async def policy(self, policy_hash: bytes) -> bytes | None:
+        """A policy's canonical document."""
         return await self._database.run(lambda connection: policies.get(connection, policy_hash))
 
     async def keep_policy(self, policy_hash: bytes, document: bytes) -> None:
+        """Store a policy; one that is stored stays as it is."""
         await self._database.run(lambda connection: policies.put(connection, policy_hash, document))
 
     async def pending(self) -> list[PendingBatch]:
+        """Batches without an end, this node's own and adopted ones."""
         return await self._database.run(batches.pending)
 
     async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
-        """Write a batch of another node down; False where too many are held."""
+        """Store a batch of another node; False where as many are held as may be."""
         keep = partial(
             replicas.keep,
             batch_id=hold.message.manifest.message.batch_id,
@@ -50,14 +54,15 @@ class BatchStore:
         return await self._database.run(keep)
 
     async def holds(self, network: str) -> list[Signed[HoldBatch]]:
-        """What this node holds for others."""
+        """The batches that this node holds for others."""
         return [read_hold(row, network) for row in await self._database.run(replicas.holds)]
 
     async def drop_replica(self, batch_id: str) -> None:
+        """Delete a replica, if there is one."""
         await self._database.run(lambda connection: replicas.drop(connection, [batch_id]))
 
     async def adopt(self, hold: Signed[HoldBatch], index: compute.BatchIndex) -> bool:
-        """Enter a batch that is held among this node's own; False where it was, or is not held."""
+        """Enter a replica among this node's own batches; False where it was entered before, or is not held."""
         adoption = _adoption(hold, index)
         return await self._database.run(lambda connection: replicas.adopt(connection, adoption))
 
@@ -110,8 +115,8 @@ def _sealed_batch(effect: WriteBatch, run: compute.Run, certified_ms: int) -> Se
 
 
 def _adoption(hold: Signed[HoldBatch], index: compute.BatchIndex) -> Adoption:
-    said = hold.message
-    manifest = said.manifest.message
+    message = hold.message
+    manifest = message.manifest.message
     return Adoption(
         batch_id=manifest.batch_id,
         coordinator=manifest.coordinator,
@@ -120,9 +125,9 @@ def _adoption(hold: Signed[HoldBatch], index: compute.BatchIndex) -> Adoption:
         policy_hash=manifest.policy_hash,
         level=int(manifest.level),
         quorum=manifest.quorum,
-        stateful=said.stateful,
+        stateful=message.stateful,
         topics=list(manifest.topics),
-        manifest=manifest_bytes(said.manifest),
+        manifest=manifest_bytes(message.manifest),
         received_ms=manifest.received_ms,
         event_ids=index.event_ids,
         record_hashes=index.record_hashes,

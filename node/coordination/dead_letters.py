@@ -1,4 +1,4 @@
-"""Batches that ran out of attempts, for operators: why, and once more."""
+"""Batches that ran out of attempts, for operators: why they did, and replays."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,17 +45,18 @@ class DeadLetters:
         *,
         network: str,
         database: Database,
-        tell: Callable[[Stimulus], Awaitable[None]],
+        submit: Callable[[Stimulus], Awaitable[None]],
         unsettle: Callable[[int], None],
         refuse_if_full: Callable[[], None],
     ) -> None:
         """Args:
+        submit: Hands a stimulus to the driver.
         unsettle: Counts events in that wait for their end again.
-        refuse_if_full: Raises OverloadedError while as many wait as may.
+        refuse_if_full: Raises OverloadedError while as many are unsettled as may be.
         """
         self._network = network
         self._database = database
-        self._tell = tell
+        self._submit = submit
         self._unsettle = unsettle
         self._refuse_if_full = refuse_if_full
 
@@ -68,7 +69,9 @@ class DeadLetters:
         named = BEFORE.fullmatch(before)
         if before and named is None:
             raise UnknownPageError(
-                "'before' is no end of a page", field="before", remedy="send nextBefore as it came"
+                "`before` must be a value that an earlier page gave as `nextBefore`",
+                field="before",
+                remedy="send nextBefore unchanged",
             )
         before_ms, batch_id = (2**62, "") if named is None else (int(named[1]), named[2])
         found = await self._database.run(
@@ -78,10 +81,10 @@ class DeadLetters:
         return {"deadLetters": [_summary(each) for each in found], "nextBefore": last}
 
     async def get(self, batch_id: str) -> Document:
-        """Everything there is to know about a batch that is dead, or was until it was replayed.
+        """All that is known about a batch that is dead, or was until it was replayed.
 
         Raises:
-            UnknownDeadLetterError: it never was, or is not known.
+            UnknownDeadLetterError: it never was dead on this node.
         """
         letter = await self._database.run(partial(dead_letters.get, batch_id=batch_id))
         if letter is None:
@@ -102,7 +105,7 @@ class DeadLetters:
         }
 
     async def replay(self, batch_id: str, asked_by: IdentityKey | None) -> Document:
-        """Have one tried again, with all its attempts.
+        """Retry one, with all its attempts.
 
         Raises:
             NotDeadError: there is nothing to replay. UnknownDeadLetterError: no such batch.
@@ -113,17 +116,17 @@ class DeadLetters:
             if row is None:
                 raise UnknownDeadLetterError(f"this node has no batch {batch_id[:100]!r}", batchId=batch_id[:100])
             raise NotDeadError(
-                f"the batch is {row.state}" if row.state != "dead" else "the batch is another node's to replay",
+                f"the batch is {row.state}" if row.state != "dead" else "only its coordinator can replay the batch",
                 batchId=batch_id,
                 state=row.state,
             )
         return {"replayed": replayed}
 
     async def replay_all(self, asked_by: IdentityKey | None) -> Document:
-        """Have the latest ``REPLAYED_AT_ONCE`` tried again; ask again for the rest.
+        """Retry the latest ``REPLAYED_AT_ONCE``; a further call takes the next.
 
         Raises:
-            OverloadedError: as many events wait as may.
+            OverloadedError: as many events are unsettled as may be.
         """
         latest = partial(dead_letters.page, before_ms=2**62, before_id="", limit=REPLAYED_AT_ONCE)
         found = await self._database.run(latest)
@@ -131,16 +134,18 @@ class DeadLetters:
         return {"replayed": await self._replay(own, asked_by)}
 
     async def _replay(self, batch_ids: Sequence[str], asked_by: IdentityKey | None) -> list[str]:
-        """The rows first: what a crash keeps from the driver is told to it at the next start."""
+        """Change the rows first: batches that a crash keeps from the driver are submitted at the next start."""
         self._refuse_if_full()
         work = partial(dead_letters.replay, batch_ids=batch_ids, asked_by=asked_by, now_ms=clock_ms())
-        with trio.CancelScope(shield=True):  # a client that leaves must not keep the news from the driver
+        with trio.CancelScope(shield=True):  # a client that leaves must not keep the stimulus from the driver
             replayed = await self._database.run(work)
             for each in replayed:
                 self._unsettle(each.events)
                 signed = read_manifest(each.manifest, self._network)
-                told = BatchReplayed(now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders)
-                await self._tell(told)
+                stimulus = BatchReplayed(
+                    now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
+                )
+                await self._submit(stimulus)
         return [each.batch_id for each in replayed]
 
 

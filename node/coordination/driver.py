@@ -1,6 +1,6 @@
 """The one writer of coordination state: stimuli in, ``advance``, a grouped commit, then the effects.
 
-Whatever wants to change a batch or a lease puts a stimulus here. What must survive a crash is on disk before
+A batch or a lease changes through a stimulus alone. What must survive a crash is on disk before
 anything leaves the node (``coordination.durable_mark``); what comes back by itself is not written at all. A
 commit that fails ends the process with nothing sent, and a restart goes on from the last one.
 """
@@ -24,7 +24,7 @@ from protocols.stimuli import AlarmRang, Restarted, Stimulus
 
 log = structlog.get_logger(__name__)
 
-INBOX_MAX = 2_048  # stimuli from outside waiting; past it those who tell wait
+INBOX_MAX = 2_048  # stimuli from outside waiting; past it their senders wait
 TIDY_MS = 1_000  # deletions wait for a commit that is needed anyway, at most so long after the last one
 GROUP_MAX = 64  # stimuli per commit: bounds both the loop's share and the transaction
 
@@ -61,12 +61,12 @@ class Driver:
         self._send, self._receive = trio.open_memory_channel[tuple[Stimulus, bool]](math.inf)
 
     async def submit(self, stimulus: Stimulus) -> None:
-        """Put in a stimulus from outside; waits while the inbox is full, which is the back-pressure."""
+        """Submit a stimulus from outside; waits while the inbox is full, which is the back-pressure."""
         await self._places.acquire()
         self._send.send_nowait((stimulus, True))
 
     def enqueue(self, stimulus: Stimulus) -> None:
-        """Put in what an effect of this node led to: bounded by the effects under way, so it never waits."""
+        """Enqueue what an effect of this node led to: bounded by the effects under way, so it never waits."""
         self._send.send_nowait((stimulus, False))
 
     def find(self, entity_id: EntityId) -> Entity | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-COMING_BACK: Final = ("batch:", "lease:", "held:")  # told again from its row, awarded again, named by every order
+COMING_BACK: Final = ("batch:", "lease:", "held:")  # made again from its row, awarded again, named by every order
 RUNNING: Final = {
     Stage.PROCESSING: (Role.NORMALIZE, Role.VALIDATE),
     Stage.CERTIFYING: (Role.CERTIFY,),
@@ -56,7 +56,7 @@ class EntityJournal:
         await self._database.run(partial(_commit, changed, removed))
 
     def note(self, transition: Transition, rules: Rules) -> None:
-        """Job rows change with a batch's stage and attempt; they are written once in a while."""
+        """Take in that a batch's stage or attempt changed; its job rows are written behind."""
         for entity in transition.changed:
             if isinstance(entity, Batch) and self._stages.get(entity.entity_id) != (entity.stage, entity.attempt):
                 self._stages[entity.entity_id] = (entity.stage, entity.attempt)
@@ -68,7 +68,7 @@ class EntityJournal:
                     self._changes.discard((entity_id, role))
 
     async def run(self) -> None:
-        """Write job rows that changed, of batches that still have no end."""
+        """Write changed job rows of batches that have no end yet, until cancelled."""
         await self._changes.run()
 
 
@@ -89,10 +89,10 @@ def _job_changes(batch: Batch, max_attempts: int) -> list[JobChange]:
 
 
 def _readable(rows: Sequence[tuple[EntityId, bytes]]) -> Iterator[Entity]:
-    """The stored entities. Those of another version of this program are left out where they come back by themselves.
+    """The stored entities; those that another version wrote are left out where they come back by themselves.
 
     Raises:
-        MalformedError: one that would not come back cannot be read: the program is not the one that wrote it.
+        MalformedError: one that would not come back cannot be read: another version of the program wrote it.
     """
     for entity_id, state in rows:
         try:

@@ -1,4 +1,4 @@
-"""The market as the API shows and changes it: agents and why their reputation is what it is, auctions, templates."""
+"""The market as the API shows and changes it: agents and the reasons for their reputation, auctions, templates."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,7 +60,7 @@ class Market:
     # --- agents ------------------------------------------------------------------------------------------------
 
     async def agent(self, identity: IdentityKey) -> Document:
-        """What an agent offers, how it did here by role, and when it last did not do well.
+        """What an agent offers, its outcomes here by role, and its latest failures.
 
         Raises:
             UnknownAgentError: it never advertised to this node nor worked for it.
@@ -153,10 +153,10 @@ class Market:
         return read_template(parse_json(row.document))
 
     async def put_template(self, document: object) -> Document:
-        """Keep a template and use it from now on.
+        """Store a template and use it from the next auction on.
 
         Raises:
-            InvalidTemplateError: it is none.
+            InvalidTemplateError: the document is not a template.
         """
         template = read_template(document)
         row = StoredTemplate(
@@ -174,10 +174,10 @@ class Market:
         """Take a template out of use: the version before it comes back, or the one built in.
 
         Raises:
-            UnknownTemplateError: no operator set it.
+            UnknownTemplateError: it was not set by an operator.
         """
         if not await self._database.run(partial(templates.withdraw, digest=digest)):
-            raise UnknownTemplateError(f"no operator set a template {digest.hex()}")
+            raise UnknownTemplateError(f"template {digest.hex()} was not set by an operator")
         await self.load()
 
 

@@ -119,11 +119,11 @@ def _record_auction(effect: RecordAuction, connection: "Connection") -> None:
 
 
 def _keep_proof(proof: FraudProof, heard_from: IdentityKey | None, connection: "Connection") -> None:
-    said = proof.first.message
+    first = proof.first.message
     kept = peers.Equivocation(
         signer=proof.first.signer,
-        batch_id=said.batch_id,
-        role=said.role.word,
+        batch_id=first.batch_id,
+        role=first.role.word,
         first=evidence_bytes(proof.first),
         second=evidence_bytes(proof.second),
         heard_from=heard_from,

@@ -1,4 +1,4 @@
-"""This node's own view of how agents did: kept in memory, written down once in a while, told to nobody as truth."""
+"""This node's own view of how agents did: kept in memory, written behind, and never shared with other nodes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -45,7 +45,7 @@ class Reputations:
             self._known[agent, ROLES[word]] = attrs.evolve(known, equivocated=max(1, known.equivocated))
 
     def count(self, agent: IdentityKey, role: Role, outcome: Outcome, batch_id: str) -> None:
-        """Take note of how an agent did in a role."""
+        """Count an outcome for or against an agent in a role."""
         now_ms = clock_ms()
         known = self._known.get((agent, role)) or Reputation(agent=agent, role=role.word)
         estimate = _estimate(known).after(outcome, now_ms)
@@ -61,7 +61,7 @@ class Reputations:
         self._changes.add((agent, role), _Change(reputation=reputation, incidents=incidents))
 
     def by_role(self, agent: IdentityKey) -> Mapping[Role, int]:
-        """0 to 100 for every role; a stranger starts in the middle, an equivocator is at 0 in all."""
+        """0 to 100 for every role; an unknown agent starts in the middle, an equivocator is at 0 in all."""
         now_ms = clock_ms()
         found = {
             role: _estimate(known).score(now_ms) if known is not None else NEWCOMER
@@ -75,7 +75,7 @@ class Reputations:
         return min(self.by_role(agent).values())
 
     def counts(self, agent: IdentityKey) -> Mapping[Role, Reputation]:
-        """What was seen of an agent."""
+        """The outcomes that were counted, by role."""
         return {role: known for (key, role), known in self._known.items() if key == agent}
 
     async def run(self) -> None:

@@ -1,9 +1,9 @@
-"""Results of processing, by what went in: the records, the policy, the context; never by who asked or when.
+"""Results of processing, by their inputs: the records, the policy, the context; never by who asked or when.
 
-``normalization`` holds what this node's own roles found, for its own use: a batch that is ordered again, adopted,
-replayed or certified by others is not computed twice. ``certification`` holds what a quorum signed for: results of
-other nodes are used in no other case. An entry lives as long as the specification says for its kind and the source's
-volatility; the whole is bounded in bytes, and what was used least recently goes first.
+``normalization`` holds results of this node's own roles, for its own use: a batch that is ordered again, adopted,
+replayed or certified by others is not computed twice. ``certification`` holds results that a quorum signed: results
+of other nodes are used in no other case. An entry lives as long as the specification requires for its kind and the
+source's volatility; the whole is bounded in bytes, and the least recently used entries go first.
 """
 
 from collections import OrderedDict
@@ -27,7 +27,7 @@ TTL_MS: Final[dict[tuple[Kind, bool], int]] = {
     ("normalization", True): 5 * 60_000,
 }
 """By kind and whether the source is volatile."""
-ENTRY_BYTES: Final = 1_024  # what an entry takes beside its lines
+ENTRY_BYTES: Final = 1_024  # memory of an entry beside its lines
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class ResultCache:
     def __init__(self, bytes_max: int, on_lookup: Callable[[Kind, bool], None] = lambda kind, hit: None) -> None:
         """Args:
         bytes_max: 0 keeps nothing.
-        on_lookup: Hears of each lookup: the kind, and whether there was something.
+        on_lookup: Called with each lookup: the kind, and whether it was a hit.
         """
         self._bytes_max = bytes_max
         self._on_lookup = on_lookup
@@ -51,7 +51,7 @@ class ResultCache:
         self.size_bytes = 0
 
     def get(self, kind: Kind, key: str, *, with_outputs: bool) -> Run | None:
-        """A result that is not too old, and has its lines where they are wanted."""
+        """A result that has not expired, and has its lines where they are needed."""
         entry = self._entries.get((kind, key))
         if entry is not None and entry.expires_ms <= clock_ms():
             self._drop((kind, key))
@@ -75,7 +75,7 @@ class ResultCache:
             self._drop(next(iter(self._entries)))
 
     def strip(self, kind: Kind, key: str) -> None:
-        """Keep of a result what was found, without the lines: they are in the database by now."""
+        """Drop the lines of a result and keep its findings: the lines are in the database by now."""
         entry = self._entries.get((kind, key))
         if entry is not None:
             self.put(kind, key, attrs.evolve(entry.run, leaves=b"", normalized=b"", outputs=b""))
@@ -91,7 +91,7 @@ def _length(part: Sized) -> int:
 
 
 def content_key(manifest: Manifest, context: bytes) -> str:
-    """What a result depends on: source and network for the ids, records, policy, context."""
+    """The inputs that a result depends on: source and network for the ids, records, policy, context."""
     parts: tuple[Any, ...] = (
         manifest.network,
         manifest.source_id,

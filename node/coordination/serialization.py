@@ -1,4 +1,4 @@
-"""How signed things and outputs are kept as bytes in the database, and read back. One form each."""
+"""How signed messages and outputs are stored as bytes in the database, and read back. One form each."""
 
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ def manifest_bytes(signed: Signed[Manifest]) -> bytes:
 
 
 def read_manifest(data: bytes, network: str) -> Signed[Manifest]:
-    """Raises PeerFault subclasses where the bytes are not a manifest of this network with its signature."""
+    """Read a stored manifest. Raises PeerFault unless it is one of this network with a valid signature."""
     return _read(Manifest, data, network)
 
 
@@ -28,12 +28,12 @@ def evidence_bytes(signed: Signed[Evidence]) -> bytes:
 
 
 def read_evidence(data: bytes, network: str) -> Signed[Evidence]:
-    """Raises PeerFault subclasses where the bytes are not evidence of this network with its signature."""
+    """Read stored evidence. Raises PeerFault unless it is of this network with a valid signature."""
     return _read(Evidence, data, network)
 
 
 def read_advertisement(data: bytes, network: str) -> Signed[Advertisement]:
-    """Raises PeerFault subclasses where the bytes are not an advertisement of this network with its signature."""
+    """Read a stored advertisement. Raises PeerFault unless it is one of this network with a valid signature."""
     return _read(Advertisement, data, network)
 
 
@@ -42,7 +42,7 @@ def hold_bytes(signed: Signed[HoldBatch]) -> bytes:
 
 
 def read_hold(data: bytes, network: str) -> Signed[HoldBatch]:
-    """Raises PeerFault subclasses where the bytes are not a hold of this network with its signature."""
+    """Read a stored hold. Raises PeerFault unless it is one of this network with a valid signature."""
     return _read(HoldBatch, data, network)
 
 
@@ -55,7 +55,7 @@ def certificate_bytes(certificate: QuorumCertificate) -> bytes:
 
 
 def read_certificate(data: bytes) -> QuorumCertificate:
-    """Signatures are not checked again: they were before it was stored, and are by whoever keeps it."""
+    """Read a stored certificate. Its signatures were checked before it was stored, and are not checked again."""
     return codec.decode(QuorumCertificate, data)
 
 
@@ -68,12 +68,12 @@ def unpack_outputs(packed: bytes) -> tuple[bytes, bytes]:
 
 def evidence_row(signed: Signed[Evidence], *, agrees: bool) -> EvidenceRow:
     """Evidence as a row; ``agrees``: whether it is for the result that was certified."""
-    said = signed.message
+    evidence = signed.message
     return EvidenceRow(
-        role=said.role.word,
+        role=evidence.role.word,
         signer=signed.signer,
         agrees=agrees,
         frame=evidence_bytes(signed),
-        processing_us=said.processing_us,
-        events=said.valid + said.invalid,
+        processing_us=evidence.processing_us,
+        events=evidence.valid + evidence.invalid,
     )

@@ -1,4 +1,4 @@
-"""The node's log of certificates: what it is sent is written in groups, and peers read it to catch up."""
+"""The node's log of certificates: those of others are written in groups, and peers read the log to catch up."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -59,7 +59,7 @@ class CertificateLog:
     ) -> None:
         """Args:
         kept_max: How many certificates of others are kept, the latest.
-        is_known: Whether a key is one that this network's nodes advertise by: others can sign what they like.
+        is_known: Whether a key is a node's of this network: certificates of other keys prove nothing.
         enqueue: Reports to the driver.
         """
         self._network = network
@@ -72,15 +72,15 @@ class CertificateLog:
 
     @property
     def news(self) -> trio.Event:
-        """Set with the next certificate of others that is entered. Get it before you read the log."""
+        """Set when the next certificate of another node is entered. Get it before reading the log."""
         return self._news
 
     def admits(self, certificate: QuorumCertificate) -> bool:
-        """Whether all who signed are known here."""
+        """Whether all signers are known here."""
         return self.knows(signed.signer for signed in certificate.certifications)
 
     def knows(self, identities: Iterable[IdentityKey]) -> bool:
-        """Whether all of these are nodes of this network, as far as this node has heard."""
+        """Whether all of these are nodes of this network, as far as this node knows."""
         return all(map(self._is_known, identities))
 
     @property
@@ -96,7 +96,7 @@ class CertificateLog:
             log.info("certificate.unknown_signer", batch=effect.sealed.certificate.statement.batch_id)
 
     async def run(self) -> None:
-        """Write what gathers in ``GROUP_S`` in one transaction, then report it."""
+        """Write certificates in groups, each what gathers in ``GROUP_S``, then report them."""
         async for first in self._receive:
             await trio.sleep(GROUP_S)
             group = [first, *islice(waiting(self._receive), GROUP_MAX - 1)]
@@ -112,7 +112,7 @@ class CertificateLog:
                 self._enqueue(kept)
 
     async def put(self, sealed: Sequence[BatchSealed]) -> int:
-        """Write certificates that were checked. Returns how many were news."""
+        """Write certificates that were checked. Returns how many were new here."""
         entries = [_logged(each, clock_ms()) for each in sealed]
         entered = await self._database.run(partial(certificate_log.put_many, entries=entries, kept_max=self.kept_max))
         if entered:
@@ -138,7 +138,7 @@ class CertificateLog:
         self._enqueue(found)
 
     async def answer(self, body: bytes) -> bytes:
-        """Serve a peer that catches up. Garbage is answered like a log without entries."""
+        """Answer a peer that catches up; empty for a malformed request."""
         kind, key = body[:1], body[1:]
         if kind == IDS and len(key) == NUMBER_BYTES:
             return codec.encode(await self._database.run(partial(_id_page, after=int.from_bytes(key, "big"))))
@@ -152,7 +152,7 @@ class CertificateLog:
 
 
 def _within(found: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """As many as fit an answer; whoever asked asks again for the rest."""
+    """As many as fit an answer; the peer requests the rest again."""
     taken: list[tuple[bytes, bytes]] = []
     size = 0
     for certificate, context in found:

@@ -82,7 +82,7 @@ class ContentExchange:
         try:
             answer = await self._transport.request(holder, body, REQUEST_TIMEOUT_S)
         except PeerUnreachableError as error:
-            log.info("library.unreachable", peer=holder.hex(), why=str(error))
+            log.info("content.unreachable", peer=holder.hex(), why=str(error))
             return None
         return answer[1:] if answer[:1] == PRESENT and len(answer) <= 3 * PAYLOAD_BYTES_MAX else None
 

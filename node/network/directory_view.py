@@ -1,4 +1,4 @@
-"""What this node knows of the others, as the API shows it."""
+"""Agents and peers as the API shows them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +45,7 @@ class DirectoryView:
         ]
 
     def _agent(self, identity: bytes, entry: DirectoryEntry) -> Mapping[str, Any]:
-        said = entry.advertisement.message
+        advertised = entry.advertisement.message
         reputations = self._reputations.by_role(identity)
         return {
             "agentId": agent_id(identity),
@@ -53,17 +53,17 @@ class DirectoryView:
             "self": identity == self._transport.identity,
             "roles": [role.word for role in entry.roles],
             "tokens": [{"kind": token.kind, "name": token.name, "url": token.url} for token in entry.tokens],
-            "url": said.url,
-            "operator": said.operator,
-            "region": said.region,
-            "price": said.price,
-            "capacity": said.capacity,
-            "build": said.build,
+            "url": advertised.url,
+            "operator": advertised.operator,
+            "region": advertised.region,
+            "price": advertised.price,
+            "capacity": advertised.capacity,
+            "build": advertised.build,
             "reputation": self._reputations.overall(identity),
             "reputationByRole": {role.word: reputations[role] for role in entry.roles},
             "outcomes": self._outcomes(identity),
             "firstHeardAt": rfc3339(entry.first_heard_ms),
-            "expiresAt": rfc3339(said.expires_ms),
+            "expiresAt": rfc3339(advertised.expires_ms),
         }
 
     def _outcomes(self, identity: bytes) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""Who is there: advertises this node, listens to the others, remembers them, and says goodbye."""
+"""The directory of nodes: advertises this node, takes in the advertisements of others, expires and withdraws."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -43,7 +43,7 @@ class Offer:
 
 
 class Discovery:
-    """Keeps the directory: hears, renews, expires, withdraws."""
+    """Keeps the directory current."""
 
     def __init__(
         self,
@@ -84,27 +84,27 @@ class Discovery:
         return (identity in self._known or self.knows(identity)) and self._membership.admits(identity)
 
     def topics_of(self, identity: IdentityKey) -> tuple[str, ...]:
-        """What an identity advertises now; nothing if it does not."""
+        """The topics that an identity advertises now."""
         entry = self.directory.entries.get(identity)
         return () if entry is None else entry.topics
 
     def able(self, roles: Sequence[Role]) -> tuple[IdentityKey, ...]:
-        """Who advertises all of these roles now."""
+        """The identities that advertise all of these roles now."""
         return tuple(key for key, entry in self.directory.entries.items() if set(roles) <= set(entry.roles))
 
     def subscribers(self, topics: Sequence[str]) -> tuple[IdentityKey, ...]:
-        """Who else advertises one of these topics now, the same order every time; at most ``SUBSCRIBERS_MAX``."""
+        """Other identities that advertise one of these topics now, sorted; at most ``SUBSCRIBERS_MAX``."""
         wanted = set(topics)
         found = (key for key, entry in self.directory.entries.items() if wanted & set(entry.topics))
         return tuple(sorted(key for key in found if key != self._signer.identity)[:SUBSCRIBERS_MAX])
 
     async def on_advertisement(self, signed: Signed[Advertisement]) -> None:
-        """Take in what a peer advertises, and learn where it listens.
+        """Enter a peer's advertisement, and pass its addresses to the transport.
 
         Raises:
-            PeerFault: It is malformed, or not a member's.
+            PeerFault: It is malformed, or its signer is not a member.
         """
-        await self._membership.hear(signed)
+        await self._membership.check(signed)
         now_ms = clock_ms()
         local = self._offer.allow_local_urls
         self.directory, entry = directory.hear(self.directory, signed, now_ms, allow_local_urls=local)
@@ -117,7 +117,7 @@ class Discovery:
         await self._known.remember(signed, now_ms)
 
     async def run(self) -> None:
-        """Advertise at once, whenever somebody new connects, and well before the last word expires."""
+        """Advertise at once, whenever a new peer connects, and well before the advertisement expires."""
         due_ms = 0
         while True:
             now_ms = clock_ms()
@@ -131,7 +131,7 @@ class Discovery:
             await trio.sleep(CHECK_S)
 
     async def withdraw(self) -> None:
-        """Take the advertisement back: a later one that is over already."""
+        """Withdraw the advertisement: publish a later one that has expired already."""
         now_ms = clock_ms()
         await self._advertise(now_ms, now_ms, ())
 
@@ -161,7 +161,7 @@ class Discovery:
         try:
             await self._transport.publish(GOSSIP_WHO, frame)
         except PeerUnreachableError as error:
-            log.info("discovery.unheard", why=str(error))
+            log.info("discovery.unpublished", why=str(error))
         else:
             self._on_sent("gossip", type(message).__name__, len(frame))
 

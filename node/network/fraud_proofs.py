@@ -37,7 +37,7 @@ class FraudProofs:
         """
         problem = proof_problem(proof)
         if problem:
-            raise MalformedError(f"a fraud proof that proves nothing: {problem}")
+            raise MalformedError(f"a fraud proof is invalid: {problem}")
         culprit = proof.first
         key = (culprit.signer, culprit.message.batch_id, culprit.message.role)
         if key in self._taken or not self._is_known(culprit.signer):

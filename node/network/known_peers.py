@@ -44,7 +44,7 @@ class KnownPeers:
         """
         for frame in await self._database.run(peers.advertisements):
             with suppress(PeerFault):  # a certificate that is revoked by now makes no member
-                await self._membership.hear(read_advertisement(frame, self._network))
+                await self._membership.check(read_advertisement(frame, self._network))
         for identity, addresses in await self._database.run(peers.remembered):
             self._identities.add(identity)
             self._transport.learn(identity, addresses)

@@ -1,8 +1,8 @@
-"""Who takes part: everybody, those whom the operator lists, or those whom a trusted certifier certified.
+"""Which nodes take part: all, those that the operator lists, or those that a trusted certifier certified.
 
-An allowlist is held at the handshake: nobody else gets a connection. Certificates come with advertisements, so in a
-certified network anybody can connect and advertise; until that certificate holds, nothing else a node says is heard,
-and no request of it is answered.
+An allowlist is enforced at the handshake: other nodes get no connection. Certificates come with advertisements, so in
+a certified network any node can connect and advertise; until its certificate was accepted, its other messages are
+dropped and its requests are refused.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class StrangerError(WorldFault):
-    """A request of somebody who has not shown that it is a member; its advertisement may be on its way."""
+    """A request of a node that has not shown that it is a member; its advertisement may be on its way."""
 
     code = "not-a-member"
 
@@ -28,7 +28,7 @@ async def _never_revoked(serial_number: str, outpoint: str) -> bool:
 
 
 class Membership:
-    """What this node has seen of the members' certificates."""
+    """The nodes whose certificates this node accepted."""
 
     def __init__(
         self,
@@ -38,22 +38,22 @@ class Membership:
         is_revoked: Callable[[str, str], Awaitable[bool]] = _never_revoked,
     ) -> None:
         """Args:
-        trusted: (certifier, type); None: no certificate is wanted.
-        is_revoked: Whether a certificate of this serial number and outpoint counts no more.
+        trusted: (certifier, type) of certificates that are accepted; None: none is required.
+        is_revoked: Whether the certificate of this serial number and outpoint is revoked.
         """
         self._trusted = trusted
         self._is_revoked = is_revoked
         self._certified = {own}
 
     def admits(self, identity: IdentityKey) -> bool:
-        """Whether what a node says is heard."""
+        """Whether messages of a node are taken in."""
         return self._trusted is None or identity in self._certified
 
-    async def hear(self, signed: Signed[Advertisement]) -> None:
-        """Look at the certificate in an advertisement: each one decides anew.
+    async def check(self, signed: Signed[Advertisement]) -> None:
+        """Check the certificate in an advertisement: each one decides anew.
 
         Raises:
-            NotAMemberError: it has none that counts.
+            NotAMemberError: it has none that is valid.
         """
         if self._trusted is None:
             return

@@ -1,8 +1,8 @@
-"""Notices of certified batches: the certificates that they name are had by stream, checked, and entered in the log.
+"""Notices of certified batches: the certificates that they name are requested, checked, and entered in the log.
 
-A notice is a hint that costs whoever gives it nothing: what it names is asked for only if a source here follows one
-of the topics it claims, and believed only when its certificate holds. One that is lost costs half a minute:
-certificates come by the peers' logs, too.
+A notice is a hint that anyone can give at no cost: what it names is requested only if a source here follows one of
+the topics it claims, and accepted only when its certificate is valid. A lost notice costs half a minute: certificates
+come by the peers' logs, too.
 """
 
 import random
@@ -27,16 +27,16 @@ from storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-NODES_AT_ONCE: Final = 8  # whose notices are followed side by side: one that does not answer holds up its own
+NODES_AT_ONCE: Final = 8  # followed side by side: one that does not answer delays its own notices alone
 WAITING_MAX: Final = 16  # notices of one node
-NODE_RATE: Final = Rate(per_s=4.0, burst=16.0)  # notices of one node that are heard
+NODE_RATE: Final = Rate(per_s=4.0, burst=16.0)  # notices taken of one node
 NODES_MAX: Final = 1_024
 SEEN_MAX: Final = 8_192
 OTHERS_ASKED_MAX: Final = 3
 
 
 class Interests:
-    """The topics that sources here follow, while they do."""
+    """The topics that sources here follow at the moment."""
 
     def __init__(self) -> None:
         self._followed: dict[object, Patterns] = {}
@@ -58,7 +58,7 @@ class Interests:
 
 
 class Notices:
-    """Hears notices, and has what they name."""
+    """Takes notices in, and requests the certificates that they name."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Notices:
         self._places = trio.CapacityLimiter(NODES_AT_ONCE)
         self._send, self._receive = trio.open_memory_channel[IdentityKey](NODES_MAX)
 
-    def hear(self, signed: Signed[CertifiedNotice]) -> None:
-        """Take a notice in whose signature was checked. Never waits; what is too much is left out."""
+    def receive(self, signed: Signed[CertifiedNotice]) -> None:
+        """Take in a notice whose signature was checked. Never waits; notices past the bounds are dropped."""
         if not self._interests or not self._allowed.take(signed.signer):
             return
         waiting = self._waiting.get(signed.signer)
@@ -96,7 +96,7 @@ class Notices:
             self._waiting[signed.signer] = deque([signed.message])
 
     async def run(self) -> None:
-        """Have what was heard of, until cancelled: a node's notices one after the other, those of several beside."""
+        """Follow notices until cancelled: those of one node in turn, those of several nodes side by side."""
         async with trio.open_nursery() as nursery:
             async for announcer in self._receive:
                 nursery.start_soon(self._follow_all, announcer)
@@ -111,7 +111,7 @@ class Notices:
                 del self._waiting[announcer]
 
     async def _follow(self, announcer: IdentityKey, notice: CertifiedNotice) -> None:
-        """Have the certificates that a notice names, of whoever gave it, else of others."""
+        """Request the certificates that a notice names, of its sender first, then of others."""
         batch_ids = await trio.to_thread.run_sync(self._wanted, notice)
         missing = await self._unknown(batch_ids)
         for peer in (announcer, *self._others(announcer)):
@@ -122,7 +122,7 @@ class Notices:
         self._remember(batch_id for batch_id in batch_ids if batch_id not in missing)
 
     def _wanted(self, notice: CertifiedNotice) -> list[str]:
-        """The batches in a notice that a source here follows and that were not seen yet."""
+        """The batches in a notice that a source here follows and that are not known as seen."""
         named = [(batch_of(batch.batch), batch.topics) for batch in notice.batches]
         return [
             batch_id for batch_id, topics in named if batch_id not in self._seen and self._interests.wants(topics)

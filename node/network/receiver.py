@@ -1,7 +1,7 @@
-"""The way in for peers: frames off streams and gossip become checked stimuli, and requests are answered.
+"""Messages of peers: frames off streams and gossip become checked stimuli for the driver.
 
-Every frame is checked whole by ``open_frame`` before anything else sees it. A peer at fault is struck and its
-frame dropped; nobody else notices.
+Every frame is checked whole by ``open_frame`` before anything else uses it. A frame at fault is dropped and its
+sender struck; other peers are not affected.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -66,7 +66,7 @@ GOSSIPED = (Announcement, Advertisement, FraudProof, CertifiedNotice)
 
 
 class Receiver:
-    """Turns what peers say into stimuli for the driver and news for the directory."""
+    """Checks peers' messages and hands them to the driver, the directory and the notices."""
 
     def __init__(
         self,
@@ -103,20 +103,20 @@ class Receiver:
         """Serve frames that came over streams."""
         async for delivery in self._transport.inbound():
             try:
-                await self._take(delivery)
+                await self._receive_frame(delivery)
             except PeerFault as fault:
                 self._strike(delivery.sender, fault)
 
     async def run_gossip(self) -> None:
         """Serve gossiped frames. Their signer counts, not the neighbour that passed them on."""
-        async for heard in self._transport.gossip():
+        async for gossip in self._transport.gossip():
             try:
-                await self._hear(heard)
+                await self._receive_gossip(gossip)
             except PeerFault as fault:
-                self._strike(heard.sender, fault)
+                self._strike(gossip.sender, fault)
 
     def to_self(self, signed: Signed[Message]) -> None:
-        """What this node says to itself takes the same way as the words of others, without the network."""
+        """Hand over a message of this node to itself: the same way as those of peers, without the network."""
         if not isinstance(signed.message, Advertisement):
             self._driver.enqueue(self._stimulus(signed))
 
@@ -125,19 +125,19 @@ class Receiver:
         self._on_fault(fault.code)
         self._transport.strike(sender, fault.code)
 
-    async def _take(self, delivery: Delivery) -> None:
+    async def _receive_frame(self, delivery: Delivery) -> None:
         signed, attachment = envelope.open_frame(delivery.frame, self._network)
         self._on_received("stream", type(signed.message).__name__, len(delivery.frame))
         if signed.signer != delivery.sender:
-            raise MalformedError("a frame signed by another than its sender")
+            raise MalformedError("the frame is signed by another node than its sender")
         if isinstance(signed.message, GOSSIPED):
-            raise MalformedError(f"{type(signed.message).__name__} belongs on gossip")
+            raise MalformedError(f"{type(signed.message).__name__} is sent by gossip alone, not by stream")
         if not self._admits(signed.signer):
-            return  # its advertisement may be on its way: what is still wanted then is sent again
+            return  # its advertisement may be on its way: what is still needed then is sent again
         if isinstance(signed.message, WorkOrder | HoldBatch):
             self._keep_payload(signed.signer, signed.message.manifest.message, attachment)
         elif attachment:
-            raise MalformedError(f"{type(signed.message).__name__} has no attachment")
+            raise MalformedError(f"{type(signed.message).__name__} must come without an attachment")
         if isinstance(signed.message, BatchSealed):
             certificate.verify_quorum(signed.message.certificate, network=self._network)
         if not self._is_by_members(signed.message):
@@ -146,7 +146,7 @@ class Receiver:
         await self._driver.submit(self._stimulus(signed))
 
     def _is_by_members(self, message: Message) -> bool:
-        """Whether the quorum a message rests on is one of this network's nodes: keys are made in a moment."""
+        """Whether the quorum that a message rests on consists of nodes of this network: keys cost nothing to make."""
         match message:
             case BatchSealed(certificate=quorum) | WorkOrder(claim=Claim(before=QuorumCertificate() as quorum)):
                 return all(self._is_known(signed.signer) for signed in quorum.certifications)
@@ -156,15 +156,17 @@ class Receiver:
     def _keep_payload(self, sender: IdentityKey, manifest: Manifest, attachment: bytes) -> None:
         """Keep it for this sender's own orders; the worker that unpacks it compares it with the manifest."""
         if not 0 < len(attachment) <= PAYLOAD_BYTES_MAX:
-            raise MalformedError("a batch comes with its payload")
+            raise MalformedError(f"a payload of 1 to {PAYLOAD_BYTES_MAX} bytes must be attached")
         if manifest.coordinator != self._driver.rules.self_key:
             self._payloads.receive(manifest.batch_id, sender, attachment)
 
-    async def _hear(self, heard: Gossip) -> None:
-        signed, attachment = envelope.open_frame(heard.data, self._network)
-        self._on_received("gossip", type(signed.message).__name__, len(heard.data))
-        if attachment or not isinstance(signed.message, GOSSIPED):
-            raise MalformedError(f"{type(signed.message).__name__} does not belong on gossip")
+    async def _receive_gossip(self, gossip: Gossip) -> None:
+        signed, attachment = envelope.open_frame(gossip.data, self._network)
+        self._on_received("gossip", type(signed.message).__name__, len(gossip.data))
+        if not isinstance(signed.message, GOSSIPED):
+            raise MalformedError(f"{type(signed.message).__name__} is sent by stream alone, not by gossip")
+        if attachment:
+            raise MalformedError("gossip must come without an attachment")
         if signed.signer == self._driver.rules.self_key:
             return
         if isinstance(signed.message, Advertisement):
@@ -174,25 +176,25 @@ class Receiver:
         elif isinstance(signed.message, FraudProof):
             await self._on_proof(signed.message, signed.signer)
         elif isinstance(signed.message, CertifiedNotice):
-            if signed.signer != heard.sender:
-                raise MalformedError("a notice that another node gossips again")
+            if signed.signer != gossip.sender:
+                raise MalformedError("a notice must be gossiped by the node that signed it")
             self._on_notice(envelope.narrow(signed, CertifiedNotice))
         else:
             await self._driver.submit(self._stimulus(signed))
 
     def _stimulus(self, signed: Signed[Message]) -> Stimulus:
         now_ms = clock_ms()
-        said = signed.message
-        make = _STIMULI.get(type(said))
+        message = signed.message
+        make = _STIMULI.get(type(message))
         if make is not None:
             return make(now_ms, signed)
-        if isinstance(said, Bid):
+        if isinstance(message, Bid):
             reputations = tuple(self._reputations(signed.signer).items())
             topics = self._topics(signed.signer)
             return BidReceived(
                 now_ms=now_ms, bid=envelope.narrow(signed, Bid), reputations=reputations, topics=topics
             )
-        raise MalformedError(f"{type(said).__name__} is no message on its own")
+        raise MalformedError(f"{type(message).__name__} is not sent on its own")
 
 
 _STIMULI: dict[type[Message], Callable[[int, Signed[Message]], Stimulus]] = {

@@ -1,7 +1,7 @@
 """Certified batches of other nodes: their manifests and outputs, from whichever peer has them.
 
-A certificate names a batch by the hash of its manifest, and binds the verdicts on its events by their root. So both
-can be had of anybody: what does not fit is a lie, and whoever told it is left for another.
+A certificate names a batch by the hash of its manifest, and binds the verdicts on its events by their root. So any
+peer can be asked for both: one that sends something else is struck, and the next one is asked.
 """
 
 import random
@@ -44,13 +44,13 @@ class Checker(Protocol):
 
 
 class BatchUnavailableError(WorldFault):
-    """Nobody who was asked gave the bytes of a batch, or not the true ones."""
+    """No peer that was asked sent the true outputs of a batch."""
 
     code = "batch-unavailable"
 
 
 class RemoteBatches:
-    """Asks peers for batches, and answers theirs: what was read here can be had here for a while."""
+    """Requests batches of peers, and answers their requests: what was read here is kept for a while."""
 
     def __init__(
         self, *, network: str, database: Database, transport: Transport, library: ContentExchange, checker: Checker
@@ -64,7 +64,7 @@ class RemoteBatches:
         self._outputs: BytesCache[str, tuple[bytes, bytes]] = BytesCache(OUTPUTS_BYTES_KEPT)
 
     async def manifests(self, statements: Sequence[Statement]) -> dict[str, Manifest]:
-        """The manifests of certified batches by batch id, as far as they can be had; at most ``MANIFESTS_MAX``."""
+        """The manifests of certified batches by batch id, as far as peers have them; at most ``MANIFESTS_MAX``."""
         assert len(statements) <= MANIFESTS_MAX, "the caller asks page by page"
         wanted = {each.batch_id: each.coordinator for each in statements}
         found = {batch_id: self._manifests[batch_id] for batch_id in wanted if batch_id in self._manifests}
@@ -88,7 +88,7 @@ class RemoteBatches:
             call: Picklable; raises MalformedError unless its arguments are those that the certificate speaks of.
 
         Raises:
-            BatchUnavailableError: nobody who was asked has them.
+            BatchUnavailableError: no peer that was asked has them.
         """
         batch_id = certificate.statement.batch_id
         outputs = await self.outputs(batch_id)
@@ -103,12 +103,12 @@ class RemoteBatches:
             try:
                 result = await self._checker.admit(partial(call, *outputs))
             except MalformedError as error:
-                log.warning("foreign.forged", batch=batch_id, peer=peer.hex(), why=str(error))
+                log.warning("remote_batch.forged", batch=batch_id, peer=peer.hex(), why=str(error))
                 self._transport.strike(peer, "forged-outputs")
                 continue
             self._outputs.put(batch_id, outputs)
             return result
-        raise BatchUnavailableError(f"none of {len(asked)} peers gave the events of {batch_id}", batch=batch_id)
+        raise BatchUnavailableError(f"none of {len(asked)} peers sent the events of {batch_id}", batch=batch_id)
 
     async def outputs(self, batch_id: str) -> tuple[bytes, bytes] | None:
         """Leaves and normalized data of a batch of a topic, if they are here."""
@@ -119,7 +119,7 @@ class RemoteBatches:
         return None if packed is None else await trio.to_thread.run_sync(unpack_outputs, packed)
 
     async def answer(self, body: bytes) -> bytes:
-        """Serve a peer's request for manifests; empty where it is none, or none of them is here."""
+        """Answer a peer's request for manifests; empty where it is malformed, or none of them is here."""
         batch_ids = read_keys(body[len(MANIFESTS) :], MANIFESTS_MAX)
         frames = await self._database.run(partial(batches.manifests, batch_ids=batch_ids)) if batch_ids else []
         frames += [self._manifests[batch_id][0] for batch_id in batch_ids if batch_id in self._manifests]
@@ -132,7 +132,7 @@ class RemoteBatches:
         return await self._check(codec.encode(ManifestPage(entries=tuple(frames))), wanted) if frames else {}
 
     async def _ask_manifests(self, peer: IdentityKey, wanted: Collection[str]) -> dict[str, tuple[bytes, Manifest]]:
-        """What one peer has of these."""
+        """The manifests of these that one peer has."""
         batch_ids = sorted(wanted)
         if peer == self._transport.identity:
             return {}
@@ -142,7 +142,7 @@ class RemoteBatches:
                 return {}
             return await self._check(answer[1:], batch_ids)
         except PeerUnreachableError as error:
-            log.debug("foreign.unanswered", peer=peer.hex(), why=str(error))
+            log.debug("remote_batch.unanswered", peer=peer.hex(), why=str(error))
         except PeerFault as fault:
             self._transport.strike(peer, fault.code)
         return {}
@@ -151,7 +151,7 @@ class RemoteBatches:
         return await self._checker.admit(partial(read_manifests, page, self._network, frozenset(wanted)))
 
     def _holders(self, certificate: QuorumCertificate) -> Iterator[IdentityKey]:
-        """Whom to ask for the outputs of a batch: who took it in, who processed it, then others."""
+        """The peers to ask for the outputs of a batch: its coordinator, its agents, then others."""
         signers = [signed.signer for signed in certificate.certifications]
         likely = dict.fromkeys((certificate.statement.coordinator, *signers[: ASKED_MAX // 2]))
         likely.pop(self._transport.identity, None)

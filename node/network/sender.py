@@ -1,6 +1,6 @@
 """Carries out ``Send`` and ``Publish``: sign, frame, attach, hand to the transport, in the order of the commits.
 
-A message that does not arrive is no failure here: the coordination asks again at its alarm.
+A message that does not arrive is not an error here: the coordination sends again at its alarm.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ GOSSIP_WORK = "jobs"
 
 
 class Sender:
-    """The way out of the node. Messages to the node itself take the short way, signed like all others."""
+    """Sends messages. Those to this node itself skip the network, signed like all others."""
 
     def __init__(
         self,
@@ -73,6 +73,8 @@ class Sender:
             frame = to_frame(signed, attachment)
             await self._transport.send(effect.to, frame)
         except PeerUnreachableError as error:
-            log.info("relay.unreachable", peer=effect.to.hex(), message=type(effect.message).__name__, why=str(error))
+            log.info(
+                "sender.unreachable", peer=effect.to.hex(), message=type(effect.message).__name__, why=str(error)
+            )
         else:
             self._on_sent("stream", type(effect.message).__name__, len(frame))

@@ -1,7 +1,7 @@
-"""Catching up: after an absence this node reads its peers' logs of certificates from where it last stood.
+"""Catching up: after an absence this node reads its peers' logs of certificates from its last position on.
 
-Every certificate is checked whole before it is kept. One that does not hold is the peer's fault and left out; the
-others stay. How fresh the node is follows from when it last stood level with all peers that are connected.
+Every certificate is checked whole before it is stored. An invalid one is the peer's fault and left out; the others
+stay. How fresh the node is follows from when it had last read the logs of all connected peers to their ends.
 """
 
 import random
@@ -44,11 +44,11 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 ROUND_S: Final = 30.0
-RETRY_S: Final = 4.0  # after a failure: it may not know this node for a member yet
+RETRY_S: Final = 4.0  # after a failure: it may not know yet that this node is a member
 LOOK_S: Final = 0.5
-ALONE_S: Final = 10.0  # a node that reaches nobody for so long goes on without having caught up
+ALONE_S: Final = 10.0  # a node that reaches no peer for so long goes on without having caught up
 REQUEST_S: Final = 10.0
-PAGES_MAX: Final = 1_000  # of one peer in one round: a log that never ends holds nobody up
+PAGES_MAX: Final = 1_000  # of one peer in one round: a log that never ends must not delay the others
 ANSWER_BYTES_MAX: Final = 4 * ENTRIES_BYTES_MAX
 
 
@@ -63,10 +63,10 @@ class Freshness:
     """How far this node has caught up.
 
     Attributes:
-        synced: It stood level with every peer that was connected, and no round has failed since.
+        synced: It has read the log of every connected peer to its end, and no round has failed since.
         as_of_ms: When that was; 0 for never.
         peers: Connected peers whose logs were read to the end, of ``connected``.
-        alone: No peer was ever reached: there is nobody to catch up with, as far as this node knows.
+        alone: No peer was ever reached: there is nothing to catch up with, as far as this node knows.
     """
 
     synced: bool
@@ -77,7 +77,7 @@ class Freshness:
 
     @property
     def settles(self) -> bool:
-        """Whether what this node does not know can be said not to be."""
+        """Whether a certificate that this node does not have can be taken not to exist."""
         return self.synced or self.alone
 
 
@@ -97,7 +97,7 @@ class Synchronizer:
     ) -> None:
         """Args:
         expects_peers: Whether this node has peers to join; without any it is caught up from the start.
-        on_proof: Hears of the proofs that a peer has.
+        on_proof: Called with each proof that a peer has, and the peer.
         """
         self._network = network
         self._database = database
@@ -142,7 +142,7 @@ class Synchronizer:
         return tuple(peer.identity for peer in self._transport.peers() if peer.connected)
 
     async def _catch_up(self, peer: IdentityKey) -> bool:
-        """Read what a peer has; False where that did not work for now."""
+        """Read what a peer has; False where it did not answer."""
         try:
             learned = await self._read(peer)
             if peer not in self._level_ms:
@@ -162,7 +162,7 @@ class Synchronizer:
         return True
 
     async def _read(self, peer: IdentityKey) -> int:
-        """Read a peer's log from the cursor to its end. Returns how many certificates were news."""
+        """Read a peer's log from the cursor to its end. Returns how many certificates were new here."""
         learned = 0
         for _ in range(PAGES_MAX):
             cursor = self._cursors.get(peer, 0)
@@ -175,9 +175,11 @@ class Synchronizer:
                     return learned
                 continue
             if numbers != sorted(set(numbers)) or any(number <= cursor for number in numbers):
-                raise MalformedError("the log's numbers do not rise")
+                raise MalformedError(f"the numbers of log entries must rise from {cursor + 1} on")
             if len(numbers) > LOG_PAGE_MAX or any(len(digest) != 32 for _, digest in page.entries):
-                raise MalformedError("a page of the log is not in its form")
+                raise MalformedError(
+                    f"a page of the log must have at most {LOG_PAGE_MAX} entries with digests of 32 bytes"
+                )
             learned += await self.fetch(peer, [batch_of(digest) for _, digest in page.entries])
             if numbers:
                 await self._set_cursor(peer, numbers[-1])
@@ -190,10 +192,10 @@ class Synchronizer:
         await self._database.run(partial(certificate_log.set_cursor, peer=peer, number=number))
 
     async def fetch(self, peer: IdentityKey, batch_ids: Sequence[str]) -> int:
-        """Have the certificates that are not here yet, checked and kept. Returns how many were news.
+        """Request the certificates that are not here yet, check and store them. Returns how many were new here.
 
         Raises:
-            PeerUnreachableError: The peer does not answer. PeerFault: one does not hold; the others are kept.
+            PeerUnreachableError: The peer does not answer. PeerFault: one is invalid; the others are stored.
         """
         missing = await self._database.run(partial(certificate_log.unknown, batch_ids=batch_ids))
         learned = 0
@@ -202,8 +204,11 @@ class Synchronizer:
             page = await self._ask(EntryPage, peer, ENTRIES + write_keys(wanted))
             good, why = await self._checker.admit(partial(check_entries, page, self._network, frozenset(wanted)))
             if len(good) < len(wanted) and len(page.entries) < len(wanted) and page.entries and not why:
-                told = {each.certificate.statement.batch_id for each in good}
-                missing = [*(batch_id for batch_id in wanted if batch_id not in told), *missing]  # they did not fit
+                received = {each.certificate.statement.batch_id for each in good}
+                missing = [
+                    *(batch_id for batch_id in wanted if batch_id not in received),
+                    *missing,
+                ]  # they did not fit
             admitted = [each for each in good if self._certificates.admits(each.certificate)]
             learned += await self._certificates.put(admitted) if admitted else 0
             if why:
@@ -213,5 +218,5 @@ class Synchronizer:
     async def _ask(self, cls: type[T], peer: IdentityKey, body: bytes) -> T:
         answer = await self._transport.request(peer, body, REQUEST_S)
         if answer[:1] != PRESENT or len(answer) > ANSWER_BYTES_MAX:
-            raise MalformedError("no page of a log")
+            raise MalformedError(f"a page of a log must be present, in at most {ANSWER_BYTES_MAX} bytes")
         return codec.decode(cls, answer[1:])

@@ -1,9 +1,9 @@
 """Pages of a log of certificates, as peers give them to each other. Imports the pure packages only.
 
 Two requests: ``I`` and a number asks for the ids of the entries after it, ``L`` and SHA-256s for the certificates of
-those batches. So nobody sends what the other has already, and what is there is found out by 40 bytes an entry.
-``F`` asks for the latest proofs against agents. ``M`` and SHA-256s asks for the manifests of those batches, which
-have these hashes: what topics a certified batch belongs to is nobody's word.
+those batches. So no certificate is sent that the other node has, and a comparison costs 40 bytes an entry. ``F`` asks
+for the latest proofs against agents. ``M`` and SHA-256s asks for the manifests of those batches: each has that hash,
+so a peer cannot invent the topics of a certified batch.
 """
 
 from collections.abc import Collection
@@ -61,7 +61,7 @@ class ManifestPage:
 
 
 def read_keys(body: bytes, count_max: int) -> list[str]:
-    """The batch ids that a request names by their hashes; none where it is not in its form."""
+    """The batch ids that a request names by their hashes; none where it is malformed."""
     if not body or len(body) % 32 or len(body) > 32 * count_max:
         return []
     return [batch_of(body[at : at + 32]) for at in range(0, len(body), 32)]
@@ -73,7 +73,7 @@ def write_keys(batch_ids: Collection[str]) -> bytes:
 
 
 def read_manifests(body: bytes, network: str, wanted: Collection[str]) -> dict[str, tuple[bytes, Manifest]]:
-    """The manifests of a page with their frames, by batch id: each is of a batch that was asked for, and signed.
+    """The manifests of a page with their frames, by batch id: each was requested, and is signed.
 
     Raises:
         PeerFault: one is not.
@@ -81,12 +81,14 @@ def read_manifests(body: bytes, network: str, wanted: Collection[str]) -> dict[s
     found: dict[str, tuple[bytes, Manifest]] = {}
     for frame in codec.decode(ManifestPage, body).entries:
         signed, attachment = envelope.open_frame(frame, network)
-        said = signed.message
-        if not isinstance(said, Manifest) or said.batch_id not in wanted or attachment or said.batch_id in found:
-            raise MalformedError("a manifest that was not asked for")
-        if signed.signer != said.coordinator:
-            raise MalformedError("a manifest that its coordinator has not signed")
-        found[said.batch_id] = frame, said
+        manifest = signed.message
+        if not isinstance(manifest, Manifest) or attachment:
+            raise MalformedError("a page of manifests must hold manifests alone, without attachments")
+        if manifest.batch_id not in wanted or manifest.batch_id in found:
+            raise MalformedError("the page holds a manifest that was not requested, or one twice")
+        if signed.signer != manifest.coordinator:
+            raise MalformedError("a manifest must be signed by its coordinator")
+        found[manifest.batch_id] = frame, manifest
     return found
 
 
@@ -94,22 +96,22 @@ def read_proofs(page: ProofPage, network: str) -> list[FraudProof]:
     """The proofs in a page, every signature checked.
 
     Raises:
-        PeerFault: there are too many, or one is not what it should be.
+        PeerFault: there are too many, or one is not a proof.
     """
     if len(page.entries) > PROOFS_MAX:
-        raise MalformedError(f"{len(page.entries)} proofs, at most {PROOFS_MAX} are asked for")
+        raise MalformedError(f"{len(page.entries)} proofs, at most {PROOFS_MAX} are allowed")
     found = []
     for frames in page.entries:
         first, second = (envelope.narrow(envelope.open_frame(frame, network)[0], Evidence) for frame in frames)
         proof = proof_of(first, second)
         if proof_problem(proof):
-            raise MalformedError(f"a proof that proves nothing: {proof_problem(proof)}")
+            raise MalformedError(f"a proof is invalid: {proof_problem(proof)}")
         found.append(proof)
     return found
 
 
 def check_entries(page: EntryPage, network: str, wanted: Collection[str]) -> tuple[list[BatchSealed], str]:
-    """Check the certificates of a page. Returns those that hold, and what is wrong with the first that does not.
+    """Check the certificates of a page. Returns the valid ones, and what is wrong with the first invalid one.
 
     Runs in a worker process: there can be thousands after a long absence.
     """
@@ -118,8 +120,10 @@ def check_entries(page: EntryPage, network: str, wanted: Collection[str]) -> tup
         try:
             found = codec.decode(QuorumCertificate, encoded)
             certificate.verify_quorum(found, network=network)
-            if found.statement.batch_id not in wanted or len(context) > CONTEXT_BYTES_MAX:
-                raise MalformedError("a certificate that was not asked for")
+            if found.statement.batch_id not in wanted:
+                raise MalformedError("the page holds a certificate that was not requested")
+            if len(context) > CONTEXT_BYTES_MAX:
+                raise MalformedError(f"a context must have at most {CONTEXT_BYTES_MAX} bytes, not {len(context)}")
         except OverlayError as error:
             problem = problem or str(error)
             continue

@@ -1,8 +1,8 @@
-"""The seam between the node and its network: what the rest of the node may ask of it, and nothing of how.
+"""The interface between the node and its network: what the rest of the node may ask of it, and nothing of how.
 
-Two carriers. *Gossip* reaches everybody, costs every node milliseconds a message and may lose some: it is for
+Two carriers. *Gossip* reaches every node, costs each of them milliseconds a message and may lose some: it is for
 what is small and rare. *Streams* reach one peer, in order, each frame at most once: a frame handed to ``send``
-arrives once or not at all, and whoever must know repeats it or asks.
+arrives once or not at all, and a sender that must know repeats it or asks.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -43,11 +43,11 @@ class PeerView:
     """What the transport knows of a peer, at one moment."""
 
     identity: IdentityKey
-    addresses: tuple[str, ...]  # multiaddrs; empty for a peer that connected to us and told none
+    addresses: tuple[str, ...]  # multiaddrs; empty for a peer that connected to us and advertised none
     connected: bool
     connected_since_ms: int | None
     queued: int  # frames waiting to be written to it
-    refusal: str = ""  # why it can be reached and not be talked to
+    refusal: str = ""  # why it takes no streams though it can be reached
 
 
 Answer: TypeAlias = Callable[[IdentityKey, bytes], Awaitable[bytes]]
@@ -66,7 +66,7 @@ class Transport(Protocol):
         """Where this node can be dialled: multiaddrs that end in ``/p2p/...``."""
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Gossip ``data`` to the network. It comes back to nobody who sent it.
+        """Gossip ``data`` to the network. A node does not get its own messages back.
 
         Raises:
             FrameTooLargeError: More than ``GOSSIP_BYTES_MAX`` bytes.
@@ -95,7 +95,7 @@ class Transport(Protocol):
         """
 
     def inbound(self) -> trio.MemoryReceiveChannel[Delivery]:
-        """One-way frames from peers. While nobody takes them, the senders are held back."""
+        """One-way frames from peers. While they are not taken, the senders are held back."""
 
     def learn(self, identity: IdentityKey, addresses: Iterable[str]) -> None:
         """Remember where a peer listens, and keep connected to it. Unusable addresses are left out."""

@@ -219,7 +219,7 @@ def build_interface(
         dead_letters=DeadLetters(
             network=base.network,
             database=database,
-            tell=driver.submit,
+            submit=driver.submit,
             unsettle=ingest.admission.unsettle,
             refuse_if_full=ingest.admission.refuse_if_full,
         ),

@@ -209,7 +209,7 @@ def _receiver(
         is_known=discovery.is_known,
         admits=membership.admits,
         on_advertisement=discovery.on_advertisement,
-        on_notice=notices.hear,
+        on_notice=notices.receive,
         on_proof=proofs.take,
         on_fault=base.metrics.peer_fault,
         on_received=base.metrics.received,

@@ -446,7 +446,7 @@ async def running(
             dead_letters=DeadLetters(
                 network=NETWORK,
                 database=database,
-                tell=recorder.tell,
+                submit=recorder.tell,
                 unsettle=ingest.admission.unsettle,
                 refuse_if_full=ingest.admission.refuse_if_full,
             ),

@@ -1,4 +1,4 @@
-"""What a node's network needs to know at start."""
+"""Settings of the transport."""
 
 import attrs
 
@@ -11,13 +11,13 @@ class TransportConfig:
     network: str  # stands in every protocol and topic name, so that networks never mix
     topics: tuple[str, ...]  # short names of the gossip topics to take part in
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)  # multiaddrs; port 0 picks one
-    announce: tuple[str, ...] = ()  # told to peers in place of ``listen``: behind NAT, or listening on a wildcard
+    announce: tuple[str, ...] = ()  # given to peers in place of ``listen``: behind NAT, or listening on a wildcard
     bootstrap: tuple[str, ...] = ()  # multiaddrs, with or without ``/p2p/...``; any may be dead
-    members: frozenset[bytes] | None = None  # identities that are let in; None: everybody
+    members: frozenset[bytes] | None = None  # identities that are let in; None: all
     eclipse_protection: bool = False  # wants neighbours from 3 addresses or more: off where peers share one
-    silence_s: float = 45.0  # a peer that says nothing for so long is taken for dead
+    silence_s: float = 45.0  # a peer that sends nothing for so long is taken for dead
     redial_s_max: float = 5.0  # the longest pause between two attempts to reach a peer
 
     def admits(self, identity: bytes) -> bool:
-        """Whether an identity may take part."""
+        """Whether an identity may connect."""
         return self.members is None or identity in self.members

@@ -1,4 +1,4 @@
-"""Getting through to peers over libp2p, and cutting them off."""
+"""Dials peers over libp2p, opens streams to them, and closes connections."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ from node.network.transport import PeerUnreachableError
 from protocols.messages import IdentityKey
 
 DIAL_S: Final = 8.0
-DIALS_AT_ONCE: Final = 8  # a network that comes back all at once is called a few at a time
+DIALS_AT_ONCE: Final = 8  # a network that comes back all at once is dialled a few at a time
 OPEN_S: Final = 8.0
 CUT_S: Final = 1.0
 TIE_S: Final = 0.6
@@ -26,7 +26,7 @@ ADDRESS_TTL_S: Final = 120
 WILDCARDS: Final = ("/ip4/0.0.0.0/", "/ip6/::/")
 
 LINK_ERRORS: Final = (BaseLibp2pError, OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)
-"""What talking to a peer over libp2p raises when the world fails."""
+"""What libp2p raises when a connection or a peer fails."""
 
 
 def usable_address(text: str, identity: IdentityKey) -> str | None:
@@ -49,7 +49,7 @@ def identity_in(text: str) -> IdentityKey | None:
     """The identity that a multiaddr's ``/p2p`` part names; None if it has no such part.
 
     Raises:
-        ValueError: No multiaddr, or the peer id holds no identity key.
+        ValueError: It is not a multiaddr, or its peer id holds another kind of key.
     """
     try:
         address = Multiaddr(text)
@@ -57,15 +57,15 @@ def identity_in(text: str) -> IdentityKey | None:
             return None
         peer_id = ID.from_string(str(address.value_for_protocol("p2p")))
     except MultiaddrError as error:
-        raise ValueError(f"{text} is no multiaddr") from error
+        raise ValueError(f"{text!r} must be a multiaddr") from error
     identity = identity_of(peer_id.to_bytes())
     if identity is None:
-        raise ValueError(f"{text} names a peer whose key is no identity key")
+        raise ValueError(f"the peer id in {text!r} must hold a secp256k1 key")
     return identity
 
 
 class Connector:
-    """Dials, opens streams, hangs up."""
+    """Dials, opens streams, closes connections."""
 
     def __init__(self, host: Host, identity: IdentityKey, protocol: str) -> None:
         self._host = host
@@ -110,7 +110,7 @@ class Connector:
                 await self._host.connect(PeerInfo(peer_id, [bare]))
 
     async def who_is_at(self, address: str) -> IdentityKey:
-        """Connect to whoever listens at an address. Raises ``LINK_ERRORS``."""
+        """Connect to the node that listens at an address. Raises ``LINK_ERRORS``."""
         with trio.fail_after(DIAL_S):
             peer_id = await self._host.connect_unknown(Multiaddr(address))
         identity = identity_of(peer_id.to_bytes())
@@ -118,7 +118,7 @@ class Connector:
         return identity
 
     async def cut(self, identity: IdentityKey) -> None:
-        """Hang up, even where the other end no longer answers: the sockets first, the farewell after."""
+        """Close the connections to a peer, even where it no longer answers: the sockets first, then the swarm."""
         for connection in self.live(identity):
             with trio.move_on_after(CUT_S):
                 await connection.muxed_conn.secured_conn.close()  # type: ignore[attr-defined]
@@ -126,7 +126,7 @@ class Connector:
             await self._swarm.close_peer(peer_id_of(identity))
 
     async def cut_all(self) -> None:
-        """Hang up on everybody, for the shutdown."""
+        """Close all connections, for the shutdown."""
         async with trio.open_nursery() as nursery:
             for peer_id in list(self._swarm.connections):
                 identity = identity_of(peer_id.to_bytes())
@@ -135,7 +135,7 @@ class Connector:
 
 
 class Arrivals(INotifee):
-    """Tells of every new connection."""
+    """Reports every new connection."""
 
     def __init__(self, arrivals: trio.MemorySendChannel[IdentityKey]) -> None:
         self._arrivals = arrivals
@@ -146,16 +146,16 @@ class Arrivals(INotifee):
             await self._arrivals.send(identity)
 
     async def disconnected(self, network: INetwork, conn: INetConn) -> None:
-        """The streams end by themselves."""
+        """Streams end by themselves."""
 
     async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
-        """Of no interest."""
+        """Not used."""
 
     async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
-        """Of no interest."""
+        """Not used."""
 
     async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
-        """Of no interest."""
+        """Not used."""
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
-        """Of no interest."""
+        """Not used."""

@@ -13,7 +13,7 @@ STRUCK_MAX: Final = 4_096  # peers remembered; keys cost nothing to make, so the
 
 
 class Faults:
-    """Who has erred how often lately."""
+    """Counts of recent faults by peer."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -45,7 +45,7 @@ class GuardedPubsub(Pubsub):
     """Pubsub that looks at what peers send before the library does."""
 
     def report_to(self, on_fault: Callable[[IdentityKey, str], None]) -> None:
-        """Say who hears of faults. Called once, before the service reads anything."""
+        """Set the callback for faults of peers. Called once, before the service reads anything."""
         self._on_fault = on_fault
         self._budget = TokenBuckets[bytes](NEIGHBOUR_RATE, time.monotonic, NEIGHBOURS_MAX)
 
@@ -66,15 +66,15 @@ class GuardedPubsub(Pubsub):
         if len(message.data) > GOSSIP_BYTES_MAX:
             return f"gossip: a message of {len(message.data)} bytes"
         if len(message.topicIDs) != 1 or message.topicIDs[0] not in self.topic_ids:
-            return "gossip: another topic"
+            return "gossip: exactly one topic of this network must be named"
         if len(message.seqno) != 8 or identity_of(message.from_id) is None:
-            return "gossip: no proper origin"
+            return "gossip: the origin must be an identity key, with a sequence number of 8 bytes"
         if message.key not in (b"", message.from_id[KEY_HEAD_BYTES:]):
-            return "gossip: a key that is not the origin's"
+            return "gossip: the key must be the origin's"
         return None
 
     async def stream_handler(self, stream: INetStream) -> None:
-        """Read a neighbour's stream until it ends; bytes that are no protobuf end only that stream."""
+        """Read a neighbour's stream until it ends; malformed protobuf ends only that stream."""
         neighbour = stream.muxed_conn.peer_id
         try:
             await super().stream_handler(stream)
@@ -131,7 +131,7 @@ class GossipPort:
         return await self.pubsub.subscribe(self.topic(name))
 
     async def run(self, name: str, subscription: ISubscriptionAPI) -> None:
-        """Hand what is heard on a topic to the inbox, until cancelled."""
+        """Hand the messages of a topic to the inbox, until cancelled."""
         while True:
             message = await subscription.get()
             sender = identity_of(message.from_id)
@@ -143,7 +143,7 @@ class GossipPort:
                 self._count_dropped()
 
     async def publish(self, name: str, data: bytes) -> None:
-        """Have a task of its own sign and gossip it: a neighbour that takes nothing holds up gossip alone."""
+        """Queue a message for the publishing task: a neighbour that takes nothing delays gossip alone."""
         if len(data) > GOSSIP_BYTES_MAX:
             raise FrameTooLargeError(
                 f"a message of {len(data)} bytes to gossip", bytes=len(data), bytes_max=GOSSIP_BYTES_MAX
@@ -155,7 +155,7 @@ class GossipPort:
         await trio.lowlevel.checkpoint()
 
     async def run_publisher(self) -> None:
-        """Gossip what was handed in, one after the other, until cancelled."""
+        """Publish what was queued, one after the other, until cancelled."""
         async for topic, data in self._waiting:
             with trio.move_on_after(PUBLISH_S) as waited:
                 try:
@@ -167,5 +167,5 @@ class GossipPort:
 
     def _count_dropped(self) -> None:
         self._dropped += 1
-        if math.log2(self._dropped).is_integer():  # 1, 2, 4, ...: heard, and not a flood of its own
+        if math.log2(self._dropped).is_integer():  # 1, 2, 4, ...: noticed, and not a flood of its own
             log.warning("gossip.dropped", dropped=self._dropped)

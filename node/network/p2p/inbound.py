@@ -71,8 +71,8 @@ class Port(Protocol):
     def queue(self) -> InboundQueue:
         """Where one-way frames go."""
 
-    def heard(self, sender: IdentityKey) -> None:
-        """The peer has said something."""
+    def note_alive(self, sender: IdentityKey) -> None:
+        """Note a sign of life of a peer."""
 
     def on_answer(self, sender: IdentityKey, frame: Frame) -> None:
         """An answer or a failure has come."""
@@ -99,7 +99,7 @@ class StreamReader:
         self._requests = 0
 
     async def run(self) -> None:
-        """Read until the stream ends, which it tells by an exception group.
+        """Read until the stream ends, which raises an exception group.
 
         Raises:
             PeerFault: In the group: the peer broke the protocol.
@@ -112,16 +112,16 @@ class StreamReader:
     async def _read(self, nursery: trio.Nursery) -> None:
         while True:
             data = await self._wire.read()
-            self._port.heard(self._sender)
+            self._port.note_alive(self._sender)
             for frame in self._frames.feed(data):
                 self._sort(frame, nursery)
-            await self._tell_credit()
+            await self._send_credit()
 
     def _sort(self, frame: Frame, nursery: trio.Nursery) -> None:
         match frame.kind:
             case FrameKind.ONEWAY:
                 if not self._intake.receive(frame):
-                    raise MalformedError("more than the credit given")
+                    raise MalformedError("the peer sent more than its credit")
                 if self._backlog or body_size(frame) > INLINE_BYTES_MAX or not self._offer(frame):
                     self._backlog.append(frame)
                     self._more.set()
@@ -130,7 +130,7 @@ class StreamReader:
             case FrameKind.ANSWER | FrameKind.FAILURE:
                 self._port.on_answer(self._sender, frame)
             case FrameKind.CREDIT:
-                raise MalformedError("credit for a stream that we do not write on")
+                raise MalformedError("credit must be for a stream that this node writes on")
 
     def _offer(self, frame: Frame) -> bool:
         taken = self._port.queue.offer(Delivery(sender=self._sender, frame=open_body(frame)))
@@ -144,11 +144,11 @@ class StreamReader:
             while self._backlog:
                 frame = self._backlog[0]
                 delivery = Delivery(sender=self._sender, frame=await open_large(frame))
-                while not self._port.queue.offer(delivery):  # noqa: ASYNC110 -- whoever takes from it gives no sign
+                while not self._port.queue.offer(delivery):  # noqa: ASYNC110 -- its reader sets no event
                     await trio.sleep(RETRY_S)
                 self._backlog.popleft()
                 self._taken(frame)
-                await self._tell_credit()
+                await self._send_credit()
             self._more = trio.Event()
             await self._more.wait()
 
@@ -170,7 +170,7 @@ class StreamReader:
     def _taken(self, frame: Frame) -> None:
         self._credit = self._intake.take(frame) or self._credit
 
-    async def _tell_credit(self) -> None:
+    async def _send_credit(self) -> None:
         if self._credit:
             credit, self._credit = self._credit, b""
             await self._wire.write(credit)

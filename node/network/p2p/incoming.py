@@ -44,7 +44,7 @@ class IncomingStreams:
         self._streams[sender] = wire
         if older is not None:
             await older.reset()
-        self.heard(sender)
+        self.note_alive(sender)
         try:
             await StreamReader(sender, wire, self).run()
         except* PeerFault as faults:
@@ -56,7 +56,7 @@ class IncomingStreams:
         with trio.move_on_after(RESET_S):
             await wire.reset()
 
-    def heard(self, sender: IdentityKey) -> None:
+    def note_alive(self, sender: IdentityKey) -> None:
         """Note a sign of life."""
         link = self._links.find(sender)
         if link is not None:

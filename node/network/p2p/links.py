@@ -1,7 +1,7 @@
 """One link per peer: what waits to be sent to it, how much it lets us send, and when to call it again.
 
-Each side writes on a stream it opened itself and reads from the one the other opened, so nobody has to agree on
-who opens it. Flow control is by credit: the receiver says now and then how much it has taken off the stream, and
+Each side writes on a stream it opened itself and reads from the one the other opened, so they need not agree on
+who opens it. Flow control is by credit: the receiver reports now and then how much it has taken off the stream, and
 the sender never has more than ``WINDOW`` outstanding. A receiver can then read the stream at all times, without
 holding more than that, and a slow one leaves the others' traffic and the connection alone.
 """
@@ -63,7 +63,7 @@ class Outbox:
         return len(self._frames) <= QUEUE_FRAMES_MAX // 2 and self._bytes <= QUEUE_BYTES_MAX // 2
 
     def put(self, frame: bytes, *, urgent: bool = False) -> None:
-        """Append a frame. Whoever must not overfill it asks ``full`` first."""
+        """Append a frame. The caller asks ``full`` first."""
         if urgent:
             self._urgent.append(frame)
             self._urgent_bytes += len(frame)
@@ -144,7 +144,7 @@ class Intake:
         return self._received - self._taken <= WINDOW
 
     def take(self, frame: Frame) -> bytes | None:
-        """Count a frame as dealt with. Returns the CREDIT frame to send, once there is enough to tell."""
+        """Count a frame as dealt with. Returns the CREDIT frame to send, once there is enough to report."""
         self._taken += cost_of(frame.wire_bytes)
         if self._taken - self._granted < GRANT_EVERY:
             return None
@@ -153,7 +153,7 @@ class Intake:
 
 
 class Link:
-    """A peer: where it listens, what waits for it, how it stands."""
+    """A peer: its addresses, the frames that wait for it, the state of its connection."""
 
     def __init__(self, identity: IdentityKey) -> None:
         self.identity = identity
@@ -161,11 +161,11 @@ class Link:
         self.addresses: tuple[str, ...] = ()
         self.keep = False  # reconnect when the connection is lost
         self.bootstrap = False
-        self.stuck = False  # somebody waited for room in vain, and it has not drained since
+        self.stuck = False  # a sender waited for room in vain, and it has not drained since
         self.failures = 0  # attempts to reach it that failed in a row
         self.refusal = ""  # why it takes no stream of ours though it can be reached
         self.connected_since_ms: int | None = None
-        self.heard_s = trio.current_time()  # when it last said anything, on the loop's clock
+        self.heard_s = trio.current_time()  # when it last sent anything, on the loop's clock
         self.scope = trio.CancelScope()  # of the task that serves it
         self._due = trio.Event()
         self._next_address = 0
@@ -207,6 +207,6 @@ class Link:
         self._due = trio.Event()
 
     def redial_s(self, redial_s_max: float, rng: random.Random) -> float:
-        """How long to wait after so many failures: doubling, with jitter, so that a network does not call in step."""
+        """How long to wait after so many failures: doubling, with jitter, so that nodes do not dial in step."""
         delay_s: float = min(REDIAL_S_FIRST * 2 ** min(self.failures, 16), redial_s_max)
         return delay_s * rng.uniform(0.5, 1.0)

@@ -20,7 +20,7 @@ FAILURE_CHARS_MAX: Final = 200
 
 
 class PeerNetwork:
-    """One node's end of the network: the ``Transport`` over libp2p. What each call does is said there."""
+    """One node's end of the network: the ``Transport`` over libp2p. It documents the calls."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Brings the network up and takes it down again."""
+"""Starts the transport and closes it."""
 
 import logging
 import socket
@@ -96,16 +96,16 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
                 with trio.CancelScope(deadline=scope.deadline, shield=True):
                     await upkeep.flush()
                     await connector.cut_all()
-                    await host.close()  # else its listeners go on accepting: they are tasks of nobody's
+                    await host.close()  # else its listeners go on accepting: no nursery of ours holds their tasks
                 nursery.cancel_scope.cancel()
 
 
 def _addresses(host: Host) -> tuple[str, ...]:
-    """Where peers can dial this node: not at a wildcard, which says nothing to them."""
+    """The addresses where peers can dial this node: no wildcards, which mean nothing to them."""
     addresses = tuple(str(address) for address in host.get_addrs())
     usable = tuple(address for address in addresses if not address.startswith(WILDCARDS))
     if len(usable) < len(addresses):
-        log.warning("network.no_address_to_tell", listen=addresses, hint="set the addresses to announce")
+        log.warning("network.no_address_to_advertise", listen=addresses, hint="set the addresses to announce")
     return usable
 
 
@@ -122,11 +122,11 @@ def _parsed(address: str) -> Multiaddr:
     try:
         return Multiaddr(address)
     except MultiaddrError as error:
-        raise ValueError(f"{address} is no multiaddr") from error
+        raise ValueError(f"{address!r} must be a multiaddr") from error
 
 
 def _free(address: str) -> Multiaddr:
-    """A listen address that nobody has taken.
+    """A listen address that is free.
 
     The library listens with SO_REUSEPORT, with which two nodes on one port both start and each gets half of the
     connections: a socket without it shows whether the port is taken.
@@ -134,7 +134,7 @@ def _free(address: str) -> Multiaddr:
     parsed = _parsed(address)
     protocols = [protocol.name for protocol in parsed.protocols()]
     if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
-        raise ListenError(f"{address} is not /ip4/.../tcp/... or /ip6/.../tcp/...")
+        raise ListenError(f"{address!r} must be /ip4/.../tcp/... or /ip6/.../tcp/...")
     family = socket.AF_INET if protocols[0] == "ip4" else socket.AF_INET6
     host, port = str(parsed.value_for_protocol(protocols[0])), int(str(parsed.value_for_protocol("tcp")))
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -187,7 +187,7 @@ class PeerLinks:
 
 
 async def queue_frame(link: Link, frame: bytes, *, urgent: bool = False) -> None:
-    """Queue a frame, waiting for room; but for a peer that let one sender wait in vain, nobody else waits.
+    """Queue a frame, waiting for room; for a peer that let one sender wait in vain, no other waits.
 
     Senders serve many peers in turn: one that takes nothing, or a frame now and then, must not hold them up.
 

@@ -42,7 +42,7 @@ class PendingRequests:
             del self._pending[pending.request_id]
 
     def answer(self, sender: IdentityKey, frame: Frame) -> None:
-        """Take an answer in. One that nobody waits for, or of another peer than the one asked, is left out."""
+        """Take in an answer. One that nothing waits for, or of another peer than the one asked, is dropped."""
         pending = self._pending.get(frame.request_id)
         if pending is not None and pending.peer == sender and not pending.done.is_set():
             pending.frame = frame

@@ -1,6 +1,6 @@
 """The libp2p host: noise over TCP and yamux, put together by hand, with what py-libp2p 0.8.1 leaves open closed.
 
-``libp2p.new_host`` would also offer plaintext and secio, under which anybody can claim any identity; it has no
+``libp2p.new_host`` would also offer plaintext and secio, under which a peer can claim any identity; it has no
 bound on what a connection may buffer; and each accepted connection would hold a task and one of its places until
 the process ends. The classes here override those methods, through the places the library has for it.
 """
@@ -110,7 +110,7 @@ class BufferedNoise(NoiseTransport):
         if identity is None or not self.admits(identity):
             await secure.close()
             raise HandshakeFailure(
-                "the peer's key is no identity key" if identity is None else "the peer is no member"
+                "the peer's key must be a secp256k1 key" if identity is None else "the peer is not a member"
             )
         return secure
 
@@ -164,7 +164,7 @@ class Upgrader(TransportUpgrader):
 
 
 class QuietConnector(AutoConnector):
-    """Dials nobody: the library's own would call every address it ever heard of."""
+    """Never dials: the library's own would dial every address it ever learned."""
 
     async def maybe_connect(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -182,7 +182,7 @@ class ReleasingSwarm(Swarm):
         connection = await super().upgrade_inbound_raw_conn(raw_conn, maddr)
         assert isinstance(connection, Yamux), "no other muxer is on offer"
         await connection.event_closed.wait()
-        raise SwarmException("the connection has ended")  # how the caller is told to let go of it
+        raise SwarmException("the connection has ended")  # makes the caller release it
 
 
 class Host(BasicHost):
@@ -201,7 +201,7 @@ class Host(BasicHost):
         """Connect and shake hands, which proves who is there; raises what libp2p raises."""
         raw = await TCP().dial(address)
         try:
-            # the annotation says ID, the code takes None, and noise then accepts whoever proves an identity
+            # the annotation says ID, the code takes None, and noise then accepts any proven identity
             secure = await self.swarm.upgrader.security_multistream.secure_outbound(raw, None)  # type: ignore[arg-type]
             peer_id = secure.get_remote_peer()
             if peer_id == self.get_id():
@@ -218,9 +218,9 @@ class Host(BasicHost):
 def build_host(
     secret: bytes, announce: Sequence[Multiaddr], admits: Callable[[IdentityKey], bool] = lambda identity: True
 ) -> Host:
-    """A host that listens nowhere yet and lets in whom ``admits`` names.
+    """A host that does not listen yet, and lets in identities that ``admits`` accepts.
 
-    Nothing in it dials on its own: who is dialled is this package's business.
+    Nothing in it dials on its own: this package decides which peers are dialled.
     """
     keys: KeyPair = create_new_key_pair(secret)
     peer_id = ID.from_pubkey(keys.public_key)

@@ -1,4 +1,4 @@
-"""What keeps a node in its network: links to those who connect and to bootstrap peers, and an end to silent ones."""
+"""Tasks that keep a node in its network: links to peers that connect and to bootstrap peers, silent ones cut off."""
 
 import random
 from typing import Final
@@ -34,7 +34,7 @@ class Upkeep:
         self._rng = random.Random(identity)  # noqa: S311 -- jitter, no secret
 
     async def watch_arrivals(self, arrivals: trio.MemoryReceiveChannel[IdentityKey]) -> None:
-        """Open our own stream to everybody who connects."""
+        """Open our own stream to every peer that connects."""
         async for identity in arrivals:
             link = None if self._links.faults.ignored(identity) else self._links.open(identity)
             if link is None:
@@ -44,7 +44,7 @@ class Upkeep:
             link.poke()
 
     async def sweep(self) -> None:
-        """Hang up on peers that were silent for too long: their end may be gone without a word."""
+        """Cut off peers that were silent for too long: a connection can end without notice."""
         while True:
             await trio.sleep(min(SWEEP_S, self._config.silence_s / ALIVE_EVERY))
             silent_since_s = trio.current_time() - self._config.silence_s

@@ -44,16 +44,16 @@ async def test_every_advertisement_decides_anew() -> None:
     certificate = issue(CERTIFIER, PEER.identity, type=TYPE, serial_number=TYPE)
     assert (membership.admits(SELF.identity), membership.admits(PEER.identity)) == (True, False)
     with pytest.raises(NotAMemberError, match="no membership certificate"):
-        await membership.hear(advertised(b""))
-    await membership.hear(advertised(certificate))
+        await membership.check(advertised(b""))
+    await membership.check(advertised(certificate))
     assert membership.admits(PEER.identity)
     revoked.add(TYPE)
     with pytest.raises(NotAMemberError, match="revoked"):
-        await membership.hear(advertised(certificate))
+        await membership.check(advertised(certificate))
     assert not membership.admits(PEER.identity)
 
 
 async def test_where_everybody_is_a_member_nothing_is_asked_for() -> None:
     membership = Membership(own=SELF.identity)
-    await membership.hear(advertised(b"nonsense"))
+    await membership.check(advertised(b"nonsense"))
     assert membership.admits(PEER.identity)

@@ -281,18 +281,18 @@ async def test_certificates_are_had_of_whoever_told_of_them_else_of_others(
     digests = [await certify(node, value, "weather.jfk") for value in range(3)]
     async with hearing(other_postgres_url) as here:
         here.network.answers[AGENT.identity] = serving(node)
-        here.notices.hear(notice(*digests))
+        here.notices.receive(notice(*digests))
         await trio.sleep(0.2)
         assert here.network.asked == [], "no source here follows the topic"
         with here.interests.follow(Patterns(frozenset({"weather.#"}))):
-            here.notices.hear(notice(*digests, topic="orders"))
-            here.notices.hear(notice(*digests))  # its signer does not answer
+            here.notices.receive(notice(*digests, topic="orders"))
+            here.notices.receive(notice(*digests))  # its signer does not answer
             with trio.fail_after(10):
                 while await here.known() < 3:
                     await trio.sleep(0.02)
             assert {peer for peer, _ in here.network.asked} == {NODE.identity, AGENT.identity}
             asked = len(here.network.asked)
-            here.notices.hear(notice(*digests))
+            here.notices.receive(notice(*digests))
             await trio.sleep(0.2)
             assert len(here.network.asked) == asked, "told again, it changes nothing"
 
@@ -309,12 +309,12 @@ async def test_certificates_that_do_not_hold_are_a_fault_and_left_out(node: Runn
     async with hearing(other_postgres_url) as here:
         here.network.answers = {NODE.identity: lying}
         with here.interests.follow(Patterns(frozenset("#"))):
-            here.notices.hear(notice(digest))
+            here.notices.receive(notice(digest))
             await until(lambda: bool(here.transport.struck))
             assert await here.known() == 0
             assert {peer for peer, _ in here.transport.struck} == {NODE.identity}
             here.network.answers = {NODE.identity: lying, AGENT.identity: honest}
-            here.notices.hear(notice(digest, signer=AGENT))
+            here.notices.receive(notice(digest, signer=AGENT))
             with trio.fail_after(10):
                 while await here.known() < 1:
                     await trio.sleep(0.02)
@@ -325,8 +325,8 @@ async def test_a_node_that_never_stops_telling_is_not_heard_more_for_it(postgres
         here.network.answers = {NODE.identity: silent, AGENT.identity: absent}
         with here.interests.follow(Patterns(frozenset("#"))):
             for number in range(200):
-                here.notices.hear(notice(number.to_bytes(32, "big")))
-            here.notices.hear(notice(DIGEST, signer=AGENT))
+                here.notices.receive(notice(number.to_bytes(32, "big")))
+            here.notices.receive(notice(DIGEST, signer=AGENT))
             await until(lambda: AGENT.identity in {peer for peer, _ in here.network.asked})
             assert sum(peer == NODE.identity for peer, _ in here.network.asked) <= NODE_RATE.burst
 

@@ -317,7 +317,7 @@ async def test_what_is_given_up_is_shown(world: World) -> None:
     assert await world.until_taken(1) == second
     (given_up,) = await world.rejections()
     assert given_up["externalId"] == world.origin.recorder.told[0].manifest.message.batch_id
-    assert "gave the events" in given_up["reason"]
+    assert "sent the events" in given_up["reason"]
     mark = await world.database.run(partial(sources.mark, source_id="copy"))
     assert mark is not None
     assert mark["aside"] == []
