@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NoReturn, TypeAlias
 
 import httpcore
@@ -129,7 +130,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         try:
-            with trio.fail_after(_bound(timeout)):
+            with _time_limit(timeout):
                 return bytes(await self._stream.receive_some(max_bytes))
         except trio.TooSlowError as error:
             raise httpcore.ReadTimeout from error
@@ -138,7 +139,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         try:
-            with trio.fail_after(_bound(timeout)):
+            with _time_limit(timeout):
                 await self._stream.send_all(buffer)
         except trio.TooSlowError as error:
             raise httpcore.WriteTimeout from error
@@ -158,7 +159,7 @@ class GuardedStream(httpcore.AsyncNetworkStream):
         assert isinstance(self._stream, trio.SocketStream), "TLS is started once"
         secured = trio.SSLStream(self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True)
         try:
-            with trio.fail_after(_bound(timeout)):
+            with _time_limit(timeout):
                 await secured.do_handshake()
         except BaseException as error:
             await self.aclose()
@@ -180,8 +181,8 @@ class GuardedStream(httpcore.AsyncNetworkStream):
         return self.is_readable if info == "is_readable" else None
 
 
-def _bound(timeout_s: float | None) -> float:
-    return float("inf") if timeout_s is None else timeout_s
+def _time_limit(timeout_s: float | None) -> AbstractContextManager[object]:
+    return nullcontext() if timeout_s is None else trio.fail_after(timeout_s)
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):

@@ -90,6 +90,7 @@ class Receiver:
         self.otherwise: Behaviour = answers(204)
         self.hooks: list[Hook] = []
         self.connections = 0
+        self.open_connections = 0
         self.port = 0
         self.host = "127.0.0.1"
         self.scheme = "http"
@@ -116,16 +117,24 @@ class Receiver:
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         self.connections += 1
+        self.open_connections += 1
+        try:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
+                async with stream:
+                    await self._serve(stream)
+        finally:
+            self.open_connections -= 1
+            self._news.set()
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
         http = h11.Connection(h11.SERVER)
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
-            async with stream:
-                while (hook := await self._read(stream, http)) is not None:
-                    behave = self.script.popleft() if self.script else self.otherwise
-                    self.hooks.append(hook)
-                    self._news.set()
-                    if not await behave(stream):
-                        return
-                    http = h11.Connection(h11.SERVER)
+        while (hook := await self._read(stream, http)) is not None:
+            behave = self.script.popleft() if self.script else self.otherwise
+            self.hooks.append(hook)
+            self._news.set()
+            if not await behave(stream):
+                return
+            http = h11.Connection(h11.SERVER)
 
     async def _read(self, stream: trio.abc.Stream, http: h11.Connection) -> Hook | None:
         head: h11.Request | None = None
