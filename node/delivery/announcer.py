@@ -1,8 +1,8 @@
 """Delivery to other nodes: certified batches by address, on gossip, for active subscriptions of type ``overlay``.
 
-What gathers in ``NOTICE_S`` goes out in few messages, each naming many batches: a gossiped message costs every node
-milliseconds whatever its size. Whoever follows a topic has certificates and bytes by stream. A subscription is for
-batches: one is told of if one of its events is wanted, and whoever reads it chooses among its events.
+Batches that gather in ``NOTICE_S`` go out in few messages, each naming many: a gossiped message costs every node
+milliseconds whatever its size. Nodes that follow a topic fetch certificates and bytes over streams. A batch is
+announced if one of its events matches a subscription; who reads the batch chooses among its events.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 GOSSIP_CERTIFIED: Final = "certified"
 NOTICE_S: Final = 1.0
-NOTICES_AT_ONCE: Final = 3  # in one such time
+NOTICES_AT_ONCE: Final = 3  # in one such round
 PAGE: Final = NOTICES_AT_ONCE * NOTICE_BATCHES_MAX
 PAGE_WITH_OUTPUTS: Final = 16
 TOPICS_BYTES_MAX: Final = 40_000  # of one notice: the rest of it has a fixed size and fits
@@ -50,7 +50,7 @@ EXPRESSIONS_MAX: Final = 64  # different ones
 
 
 @attrs.frozen(kw_only=True)
-class Watch:
+class OverlaySubscription:
     """A subscription in force: what it wants, and where it stands."""
 
     subscription_id: str
@@ -60,16 +60,16 @@ class Watch:
 
     @property
     def looks_inside(self) -> bool:
-        """Whether it takes the batch's events to tell if it is wanted."""
+        """Whether a batch can be matched only by its events."""
         chosen = self.wanted.selection
         return chosen.event_types is not None or chosen.expression is not None
 
     def takes(self, row: SealedRow, events: "_Events") -> bool:
-        """Whether it is to be told of a batch."""
+        """Whether a batch is to be announced for it."""
         wanted, chosen = self.wanted, self.wanted.selection
         return (
             row.sequence > self.after
-            and len(row.topics) > 0  # without a topic it is not meant for others
+            and len(row.topics) > 0  # without a topic it is not for others
             and (wanted.topics is None or wanted.topics.allow_any(row.topics))
             and row.level >= wanted.level
             and (wanted.source_ids is None or row.source_id in wanted.source_ids)
@@ -79,13 +79,13 @@ class Watch:
 
 
 class _Events:
-    """The events of a batch, read by the first who has to look at them."""
+    """The events of a batch, parsed by the first subscription that needs them."""
 
     def __init__(self, row: SealedRow) -> None:
         self._row = row
 
     def have(self, selection: Selection) -> bool:
-        """Whether one is selected; none is where they were deleted."""
+        """Whether an event is selected; none is where they were deleted."""
         return self._rendering is not None and self._rendering.has(selection)
 
     @cached_property
@@ -108,10 +108,17 @@ class _Events:
 
 
 @attrs.frozen(kw_only=True)
-class Looked:
-    """Batches to tell of with their sequences, in their order, and who wants which; ``end`` is how far was looked."""
+class MatchedBatches:
+    """The outcome of one look at what was sealed.
 
-    watches: Sequence[Watch]
+    Attributes:
+        batches: Those to announce with their sequences, in order.
+        wanted: By subscription, the sequences of the batches that match it.
+        end: The sequence up to which batches were matched.
+        more: Whether there may be batches after it.
+    """
+
+    subscribed: Sequence[OverlaySubscription]
     batches: Sequence[tuple[int, CertifiedBatch]]
     wanted: Mapping[str, Sequence[int]]
     end: int
@@ -119,7 +126,7 @@ class Looked:
 
 
 class Announcer:
-    """Tells the network of batches that were sealed here and that a subscription wants told of."""
+    """Announces batches to the network that were sealed here and match a subscription."""
 
     def __init__(
         self,
@@ -135,71 +142,71 @@ class Announcer:
         self._signer = signer
         self._transport = transport
         self._on_sent = on_sent
-        self._news = trio.Event()
-        self._news.set()  # the first look is at what an earlier run left
+        self._sealed = trio.Event()
+        self._sealed.set()  # the first look is for what an earlier run left
 
     def sealed(self) -> None:
         """A batch was sealed. Never waits."""
-        self._news.set()
+        self._sealed.set()
 
     async def run(self) -> None:
-        """Tell of what is sealed, and of what subscriptions go back to, until cancelled."""
+        """Announce what is sealed, and what subscriptions go back to, until cancelled."""
         while True:
             with trio.move_on_after(LOOK_S):
-                await self._news.wait()
-            self._news = trio.Event()
+                await self._sealed.wait()
+            self._sealed = trio.Event()
             await trio.sleep(NOTICE_S)
-            if await self._tell():
-                self._news.set()
+            if await self._announce():
+                self._sealed.set()
 
-    async def _tell(self) -> bool:
-        """Tell of as much as one time allows. Returns whether there may be more."""
-        watches, rows, more = await self._database.run(_look)
+    async def _announce(self) -> bool:
+        """Announce as much as one round allows. Returns whether there may be more."""
+        subscribed, rows, more = await self._database.run(_look)
         if not rows:
             return False
-        looked = await trio.to_thread.run_sync(_choose, watches, rows, more)
-        parts = list(islice(_parts(looked.batches), NOTICES_AT_ONCE))
+        matched = await trio.to_thread.run_sync(_choose, subscribed, rows, more)
+        parts = list(islice(_parts(matched.batches), NOTICES_AT_ONCE))
         for part in parts:
             batches = tuple(batch for _, batch in part)
             message = CertifiedNotice(network=self._network, issued_ms=clock_ms(), batches=batches)
             frame = to_frame(sign(self._signer, message))
             await self._transport.publish(GOSSIP_CERTIFIED, frame)
             self._on_sent("gossip", CertifiedNotice.__name__, len(frame))
-        told_all = sum(map(len, parts)) == len(looked.batches)
-        steps = _steps(looked, looked.end if told_all else parts[-1][-1][0])
+        announced_all = sum(map(len, parts)) == len(matched.batches)
+        steps = _steps(matched, matched.end if announced_all else parts[-1][-1][0])
         if steps:
             await self._database.run(partial(subscriptions.take_steps, steps=steps))
-        return looked.more or not told_all
+        return matched.more or not announced_all
 
 
-def _look(connection: "Connection") -> tuple[Sequence[Watch], Sequence[SealedRow], bool]:
-    """Who wants to be told of what, what was sealed, and whether there may be more."""
-    watches = list(_watches(subscriptions.active(connection, "overlay", SUBSCRIPTIONS_MAX)))
-    if not watches:
+def _look(connection: "Connection") -> tuple[Sequence[OverlaySubscription], Sequence[SealedRow], bool]:
+    """The subscriptions in force, what was sealed after them, and whether there may be more."""
+    subscribed = list(_subscribed(subscriptions.active(connection, "overlay", SUBSCRIPTIONS_MAX)))
+    if not subscribed:
         return [], [], False
-    after = min(watch.after for watch in watches)
-    looks_inside = any(watch.looks_inside for watch in watches)
+    after = min(each.after for each in subscribed)
+    looks_inside = any(each.looks_inside for each in subscribed)
     limit = PAGE_WITH_OUTPUTS if looks_inside else PAGE
     rows = notices.sealed_after(connection, after, limit, with_outputs=looks_inside)
-    return watches, rows, len(rows) == limit
+    return subscribed, rows, len(rows) == limit
 
 
-def _choose(watches: Sequence[Watch], rows: Sequence[SealedRow], more: bool) -> Looked:
-    """Which of ``rows``, at least one, are wanted. Computes: not for the loop, nor while a connection is held."""
+def _choose(subscribed: Sequence[OverlaySubscription], rows: Sequence[SealedRow], more: bool) -> MatchedBatches:
+    """Match ``rows``, at least one. Takes long: not for the event loop, nor while a connection is held."""
     batches = []
     wanted: dict[str, list[int]] = {}
     for row in rows:
         events = _Events(row)
-        takers = [watch.subscription_id for watch in watches if watch.takes(row, events)]
-        if takers:
+        matching = [each.subscription_id for each in subscribed if each.takes(row, events)]
+        if matching:
             batches.append((row.sequence, _address(row)))
-        for taker in takers:
-            wanted.setdefault(taker, []).append(row.sequence)
-    return Looked(watches=watches, batches=batches, wanted=wanted, end=rows[-1].sequence, more=more)
+        for subscription_id in matching:
+            wanted.setdefault(subscription_id, []).append(row.sequence)
+    return MatchedBatches(subscribed=subscribed, batches=batches, wanted=wanted, end=rows[-1].sequence, more=more)
 
 
-def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
-    """The subscriptions in force. Past ``EXPRESSIONS_MAX`` one more chooses nothing: more is told, never less."""
+def _subscribed(rows: Sequence[Subscription]) -> Iterator[OverlaySubscription]:
+    """The subscriptions in force. Expressions past ``EXPRESSIONS_MAX`` are ignored: more is announced, never less."""
     now_ms = clock_ms()
     expressions: set[str] = set()
     for row in rows:
@@ -216,7 +223,7 @@ def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
                 expressions.add(expression.text)
             else:
                 wanted = attrs.evolve(wanted, selection=attrs.evolve(wanted.selection, expression=None))
-        yield Watch(
+        yield OverlaySubscription(
             subscription_id=row.subscription_id,
             revision=row.cursor_revision,
             after=row.cursor_sequence - (row.cursor_position < WHOLE_BATCH),  # within a batch: all of it again
@@ -224,18 +231,18 @@ def _watches(rows: Sequence[Subscription]) -> Iterator[Watch]:
         )
 
 
-def _steps(looked: Looked, end: int) -> dict[str, Step]:
-    """Where the subscriptions stand once all up to ``end`` is told; none for those that stood there before."""
+def _steps(matched: MatchedBatches, end: int) -> dict[str, Step]:
+    """The progress of subscriptions once all up to ``end`` is announced; none for those that stood there before."""
     return {
-        watch.subscription_id: Step(
-            revision=watch.revision,
+        each.subscription_id: Step(
+            revision=each.revision,
             cursor=(end, WHOLE_BATCH),
-            deliveries=told,
-            last_success_ms=clock_ms() if told else None,
+            deliveries=announced,
+            last_success_ms=clock_ms() if announced else None,
         )
-        for watch in looked.watches
-        for told in [sum(sequence <= end for sequence in looked.wanted.get(watch.subscription_id, ()))]
-        if watch.after < end
+        for each in matched.subscribed
+        for announced in [sum(sequence <= end for sequence in matched.wanted.get(each.subscription_id, ()))]
+        if each.after < end
     }
 
 
@@ -251,7 +258,7 @@ def _address(row: SealedRow) -> CertifiedBatch:
 
 
 def _parts(batches: Sequence[tuple[int, CertifiedBatch]]) -> Iterator[list[tuple[int, CertifiedBatch]]]:
-    """Batches in their order, as many at once as a notice may name."""
+    """Batches in their order, in parts that one notice can name."""
     part: list[tuple[int, CertifiedBatch]] = []
     left = TOPICS_BYTES_MAX
     for sequence, batch in batches:

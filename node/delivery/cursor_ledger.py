@@ -1,6 +1,6 @@
-"""Where subscriptions have come to, in memory at once and on disk a moment later, all of them in one transaction.
+"""The progress of subscriptions: in memory at once and on disk a moment later, all of them in one transaction.
 
-What a crash takes with it is delivered again, never left out: a step is noted after what it stands for was taken.
+What a crash loses is delivered again, never left out: progress is noted after the receiver has taken a delivery.
 """
 
 from collections.abc import Mapping

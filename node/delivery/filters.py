@@ -1,4 +1,4 @@
-"""What a client wants of the feed, and how it wants it written.
+"""What a client wants of the feed, and what its messages contain.
 
 A batch has one source, one level and one set of topics, so these are decided per batch; type, verdict and
 expression are decided per event. Filters that are equal share everything that is made for them.
@@ -24,7 +24,7 @@ def _text(expression: Expression | None) -> str | None:
 
 @attrs.frozen(kw_only=True, cache_hash=True)
 class MessageOptions:
-    """What a client's messages look like: equal options, equal bytes.
+    """What a client's messages contain: equal options, equal bytes.
 
     Attributes:
         verdicts: The messages name status and issues: for clients that asked for rejected events too.
@@ -55,7 +55,7 @@ class Selection:
         )
 
     def holds(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the expression is true; what cannot be evaluated does not match.
+        """Whether the expression is true; where it cannot be evaluated, the event does not match.
 
         Args:
             scope: A value for each of ``NAMES``.

@@ -1,4 +1,4 @@
-"""What the database says about events and batches, in the words of the API. Runs on database threads."""
+"""Events and batches as the API shows them, read from the database. Runs on database threads."""
 
 import datetime
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def sealed_since(connection: "Connection", *, sequence: int, limit: int) -> list
 def _event(connection: "Connection", event_id: str) -> tuple[events.EventRow, BatchRow]:
     row = events.get(connection, event_id)
     if row is None and events.expired(connection, event_id):
-        raise EventExpiredError("what the event said is deleted, as its policy asks", eventId=event_id)
+        raise EventExpiredError("the event's data was deleted after the time that its policy sets", eventId=event_id)
     if row is None:
         raise UnknownEventError(f"this node has no event {event_id[:100]!r}", eventId=event_id[:100])
     batch = batches.get(connection, row.batch_id)
@@ -264,7 +264,9 @@ def certificate_and_objects(connection: "Connection", event_id: str) -> tuple[Do
     outputs = batches.outputs(connection, batch.batch_id)
     packed = batches.payload(connection, batch.batch_id)
     if batch.certificate is None or outputs is None or packed is None:
-        raise NotCertifiedError("its batch waits for its quorum", batchId=batch.batch_id, retryAfter=1)
+        raise NotCertifiedError(
+            "the event's batch has not reached its quorum yet", batchId=batch.batch_id, retryAfter=1
+        )
     leaves, normalized = unpack_outputs(outputs)
     records = unpack(packed)
     document = event_document(
@@ -345,7 +347,7 @@ def signers(certificate: QuorumCertificate) -> list[Document]:
 
 
 def node_stats(connection: "Connection") -> Document:
-    """GET /overlay/stats: what became of every event version that this node acknowledged."""
+    """GET /overlay/stats: the state of every event version that this node acknowledged."""
     found = metrics.stats(connection)
     return {
         "acknowledged": found.acknowledged,

@@ -1,4 +1,4 @@
-"""Standard Webhooks: what a receiver knows a delivery by.
+"""Standard Webhooks: the id and signatures by which a receiver recognizes a delivery.
 
 Source: https://www.standardwebhooks.com, "Webhook Signatures": HMAC-SHA256 over ``id.timestamp.body`` under a secret
 of 24 to 64 bytes, which is written ``whsec_`` and its base64.
@@ -25,24 +25,24 @@ def make_secret() -> str:
 
 
 def read_secret(text: str) -> bytes:
-    """The key that a secret stands for.
+    """The key in a secret.
 
     Raises:
-        ValueError: it is none.
+        ValueError: The text is not a secret.
     """
     if not text.startswith(PREFIX) or len(text) > 2 * SECRET_BYTES_MAX:
-        raise ValueError("a secret is whsec_ and base64")
+        raise ValueError("a secret must be whsec_ followed by base64")
     try:
         key = base64.b64decode(text.removeprefix(PREFIX), validate=True)
     except binascii.Error as error:
-        raise ValueError("a secret is whsec_ and base64") from error
+        raise ValueError("a secret must be whsec_ followed by base64") from error
     if not SECRET_BYTES_MIN <= len(key) <= SECRET_BYTES_MAX:
-        raise ValueError(f"a secret has {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes")
+        raise ValueError(f"a secret must hold {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes")
     return key
 
 
 def message_id(subscription_id: str, cursors: Sequence[Cursor]) -> str:
-    """The name of a delivery: the same whenever these events go to this subscription together."""
+    """The id of a delivery: the same whenever these events go to this subscription together."""
     digest = hashlib.sha256(f"{subscription_id} {' '.join(map(str, cursors))}".encode())
     return "msg_" + digest.hexdigest()[:32]
 

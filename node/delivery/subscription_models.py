@@ -41,8 +41,8 @@ def _moment(text: str) -> str:
 def _secret(text: str) -> str:
     try:
         read_secret(text)
-    except ValueError as error:
-        raise ValueError(f"must be whsec_ and the base64 of 24 to 64 bytes: {error}") from None
+    except ValueError:
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes") from None
     return text
 
 
@@ -97,7 +97,7 @@ class SubscriptionChange(DocumentModel):
     """What PATCH changes and PUT replaces of a subscription."""
 
     subscription_id: SubscriptionId = optional_member(
-        description="Set at creation, made up where it is left out; a change may only repeat it."
+        description="Set at creation, generated where it is left out; a change may only repeat it."
     )
     subscription_type: SubscriptionType = optional_member(
         description="Set at creation; a change may only repeat it. sse and websocket: a durable cursor and filter of "
@@ -106,7 +106,7 @@ class SubscriptionChange(DocumentModel):
     client_identity_key: IdentityKeyText = optional_member(
         description="Whose it is: the caller's, unless an operator sets another's. Set at creation."
     )
-    client_id: ClientId = optional_member(description="A name to know it by.")
+    client_id: ClientId = optional_member(description="A name for people.")
     filter_criteria: FilterCriteria = Field(default_factory=lambda: FilterCriteria.model_validate({}))
     overlay_topics: list[Topic] = Field(
         default_factory=list, max_length=TOPICS_PER_BATCH_MAX, description="Topics or patterns of them; none: all."

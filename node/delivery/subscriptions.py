@@ -1,8 +1,8 @@
-"""Subscriptions: created, read, changed and deleted by those they belong to; cursors of streams.
+"""Subscriptions: created, read, changed and deleted by their holders; where the streams of subscriptions start.
 
-Operators may do everything. A proven identity has its own. Anonymous callers, where streams are public, may have
-cursors for their streams, for a limited time: who knows the id, which cannot be guessed, may use it. Nothing is ever
-sent out on the word of somebody who did not prove an identity.
+Operators may use every subscription, an identity its own. Anonymous callers may have cursors of streams, where these
+are public, for a limited time: whoever knows the id, which cannot be guessed, may use such a cursor. Nothing is sent
+out for callers that did not prove an identity.
 """
 
 import secrets
@@ -120,7 +120,7 @@ def _authority(caller: Caller) -> Document:
 
 
 async def is_authorized(row: Subscription, access: Access) -> bool:
-    """Whether the caller on whose word a subscription is delivered may still read the stream."""
+    """Whether the caller that wrote a subscription may still read the stream."""
     if not row.authority and row.client_identity_key is None:
         return True  # an operator's, of before authorities were kept
     identity = row.authority.get("identity", row.client_identity_key)
@@ -140,7 +140,7 @@ def _with_holder(values: Document, caller: Caller) -> Document:
             return _anonymous(values)
         if holder != own:
             raise NotPermittedError(
-                "a subscription belongs to who makes it", field="/clientIdentityKey", remedy="leave it out"
+                "must be your own identity key", field="/clientIdentityKey", remedy="leave it out"
             )
     return {"client_id": holder or "operator", **values, "client_identity_key": holder}
 
@@ -148,11 +148,12 @@ def _with_holder(values: Document, caller: Caller) -> Document:
 def _anonymous(values: Document) -> Document:
     if values["subscription_type"] not in STREAMS:
         raise IdentityRequiredError(
-            "nothing is sent out on the word of anonymous callers", remedy="prove your identity: see /docs"
+            "anonymous callers may only create subscriptions of type sse or websocket",
+            remedy="prove your identity: see /docs",
         )
     for name, column in (("subscriptionId", "subscription_id"), ("clientIdentityKey", "client_identity_key")):
         if column in values:
-            raise IdentityRequiredError(f"/{name}: is not for anonymous callers", remedy="leave it out")
+            raise IdentityRequiredError(f"/{name}: must be left out by anonymous callers", remedy="leave it out")
     latest = moment_of(clock_ms() + ANONYMOUS_MS_MAX)
     expires = values["expires_at"]
     expires = latest if expires is None else min(latest, expires)
@@ -164,13 +165,13 @@ def _check(values: Document, kind: str, allowed: tuple[Network, ...]) -> None:
     read_filter(values["filter_criteria"], values["overlay_topics"])
     if kind == "webhook":
         if not values.get("callback_url"):
-            raise invalid_member("callbackUrl", "is missing", "send the URL that events are to be posted to")
+            raise invalid_member("callbackUrl", "is missing", "send the URL that events are posted to")
         read_callback_url(values["callback_url"], allowed)
         read_delivery(values["delivery"])
         return
     for name, column in (("callbackUrl", "callback_url"), ("delivery", "delivery"), ("secret", "secret")):
         if values.get(column):
-            raise invalid_member(name, f"means nothing to a subscription of type {kind}", "leave it out")
+            raise invalid_member(name, f"does not apply to subscriptions of type {kind}", "leave it out")
 
 
 def _make_room(connection: "Connection", values: Document, caller: Caller) -> None:
@@ -194,15 +195,17 @@ def _make_room(connection: "Connection", values: Document, caller: Caller) -> No
             return
         if last_try or not subscriptions.delete_expired(connection, holder=holder, now=moment_of(clock_ms())):
             raise TooManySubscriptionsError(
-                f"there are {counts.of_holder} of yours, {counts.total} in all",
-                remedy="delete some that are not used",
+                f"the limit is reached: you hold {counts.of_holder} subscriptions of {counts.total} on this node",
+                remedy="delete subscriptions that are not used",
             )
 
 
 def _refuse_future(cursor: Cursor, last: int, field: str) -> None:
     if cursor.sequence > last:
         raise invalid_member(
-            field, f"the feed stands at {last}", "send a cursor that was passed, or 0 for everything"
+            field,
+            f"must not be after the end of the feed, {last}",
+            "send a cursor before that, or 0",
         )
 
 
@@ -210,11 +213,11 @@ def find(connection: "Connection", subscription_id: str, caller: Caller, *, lock
     """A subscription that is the caller's to use.
 
     Raises:
-        UnknownSubscriptionError: There is none, or it is another's: which, is not told.
+        UnknownSubscriptionError: There is none, or it is another caller's; the error does not tell which.
     """
     row = subscriptions.get(connection, subscription_id, lock=lock)
     if row is None or not _is_own(row, caller):
-        raise UnknownSubscriptionError(f"no subscription {subscription_id[:100]!r} of yours is on this node")
+        raise UnknownSubscriptionError(f"this node has no subscription {subscription_id[:100]!r} of yours")
     return row
 
 
@@ -244,7 +247,8 @@ def page(connection: "Connection", *, caller: Caller, after: str, limit: int) ->
     """The caller's subscriptions by id; all of them to operators."""
     if caller.identity is None and not caller.operates:
         raise IdentityRequiredError(
-            "whose subscriptions?", remedy="prove your identity, or ask for the one whose id you know"
+            "listing subscriptions needs an identity",
+            remedy="prove your identity, or get a subscription by its id",
         )
     holder = None if caller.operates or caller.identity is None else caller.identity.hex()
     rows = subscriptions.page(connection, holder=holder, after=after, limit=limit)

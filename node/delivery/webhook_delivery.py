@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 BYTES_MAX: Final = 256 * 1024  # of the events of a delivery, unless one alone is longer
 PATIENCE_S: Final = 5.0
-GONE: Final = 410
+GONE: Final = 410  # RFC 9110, section 15.5.11: the receiver wants no more
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +50,7 @@ class WebhookSecrets:
 
 @attrs.frozen(kw_only=True)
 class DeliveryRequest:
-    """One delivery: its name, its body, and where the subscription stands once it is taken."""
+    """One delivery: its id, its body, and the cursor of the subscription once it is taken."""
 
     name: str
     body: bytes
@@ -76,7 +76,7 @@ async def send(
 
 
 class WebhookDelivery:
-    """Runs one subscription.
+    """Delivers one subscription.
 
     Attributes:
         failing_since_ms: The first failure since the last success, in an earlier run or this one.
@@ -114,7 +114,7 @@ class WebhookDelivery:
         self.next_try_ms = 0
 
     async def run(self) -> str:
-        """Deliver until that makes no sense any more. Returns why.
+        """Deliver until the subscription has to be paused. Returns why.
 
         Raises:
             WorldFault: The database is away; in groups.
@@ -122,14 +122,14 @@ class WebhookDelivery:
         try:
             while True:
                 request, answer = await self._while_taken()
-                why = await self._retry(request, answer)
-                if why:
-                    return why
+                reason = await self._retry(request, answer)
+                if reason:
+                    return reason
         finally:
             await self._connection.aclose()
 
     async def _while_taken(self) -> tuple[DeliveryRequest, WebhookResponse]:
-        """Deliver while all goes well. Returns what was not taken."""
+        """Deliver while the receiver takes everything. Returns the request that it did not take, and its answer."""
         prefetch = Prefetch(events_max=self._options.max_events, bytes_max=BYTES_MAX)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read, prefetch, self._cursor)
@@ -148,7 +148,7 @@ class WebhookDelivery:
         raise AssertionError("the loop ends with a return")
 
     async def _read(self, prefetch: Prefetch, cursor: Cursor) -> None:
-        """Read on and on; where the feed cuts the reader off, from the database."""
+        """Read without end; where the feed cuts the reader off, it goes on from the database."""
         while True:
             reader = FeedReader(self._database, self._feed, self._wanted, cursor)
             try:
@@ -162,7 +162,7 @@ class WebhookDelivery:
             cursor = reader.cursor
 
     async def _retry(self, request: DeliveryRequest, answer: WebhookResponse) -> str:
-        """Send a request again until it is taken (empty), or until that makes no sense; why."""
+        """Send a request again until it is taken; returns why the subscription has to be paused, empty if not."""
         backoff = Backoff(self._pauses)
         while not answer.delivered:
             now_ms = clock_ms()
@@ -170,7 +170,7 @@ class WebhookDelivery:
             assert self.failing_since_ms is not None, "it failed just now"
             left_s = self._options.retry_for_seconds - (now_ms - self.failing_since_ms) / 1000
             if answer.status == GONE:
-                return "the receiver answered 410: it wants no more"
+                return "the receiver answered 410 Gone"
             if left_s <= 0:
                 return f"no delivery was taken for {self._options.retry_for_seconds} s; the last one: {answer.reason}"
             pause_s = min(max(backoff.next_s(), answer.retry_after_s or 0.0), left_s)

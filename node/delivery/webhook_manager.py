@@ -49,14 +49,14 @@ NOT_AUTHORIZED: Final = "the caller that wrote this subscription may no longer r
 
 
 class TooManyTestsError(ClientFault):
-    """As many test deliveries as may be are under way."""
+    """The limit of test deliveries under way is reached."""
 
     code = "overloaded"
 
 
 @attrs.frozen(kw_only=True)
 class DesiredDelivery:
-    """What a delivery is made from. Equal: it goes on as it is."""
+    """What a delivery is made from; while equal, it goes on as it is."""
 
     subscription_id: str
     parts: tuple[object, ...] = attrs.field(repr=False)
@@ -70,7 +70,7 @@ class DesiredDelivery:
 
 @attrs.frozen(kw_only=True)
 class WebhookStats:
-    """Subscriptions being delivered, those of them whose receiver refuses at present, and deliveries so far."""
+    """Subscriptions under delivery, those of them that fail at present, and deliveries so far."""
 
     active: int
     failing: int
@@ -96,7 +96,7 @@ class WebhookManager:
         """Args:
         allowed: Networks besides public addresses that may be called, also in plain http.
         pauses: Between tries of a delivery that was not taken.
-        rights_s: How often it is looked whether who wrote a subscription may still read.
+        rights_s: How often to check whether the caller that wrote a subscription may still read.
         tls: None for the certificate authorities of the public web.
         """
         self._database = database
@@ -148,7 +148,7 @@ class WebhookManager:
         return 0 if delivery is None else delivery.next_try_ms
 
     async def test(self, row: Subscription) -> WebhookResponse:
-        """Send a webhook's receiver a signed message that is no event, once, now.
+        """Send a webhook's receiver a signed test message, once, now.
 
         Raises:
             TooManyTestsError
@@ -161,7 +161,7 @@ class WebhookManager:
         try:
             self._tests.acquire_nowait()
         except trio.WouldBlock as full:
-            raise TooManyTestsError(f"{TESTS_AT_ONCE} tests are under way") from full
+            raise TooManyTestsError(f"{TESTS_AT_ONCE} test deliveries are under way, the most at once") from full
         try:
             return await send(connection, request, _secrets(row), options.timeout_seconds)
         finally:
@@ -206,7 +206,7 @@ class WebhookManager:
             return
         try:
             delivery = await trio.to_thread.run_sync(self._delivery, row)
-        except ClientFault as fault:  # what was right when it was written, and is not any more
+        except ClientFault as fault:  # valid when it was written, and not any more
             why = str(fault)
         else:
             self._deliveries[subscription_id] = delivery
@@ -219,7 +219,7 @@ class WebhookManager:
         await self._database.run(pause)
 
     async def _while_authorized(self, row: Subscription, delivery: WebhookDelivery) -> str:
-        """Deliver until that makes no sense, or is not allowed, any more. Returns why."""
+        """Deliver until it has to stop, or is not allowed any more. Returns why."""
         why = NOT_AUTHORIZED
         if not await is_authorized(row, self._access):
             return why
@@ -231,13 +231,13 @@ class WebhookManager:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(deliver)
-            while await is_authorized(row, self._access):  # noqa: ASYNC110  # nobody tells when a right is taken back
+            while await is_authorized(row, self._access):  # noqa: ASYNC110  # no event is set when a right ends
                 await trio.sleep(self._rights_s)
             nursery.cancel_scope.cancel()
         return why
 
     def _delivery(self, row: Subscription) -> WebhookDelivery:
-        """Args: row: Of an active webhook. Compiles its filter: not for the event loop."""
+        """Args: row: Of an active webhook. Compiles its filter, which takes long: not for the event loop."""
         return WebhookDelivery(
             subscription_id=row.subscription_id,
             wanted=read_filter(row.filter_criteria, row.overlay_topics),

@@ -264,7 +264,7 @@ async def test_a_stream_begins_where_its_cursor_stands(node: Running) -> None:
     assert back.cursor == Cursor(sequence=1, position=3), "a cursor goes forward only"
     on = await follow_as(node, owner, name, acknowledged=Cursor(sequence=2, position=1))
     assert on.cursor == Cursor(sequence=2, position=1)
-    with pytest.raises(ClientFault, match="the feed stands at 2"):
+    with pytest.raises(ClientFault, match="must not be after the end of the feed, 2"):
         await follow_as(node, owner, name, acknowledged=Cursor(sequence=3, position=1))
     await node.client.post(f"{PATH}/{name}/replay", json={"since": "0"}, auth=signed(AGENT))
     node.cursors.moved(name, on.revision, Cursor(sequence=2, position=3))

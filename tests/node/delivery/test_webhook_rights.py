@@ -1,4 +1,4 @@
-"""Webhooks are sent on the word of who wrote them: for as long as that caller may read the stream, and no longer."""
+"""Webhooks are delivered for as long as the caller that wrote them may read the stream, and no longer."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
