@@ -9,7 +9,7 @@ import pytest
 
 from storage import batches, events, policies, sources
 from storage.rows import NewBatch
-from tests.storage.test_repositories import POLICY, new_batch, sealed_batch
+from tests.storage.making import POLICY, new_batch, sealed_batch
 
 THREADS, BATCHES, EVENTS = 4, 40, 20
 

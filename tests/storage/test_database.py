@@ -180,12 +180,9 @@ async def test_sessions_use_utc_and_flush_whatever_the_server_says(postgres_url:
         assert found == ("UTC", "on", "read committed")
 
 
-async def test_one_cut_costs_one_retry_however_many_connections_were_idle(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_cut_costs_one_retry_however_many_connections_were_idle(postgres_url: str) -> None:
     """A server that restarts breaks every idle connection; each must not cost an attempt."""
-    monkeypatch.setattr("storage.database.ATTEMPTS_MAX", 2)
-    with Database(postgres_url, connections_max=5) as database:
+    with Database(postgres_url, connections_max=5, attempts_max=2) as database:
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(database.run, lambda c: c.execute("SELECT pg_sleep(0.2)").fetchone())

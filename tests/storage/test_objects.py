@@ -1,25 +1,15 @@
 """The index of content by SHA-256, and the bounded store of copies, in a real Postgres."""
 
 import hashlib
-from collections.abc import Iterator
 
 import attrs
 import psycopg
 import pytest
 import zstandard
 
-from storage import batches, objects, policies, sources
+from storage import batches, objects
 from storage.objects import Kind, StoredObject
-from tests.storage.test_repositories import POLICY, new_batch, records_of, sealed_batch
-
-
-@pytest.fixture
-def connection(postgres_url: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(postgres_url) as opened:
-        policies.put(opened, POLICY, b"{}")
-        sources.create(opened, {"source_id": "s1", "name": "One", "source_type": "webhook", "policy_hash": POLICY})
-        opened.commit()
-        yield opened
+from tests.storage.making import POLICY, new_batch, records_of, sealed_batch
 
 
 def sha256(data: bytes) -> bytes:
