@@ -1,8 +1,8 @@
-"""``ls_ship`` and ``ls_slap``: who hosts which topic or lookup service (BRC-24, BRC-88).
+"""``ls_ship`` and ``ls_slap``: the hosts of topics and of lookup services (BRC-24, BRC-88).
 
-This node answers with what it and its peers advertise now, which travels by gossip and expires, and with what was
-submitted to ``tm_ship`` and ``tm_slap``. Of equal adverts, by identity, URL and name, one is served, the gossiped
-one first: it is in force.
+Answers are the advertisements of this node and its peers, which travel by gossip and expire, then those submitted to
+``tm_ship`` and ``tm_slap``. Of several with the same identity, URL and name one is answered, the gossiped one if
+there is one: it is known to be in force.
 """
 
 import re
@@ -22,6 +22,7 @@ from storage.outputs import StoredOutput
 
 ANSWERED_MAX: Final = 500
 TOPICS_MAX: Final = 64
+TEXT_CHARS_MAX: Final = 2_048
 SKIPPED_MAX: Final = 1_000_000
 IDENTITY: Final = re.compile("0[23][0-9a-f]{64}")
 CARRIED_MAX: Final = 4_096
@@ -32,7 +33,7 @@ Adverts = Callable[[], Iterable[tuple[Token, bytes]]]
 
 @attrs.frozen(kw_only=True)
 class AdvertQuery:
-    """What to find; None does not filter."""
+    """The advertisements to find; None does not filter."""
 
     names: tuple[str, ...] | None = None
     domain: str | None = None
@@ -61,16 +62,18 @@ class AdvertLookup:
     @property
     def documentation(self) -> str:
         by = '`{"topics": ["tm_x", ...]}`' if self.kind == "SHIP" else '`{"service": "ls_x"}`'
+        what = "topics" if self.kind == "SHIP" else "lookup services"
         return (
-            f"# {self.name}\n\nWho hosts what. Queries: {by}, `domain`, `identityKey`, `findAll`, with `limit` (at "
-            f"most {ANSWERED_MAX}) and `skip`; several at once narrow the answer. Outputs are {self.kind} tokens: "
-            "those of nodes in force now, which stand in carrier transactions without coins, then those submitted.\n"
+            f"# {self.name}\n\nFinds the hosts of {what}. Queries: {by}, `domain`, `identityKey`, `findAll`, with "
+            f"`limit` (at most {ANSWERED_MAX}) and `skip`; an advertisement has to match all that are given. Outputs "
+            f"are {self.kind} tokens: first those of nodes, in force now and in carrier transactions without coins, "
+            "then those submitted.\n"
         )
 
     async def lookup(self, query: Any) -> Sequence[LookupOutput]:
         wanted = read_query(query, self.kind)
         gossiped = self._gossiped(wanted)
-        told = {(token.identity, token.url, token.name) for token, _ in gossiped}
+        seen = {(token.identity, token.url, token.name) for token, _ in gossiped}
         room = wanted.skip + wanted.limit
         stored = await self._database.run(
             partial(
@@ -83,13 +86,13 @@ class AdvertLookup:
                 limit=room,
             )
         )
-        kept = [row for row in stored if _is_new(row, told)]
+        kept = [row for row in stored if _is_new(row, seen)]
         found = [LookupOutput(beef=_carried(script), output_index=0) for _, script in gossiped]
         found += [LookupOutput(beef=row.beef, output_index=row.output_index) for row in kept]
         return found[wanted.skip : room]
 
     def hosts(self, name: str) -> list[str]:
-        """URLs of those who advertise a name by gossip now."""
+        """URLs of the hosts that advertise a name by gossip now."""
         return [token.url for token, _ in self._gossiped(AdvertQuery(names=(name,)))]
 
     def _gossiped(self, wanted: AdvertQuery) -> list[tuple[Token, bytes]]:
@@ -101,15 +104,15 @@ class AdvertLookup:
 
 
 def read_query(query: Any, kind: Kind) -> AdvertQuery:
-    """A query in any of the forms that the official services take.
+    """A query in any of the forms that the official services accept.
 
     Raises:
-        InvalidQueryError: it is none of them.
+        InvalidQueryError: It has another form.
     """
     if query == "findAll":
         return AdvertQuery()
     if not isinstance(query, dict):
-        raise _invalid(kind, "is no object")
+        raise _invalid(kind, 'must be an object, or "findAll"')
     left = dict(query)
     find_all = left.pop("findAll", None)
     left.pop("sortOrder", None)  # the latest come first
@@ -123,7 +126,7 @@ def read_query(query: Any, kind: Kind) -> AdvertQuery:
     if left:
         raise _invalid(kind, f"has the unknown member {sorted(left)[0]!r:.80}")
     if find_all is not True and (wanted.names, wanted.domain, wanted.identity) == (None, None, None):
-        raise _invalid(kind, "asks for nothing")
+        raise _invalid(kind, f"must have one of {_members(kind)}, or findAll true")
     return wanted
 
 
@@ -135,14 +138,14 @@ def _names(left: dict[str, Any], kind: Kind) -> tuple[str, ...] | None:
     if topics is None:
         return None
     if not isinstance(topics, list) or len(topics) > TOPICS_MAX or not all(isinstance(each, str) for each in topics):
-        raise _invalid(kind, f"'topics' is no list of at most {TOPICS_MAX} names")
+        raise _invalid(kind, f"must have in 'topics' an array of at most {TOPICS_MAX} strings")
     return tuple(topics)
 
 
 def _text(left: dict[str, Any], name: str, kind: Kind) -> str | None:
     value = left.pop(name, None)
-    if value is not None and not (isinstance(value, str) and 0 < len(value) <= 2_048):
-        raise _invalid(kind, f"{name!r} is no text")
+    if value is not None and not (isinstance(value, str) and 0 < len(value) <= TEXT_CHARS_MAX):
+        raise _invalid(kind, f"must have in {name!r} a string of 1 to {TEXT_CHARS_MAX} characters")
     return value.rstrip("/") if isinstance(value, str) else None
 
 
@@ -151,15 +154,19 @@ def _identity(left: dict[str, Any], kind: Kind) -> bytes | None:
     if value is None:
         return None
     if not isinstance(value, str) or IDENTITY.fullmatch(value) is None:
-        raise _invalid(kind, "'identityKey' is no identity key")
+        raise _invalid(kind, "must have in 'identityKey' a compressed public key in hexadecimal")
     return bytes.fromhex(value)
 
 
 def _number(left: dict[str, Any], name: str, most: int, default: int, kind: Kind) -> int:
     value = left.pop(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _invalid(kind, f"{name!r} is no count")
+        raise _invalid(kind, f"must have in {name!r} an integer of at least 0")
     return min(value, most)
+
+
+def _members(kind: Kind) -> str:
+    return f"{'topics' if kind == 'SHIP' else 'service'}, domain, identityKey"
 
 
 def _invalid(kind: Kind, what: str) -> InvalidQueryError:
@@ -170,11 +177,11 @@ def _invalid(kind: Kind, what: str) -> InvalidQueryError:
     )
 
 
-def _is_new(row: StoredOutput, told: set[tuple[bytes, str, str]]) -> bool:
+def _is_new(row: StoredOutput, seen: set[tuple[bytes, str, str]]) -> bool:
     key = (row.identity, row.url, row.name)
-    if key in told:
+    if key in seen:
         return False
-    told.add(key)
+    seen.add(key)
     return True
 
 

@@ -1,7 +1,7 @@
-"""Transactions that carry a token which is on no chain, for those who read tokens out of transactions.
+"""Carrier transactions: around tokens that are not on a chain, for clients that read tokens from transactions.
 
-A lookup answers with outputs of transactions. A node's own tokens travel by gossip or are minted when asked for, so
-the transaction around one is made from it: no inputs, one output without an amount, the same bytes every time.
+A lookup answers with outputs of transactions. A node's own tokens travel by gossip or are made on request, so a
+transaction is made around each: no inputs, one output without an amount, the same bytes every time.
 """
 
 from protocols.beef import make_beef, write_beef

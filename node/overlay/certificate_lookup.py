@@ -1,8 +1,8 @@
 """``ls_event_certificates``: certificates by event, batch, source and time, or content hash.
 
-What this node sealed is answered from its batches, with a token minted when asked for; what it learned of its peers
-and what others submitted to ``tm_event_certificates`` follows. ``context`` is JSON: the certificate document of an
-event, which verifies as it stands, or what there is to know of a batch.
+Answers are first the batches that this node sealed, with tokens made on request; then certificates that it learned
+from peers, and those that others submitted to ``tm_event_certificates``. ``context`` is JSON: the certificate
+document of an event, which can be verified on its own, or a summary of a batch.
 """
 
 import datetime
@@ -42,22 +42,24 @@ HASH: Final = re.compile("(?:sha256:)?([0-9a-f]{64})")
 
 DOCUMENTATION: Final = f"""# ls_event_certificates
 
-Certificates of events and batches. Queries:
+Finds certificates of events and batches. Queries:
 
-- `{{"eventId": "event_..."}}`: the event's batch; `context` is the event's certificate document (JSON), verifiable
-  offline as it stands.
-- `{{"contentHash": "sha256:..."}}`: as above, for every event of that normalized content.
+- `{{"eventId": "event_..."}}`: the event's batch. `context` is the event's certificate document (JSON), which can be
+  verified offline.
+- `{{"contentHash": "sha256:..."}}`: the same for every event with that normalized content.
 - `{{"batchId": "batch_..."}}`, `{{"sourceId": "...", "from": "2024-01-15T00:00:00Z", "to": "..."}}`: batches, the
-  latest first; `context` names the batch, its counts, and the UHRP URL of its quorum certificate.
+  latest first. `context` has the batch, its counts, and the UHRP URL of its quorum certificate.
 
-`limit` (at most {ANSWERED_MAX}) and `skip` page through sources. Each output is a certificate token: host, batch and
-SHA-256 of the quorum certificate, signed; a host's own stand in carrier transactions without coins.
+`limit` (at most {ANSWERED_MAX}) and `skip` page through the batches of a source. Each output is a signed certificate
+token: host, batch, and SHA-256 of the quorum certificate. A host's own tokens are in carrier transactions without
+coins.
 """
 
 
 @attrs.frozen(kw_only=True)
 class CertificateQuery:
-    """One of the ids is set, or the source. Times in milliseconds, ``to_ms`` excluded."""
+    """Exactly one of the ids, the hash and the source is set. Times in milliseconds since 1970, ``to_ms``
+    excluded."""
 
     event_id: str | None = None
     batch_id: str | None = None
@@ -103,12 +105,12 @@ class CertificateLookup:
                 limit=wanted.limit,
             )
         found = [self._output(row, _batch_context(row)) for row in rows if row.certificate is not None]
-        told = {row.batch_id for row in rows if row.certificate is not None}
-        found += self._learned(connection, wanted, told)
-        return [*found, *_submitted(connection, wanted, told)][: wanted.limit]
+        seen = {row.batch_id for row in rows if row.certificate is not None}
+        found += self._learned(connection, wanted, seen)
+        return [*found, *_submitted(connection, wanted, seen)][: wanted.limit]
 
-    def _learned(self, connection: "Connection", wanted: CertificateQuery, told: set[str]) -> list[LookupOutput]:
-        """Certificates of other nodes' batches; adds their ids to ``told``."""
+    def _learned(self, connection: "Connection", wanted: CertificateQuery, seen: set[str]) -> list[LookupOutput]:
+        """Certificates of other nodes' batches; adds their ids to ``seen``."""
         rows = certificate_log.foreign(
             connection,
             batch_id=wanted.batch_id,
@@ -120,8 +122,8 @@ class CertificateLookup:
         found = []
         for certificate, learned_ms in rows:
             statement = read_certificate(certificate).statement
-            if statement.batch_id not in told:
-                told.add(statement.batch_id)
+            if statement.batch_id not in seen:
+                seen.add(statement.batch_id)
                 context = _context(statement, certificate, learned_ms)
                 found.append(self._minted(statement.batch_id, certificate, context))
         return found
@@ -152,7 +154,7 @@ def read_query(query: Any) -> CertificateQuery:
     """A query of this service.
 
     Raises:
-        InvalidQueryError: it is none.
+        InvalidQueryError: It has another form.
     """
     match query:
         case {"eventId": str(event_id), **rest} if not rest and ID.fullmatch(event_id):
@@ -165,7 +167,7 @@ def read_query(query: Any) -> CertificateQuery:
         case {"sourceId": str(source_id), **rest} if 0 < len(source_id) <= SOURCE_ID_CHARS_MAX:
             page = _page(rest)
             return attrs.evolve(page, source_id=source_id)
-    raise _invalid("the query names no certificate")
+    raise _invalid("the query must have exactly one of eventId, batchId, contentHash and sourceId, in its form")
 
 
 def _page(left: dict[Any, Any]) -> CertificateQuery:
@@ -175,7 +177,7 @@ def _page(left: dict[Any, Any]) -> CertificateQuery:
     for name in ("skip", "limit"):
         value = left.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise _invalid(f"{name!r} is no count")
+            raise _invalid(f"{name!r} must be an integer of at least 0")
     return CertificateQuery(
         from_ms=_moment(left, "from", 0),
         to_ms=_moment(left, "to", 2**62),
@@ -191,7 +193,7 @@ def _moment(left: dict[Any, Any], name: str, default: int) -> int:
         moment = datetime.datetime.fromisoformat(str(left[name]))
         return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise _invalid(f"{name!r} is no time") from None
+        raise _invalid(f"{name!r} must be a time as in RFC 3339") from None
 
 
 def _invalid(what: str) -> InvalidQueryError:
@@ -224,7 +226,7 @@ def _context(statement: Statement, certificate: bytes, certified_ms: int | None)
     )
 
 
-def _submitted(connection: "Connection", wanted: CertificateQuery, told: set[str]) -> list[LookupOutput]:
+def _submitted(connection: "Connection", wanted: CertificateQuery, seen: set[str]) -> list[LookupOutput]:
     rows = outputs.find(
         connection,
         TOPIC,
@@ -239,5 +241,5 @@ def _submitted(connection: "Connection", wanted: CertificateQuery, told: set[str
             context=_context(read_certificate(row.off_chain_values).statement, row.off_chain_values, None),
         )
         for row in rows
-        if row.batch_id not in told and row.off_chain_values is not None
+        if row.batch_id not in seen and row.off_chain_values is not None
     ]

@@ -1,7 +1,7 @@
 """Checks merkle paths against the operator's chain tracker, a Block Headers Service. Scripts are not run.
 
-``POST /api/v1/chain/merkleroot/verify`` takes pairs of root and height, and says of all together whether they are
-roots of blocks of the longest chain. The tracker is where the operator says: its address is not judged.
+``POST /api/v1/chain/merkleroot/verify`` takes pairs of root and height, and answers for all together whether they are
+roots of blocks of the longest chain. The operator sets the tracker's address: it is not restricted.
 """
 
 from typing import Any, Final
@@ -24,7 +24,7 @@ ANSWER_BYTES_MAX: Final = 1024 * 1024
 
 
 class TrackerUnavailableError(WorldFault):
-    """The chain tracker does not answer, or does not know yet."""
+    """The chain tracker does not answer, or cannot confirm yet."""
 
 
 class ChainTracker:
@@ -35,7 +35,12 @@ class ChainTracker:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def check(self, beef: bytes) -> frozenset[str]:
-        """Raises InvalidTransactionError for a root that is no block's, TrackerUnavailableError for no answer."""
+        """Check the merkle paths of a transaction. Returns what was not checked.
+
+        Raises:
+            InvalidTransactionError: A root is not that of a block of the longest chain.
+            TrackerUnavailableError: The tracker does not answer, or cannot confirm yet.
+        """
         read = await trio.to_thread.run_sync(read_beef, beef)
         roots = sorted({(path.block_height, path.root[::-1].hex()) for path in read.paths})
         if roots:
@@ -47,10 +52,12 @@ class ChainTracker:
         if state == "INVALID":
             txid = beef.subject_transaction.txid_hex
             raise InvalidTransactionError(
-                f"a merkle path of the transaction {txid} leads to no block", txid=txid, why="merkle-path"
+                f"a merkle path of the transaction {txid} does not lead to a block of the longest chain",
+                txid=txid,
+                why="merkle-path",
             )
         if state != "CONFIRMED":
-            raise TrackerUnavailableError(f"the chain tracker says {state[:80]!r}: send it again later")
+            raise TrackerUnavailableError(f"the chain tracker answers {state[:80]!r}: send it again later")
 
     async def _state(self, roots: list[dict[str, Any]]) -> str:
         async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=self._headers, trust_env=False) as client:
@@ -64,4 +71,4 @@ class ChainTracker:
                     problem = f"{type(error).__name__}: {error}"
                 log.warning("tracker.failed", attempt=attempt, why=problem)
                 await trio.sleep(PAUSE_S * 2 ** (attempt - 1))
-        raise TrackerUnavailableError("the chain tracker does not answer: send it again later")
+        raise TrackerUnavailableError("the chain tracker does not answer: send the transaction again later")

@@ -1,4 +1,4 @@
-"""What a submitted transaction is checked for beyond its amounts, and what the answer says was not checked."""
+"""Checks of submitted transactions beyond their amounts, and the names of those that were not made."""
 
 from typing import Final, Protocol
 
@@ -7,19 +7,19 @@ MERKLE_PATHS: Final = "merkle-paths"
 
 
 class TransactionChecker(Protocol):
-    """Looks at scripts and merkle paths, as far as it can."""
+    """Checks scripts and merkle paths, as far as it can."""
 
     async def check(self, beef: bytes) -> frozenset[str]:
-        """What of ``SCRIPTS`` and ``MERKLE_PATHS`` was not checked; the rest holds.
+        """Check a transaction. Returns which of ``SCRIPTS`` and ``MERKLE_PATHS`` were not checked.
 
         Raises:
-            InvalidTransactionError: a script fails, or a path leads nowhere.
-            WorldFault: it is not known: the chain tracker does not answer.
+            InvalidTransactionError: A script fails, or a merkle path does not lead to a block.
+            WorldFault: The chain tracker does not answer.
         """
 
 
 class Unchecked:
-    """Checks neither: this node has no chain tracker."""
+    """Checks neither: for nodes without a chain tracker."""
 
     async def check(self, beef: bytes) -> frozenset[str]:
         return frozenset({SCRIPTS, MERKLE_PATHS})

@@ -1,4 +1,4 @@
-"""Lookup services (BRC-24): a query in, outputs with the transactions they stand in out."""
+"""Lookup services (BRC-24): a query in, transaction outputs out."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,14 +9,14 @@ from protocols.errors import ClientFault
 
 
 class InvalidQueryError(ClientFault):
-    """The service does not know the query's form. Field: ``service``."""
+    """A query does not have a form that the service accepts. Field: ``service``."""
 
     code = "invalid-query"
 
 
 @attrs.frozen(kw_only=True)
 class LookupOutput:
-    """An output that answers a query: its transaction is the subject of the BEEF."""
+    """An output that answers a query. Its transaction is the subject of the BEEF."""
 
     beef: bytes
     output_index: int
@@ -32,15 +32,15 @@ class LookupService(Protocol):
 
     @property
     def documentation(self) -> str:
-        """Markdown for people: the queries it takes, and what comes back."""
+        """Markdown for people: the queries that it accepts, and its answers."""
 
     @property
     def topics(self) -> Sequence[str]:
-        """Whose outputs it finds."""
+        """The topics whose outputs it finds."""
 
     async def lookup(self, query: Any) -> Sequence[LookupOutput]:
-        """The outputs that a query, any JSON value, asks for.
+        """The outputs that match a query, which may be any JSON value.
 
         Raises:
-            InvalidQueryError: it is no query of this service.
+            InvalidQueryError: It is not a query of this service.
         """

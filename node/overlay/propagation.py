@@ -1,7 +1,7 @@
-"""Passes admitted transactions on to the hosts that advertise their topics (BRC-22): at most once each, in the end.
+"""Sends admitted transactions to the hosts that advertise their topics (BRC-22).
 
-What is passed on was new here, so a transaction that comes back stops here. A host that does not take it is asked
-a few times more and then left: it finds the transaction by lookup.
+Only transactions that were new here are sent, so one that comes back is not sent again. A host that refuses or does
+not answer is tried a few more times and then skipped: it can find the transaction by lookup.
 """
 
 import random
@@ -26,7 +26,7 @@ SENDERS: Final = 4
 HOSTS_MAX: Final = 32  # of one transaction
 ATTEMPTS_MAX: Final = 3
 TIMEOUT_S: Final = 10.0
-PAUSE_S: Final = 2.0  # doubled each time, half of it drawn at random
+PAUSE_S: Final = 2.0  # doubled each time; up to half of it is cut at random
 
 Hosts = Callable[[str], Sequence[str]]
 """The URLs of the hosts that advertise a topic."""
@@ -44,7 +44,7 @@ class HostSubmission:
 
 
 class Propagation:
-    """The queue of what is to be passed on, and those who do it."""
+    """The queue of submissions to other hosts, and the tasks that send them."""
 
     def __init__(self, *, hosts: Hosts, own_url: str, allowed: Sequence[Network]) -> None:
         self._hosts = hosts
@@ -53,8 +53,8 @@ class Propagation:
         self._pausing = 0
         self._send, self._receive = trio.open_memory_channel[HostSubmission](WAITING_MAX)
 
-    def pass_on(self, broadcast: Broadcast) -> None:
-        """Queue a transaction for the hosts of its topics; what the queue has no room for is left out."""
+    def propagate(self, broadcast: Broadcast) -> None:
+        """Queue a transaction for the hosts of its topics; hosts that the queue has no room for are skipped."""
         topics_of: dict[str, list[str]] = {}
         for topic in broadcast.topics:
             for host in self._hosts(topic):
@@ -72,43 +72,45 @@ class Propagation:
             )
 
     async def run(self) -> None:
-        """Deliver until cancelled."""
+        """Send submissions until cancelled."""
         self._pausing = 0
         async with guarded_client(self._allowed, TIMEOUT_S) as client, trio.open_nursery() as nursery:
             for _ in range(SENDERS):
-                nursery.start_soon(self._deliver_all, client, nursery)
+                nursery.start_soon(self._send_all, client, nursery)
 
-    def _put(self, delivery: HostSubmission) -> None:
+    def _put(self, submission: HostSubmission) -> None:
         try:
-            self._send.send_nowait(delivery)
+            self._send.send_nowait(submission)
         except trio.WouldBlock:
-            log.warning("propagation.full", host=delivery.host, topics=delivery.topics)
+            log.warning("propagation.full", host=submission.host, topics=submission.topics)
 
-    async def _deliver_all(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
-        async for delivery in self._receive.clone():
-            problem = await _deliver(client, delivery)
+    async def _send_all(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+        async for submission in self._receive.clone():
+            problem = await _submit(client, submission)
             if not problem:
-                log.info("propagation.delivered", host=delivery.host, topics=delivery.topics)
-            elif delivery.attempt >= ATTEMPTS_MAX or self._pausing >= WAITING_MAX:
-                log.warning("propagation.failed", host=delivery.host, topics=delivery.topics, why=problem)
+                log.info("propagation.delivered", host=submission.host, topics=submission.topics)
+            elif submission.attempt >= ATTEMPTS_MAX or self._pausing >= WAITING_MAX:
+                log.warning("propagation.failed", host=submission.host, topics=submission.topics, why=problem)
             else:
                 self._pausing += 1
-                nursery.start_soon(self._again, delivery)
+                nursery.start_soon(self._again, submission)
 
-    async def _again(self, delivery: HostSubmission) -> None:
-        pause_s = PAUSE_S * 2 ** (delivery.attempt - 1)
-        await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # spread, no secret
+    async def _again(self, submission: HostSubmission) -> None:
+        pause_s = PAUSE_S * 2 ** (submission.attempt - 1)
+        await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
         self._pausing -= 1
-        self._put(attrs.evolve(delivery, attempt=delivery.attempt + 1))
+        self._put(attrs.evolve(submission, attempt=submission.attempt + 1))
 
 
-async def _deliver(client: httpx.AsyncClient, delivery: HostSubmission) -> str:
-    """Post to a host. Returns why it did not take the transaction, empty if it did."""
-    headers = {"Content-Type": "application/octet-stream", "X-Topics": orjson.dumps(delivery.topics).decode()}
-    if delivery.has_off_chain_values:
+async def _submit(client: httpx.AsyncClient, submission: HostSubmission) -> str:
+    """Submit to a host. Returns why it did not accept the transaction; empty if it did."""
+    headers = {"Content-Type": "application/octet-stream", "X-Topics": orjson.dumps(submission.topics).decode()}
+    if submission.has_off_chain_values:
         headers["x-includes-off-chain-values"] = "true"
     try:
-        async with client.stream("POST", f"{delivery.host}/submit", content=delivery.body, headers=headers) as answer:
+        async with client.stream(
+            "POST", f"{submission.host}/submit", content=submission.body, headers=headers
+        ) as answer:
             return "" if answer.is_success else f"status {answer.status_code}"
     except (httpx.HTTPError, httpx.InvalidURL, ForbiddenAddressError, OSError, trio.TooSlowError) as error:
         return f"{type(error).__name__}: {error}"

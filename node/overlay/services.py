@@ -1,4 +1,4 @@
-"""The overlay services of a node, put together: topics it manages, lookups it answers, and passing on."""
+"""The overlay services of a node, put together: topic managers, lookup services and propagation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -67,24 +67,25 @@ class OverlayServices:
         ]
         self.propagation = Propagation(hosts=ship.hosts, own_url=public_url, allowed=outbound_allowed)
         self.submissions = Submissions(
-            database=database, managers=managers, checker=checker, pass_on=self.propagation.pass_on
+            database=database, managers=managers, checker=checker, propagate=self.propagation.propagate
         )
 
     async def lookup(self, service: str, query: Any) -> Sequence[LookupOutput]:
-        """The outputs that a query asks for.
+        """The outputs that match a query.
 
         Raises:
-            UnknownServiceError: this node has no such service. InvalidQueryError: it takes no such query.
+            UnknownServiceError: This node does not have the service.
+            InvalidQueryError: The service does not accept the query.
         """
         found = self.lookups.get(service)
         if found is None:
             raise UnknownServiceError(
-                f"no lookup service {service[:80]!r} is here", remedy=f"ask one of {', '.join(self.lookups)}"
+                f"this node has no lookup service {service[:80]!r}", remedy=f"ask one of {', '.join(self.lookups)}"
             )
         return await found.lookup(query)
 
     async def uhrp_outputs(self, digests: Sequence[bytes]) -> Sequence[LookupOutput]:
-        """What was submitted to ``tm_uhrp`` for objects of these digests, and is in force."""
+        """Advertisements of objects of these digests that were submitted to ``tm_uhrp`` and have not expired."""
         now_s = clock_ms() // 1_000
         limit = HOLDERS_MAX * len(digests)
         find = partial(outputs.find, topic="tm_uhrp", digests=digests, now_s=now_s, limit=limit)

@@ -1,7 +1,7 @@
-"""Submissions (BRC-22): checked, judged by each topic's manager, on disk before the answer, then passed on.
+"""Submissions (BRC-22): checked, admitted by each topic's manager, on disk before the answer, then propagated.
 
-Topics that this node does not manage are left out of the answer, as BRC-22 has it, while one of those named is
-managed here: a broadcaster that wants them all acknowledged sees that they were not.
+As in BRC-22, topics that this node does not manage are left out of the answer, provided that it manages one of those
+named: a broadcaster that requires all topics sees which ones were not acknowledged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from storage.outputs import Applied, NewOutput, NewTransaction
 
 log = structlog.get_logger(__name__)
 
-SUBMISSIONS_AT_ONCE: Final = 2  # judged on threads
+SUBMISSIONS_AT_ONCE: Final = 2  # read and admitted on threads
 WAITING_MAX: Final = 64
 TOPICS_MAX: Final = 32
 
@@ -43,7 +43,7 @@ class SubmissionsBusyError(ClientFault):
 
 @attrs.frozen(kw_only=True)
 class Accepted:
-    """A submission's outcome by topic. ``unchecked`` names what this node had no means to check."""
+    """A submission's outcome by topic. ``unchecked`` names the checks that this node cannot make."""
 
     txid: bytes
     topics: Mapping[str, Applied]
@@ -52,7 +52,7 @@ class Accepted:
 
 @attrs.frozen(kw_only=True)
 class Broadcast:
-    """An admitted transaction, to be passed on to whoever hosts its topics."""
+    """An admitted transaction, to be sent to the hosts of its topics."""
 
     beef: bytes
     off_chain_values: bytes | None
@@ -60,7 +60,7 @@ class Broadcast:
 
 
 class Submissions:
-    """Takes transactions in for the topics managed here."""
+    """Accepts transactions for the topics that this node manages."""
 
     def __init__(
         self,
@@ -68,57 +68,58 @@ class Submissions:
         database: Database,
         managers: Sequence[TopicManager],
         checker: TransactionChecker,
-        pass_on: Callable[[Broadcast], None],
+        propagate: Callable[[Broadcast], None],
     ) -> None:
         self.managers: Mapping[str, TopicManager] = {manager.name: manager for manager in managers}
         self._database = database
         self._checker = checker
-        self._pass_on = pass_on
+        self._propagate = propagate
         self._places = trio.CapacityLimiter(SUBMISSIONS_AT_ONCE)
 
     async def submit(self, data: bytes, topics: Sequence[str], off_chain_values: bytes | None) -> Accepted:
-        """Take a transaction in. Returns once what it changes is on disk.
+        """Accept a transaction. Returns once its effects are on disk.
 
         Args:
-            data: A BEEF; its subject is what is submitted.
+            data: A BEEF; its subject is submitted.
 
         Raises:
-            InvalidBeefError: it is none. InvalidTransactionError: it cannot be valid.
-            UnknownTopicsError: no topic named is managed here. DoubleSpendError, TopicFullError: see ``storage``.
+            InvalidBeefError: ``data`` is not a BEEF. InvalidTransactionError: The transaction cannot be valid.
+            UnknownTopicsError: This node manages none of the topics. SubmissionsBusyError: Too many wait.
+            DoubleSpendError, TopicFullError: See ``storage.outputs``.
         """
         managers = [self.managers[topic] for topic in dict.fromkeys(topics) if topic in self.managers]
         if not managers:
             raise UnknownTopicsError(
-                "no topic named is managed here",
+                "this node manages none of the topics named",
                 field="X-Topics",
                 remedy=f"name some of {', '.join(self.managers)}",
             )
         if self._places.statistics().tasks_waiting >= WAITING_MAX:
-            raise SubmissionsBusyError("as many submissions as may wait already", retryAfter=1)
+            raise SubmissionsBusyError(f"{WAITING_MAX} submissions wait already", retryAfter=1)
         async with self._places:
-            judge = partial(_judge, data, managers, off_chain_values)
-            new = await trio.to_thread.run_sync(judge)
+            admit = partial(_admit, data, managers, off_chain_values)
+            new = await trio.to_thread.run_sync(admit)
         unchecked = await self._checker.check(new.beef)
         applied = await self._database.run(partial(outputs.apply, new=new))
         fresh = tuple(topic for topic, result in applied.items() if result.is_new and result.admitted)
         if fresh:
             log.info("submit.admitted", txid=new.txid[::-1].hex(), topics=fresh)
-            self._pass_on(Broadcast(beef=new.beef, off_chain_values=off_chain_values, topics=fresh))
+            self._propagate(Broadcast(beef=new.beef, off_chain_values=off_chain_values, topics=fresh))
         return Accepted(txid=new.txid, topics=applied, unchecked=unchecked)
 
 
-def _judge(data: bytes, managers: Sequence[TopicManager], off_chain_values: bytes | None) -> NewTransaction:
-    """What the topics make of a BEEF. Runs on a thread."""
+def _admit(data: bytes, managers: Sequence[TopicManager], off_chain_values: bytes | None) -> NewTransaction:
+    """Read a BEEF and ask each topic's manager which outputs it admits. Runs on a thread."""
     try:
         beef = read_beef(data)
         subject = beef.subject_transaction
     except MalformedError as error:
         raise InvalidBeefError(
-            f"the body is no BEEF: {error}", remedy="send a BEEF (BRC-62, BRC-95, BRC-96) with all parents"
+            f"the body must be a BEEF: {error}", remedy="send a BEEF (BRC-62, BRC-95, BRC-96) with all parents"
         ) from error
-    if not subject.inputs:  # whatever path it claims: the zero-input transaction is the known loophole
+    if not subject.inputs:  # refused whatever its merkle path: a transaction without inputs needs no coin
         txid = subject.txid_hex
-        raise InvalidTransactionError(f"the transaction {txid} has no inputs", txid=txid, why="no-inputs")
+        raise InvalidTransactionError(f"the transaction {txid} must have inputs", txid=txid, why="no-inputs")
     check_amounts(beef)
     return NewTransaction(
         txid=subject.txid,
@@ -133,7 +134,7 @@ def _judge(data: bytes, managers: Sequence[TopicManager], off_chain_values: byte
 
 
 def _own_form(beef: Beef, subject: Transaction) -> bytes:
-    """The subject with its ancestry and nothing else, in the form that every client reads."""
+    """The subject with its ancestry and nothing else, in the version that every client reads."""
     return write_beef(ancestry(beef, subject.txid), version=1)
 
 

@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from node.network.transport import Transport
-from node.overlay.objects.adverts import Minter
+from node.overlay.objects.adverts import AdvertMaker
 from node.overlay.objects.object_store import OBJECT_BYTES_MAX, Content, ObjectsBusyError, ObjectStore
 from node.overlay.objects.search import LikelyHolders, PeerSearch
 from node.overlay.objects.wire import (
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 SEARCHES_AT_ONCE: Final = 4
 SEARCHES_WAITING_MAX: Final = 64
-MISSING_S: Final = 10.0  # so long a search that found nothing is not made again
+MISSING_S: Final = 10.0  # a search that found nothing is not repeated for so long
 MISSING_MAX: Final = 4_096
 SURVEYS_AT_ONCE: Final = 8
 
@@ -53,7 +53,7 @@ class ObjectSearch:
 
 
 class Objects:
-    """What this node serves by content, and what it can have of its peers."""
+    """The objects that this node serves, and those that it can fetch from peers."""
 
     def __init__(
         self,
@@ -65,30 +65,30 @@ class Objects:
         likely: LikelyHolders = no_holders,
     ) -> None:
         """Args:
-        public_url: Where this node serves HTTP; its advertisements say so.
-        likely: Who is said to hold an object, to be asked first.
+        public_url: Where this node serves HTTP, for its advertisements.
+        likely: Finds peers that advertise an object, to be asked first.
         """
         self._store = ObjectStore(database)
         self._peers = PeerSearch(transport, likely)
-        self._minter = Minter(key, public_url)
+        self._advert_maker = AdvertMaker(key, public_url)
         self._searches: dict[bytes, ObjectSearch] = {}
         self._missing: OrderedDict[bytes, float] = OrderedDict()  # digest: until when, by trio's clock
         self._surveys = trio.CapacityLimiter(SURVEYS_AT_ONCE)
         self._send, self._receive = trio.open_memory_channel[ObjectSearch](SEARCHES_WAITING_MAX)
 
     async def run(self) -> None:
-        """Search for what is asked for, and enter earlier batches into the index."""
+        """Search for objects that are requested, and enter earlier batches into the index."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._store.run)
             for _ in range(SEARCHES_AT_ONCE):
                 nursery.start_soon(self._search)
 
     async def get(self, digest: bytes, *, local: bool = False) -> Content | None:
-        """An object, from here or else (unless ``local``) from a peer; None if it is not to be had.
+        """An object, from this node or else (unless ``local``) from a peer; None if none is found.
 
         Raises:
-            ObjectsBusyError: too many are in memory or searched for.
-            WorldFault: no_holders knows; ask again.
+            ObjectsBusyError: Too many objects are in memory, or being searched for.
+            WorldFault: The search failed; ask again.
         """
         content = await self._store.read(digest) or self._store.in_memory(digest)  # a search may just have ended
         if content is not None or local or self._known_missing(digest):
@@ -99,7 +99,9 @@ class Objects:
             try:
                 self._send.send_nowait(search)
             except trio.WouldBlock as full:
-                raise ObjectsBusyError("as many objects as may are searched for already", retryAfter=2) from full
+                raise ObjectsBusyError(
+                    f"{SEARCHES_WAITING_MAX} searches for objects wait already", retryAfter=2
+                ) from full
             self._searches[digest] = search
         await search.done.wait()
         if isinstance(search.outcome, WorldFault):
@@ -107,40 +109,43 @@ class Objects:
         return search.outcome
 
     async def own_adverts(self, digests: Sequence[bytes]) -> list[bytes | None]:
-        """This node's advertisement of each object, a locking script; None for what it does not hold."""
+        """This node's advertisement of each object, a locking script; None for objects that it does not hold."""
         now_ms = clock_ms()
         found = await self._store.find(list(digests))
-        return [None if known is None else self._minter.mint(known, now_ms) for known in found]
+        return [None if known is None else self._advert_maker.make(known, now_ms) for known in found]
 
     async def peer_adverts(
         self, digests: Sequence[bytes], patience_s: float
     ) -> list[tuple[IdentityKey, bytes, bytes]]:
-        """(peer, digest, locking script) of what peers advertise, unchecked, as far as they answer in time.
+        """(peer, digest, locking script) of peers' advertisements, unchecked, of those that answer in time.
+
+        Args:
+            patience_s: How long to wait for answers.
 
         Raises:
-            ObjectsBusyError: too many such questions are under way.
+            ObjectsBusyError: Too many such requests wait.
         """
         if self._surveys.statistics().tasks_waiting >= SEARCHES_WAITING_MAX:
-            raise ObjectsBusyError("as many lookups as may wait for peers already", retryAfter=2)
+            raise ObjectsBusyError(f"{SEARCHES_WAITING_MAX} lookups wait for peers already", retryAfter=2)
         async with self._surveys:
             return await self._peers.adverts(digests, patience_s)
 
     async def answer(self, body: bytes) -> bytes:
-        """Serve a peer from this node's database alone; empty is a no.
+        """Answer a peer's request from this node's database only; empty: the object is not here.
 
         Raises:
-            MalformedError: it is no request.
+            MalformedError: It is not a request about objects.
         """
         if body.startswith(ADVERTS):
             return write_adverts(await self.own_adverts(read_adverts_request(body)))
-        asked = read_part_request(body)
-        if asked.length == 0:
-            known = (await self._store.find([asked.digest]))[0]
+        request = read_part_request(body)
+        if request.length == 0:
+            known = (await self._store.find([request.digest]))[0]
             return b"" if known is None else write_part(Part(kind=known.kind, size=known.size))
-        content = await self._store.read(asked.digest)
+        content = await self._store.read(request.digest)
         if content is None:
             return b""
-        data = content.data[asked.offset : asked.offset + asked.length]
+        data = content.data[request.offset : request.offset + request.length]
         return write_part(Part(kind=content.kind, size=len(content), data=data))
 
     async def _search(self) -> None:

@@ -1,8 +1,8 @@
-"""This node's UHRP advertisements, minted when somebody asks.
+"""This node's UHRP advertisements, made on request.
 
-An advertisement says where an object is served and until when. Two for every batch, signed, stored and renewed
-every day, would cost more than certifying the batch did, and hardly one of them would ever be read. A signature
-is a function of key and content, so whoever asks twice within a day gets the same bytes as if it had been stored.
+An advertisement states where an object is served and until when. Two for every batch, signed, stored and renewed
+every day, would cost more than certifying the batch, and few would ever be read. A signature is a function of key and
+content, so repeated requests within a day get the same bytes as if they had been stored.
 """
 
 from collections import OrderedDict
@@ -18,18 +18,18 @@ ADVERTS_MAX: Final = 4_096
 PATH: Final = "/uhrp/"
 
 
-class Minter:
+class AdvertMaker:
     """Signs advertisements with the node's identity."""
 
     def __init__(self, key: PrivateKey, public_url: str) -> None:
         self._key = key
         self._address = public_url.rstrip("/") + PATH
-        self._made: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+        self._recent: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
 
-    def mint(self, known: StoredObject, now_ms: int) -> bytes | None:
+    def make(self, known: StoredObject, now_ms: int) -> bytes | None:
         """The locking script for an object, good for one to two days; None if it cannot be advertised."""
         expires_s = (now_ms // (1_000 * DAY_S) + 2) * DAY_S
-        script = self._made.get((known.digest, expires_s))
+        script = self._recent.get((known.digest, expires_s))
         if script is not None:
             return script
         url = self._address + uhrp_url(known.digest)
@@ -37,7 +37,7 @@ class Minter:
             script = build_uhrp_advert(self._key, digest=known.digest, url=url, expires_s=expires_s, size=known.size)
         except UnreadableFieldError:
             return None
-        self._made[known.digest, expires_s] = script
-        if len(self._made) > ADVERTS_MAX:
-            self._made.popitem(last=False)
+        self._recent[known.digest, expires_s] = script
+        if len(self._recent) > ADVERTS_MAX:
+            self._recent.popitem(last=False)
         return script

@@ -1,7 +1,7 @@
-"""Objects in this node's database, read whole and held against their digest every time.
+"""Objects in this node's database, read as a whole and checked against their digest every time.
 
-Whoever sends an object keeps it alive; while anybody does, others get the same one. So memory is bounded by what
-is alive, whoever is slow to take it.
+An object stays in memory while a reader refers to it, and all readers share one copy. So memory is bounded by the
+objects in use, however slow their readers are.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ log = structlog.get_logger(__name__)
 
 OBJECT_BYTES_MAX: Final = PAYLOAD_BYTES_MAX
 RECENT_BYTES_MAX: Final = 32 * 1024 * 1024
-MEMORY_BYTES_MAX: Final = 96 * 1024 * 1024  # no more is read while objects of so many bytes are alive
+MEMORY_BYTES_MAX: Final = 96 * 1024 * 1024  # no further object is read while more bytes are in use
 READS_AT_ONCE: Final = 2
-ENTERED_AT_ONCE: Final = 4
-ENTER_PAUSE_S: Final = 0.1
+INDEXED_AT_ONCE: Final = 4
+INDEX_PAUSE_S: Final = 0.1
 
 
 class ObjectsBusyError(ClientFault):
-    """The node has as many objects in memory, or as many searches under way, as it may."""
+    """Too many objects are in memory, or too many searches under way."""
 
     code = "overloaded"
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Content:
-    """An object whole. ``data`` has this digest: nothing else is made into one."""
+    """A whole object. ``data`` has been checked to have this digest."""
 
     digest: bytes
     kind: Kind
@@ -50,7 +50,7 @@ class Content:
 
 
 class ObjectStore:
-    """Reads objects, keeps copies, and enters batches of earlier versions of this node into the index."""
+    """Reads objects, stores copies, and enters batches of earlier versions of this node into the index."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -59,20 +59,20 @@ class ObjectStore:
         self._readers = trio.CapacityLimiter(READS_AT_ONCE)
 
     async def find(self, digests: list[bytes]) -> list[StoredObject | None]:
-        """What is known of objects without reading them."""
+        """The kind and size of objects; None for those that are not here."""
         return await self._database.run(
             lambda connection: [objects.find(connection, digest) for digest in digests],
         )
 
     def in_memory(self, digest: bytes) -> Content | None:
-        """An object that is in memory now."""
+        """An object if it is in memory."""
         return self._alive.get(digest)
 
     async def read(self, digest: bytes) -> Content | None:
-        """An object; None if it is not here, or no row's bytes have that digest any more.
+        """An object; None if it is not here, or no stored copy has that digest any more.
 
         Raises:
-            ObjectsBusyError: too many are in memory.
+            ObjectsBusyError: Too many objects are in memory.
         """
         content = self.in_memory(digest)
         if content is None:
@@ -85,7 +85,7 @@ class ObjectStore:
         return content
 
     async def keep(self, content: Content) -> None:
-        """Keep what was fetched from a peer, in memory and in the database."""
+        """Store an object that was fetched from a peer, in memory and in the database."""
         self._alive[content.digest] = content
         self._recent.put(content.digest, content)
         packed = await trio.to_thread.run_sync(pack, content.data)
@@ -93,15 +93,17 @@ class ObjectStore:
         await self._database.run(partial(objects.keep, known=known, content=packed))
 
     async def run(self) -> None:
-        """Enter what was sealed before there was an index, a few batches at a time; returns when all are."""
+        """Index batches that were sealed before there was an index, a few at a time; returns when all are."""
         while True:
-            if not await self._database.run(partial(objects.enter_earlier, limit=ENTERED_AT_ONCE)):
+            if not await self._database.run(partial(objects.enter_earlier, limit=INDEXED_AT_ONCE)):
                 return
-            await trio.sleep(ENTER_PAUSE_S)
+            await trio.sleep(INDEX_PAUSE_S)
 
     async def _load(self, digest: bytes) -> Content | None:
         if sum(map(len, self._alive.values())) > MEMORY_BYTES_MAX:
-            raise ObjectsBusyError("as many objects as may are being sent already", retryAfter=1)
+            raise ObjectsBusyError(
+                f"objects of more than {MEMORY_BYTES_MAX} bytes are being read already", retryAfter=1
+            )
         for copy in await self._database.run(partial(objects.copies, digest=digest)):
             data = await trio.to_thread.run_sync(_checked, digest, copy)
             if data is not None:
@@ -112,7 +114,7 @@ class ObjectStore:
 
 
 def _checked(digest: bytes, copy: StoredCopy) -> bytes | None:
-    """The bytes of a row if they have this digest."""
+    """The bytes of a stored copy; None if they do not have this digest."""
     try:
         data = unpack(copy.stored, OBJECT_BYTES_MAX) if copy.packed else copy.stored
     except MalformedError:

@@ -37,19 +37,19 @@ PART_S: Final = 5.0
 SEARCH_S: Final = 30.0
 
 LikelyHolders: TypeAlias = Callable[[bytes], Awaitable[Sequence[IdentityKey]]]
-"""Who is said to hold an object."""
+"""Finds peers that advertise an object."""
 Answers: TypeAlias = "trio.MemoryReceiveChannel[tuple[IdentityKey, bytes]]"
 
 
 class PeerSearch:
-    """One node's questions to the others."""
+    """Requests about objects to peers."""
 
     def __init__(self, transport: Transport, likely: LikelyHolders) -> None:
         self._transport = transport
         self._likely = likely
 
     async def fetch(self, digest: bytes) -> Content | None:
-        """An object from whichever peer is first to send it; None if none does in time."""
+        """An object from the first peer that sends it; None if none does in time."""
         with trio.move_on_after(SEARCH_S):
             async with self._survey([digest], write_part_request(PartRequest(digest=digest))) as answers:
                 async for peer, body in answers:
@@ -59,7 +59,7 @@ class PeerSearch:
         return None
 
     async def adverts(self, digests: Sequence[bytes], patience_s: float) -> list[tuple[IdentityKey, bytes, bytes]]:
-        """(peer, digest, locking script) of what peers advertise, unchecked, as far as they answer in time."""
+        """(peer, digest, locking script) of peers' advertisements, unchecked, of those that answer in time."""
         found: list[tuple[IdentityKey, bytes, bytes]] = []
         with trio.move_on_after(patience_s):
             async with self._survey(digests, write_adverts_request(digests)) as answers:
@@ -78,9 +78,9 @@ class PeerSearch:
 
     @asynccontextmanager
     async def _survey(self, digests: Sequence[bytes], body: bytes) -> AsyncIterator[Answers]:
-        """Answers that are no noes, as they come. Leaving the block ends the questions."""
+        """The non-empty answers of peers, as they come. Leaving the block ends the requests."""
         peers = await self._candidates(digests)
-        places = trio.Semaphore(ASKED_AT_ONCE)
+        slots = trio.Semaphore(ASKED_AT_ONCE)
         send, answers = trio.open_memory_channel[tuple[IdentityKey, bytes]](PEERS_ASKED_MAX)
 
         async def ask(peer: IdentityKey) -> None:
@@ -89,12 +89,12 @@ class PeerSearch:
                 if answer:
                     await send.send((peer, answer))
             finally:
-                places.release()
+                slots.release()
 
         async def ask_all() -> None:
             async with send, trio.open_nursery() as asking:
                 for peer in peers:
-                    await places.acquire()
+                    await slots.acquire()
                     asking.start_soon(ask, peer)
 
         async with trio.open_nursery() as nursery, answers:
@@ -110,12 +110,12 @@ class PeerSearch:
         candidates.pop(self._transport.identity, None)
         return list(candidates)[:PEERS_ASKED_MAX]
 
-    async def _fetch_from(self, peer: IdentityKey, digest: bytes, head: bytes) -> Content | None:
+    async def _fetch_from(self, peer: IdentityKey, digest: bytes, answer: bytes) -> Content | None:
         try:
-            promised = read_part(head)
-            if not 0 < promised.size <= OBJECT_BYTES_MAX:
-                raise MalformedError(f"an object of {promised.size} bytes")
-            data = await self._parts(peer, digest, promised)
+            head = read_part(answer)
+            if not 0 < head.size <= OBJECT_BYTES_MAX:
+                raise MalformedError(f"an object has {head.size} bytes, 1 to {OBJECT_BYTES_MAX} are allowed")
+            data = await self._parts(peer, digest, head)
         except MalformedError as error:
             self._transport.strike(peer, error.code)
             return None
@@ -124,25 +124,25 @@ class PeerSearch:
         if await trio.to_thread.run_sync(_sha256, data) != digest:
             self._transport.strike(peer, "forged-object")
             return None
-        log.info("object.fetched", digest=digest.hex(), kind=promised.kind.value, bytes=len(data), peer=peer.hex())
-        return Content(digest=digest, kind=promised.kind, data=data)
+        log.info("object.fetched", digest=digest.hex(), kind=head.kind.value, bytes=len(data), peer=peer.hex())
+        return Content(digest=digest, kind=head.kind, data=data)
 
-    async def _parts(self, peer: IdentityKey, digest: bytes, promised: Part) -> bytes | None:
+    async def _parts(self, peer: IdentityKey, digest: bytes, head: Part) -> bytes | None:
         data = bytearray()
-        while len(data) < promised.size:
-            length = min(PART_BYTES_MAX, promised.size - len(data))
-            asked = PartRequest(digest=digest, offset=len(data), length=length)
-            answer = await self._ask(peer, write_part_request(asked), PART_S)
+        while len(data) < head.size:
+            length = min(PART_BYTES_MAX, head.size - len(data))
+            request = PartRequest(digest=digest, offset=len(data), length=length)
+            answer = await self._ask(peer, write_part_request(request), PART_S)
             if not answer:
                 return None
             part = read_part(answer)
-            if part.size != promised.size or len(part.data) != length:
-                raise MalformedError("a part that is not as asked for")
+            if part.size != head.size or len(part.data) != length:
+                raise MalformedError("a part of an object has another size than was requested")
             data += part.data
         return bytes(data)
 
     async def _ask(self, peer: IdentityKey, body: bytes, timeout_s: float) -> bytes:
-        """What a peer answers; empty where it has nothing, or does not answer."""
+        """The answer of a peer; empty if it has none, or does not answer."""
         try:
             answer = await self._transport.request(peer, body, timeout_s)
         except PeerUnreachableError as error:

@@ -1,10 +1,10 @@
-"""What nodes ask each other about objects, as request bodies: a letter and its arguments.
+"""Requests about objects between nodes: a tag of one byte and its arguments.
 
 ``U``, digest, offset (8 bytes), length (4 bytes): a part of an object. The answer is the kind (1 byte), the size of
-the whole (8 bytes) and the part; with length 0 it says that the object is there.
-``A``, digests: the answerer's own advertisements, each with its length as a CompactSize; 0 for what it lacks.
+the whole (8 bytes) and the part; with length 0, no part: the object is there.
+``A``, digests: the answerer's own advertisements, each with its length as a CompactSize; 0 for objects it lacks.
 
-Nothing to say is an absent answer. Numbers are big-endian.
+A node that has no answer sends an absent one. Numbers are big-endian.
 """
 
 import struct
@@ -25,13 +25,13 @@ DIGESTS_MAX: Final = 16
 ADVERT_BYTES_MAX: Final = 4_096
 KINDS: Final = {Kind.PAYLOAD: 1, Kind.CERTIFICATE: 2, Kind.POLICY: 3}
 KIND_OF: Final = {number: kind for kind, number in KINDS.items()}
-ASKED: Final = struct.Struct(f">{DIGEST_BYTES}sQI")
+PART_REQUEST: Final = struct.Struct(f">{DIGEST_BYTES}sQI")
 HEAD: Final = struct.Struct(">BQ")
 
 
 @attrs.frozen(kw_only=True)
 class PartRequest:
-    """Asks for ``length`` bytes of an object from ``offset`` on."""
+    """Requests ``length`` bytes of an object, starting at ``offset``; 0 bytes: whether it is there."""
 
     digest: bytes
     offset: int = 0
@@ -47,17 +47,19 @@ class Part:
     data: bytes = b""
 
 
-def write_part_request(asked: PartRequest) -> bytes:
-    return PART + ASKED.pack(asked.digest, asked.offset, asked.length)
+def write_part_request(request: PartRequest) -> bytes:
+    return PART + PART_REQUEST.pack(request.digest, request.offset, request.length)
 
 
 def read_part_request(body: bytes) -> PartRequest:
-    """Raises MalformedError: it is none, or asks for more than ``PART_BYTES_MAX``."""
-    if len(body) != len(PART) + ASKED.size or not body.startswith(PART):
-        raise MalformedError("no request for a part of an object")
-    digest, offset, length = ASKED.unpack_from(body, len(PART))
+    """Raises MalformedError: It is not such a request, or for more than ``PART_BYTES_MAX``."""
+    if len(body) != len(PART) + PART_REQUEST.size or not body.startswith(PART):
+        raise MalformedError(f"a request for a part of an object must have {len(PART) + PART_REQUEST.size} bytes")
+    digest, offset, length = PART_REQUEST.unpack_from(body, len(PART))
     if length > PART_BYTES_MAX:
-        raise MalformedError(f"parts have at most {PART_BYTES_MAX} bytes")
+        raise MalformedError(
+            f"a request for a part of an object must be for at most {PART_BYTES_MAX} bytes, found {length}"
+        )
     return PartRequest(digest=digest, offset=offset, length=length)
 
 
@@ -66,12 +68,14 @@ def write_part(part: Part) -> bytes:
 
 
 def read_part(body: bytes) -> Part:
-    """Raises MalformedError: it is none."""
+    """Raises MalformedError: It is not a part of an object."""
     if not HEAD.size <= len(body) <= HEAD.size + PART_BYTES_MAX:
-        raise MalformedError("no part of an object")
+        raise MalformedError(
+            f"a part of an object must have at most {PART_BYTES_MAX} bytes after its head of {HEAD.size}"
+        )
     number, size = HEAD.unpack_from(body)
     if number not in KIND_OF:
-        raise MalformedError("an object of no known kind")
+        raise MalformedError(f"the kind of an object must be one of {sorted(KIND_OF)}, found {number}")
     return Part(kind=KIND_OF[number], size=size, data=body[HEAD.size :])
 
 
@@ -80,10 +84,12 @@ def write_adverts_request(digests: Sequence[bytes]) -> bytes:
 
 
 def read_adverts_request(body: bytes) -> list[bytes]:
-    """Raises MalformedError: it is none, or names more than ``DIGESTS_MAX`` objects."""
+    """Raises MalformedError: It is not such a request, or for more than ``DIGESTS_MAX`` objects."""
     size = len(body) - len(ADVERTS)
     if not body.startswith(ADVERTS) or size % DIGEST_BYTES or not 0 < size <= DIGESTS_MAX * DIGEST_BYTES:
-        raise MalformedError("no request for advertisements")
+        raise MalformedError(
+            f"a request for advertisements must have 1 to {DIGESTS_MAX} digests of {DIGEST_BYTES} bytes"
+        )
     return [body[at : at + DIGEST_BYTES] for at in range(len(ADVERTS), len(body), DIGEST_BYTES)]
 
 
@@ -92,9 +98,9 @@ def write_adverts(scripts: Sequence[bytes | None]) -> bytes:
 
 
 def read_adverts(body: bytes, count: int) -> list[bytes | None]:
-    """Raises MalformedError: they are not ``count``, or too long."""
+    """Raises MalformedError: They are not ``count`` advertisements, or too long."""
     if len(body) > count * ADVERT_BYTES_MAX:
-        raise MalformedError("advertisements of too many bytes")
+        raise MalformedError(f"advertisements must have at most {ADVERT_BYTES_MAX} bytes each")
     reader = ByteReader(body)
     scripts = [reader.sized() or None for _ in range(count)]
     reader.finish()
