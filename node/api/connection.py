@@ -1,13 +1,13 @@
 """A connection of the HTTP server that a stream can also write to directly.
 
-What a thousand clients get is written once, as the bytes that go over the wire; handing them to each through the
-layers of server and framework would cost more than all else. So a stream that has sent its headers (or accepted
-its WebSocket) writes to the connection itself: chunks of a chunked body, or frames. Both have no state in the
-layers above, which go on reading requests, answering pings and closing, and their bytes wait their turn here.
+What a thousand clients get is encoded once, as the bytes that go over the wire; passing them to each client through
+the layers of server and framework would cost more than everything else. So a stream that has sent its headers (or
+accepted its WebSocket) writes to the connection itself: chunks of a chunked body, or frames. Neither has state in the
+layers above, which go on reading requests, answering pings and closing; their bytes are written in turn here.
 
-A connection is closed as RFC 9112, section 9.6, wants it: announced by the answer where more of the request was to
-come, first in its writing half, then, once the client has closed too or had its time, in the other. Whoever is
-refused while it is still sending can then read why.
+A connection is closed as RFC 9112, section 9.6, requires: announced by the answer where more of the request was to
+come, first in its writing half, then, once the client has closed too or its time is over, in the other. A client that
+is refused while it is still sending can then read why.
 """
 
 import os
@@ -24,14 +24,14 @@ from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, HTTPScope, Scope, WebsocketScope
 
-LINE: Final = "overlay.line"  # in the extensions of a request's scope
+CONNECTION: Final = "overlay.connection"  # in the extensions of a request's scope
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 16 * 1024 * 1024
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Connection(TCPServer):
-    """One client's connection. The line is for streams: ``take``, ``send``, ``flush``."""
+    """One client's connection. Streams use ``take``, ``send`` and ``flush``."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Connection(TCPServer):
         state: ConnectionState,
         stream: trio.SocketStream,
     ) -> None:
-        super().__init__(_WithLine(app, self), config, context, state, stream)  # type: ignore[arg-type]
+        super().__init__(_WithConnection(app, self), config, context, state, stream)  # type: ignore[arg-type]
         self._socket = stream.socket
         self._rest: bytes | memoryview = b""
         self._reading = trio.CancelScope()
@@ -67,7 +67,7 @@ class Connection(TCPServer):
         except BlockingIOError:
             count = 0
         except OSError:
-            return True  # the client is gone; whoever reads from it hears of that
+            return True  # the client is gone: the task that reads from it notices
         if count < len(data):
             self._rest = memoryview(data)[count:]
         return True
@@ -105,7 +105,7 @@ class Connection(TCPServer):
                 await self.protocol.handle(Closed())
 
     async def _leave(self) -> None:
-        """Say no more. What the client still sends is thrown away by the task that reads, which then closes."""
+        """Write no more. What the client still sends is discarded by the task that reads, which then closes."""
         self._leaves = True
         self._reading.deadline = min(self._reading.deadline, trio.current_time() + LINGER_S)
         with suppress(trio.BusyResourceError, *GONE):
@@ -113,9 +113,9 @@ class Connection(TCPServer):
         await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
-        thrown = 0
+        discarded = 0
         with self._reading:
-            while thrown <= LINGER_BYTES:
+            while discarded <= LINGER_BYTES:
                 try:
                     data = await self.stream.receive_some(MAX_RECV)
                 except GONE:
@@ -124,11 +124,11 @@ class Connection(TCPServer):
                     await self.protocol.handle(RawData(bytes(data)))
                 if not data:
                     break
-                thrown += len(data) if self._leaves else 0
+                discarded += len(data) if self._leaves else 0
         await self.protocol.handle(Closed())
 
 
-class _WithLine:
+class _WithConnection:
     """The app, with the connection in the scope of every request of HTTP/1.1: in HTTP/2 frames have state."""
 
     def __init__(self, app: AppWrapper, connection: Connection) -> None:
@@ -153,11 +153,11 @@ class _WithLine:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        scope["extensions"][LINE] = connection  # type: ignore[assignment]
+        scope["extensions"][CONNECTION] = connection  # type: ignore[assignment]
         await self._app(scope, receive, announce, sync_spawn, call_soon)
 
 
-def line_of(scope: HTTPScope | WebsocketScope) -> Connection | None:
+def connection_of(scope: HTTPScope | WebsocketScope) -> Connection | None:
     """The connection of a request, where a stream may write to it."""
-    line = (scope.get("extensions") or {}).get(LINE)
-    return line if isinstance(line, Connection) else None
+    connection = (scope.get("extensions") or {}).get(CONNECTION)
+    return connection if isinstance(connection, Connection) else None

@@ -9,7 +9,7 @@ from node.api.keyed import HEADER
 from node.api.pacing import PacedRequest
 from node.api.problems import described
 from node.api.services import Services
-from node.api.stream_slots import TooManyStreamsError
+from node.api.stream_clients import TooManyStreamsError
 from node.ingest.ndjson_stream import LineStream
 from node.worker.parsing.bodies import RequestEncoding
 from protocols.errors import OverlayError

@@ -14,14 +14,14 @@ from weakref import finalize
 from pydantic import Field
 from quart import Response, g, request, websocket
 
-from node.api.connection import line_of
-from node.api.events_socket import EventSocket, Own
+from node.api.connection import connection_of
+from node.api.events_socket import EventSocket
 from node.api.events_sse import EventStream
 from node.api.models.stream import StreamHeaders, StreamQuery
 from node.api.operations import Answer, Operation, Resource
 from node.api.services import Services
+from node.api.stream_clients import StreamClient, StreamSlots
 from node.api.stream_requests import read_stream_request, refuse_other_origins
-from node.api.stream_slots import StreamSlots
 from node.api.wire import read_query
 from node.delivery.feed_reader import FeedReader
 from node.delivery.heartbeats import Heartbeats
@@ -120,10 +120,9 @@ async def stream_events(context: StreamRoutes, query: StreamQuery) -> Response:
         partial(FeedReader, services.database, services.feed, asked.wanted, asked.start),
         services.feed,
         context.heartbeats,
-        line_of(request.scope),
+        connection_of(request.scope),
         gzip=gzip,
-        may_stay=context.may_stay(g.caller),
-        ends_s=asked.ends_s,
+        client=StreamClient(may_stay=context.may_stay(g.caller), ends_s=asked.ends_s),
     )
 
     async def body() -> AsyncGenerator[bytes, None]:
@@ -148,10 +147,10 @@ async def stream_socket(context: StreamRoutes) -> None:
     services.feed.refuse_expression(asked.wanted)
     with context.slots.take():
         await websocket.accept()
-        own = Own(may_stay=context.may_stay(g.caller), acknowledge=asked.acknowledge, ends_s=asked.ends_s)
+        client = StreamClient(may_stay=context.may_stay(g.caller), acknowledge=asked.acknowledge, ends_s=asked.ends_s)
         read = partial(FeedReader, services.database, services.feed)
-        line = line_of(websocket.scope)
-        socket = EventSocket(read, services.feed, context.heartbeats, websocket, line, own)
+        connection = connection_of(websocket.scope)
+        socket = EventSocket(read, services.feed, context.heartbeats, websocket, connection, client)
         await socket.serve(asked.wanted, asked.start)
 
 

@@ -1,6 +1,6 @@
 """What the stream of certified events is asked for, and its messages, over HTTP and over WebSocket."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -151,8 +151,8 @@ class ErrorMessage(AnswerModel):
     field: str = optional_member(description="JSON pointer into the client's message.")
 
 
-CREDIT_MAX = 1_000_000
-ID_CHARS_MAX = 64
+CREDIT_MAX: Final = 1_000_000
+ID_CHARS_MAX: Final = 64
 MessageId = Annotated[str, Field(max_length=ID_CHARS_MAX)]
 
 

@@ -1,10 +1,31 @@
-"""How many streams there may be at once, of server-sent events and WebSockets together."""
+"""The clients of streams, server-sent events and WebSockets alike: what each may, and how many there may be."""
 
+import math
+from collections.abc import Awaitable, Callable
+
+import attrs
+
+from node.delivery.cursor import Cursor
 from protocols.errors import WorldFault
 
 
 class TooManyStreamsError(WorldFault):
     code = "too-many-streams"
+
+
+@attrs.frozen(kw_only=True)
+class StreamClient:
+    """What a stream knows of its client and of the subscription it serves.
+
+    Attributes:
+        may_stay: Asked with every heartbeat: whether the client may still read.
+        acknowledge: Called with what the client has taken; None where there is no subscription.
+        ends_s: When the subscription expires, by trio's clock.
+    """
+
+    may_stay: Callable[[], Awaitable[bool]]
+    acknowledge: Callable[[Cursor], None] | None = None
+    ends_s: float = math.inf
 
 
 class StreamSlots:
