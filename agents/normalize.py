@@ -9,8 +9,9 @@ import orjson
 from agents.coercion import Coercer, Coercion, remember
 from agents.expressions import AbsentValueError, EvaluationError, Expression, Scope
 from agents.issues import Issue, cut, issue, json_type
+from agents.mapping import FieldMapping
 from agents.paths import ABSENT, pointer, read, replaced
-from agents.policy import CompiledPolicy, FieldMapping
+from agents.policy import CompiledPolicy
 from protocols.canonical import canonical_json
 from protocols.errors import NotCanonicalizableError
 from protocols.limits import JSON_DEPTH_MAX
