@@ -1,5 +1,7 @@
 """Which nodes could take part in a batch: connected holders, and agents that meet every template of a level."""
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -7,8 +9,8 @@ from node.coordination.driver import Driver
 from node.coordination.reputations import Reputations
 from node.network.candidates import Candidates
 from protocols.messages import Level, Role
-from protocols.rules import BUILT_IN, Rules
-from protocols.templates import JobTemplate
+from protocols.rules import Rules
+from protocols.templates import BUILT_IN, JobTemplate
 from storage.database import Database
 from tests.node.network.advertising import Directory, advertisement, directory_of, offer
 from tests.node.running import NETWORK, Forgetful, KeySigner
@@ -27,7 +29,7 @@ def candidates_of(here: Directory, reputations: Reputations, *templates: JobTemp
     )
 
 
-def template(**fields: object) -> JobTemplate:
+def template(**fields: Any) -> JobTemplate:
     return attrs.evolve(BUILT_IN[Role.VALIDATE, Level.ENHANCED], template_id="own", **fields)
 
 

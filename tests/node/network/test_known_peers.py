@@ -6,12 +6,12 @@ import pytest
 import trio
 
 from node.network.membership import Membership
-from protocols.envelope import open_frame
+from protocols.envelope import narrow, open_frame
 from protocols.membership import NotAMemberError, issue
 from protocols.messages import Advertisement
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
-from tests.node.network.advertising import Directory, advertisement, directory_of, offer
+from tests.node.network.advertising import WORK, Directory, advertisement, directory_of, offer
 from tests.node.running import NETWORK, KeySigner
 from tests.outage import out_of_order
 
@@ -63,17 +63,18 @@ async def test_a_member_stays_one_over_a_restart_until_its_certificate_is_revoke
         assert is_known(revoked) == [True, False, False]
 
 
-async def test_a_withdrawn_advertisement_leaves_the_node_known(postgres_url: str) -> None:
-    """It certified batches that others hold: its signatures count on."""
+async def test_a_node_that_withdrew_is_no_agent_any_more_and_known_in_the_next_run(postgres_url: str) -> None:
+    """It certified batches that others store: its signatures count on."""
     with Database(postgres_url) as database:
+        here = directory_of(SELF, database)
+        await here.discovery.on_advertisement(advertisement(PEER, offer()))
+        await trio.sleep(0.002)  # an advertisement is as new as its millisecond
         peer = directory_of(PEER, database)
         await peer.discovery.withdraw()
         signed, _ = open_frame(peer.transport.published[-1], NETWORK)
-        assert isinstance(signed.message, Advertisement)
-        assert signed.message.tokens == ()
-        assert signed.message.expires_ms <= signed.message.issued_ms
-        here = directory_of(SELF, database)
-        await here.discovery.on_advertisement(advertisement(PEER, offer()))
+        await here.discovery.on_advertisement(narrow(signed, Advertisement))
+        assert not here.discovery.knows(PEER.identity)
+        assert here.discovery.able(WORK) == ()
         again = directory_of(SELF, database)
         await again.known.load()
         assert again.discovery.is_known(PEER.identity)
