@@ -122,7 +122,7 @@ class SourceState(DocumentModel):
     received: int = Field(description="Messages or events that came from the source.")
     accepted: int = Field(description="Events that were new.")
     duplicates: int = Field(description="Events that were known already.")
-    rejected: int = Field(description="Messages that are no events; GET /overlay/sources/{sourceId}/progress.")
+    rejected: int = Field(description="Messages that are not events; GET /overlay/sources/{sourceId}/progress.")
     errors: int = Field(description="Failures to read the source, and refused deliveries.")
     last_error: str | None
     last_error_at: Time | None
@@ -159,7 +159,7 @@ class SourcePage(DocumentModel):
 
 
 class SourceRejection(DocumentModel):
-    """Something that a source sent and that is no event."""
+    """Something that a source sent and that is not an event."""
 
     external_id: str | None = Field(description="The source's own id, if it states one.")
     field: str = Field(description="JSON pointer to what is wrong.")
@@ -170,7 +170,7 @@ class SourceRejection(DocumentModel):
 
 
 class SourceProgress(DocumentModel):
-    """How far a source was read, and what it sent that is no event."""
+    """How far a source was read, and what it sent that is not an event."""
 
     source_id: SourceId
     mark: Json | None = Field(description="The position to continue from, in the form of the source's type.")

@@ -34,7 +34,7 @@ RETRY_AFTER_S_MAX: Final = 3_600.0
 
 @attrs.frozen(kw_only=True)
 class DesiredSource:
-    """A source as its row says; equal ones go on as they are. Status and backoff belong to its run."""
+    """A source as in its row; equal ones continue undisturbed. Status and backoff belong to its run."""
 
     source_id: str
     source_type: str

@@ -1,7 +1,7 @@
-"""Reads sources by asking for news over HTTP.
+"""Reads sources by polling them over HTTP.
 
-What an answer says is handed on first, with the position after it as the mark: both are on disk, or neither. So a
-crash at any moment repeats a request at most, and its events are duplicates by their ids.
+The events of an answer are submitted together with the position after it: both are on disk, or neither. So a crash
+repeats at most one request, whose events are recognized as duplicates by their ids.
 """
 
 import random
@@ -53,8 +53,8 @@ async def run(intake: SourceIntake) -> None:
     """Poll a source until cancelled.
 
     Raises:
-        SourceFault: It does not answer, or not with what it should; ``retryAfter`` where it asks for patience, s.
-        WorldFault: Its events could not be handed on.
+        SourceFault: It does not answer as it should; ``retryAfter`` in seconds where it asks for a pause.
+        WorldFault: Its events could not be submitted.
     """
     settings = intake.settings
     assert isinstance(settings, PollSourceSettings), "settings are read by the source type"
@@ -71,43 +71,43 @@ CONNECTOR: Final = SourceConnector(run=run)
 
 
 class Poller:
-    """One source, from where its mark says it is."""
+    """Polls one source, from its saved position on."""
 
     def __init__(self, intake: SourceIntake, settings: PollSourceSettings, client: httpx.AsyncClient) -> None:
         self._intake = intake
         self._settings = settings
         self._client = client
         self._position = position_of(settings, intake.position)
-        self._goes_on = settings.pages_from == "last"
+        self._continues = settings.pages_from == "last"
 
     async def poll(self) -> str:
-        """Ask for what is new, page after page up to the bound. Returns what is to be shown."""
+        """Request new events, page after page up to the bound. Returns the detail to show."""
         here = self._position
         start: PollPosition | None = None  # where every poll begins that reads the newest page first
         for _ in range(self._settings.pages_max):
-            answer = await self._ask(here)
+            answer = await self._request(here)
             polled = None if answer is None else await self._read(answer, here)
             if answer is None or polled is None or (polled.is_same and may_be_unchanged(self._settings)):
-                self._lags(None, is_last=True)
+                self._report_lag(None, is_last=True)
                 break
-            after = self._after(here, answer, polled)
+            after = self._next_position(here, answer, polled)
             stays = seen(self._settings, here, answer, polled)
             start = start or stays
-            await self._hand_on(polled, (after or stays) if self._goes_on else None)
+            await self._submit(polled, (after or stays) if self._continues else None)
             self._intake.connected()
-            self._lags(polled, is_last=after is None)
-            if after is None or (self._goes_on and not polled.events and not polled.is_same):
+            self._report_lag(polled, is_last=after is None)
+            if after is None or (self._continues and not polled.events and not polled.is_same):
                 break
             here = after
         else:
-            await self._begin_at(start)
-            rest = "the next poll goes on" if self._goes_on else "older pages are not read"
+            await self._save_start(start)
+            rest = "the next poll continues" if self._continues else "older pages are not read"
             return f"more than {self._settings.pages_max} pages: {rest}"
-        await self._begin_at(start)
+        await self._save_start(start)
         return ""
 
-    async def _ask(self, here: PollPosition) -> Fetched | None:
-        """The answer to the request at a position; None where it says that nothing is new."""
+    async def _request(self, here: PollPosition) -> Fetched | None:
+        """The answer to the request at a position; None where nothing is new."""
         settings, url = self._settings, request_url(self._settings, here)
         headers = {"Accept": ACCEPT[settings.format], **validators(settings, here)}
         private_headers = settings.private_headers if same_origin(url, settings.url) else {}
@@ -126,7 +126,7 @@ class Poller:
         if answer.status != OK:
             raise self._refusal(answer)
         if answer.is_cut:
-            raise self._patient_fault(f"{place(answer.url)}: the body has more than {settings.bytes_max} bytes")
+            raise self._lasting_fault(f"{place(answer.url)}: the body has more than {settings.bytes_max} bytes")
         return answer
 
     async def _read(self, answer: Fetched, here: PollPosition) -> Polled:
@@ -141,48 +141,50 @@ class Poller:
         try:
             return await self._intake.compute(call)
         except UnreadableBodyError as error:
-            raise self._patient_fault(f"{place(answer.url)}: the body {error}") from error
+            raise self._lasting_fault(f"{place(answer.url)}: the body {error}") from error
         except (WorkerTimeoutError, WorkerCrashedError) as error:
-            raise self._patient_fault(f"{place(answer.url)}: the body is too much to read: {error}") from error
+            raise self._lasting_fault(
+                f"{place(answer.url)}: the body cannot be read within the limits: {error}"
+            ) from error
 
-    def _after(self, here: PollPosition, answer: Fetched, polled: Polled) -> PollPosition | None:
+    def _next_position(self, here: PollPosition, answer: Fetched, polled: Polled) -> PollPosition | None:
         try:
             return next_page(self._settings, here, answer, polled)
         except OutboundFault as fault:
-            raise self._patient_fault(str(fault)) from fault
+            raise self._lasting_fault(str(fault)) from fault
 
-    async def _hand_on(self, polled: Polled, after: PollPosition | None) -> None:
-        """Hand a page's events on; the last of them with the position after it."""
-        mark = None if after is None else after.mark()
+    async def _submit(self, polled: Polled, after: PollPosition | None) -> None:
+        """Submit the events of a page; the last of them with the position after it."""
+        saved = None if after is None else after.saved()
         for number, part in enumerate(polled.parts, start=1):
-            await self._intake.take(unpacked(part), position=mark if number == len(polled.parts) else None)
+            await self._intake.take(unpacked(part), position=saved if number == len(polled.parts) else None)
         if after is not None:
-            if not polled.parts and mark != self._intake.position:
-                await self._intake.take([], position=mark)
+            if not polled.parts and saved != self._intake.position:
+                await self._intake.take([], position=saved)
             self._position = after
 
-    async def _begin_at(self, start: PollPosition | None) -> None:
-        """Remember where the next poll begins, once all pages of this one are taken."""
-        if not self._goes_on and start is not None:
-            await self._intake.take([], position=start.mark())
+    async def _save_start(self, start: PollPosition | None) -> None:
+        """Save where the next poll begins, once all pages of this one are on disk."""
+        if not self._continues and start is not None:
+            await self._intake.take([], position=start.saved())
             self._position = start
 
-    def _lags(self, polled: Polled | None, *, is_last: bool) -> None:
-        said = None if polled is None else polled.lag
-        if said is not None or not self._settings.lag_path:
-            self._intake.report_lag(said if said is not None else 0 if is_last else None)
+    def _report_lag(self, polled: Polled | None, *, is_last: bool) -> None:
+        stated = None if polled is None else polled.lag
+        if stated is not None or not self._settings.lag_path:
+            self._intake.report_lag(stated if stated is not None else 0 if is_last else None)
 
     def _refusal(self, answer: Fetched) -> SourceFault:
         text = f"{place(answer.url)} answers {answer.status}"
         if answer.status in REDIRECTS:
-            return self._patient_fault(f"{text}, a redirect that is not followed")
+            return self._lasting_fault(f"{text}, a redirect that is not followed")
         asked_s = retry_after_s(answer.headers.get("retry-after", ""))
         if asked_s is not None:
             return SourceFault(f"{text} and asks to wait {asked_s:.0f} s", retryAfter=asked_s)
-        return self._patient_fault(text) if answer.status in LASTING else SourceFault(text)
+        return self._lasting_fault(text) if answer.status in LASTING else SourceFault(text)
 
-    def _patient_fault(self, text: str) -> SourceFault:
-        """Of what will hardly be otherwise in a moment: asked again when it would have been anyway."""
+    def _lasting_fault(self, text: str) -> SourceFault:
+        """A fault that will not pass soon: the source is requested again at the next regular poll."""
         return SourceFault(text, retryAfter=self._settings.interval)
 
 

@@ -24,11 +24,11 @@ LINK_PARAMETER: Final = re.compile(r""";\s*+([^\s=;,<>"]++)(?:\s*+=\s*+(?:"((?:[
 
 @attrs.frozen(kw_only=True)
 class PollPosition:
-    """How far a source is read; commits with the events before it.
+    """How far a source has been read; commits with the events before it.
 
     Attributes:
-        of: Digest of the settings that it goes with: under others it means nothing.
-        cursor: That the next request sends; empty at the beginning.
+        of: Digest of the settings that it belongs to: with others it is meaningless.
+        cursor: The cursor that the next request sends; empty at the beginning.
         page: URL of the next request, where links lead from page to page; empty at the beginning.
         request: Digest of the request that the validators and the body's digest belong to.
         etag, last_modified: Validators of the answer to that request; empty where it gave none.
@@ -43,22 +43,22 @@ class PollPosition:
     last_modified: str = ""
     digest: str = ""
 
-    def mark(self) -> dict[str, str]:
-        """As it is kept: what is not empty."""
+    def saved(self) -> dict[str, str]:
+        """As it is saved: the members that are not empty."""
         return {name: value for name, value in attrs.asdict(self).items() if value}
 
 
-def position_of(settings: PollSourceSettings, mark: Mapping[str, Any] | None) -> PollPosition:
-    """Where to go on from, the beginning where the mark is of other settings."""
+def position_of(settings: PollSourceSettings, saved: Mapping[str, Any] | None) -> PollPosition:
+    """The position to continue from; the beginning where the saved one is of other settings."""
     beginning = PollPosition(of=_digest_of(settings))
-    if mark is None or mark.get("of") != beginning.of:
+    if saved is None or saved.get("of") != beginning.of:
         return beginning
     known = {field.name for field in attrs.fields(PollPosition)}
-    return PollPosition(**{name: value for name, value in mark.items() if name in known})
+    return PollPosition(**{name: value for name, value in saved.items() if name in known})
 
 
 def request_url(settings: PollSourceSettings, position: PollPosition) -> str:
-    """What is asked for from here."""
+    """The URL of the request at a position."""
     url = position.page or settings.url
     if not position.cursor:
         return url
@@ -66,15 +66,15 @@ def request_url(settings: PollSourceSettings, position: PollPosition) -> str:
 
 
 def validators(settings: PollSourceSettings, position: PollPosition) -> dict[str, str]:
-    """The headers that have an answer say only that nothing is new (RFC 9110, section 13.1)."""
-    said = {"If-None-Match": position.etag, "If-Modified-Since": position.last_modified}
+    """The headers that let an answer state only that nothing is new (RFC 9110, section 13.1)."""
+    headers = {"If-None-Match": position.etag, "If-Modified-Since": position.last_modified}
     if position.request != request_digest(settings, position) or not may_be_unchanged(settings):
         return {}
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in headers.items() if value}
 
 
 def may_be_unchanged(settings: PollSourceSettings) -> bool:
-    """Whether an unchanged body means that nothing is new: a link beside the last page's body may be."""
+    """Whether an unchanged body means that nothing is new; beside the last page's body, a link may be new."""
     return settings.method == "GET" and not (settings.follow_links and settings.pages_from == "last")
 
 
@@ -83,7 +83,7 @@ def request_digest(settings: PollSourceSettings, position: PollPosition) -> str:
 
 
 def seen(settings: PollSourceSettings, position: PollPosition, answer: Fetched, polled: Polled) -> PollPosition:
-    """The position once an answer's events are taken, if the same is to be asked again."""
+    """The position once an answer's events are on disk, if the same request is to be made again."""
     return attrs.evolve(
         position,
         request=request_digest(settings, position),
@@ -96,34 +96,34 @@ def seen(settings: PollSourceSettings, position: PollPosition, answer: Fetched, 
 def next_page(
     settings: PollSourceSettings, position: PollPosition, answer: Fetched, polled: Polled
 ) -> PollPosition | None:
-    """The position after a page; None where there is none after it, so far.
+    """The position after a page; None where no page follows it so far.
 
     Raises:
-        OutboundFault: The answer links to what is not called.
+        OutboundFault: The answer links to a URL that may not be called.
     """
-    onwards = PollPosition(of=position.of)
+    following_page = PollPosition(of=position.of)
     if settings.follow_links:
         link = next_link(answer.headers.get("link", ""))
         if not link:
             return None
         page = str(following(answer.url, link))
-        return attrs.evolve(onwards, page=page) if page != request_url(settings, position) else None
+        return attrs.evolve(following_page, page=page) if page != request_url(settings, position) else None
     cursor = polled.cursor
     if settings.cursor_field:
         cursor = greater(cursor, position.cursor)
-    return attrs.evolve(onwards, cursor=cursor) if cursor and cursor != position.cursor else None
+    return attrs.evolve(following_page, cursor=cursor) if cursor and cursor != position.cursor else None
 
 
 def next_link(header: str) -> str:
     """The target of the first link to the next page in a Link header; empty if there is none.
 
-    Source: RFC 8288, section 3; links with an anchor are of other documents.
+    Source: RFC 8288, section 3; links with an anchor belong to other documents.
     """
     for target, parameters in LINK.findall(header[:LINK_CHARS_MAX]):
-        said: dict[str, str] = {}
+        found: dict[str, str] = {}
         for name, quoted, plain in LINK_PARAMETER.findall(parameters):
-            said.setdefault(name.lower(), quoted or plain)
-        if "next" in said.get("rel", "").lower().split() and "anchor" not in said:
+            found.setdefault(name.lower(), quoted or plain)
+        if "next" in found.get("rel", "").lower().split() and "anchor" not in found:
             return str(target)
     return ""
 
@@ -133,7 +133,7 @@ def _validator(text: str) -> str:
 
 
 def _digest_of(settings: PollSourceSettings) -> str:
-    """Of whatever decides what a position means, and which events are read from it on."""
+    """Digest of the settings that decide what a position means, and which events are read from it on."""
     document = settings.model_dump(
         mode="json",
         exclude={"headers", "interval", "jitter", "timeout", "bytes_max", "pages_max", "ca_pem", "lag_path"},

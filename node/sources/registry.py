@@ -131,7 +131,7 @@ def rewind(connection: "Connection", source_id: str, caller: Caller) -> None:
 
 
 def progress(connection: "Connection", source_id: str) -> SourceProgress:
-    """How far a source that this node reads was read, and what it sent that is no event.
+    """How far a source that this node reads was read, and what it sent that is not an event.
 
     Raises:
         UnknownSourceError: There is no such source.

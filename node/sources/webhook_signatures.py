@@ -1,7 +1,7 @@
-"""How webhooks prove where they come from: signature schemes as data, and the one check that reads them. Pure.
+"""How webhook deliveries are authenticated: signature schemes as data, and the one check that reads them. Pure.
 
-A scheme says where the signature stands, how it is written and what is signed. HMAC-SHA256 (RFC 2104) throughout,
-over the body as it came, before anything is made of it.
+A scheme states which header holds the signature, how it is encoded and what is signed. HMAC-SHA256 (RFC 2104)
+throughout, over the body as it came, before it is parsed.
 """
 
 import base64
@@ -29,24 +29,24 @@ MILLIS_FROM: Final = 10**11  # a time in seconds from here on would be past the 
 
 
 class SignatureRefusedError(ClientFault):
-    """A delivery does not prove its source. The text is for the source's operator; clients are told no reason."""
+    """A delivery is not authenticated. The text is for the source's operator; clients do not get the reason."""
 
     code = "signature-refused"
 
 
 @attrs.frozen(kw_only=True)
-class Scheme:
+class SignatureScheme:
     """How deliveries are signed.
 
     Attributes:
-        header: Where the signature stands, or the token of ``bearer``.
-        prefix: What stands before each signature; what has another prefix is no signature of this scheme.
+        header: The header that holds the signature, or the token of ``bearer``.
+        prefix: Before each signature; items with another prefix are ignored.
         separator: Between several items of the header; empty where it holds one.
         template: What is signed, of ``{body}``, ``{timestamp}``, ``{id}`` and text between them.
-        timestamp_header: Where the time of the delivery stands, in seconds or milliseconds since 1970.
-        timestamp_prefix: Or what it begins with among the items of ``header``.
-        id_header: Where the id of the delivery stands, where that is signed.
-        tolerance_s: How far the time may be from ours: the replay window.
+        timestamp_header: The header that holds the delivery's time, in seconds or milliseconds since 1970.
+        timestamp_prefix: Or the prefix of the time among the items of ``header``.
+        id_header: The header that holds the delivery's id, where that is signed.
+        tolerance_s: How far the time may be from the node's clock: the replay window.
         base64_secret: Whether a secret is the base64 of its key, after ``whsec_``.
     """
 
@@ -64,15 +64,15 @@ class Scheme:
 
 
 @attrs.frozen(kw_only=True)
-class Preset:
-    """A kind of sender: its scheme, and where its events say their type, id and time if nothing else is said.
+class SenderPreset:
+    """A kind of sender: its scheme, and where its events state their type, id and time by default.
 
     Attributes:
         type_header, type_path, id_header, id_path, time_path: Headers and JSON pointers; empty where there is none.
-        greeting: How the sender tries an address before it sends events.
+        greeting: How the sender tests an address before it sends events.
     """
 
-    scheme: Scheme
+    scheme: SignatureScheme
     type_header: str = ""
     type_path: str = ""
     id_header: str = ""
@@ -81,17 +81,17 @@ class Preset:
     greeting: Greeting = ""
 
 
-PRESETS: Final[dict[str, Preset]] = {
+PRESETS: Final[dict[str, SenderPreset]] = {
     # docs.github.com, "Validating webhook deliveries", "Webhook events and payloads"
-    "github": Preset(
-        scheme=Scheme(header="X-Hub-Signature-256", prefix="sha256="),
+    "github": SenderPreset(
+        scheme=SignatureScheme(header="X-Hub-Signature-256", prefix="sha256="),
         type_header="X-GitHub-Event",
         id_header="X-GitHub-Delivery",
         greeting="github",
     ),
     # docs.stripe.com, "Verify webhook signatures manually"
-    "stripe": Preset(
-        scheme=Scheme(
+    "stripe": SenderPreset(
+        scheme=SignatureScheme(
             header="Stripe-Signature",
             prefix="v1=",
             separator=",",
@@ -103,8 +103,8 @@ PRESETS: Final[dict[str, Preset]] = {
         time_path="/created",
     ),
     # api.slack.com, "Verifying requests from Slack"
-    "slack": Preset(
-        scheme=Scheme(
+    "slack": SenderPreset(
+        scheme=SignatureScheme(
             header="X-Slack-Signature",
             prefix="v0=",
             template="v0:{timestamp}:{body}",
@@ -116,8 +116,8 @@ PRESETS: Final[dict[str, Preset]] = {
         greeting="slack",
     ),
     # the specification of Standard Webhooks 1.0.0
-    "standard": Preset(
-        scheme=Scheme(
+    "standard": SenderPreset(
+        scheme=SignatureScheme(
             header="webhook-signature",
             prefix="v1,",
             separator=" ",
@@ -131,17 +131,17 @@ PRESETS: Final[dict[str, Preset]] = {
         id_header="webhook-id",
         time_path="/timestamp",
     ),
-    "hmac": Preset(scheme=Scheme()),
-    "bearer": Preset(scheme=Scheme(proof="bearer", header="Authorization", prefix="Bearer ")),
-    "none": Preset(scheme=Scheme(proof="none")),
+    "hmac": SenderPreset(scheme=SignatureScheme()),
+    "bearer": SenderPreset(scheme=SignatureScheme(proof="bearer", header="Authorization", prefix="Bearer ")),
+    "none": SenderPreset(scheme=SignatureScheme(proof="none")),
 }
 
 
-def secret_key(scheme: Scheme, secret: str) -> bytes:
+def secret_key(scheme: SignatureScheme, secret: str) -> bytes:
     """The key that a secret stands for.
 
     Raises:
-        ValueError: It is not in the scheme's form.
+        ValueError: It does not have the scheme's form.
     """
     if not scheme.base64_secret:
         return secret.encode()
@@ -152,24 +152,24 @@ def secret_key(scheme: Scheme, secret: str) -> bytes:
 
 
 def check_signature(
-    scheme: Scheme, secrets: Sequence[str], headers: Mapping[str, str], body: bytes, now_s: float
+    scheme: SignatureScheme, secrets: Sequence[str], headers: Mapping[str, str], body: bytes, now_s: float
 ) -> None:
-    """Check that a delivery comes from whoever knows one of the secrets, and is no old one.
+    """Check that a delivery was signed with one of the secrets, and recently.
 
-    Takes time by the length of ``body``, for each secret.
+    Takes time in proportion to the length of ``body``, for each secret.
 
     Args:
         headers: By lower-case name.
 
     Raises:
-        SignatureRefusedError: It does not, or its time is more than ``tolerance_s`` away from ``now_s``.
+        SignatureRefusedError: It was not, or its time is more than ``tolerance_s`` away from ``now_s``.
     """
     if scheme.proof == "none":
         return
     items = _items(scheme, headers)
     if scheme.proof == "bearer":
         if not _is_token(scheme, secrets, items[0]):
-            raise SignatureRefusedError(f"the token in {scheme.header} is another")
+            raise SignatureRefusedError(f"the token in {scheme.header} is not a secret of this source")
         return
     timestamp = _timestamp(scheme, headers, items, now_s)
     candidates = [
@@ -188,7 +188,7 @@ def check_signature(
         raise SignatureRefusedError(f"no signature in {scheme.header} was made with a secret of this source")
 
 
-def _items(scheme: Scheme, headers: Mapping[str, str]) -> list[str]:
+def _items(scheme: SignatureScheme, headers: Mapping[str, str]) -> list[str]:
     text = _header(scheme.header, headers)
     return [item.strip() for item in text.split(scheme.separator)] if scheme.separator else [text.strip()]
 
@@ -202,38 +202,38 @@ def _header(name: str, headers: Mapping[str, str]) -> str:
     return found
 
 
-def _is_token(scheme: Scheme, secrets: Sequence[str], item: str) -> bool:
-    """Compares all secrets: how long it takes tells nothing of them."""
+def _is_token(scheme: SignatureScheme, secrets: Sequence[str], item: str) -> bool:
+    """Compares all secrets, so that the time it takes reveals nothing of them."""
     prefix, token = item[: len(scheme.prefix)], item[len(scheme.prefix) :].strip()
     is_known = False
     for secret in secrets:
         is_known |= hmac.compare_digest(secret.encode(), token.encode())
-    return is_known and prefix.lower() == scheme.prefix.lower()  # RFC 9110, 11.1: the word's case says nothing
+    return is_known and prefix.lower() == scheme.prefix.lower()  # RFC 9110, 11.1: case-insensitive
 
 
-def _timestamp(scheme: Scheme, headers: Mapping[str, str], items: Sequence[str], now_s: float) -> str:
-    """The time of a delivery as it was signed, once it is near enough; empty where the scheme has none."""
+def _timestamp(scheme: SignatureScheme, headers: Mapping[str, str], items: Sequence[str], now_s: float) -> str:
+    """The time of a delivery as it was signed, checked against the clock; empty where the scheme has none."""
     if scheme.timestamp_prefix:
         marked = [item for item in items if item.startswith(scheme.timestamp_prefix)]
         if len(marked) != 1:
-            raise SignatureRefusedError(f"{scheme.header} does not say one time")
+            raise SignatureRefusedError(f"{scheme.header} must hold exactly one time")
         text = marked[0].removeprefix(scheme.timestamp_prefix)
     elif scheme.timestamp_header:
         text = _header(scheme.timestamp_header, headers)
     else:
         return ""
     if SECONDS.fullmatch(text) is None:
-        raise SignatureRefusedError("the time of the delivery is no number of seconds")
-    said_s = int(text) if int(text) < MILLIS_FROM else int(text) / 1_000
-    if abs(now_s - said_s) > scheme.tolerance_s:
+        raise SignatureRefusedError("the time of the delivery must be 1 to 13 digits")
+    delivery_s = int(text) if int(text) < MILLIS_FROM else int(text) / 1_000
+    if abs(now_s - delivery_s) > scheme.tolerance_s:
         raise SignatureRefusedError(
-            f"the delivery is {round(now_s - said_s)} s old, at most {scheme.tolerance_s} s are taken"
+            f"the delivery is {round(now_s - delivery_s)} s old, at most {scheme.tolerance_s} s are taken"
         )
     return text
 
 
 def _digest(text: str, encoding: Encoding) -> bytes:
-    """The bytes of a signature; what is not in its form is no signature, and equals none."""
+    """The bytes of a signature; empty where it is not encoded properly, which equals no digest."""
     try:
         return bytes.fromhex(text) if encoding == "hex" else base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

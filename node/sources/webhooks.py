@@ -1,7 +1,7 @@
-"""What senders push to a source's webhook: proven by the source's own secret, then taken in as it stands.
+"""Deliveries to a source's webhook: authenticated by the source's own secret, then ingested.
 
-The body is checked as it came, before anything is made of it. A refused delivery is shown with the source, with its
-reason; whoever sent it learns that it was refused, and no more.
+The body is authenticated as it came, before it is parsed. A refused delivery and its reason are shown with the
+source; the sender gets only that it was refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,17 +38,17 @@ NOTHING: Final = {"accepted": 0, "duplicates": 0, "rejected": 0, "versions": 0}
 
 
 class NoWebhookError(ClientFault):
-    """The source takes no webhooks."""
+    """The source does not accept webhooks."""
 
     code = "no-webhook"
 
 
 @attrs.frozen(kw_only=True)
 class WebhookEndpoint:
-    """A source that takes webhooks, as its row says now.
+    """A source that accepts webhooks, as in its row now.
 
     Attributes:
-        is_bound: Whether it takes events of one identity alone.
+        is_bound: Whether it accepts events of one identity only.
     """
 
     source_id: str
@@ -57,15 +57,15 @@ class WebhookEndpoint:
 
     @property
     def is_proven(self) -> bool:
-        """Whether a delivery that gets in comes from the source."""
+        """Whether accepted deliveries are authenticated."""
         return self.settings.scheme != "none"
 
 
 class Webhooks:
-    """Takes deliveries in."""
+    """Ingests deliveries."""
 
     def __init__(self, *, database: Database, ingest: Ingest, manager: SourceManager, bytes_max: int) -> None:
-        """``bytes_max``: of a delivery, once it is not compressed."""
+        """``bytes_max``: of a decompressed delivery."""
         self._database = database
         self._ingest = ingest
         self._manager = manager
@@ -75,21 +75,21 @@ class Webhooks:
         """The endpoint of a source.
 
         Raises:
-            UnknownSourceError, NoWebhookError, SourceDisabledError: It has none, or none that is open.
-            SourceBoundError: Nothing would prove the identity that it is bound to.
+            UnknownSourceError, NoWebhookError, SourceDisabledError: It has no endpoint, or not now.
+            SourceBoundError: It is bound to an identity, and its deliveries are not authenticated.
         """
         return await self._database.run(partial(_endpoint, source_id=source_id))
 
     async def receive(
         self, endpoint: WebhookEndpoint, body: bytes, *, headers: Mapping[str, str], media_type: str, coding: Coding
     ) -> IngestAnswer | dict[str, Any]:
-        """Take a delivery in. Returns once its events are durable; JSON values are an answer to what holds none.
+        """Ingest a delivery. Returns once its events are durable; JSON values answer a delivery without events.
 
         Args:
             headers: By lower-case name.
 
         Raises:
-            SignatureRefusedError: It proves nothing. ClientFault, WorldFault: as ``Ingest.submit``.
+            SignatureRefusedError: It is not authenticated. ClientFault, WorldFault: As ``Ingest.submit``.
         """
         settings, status = endpoint.settings, self._manager.endpoints.get(endpoint.source_id)
         now_s = clock_ms() / 1_000
@@ -113,14 +113,14 @@ class Webhooks:
         if greeting is not None:
             return greeting
         try:
-            said = await self._compute(body, coding, partial(read_delivery, delivery, self._bytes_max))
-            if not said:
+            events = await self._compute(body, coding, partial(read_delivery, delivery, self._bytes_max))
+            if not events:
                 return {"processedEvents": [], "counts": NOTHING, "rejected": [], "batches": [], "receipts": []}
-            answer = await self._ingest.submit_read(endpoint.source_id, said, is_proven=endpoint.is_proven)
+            answer = await self._ingest.submit_read(endpoint.source_id, events, is_proven=endpoint.is_proven)
         except ClientFault as fault:
             status.fail(str(fault))
             raise
-        status.count(len(said), answer.counts)
+        status.count(len(events), answer.counts)
         return answer
 
     async def _by_size(self, body: bytes, call: Callable[[], T]) -> T:
@@ -135,13 +135,13 @@ def _endpoint(connection: "Connection", source_id: str) -> WebhookEndpoint:
     row = find(connection, source_id)
     settings = source_settings.read(row.source_type, row.configuration) if row.source_type == "webhook" else None
     if not isinstance(settings, WebhookSourceSettings) or not settings.scheme:
-        raise NoWebhookError(f"the source {source_id!r} takes no webhooks")
+        raise NoWebhookError(f"the source {source_id!r} does not accept webhooks")
     if not row.enabled:
         raise SourceDisabledError(f"the source {source_id!r} is disabled")
     endpoint = WebhookEndpoint(source_id=source_id, settings=settings, is_bound=row.identity_key is not None)
     if endpoint.is_bound and not endpoint.is_proven:
         raise SourceBoundError(
-            f"the source {source_id!r} takes events of one identity alone, and its webhooks prove none",
+            f"the source {source_id!r} is bound to an identity, which its webhooks do not prove",
             remedy="give the source a signature scheme and a secret",
         )
     return endpoint
@@ -150,14 +150,14 @@ def _endpoint(connection: "Connection", source_id: str) -> WebhookEndpoint:
 def _greeting(
     settings: WebhookSourceSettings, headers: Mapping[str, str], delivery: WebhookDelivery
 ) -> dict[str, Any] | None:
-    """The answer to a sender that only tries the address; None where the delivery is no such thing."""
+    """The answer to a sender that only tests the address; None for other deliveries."""
     if settings.preset.greeting == "github" and headers.get("x-github-event") == "ping":
         return {"answer": "pong", "delivery": headers.get("x-github-delivery", "")[:CHALLENGE_CHARS_MAX]}
     is_short = len(delivery.body) <= INLINE_BYTES_MAX and delivery.coding == "identity"
     if settings.preset.greeting == "slack" and is_short:
-        said = _object(document_of(delivery, INLINE_BYTES_MAX))
-        challenge = said.get("challenge")
-        if said.get("type") == "url_verification" and isinstance(challenge, str):
+        document = _object(document_of(delivery, INLINE_BYTES_MAX))
+        challenge = document.get("challenge")
+        if document.get("type") == "url_verification" and isinstance(challenge, str):
             return {"challenge": challenge[:CHALLENGE_CHARS_MAX]}
     return None
 

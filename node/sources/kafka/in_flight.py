@@ -64,7 +64,7 @@ class InFlightBatch:
         given_up: Partitions that are not ours any more: their messages are not submitted unless that has happened
             already, and their offsets are not committed.
         is_on_disk: All of it is. Set, like ``fault``, before ``done``.
-        scope: Of the submission. A source that ends does not cancel it in its midst: the thread says when.
+        scope: Of the submission. A source that ends does not cancel it at once: the thread decides when.
     """
 
     messages: Sequence[KafkaMessage]

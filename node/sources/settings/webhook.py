@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from node.sources.settings.base import EventSettings, HeaderName, Pointer
-from node.sources.webhook_signatures import PRESETS, Encoding, Preset, Scheme, secret_key
+from node.sources.webhook_signatures import PRESETS, Encoding, SenderPreset, SignatureScheme, secret_key
 from node.worker.parsing.shaping import Shape
 
 SECRETS_MAX: Final = 8
@@ -90,11 +90,11 @@ class WebhookSourceSettings(EventSettings):
         return (*((self.secret,) if self.secret else ()), *self.secrets)
 
     @property
-    def preset(self) -> Preset:
+    def preset(self) -> SenderPreset:
         return PRESETS[self.scheme]
 
     @property
-    def signing(self) -> Scheme:
+    def signing(self) -> SignatureScheme:
         """The scheme with the settings of this source."""
         row = self.preset.scheme
         if self.scheme == "hmac":

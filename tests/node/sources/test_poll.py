@@ -349,7 +349,7 @@ async def test_a_body_that_takes_too_long_to_read_is_given_up(node: Running, mon
         settings = PollSourceSettings.model_validate({"url": server.url, "interval": 7})
         intake = await an_intake(node, "s1", settings, processes.read)
         async with guarded_client(ALLOWED, 20) as client:
-            with pytest.raises(SourceFault, match="the body is too much to read") as fault:
+            with pytest.raises(SourceFault, match="the body cannot be read within the limits") as fault:
                 await poll.Poller(intake, settings, client).poll()
     assert fault.value.fields == {"retryAfter": 7}
 
@@ -419,7 +419,7 @@ async def test_a_poll_asks_for_so_many_pages_and_the_next_goes_on(node: Running)
         await polled(node, server.url, **{**BY_CURSOR, "pagesMax": 2, "interval": 3_600})
         shown = await reached(node, lambda shown: shown["detail"] != "")
         assert (shown["accepted"], shown["lag"]) == (6, 4)
-        assert shown["detail"] == "more than 2 pages: the next poll goes on"
+        assert shown["detail"] == "more than 2 pages: the next poll continues"
         await node.client.patch(
             "/overlay/sources/s1", json={"configuration": configuration_of(server, "by_cursor", 1)}
         )

@@ -102,12 +102,12 @@ def test_validators_go_with_the_request_they_came_from() -> None:
 def test_a_mark_is_of_the_settings_it_came_from() -> None:
     before = settings(cursorPath="/next", cursorParameter="after", headers={"A": "b"})
     position = PollPosition(of=position_of(before, None).of, cursor="c", etag="e", request="r", digest="d")
-    assert position_of(before, position.mark()) == position
+    assert position_of(before, position.saved()) == position
     for same in ({"interval": 5}, {"headers": {"A": "c"}}, {"pagesMax": 3}):
         changed = settings(**{"cursorPath": "/next", "cursorParameter": "after", **same})
-        assert position_of(changed, position.mark()) == position
+        assert position_of(changed, position.saved()) == position
     other = settings(cursorPath="/next", cursorParameter="after", url="https://x.test/others")
-    assert position_of(other, position.mark()).cursor == ""
+    assert position_of(other, position.saved()).cursor == ""
     assert position_of(before, {"a stranger's": "mark"}).cursor == ""
 
 
