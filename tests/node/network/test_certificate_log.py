@@ -1,0 +1,189 @@
+"""The log of certificates: written in groups, confirmed once on disk, served to peers page by page."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import pytest
+import trio
+
+from node.network.certificate_log import CertificateLog
+from node.network.sync_messages import (
+    ENTRIES,
+    ENTRIES_MAX,
+    IDS,
+    PROOFS,
+    EntryPage,
+    IdPage,
+    ProofPage,
+    check_entries,
+    write_keys,
+)
+from protocols import codec
+from protocols.effects import LookUpCertificate, StoreCertificate
+from protocols.messages import BatchSealed, IdentityKey
+from protocols.stimuli import CertificateLookedUp, CertificateStored, Stimulus
+from storage import certificate_log
+from storage.database import Database
+from storage.errors import DatabaseUnavailableError
+from tests.network_of_keys import AGENTS, NETWORK, certified
+from tests.node.running import until
+from tests.outage import out_of_order
+
+SEALED = [
+    BatchSealed(network=NETWORK, certificate=certified(events=count).certificate, context=b"{}")
+    for count in range(1, 5)
+]
+IDENTIFIERS = [each.certificate.statement.batch_id for each in SEALED]
+SENDER = AGENTS[4].identity
+
+
+@attrs.define
+class Kept:
+    log: CertificateLog
+    database: Database
+    reported: list[Stimulus]
+    unknown: set[IdentityKey]
+
+    async def store(self, *sealed: BatchSealed) -> None:
+        for each in sealed:
+            effect = StoreCertificate(sealed=each, sender=SENDER)
+            await self.log.handlers[StoreCertificate](effect)
+
+    async def ids(self, after: int = 0) -> IdPage:
+        return codec.decode(IdPage, await self.log.answer(IDS + after.to_bytes(8, "big")))
+
+
+@asynccontextmanager
+async def log(url: str, kept_max: int = 100, *, runs: bool = True) -> AsyncIterator[Kept]:
+    reported: list[Stimulus] = []
+    unknown: set[IdentityKey] = set()
+    with Database(url, attempts_max=1) as database:
+        made = CertificateLog(
+            network=NETWORK,
+            database=database,
+            kept_max=kept_max,
+            is_known=lambda identity: identity not in unknown,
+            enqueue=reported.append,
+        )
+        async with trio.open_nursery() as nursery:
+            if runs:
+                nursery.start_soon(made.run)
+            yield Kept(log=made, database=database, reported=reported, unknown=unknown)
+            nursery.cancel_scope.cancel()
+
+
+async def test_certificates_are_confirmed_once_they_are_on_disk(postgres_url: str) -> None:
+    async with log(postgres_url) as kept:
+        news = kept.log.news
+        await kept.store(*SEALED)
+        await until(lambda: len(kept.reported) == len(SEALED))
+        assert news.is_set()
+        assert await kept.database.run(partial(certificate_log.unknown, batch_ids=IDENTIFIERS)) == []
+        for stimulus, sealed in zip(kept.reported, SEALED, strict=True):
+            statement = sealed.certificate.statement
+            assert isinstance(stimulus, CertificateStored)
+            assert (stimulus.batch_id, stimulus.statement_digest) == (statement.batch_id, statement.digest)
+            assert stimulus.sender == SENDER
+        assert kept.log.news is not news
+
+
+async def test_one_that_is_known_is_confirmed_again_and_is_no_news(postgres_url: str) -> None:
+    async with log(postgres_url) as kept:
+        assert await kept.log.put(SEALED[:1]) == 1
+        news = kept.log.news
+        await kept.store(SEALED[0])
+        await until(lambda: len(kept.reported) == 1)
+        assert not news.is_set()
+        assert await kept.log.put(SEALED[:2]) == 1
+
+
+async def test_a_certificate_of_keys_that_are_no_nodes_is_not_kept(postgres_url: str) -> None:
+    async with log(postgres_url) as kept:
+        kept.unknown.add(SEALED[0].certificate.certifications[1].signer)
+        assert not kept.log.admits(SEALED[0].certificate)
+        await kept.store(SEALED[0])
+        kept.unknown.clear()
+        await kept.store(SEALED[1])
+        await until(lambda: len(kept.reported) == 1)
+        assert await kept.log.find(IDENTIFIERS[0]) is None
+
+
+async def test_nothing_is_confirmed_while_the_database_is_away(postgres_url: str) -> None:
+    async with log(postgres_url, runs=False) as kept:
+        await kept.store(SEALED[0])
+        with out_of_order(postgres_url), pytest.raises(DatabaseUnavailableError):
+            await kept.log.run()
+        assert kept.reported == []
+
+
+async def test_the_end_of_a_batch_is_looked_up(postgres_url: str) -> None:
+    async with log(postgres_url) as kept:
+        await kept.log.put(SEALED[:1])
+        for batch_id in IDENTIFIERS[:2]:
+            effect = LookUpCertificate(batch_id=batch_id, asker=SENDER, successor="next")
+            await kept.log.handlers[LookUpCertificate](effect)
+        found, absent = kept.reported
+        assert isinstance(found, CertificateLookedUp)
+        assert isinstance(absent, CertificateLookedUp)
+        assert (found.sealed, absent.sealed) == (SEALED[0], None)
+        assert (found.asker, found.successor, absent.batch_id) == (SENDER, "next", IDENTIFIERS[1])
+
+
+async def test_the_latest_certificates_are_kept(postgres_url: str) -> None:
+    async with log(postgres_url, kept_max=2) as kept:
+        for each in SEALED:
+            await kept.log.put([each])
+        page = await kept.ids()
+        assert page.last == 4
+        assert len(page.entries) == 2
+
+
+async def test_a_peer_reads_the_log_by_ids_and_entries(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.network.certificate_log.LOG_PAGE_MAX", 3)
+    async with log(postgres_url) as kept:
+        assert await kept.ids() == IdPage(last=0, entries=())
+        await kept.log.put(SEALED)
+        first = await kept.ids()
+        rest = await kept.ids(after=first.entries[-1][0])
+        assert [len(page.entries) for page in (first, rest)] == [3, 1]
+        assert (await kept.ids(after=2**40)).entries == ()
+        page = codec.decode(EntryPage, await kept.log.answer(ENTRIES + write_keys(IDENTIFIERS)))
+        found, problem = check_entries(page, NETWORK, set(IDENTIFIERS))
+        assert {each.certificate.statement.batch_id for each in found} == set(IDENTIFIERS)
+        assert problem == ""
+
+
+async def test_an_answer_is_bounded_in_bytes_and_never_empty(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.network.certificate_log.ENTRIES_BYTES_MAX", 1)
+    async with log(postgres_url) as kept:
+        await kept.log.put(SEALED)
+        page = codec.decode(EntryPage, await kept.log.answer(ENTRIES + write_keys(IDENTIFIERS)))
+        assert len(page.entries) == 1, "one at least, so that a peer gets on"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"?",
+        IDS,
+        IDS + b"\0" * 7,
+        IDS + b"\0" * 9,
+        ENTRIES,
+        ENTRIES + b"\0" * 31,
+        ENTRIES + b"\0" * 32 * (ENTRIES_MAX + 1),
+        PROOFS + b"more",
+    ],
+)
+async def test_a_malformed_request_gets_nothing(postgres_url: str, body: bytes) -> None:
+    async with log(postgres_url) as kept:
+        assert await kept.log.answer(body) == b""
+
+
+async def test_a_node_without_proofs_has_an_empty_page(postgres_url: str) -> None:
+    async with log(postgres_url) as kept:
+        assert codec.decode(ProofPage, await kept.log.answer(PROOFS)) == ProofPage(entries=())
