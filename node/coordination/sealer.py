@@ -133,7 +133,7 @@ class Sealer:
             "batch.sealed",
             batch=statement.batch_id,
             source=statement.source_id,
-            level=statement.level.word,
+            certification_level=statement.level.word,  # ``level`` is the log's own
             valid=statement.valid,
             invalid=statement.invalid,
             sequence=sequence,
