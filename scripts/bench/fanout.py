@@ -32,7 +32,8 @@ from node.api.services import ApiSettings
 from node.delivery.feed import SWITCH_S, Feed
 from scripts import stream_clients
 from storage.embedded import EmbeddedPostgres
-from tests.node.running import NETWORK, Running, running
+from tests.node.certified_batches import NETWORK
+from tests.node.running import Running, running
 
 P95_MAX_MS = 500.0
 SETTLE_S = 3.0

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar, get_args
 
 import attrs
@@ -12,7 +12,6 @@ import trio
 from quart_trio import QuartTrio
 
 from agents.functions import Declarations
-from agents.roles import execute
 from node.api.app import create_app
 from node.api.server import ServerLimits, serve
 from node.api.services import ApiSettings, Check, Services
@@ -21,7 +20,6 @@ from node.coordination.dead_letters import DeadLetters
 from node.coordination.driver import Driver
 from node.coordination.market import Market
 from node.coordination.reputations import Reputations
-from node.coordination.serialization import certificate_bytes, evidence_bytes
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.feed_reader import begin
@@ -45,82 +43,37 @@ from node.runtime.settings import ReadGroup
 from node.runtime.supervisor import RestartPolicy
 from node.sources import SourceConnector, SourceManager
 from node.worker import compute
-from node.worker.compute import pack_outputs
 from node.worker.plugins import catalogue
-from protocols import keys
 from protocols.advertisement import check_token
 from protocols.certificate import agent_id
 from protocols.effects import Transition
-from protocols.entities import Entity, EntityId, Findings
-from protocols.envelope import sign
+from protocols.entities import Entity, EntityId
 from protocols.levels import shortfall
 from protocols.messages import (
-    Certification,
-    Evidence,
     IdentityKey,
     Level,
     Manifest,
-    QuorumCertificate,
-    Role,
     Signed,
-    Statement,
 )
 from protocols.rules import Rules
 from protocols.stimuli import BatchCommitted, BatchReplayed, Stimulus
 from storage import batches
 from storage.database import Database
 from storage.migrate import migrate
-from storage.rows import EvidenceRow, SealedBatch
+from tests.node.certified_batches import (
+    AGENT,
+    NETWORK,
+    NODE,
+    PUBLIC_URL,
+    certified,
+    sealed_row,
+)
 from tests.node.described_answers import check_answer
 from tests.node.memory_transport import MemoryTransport
 
 T = TypeVar("T")
 
-NETWORK = "testnet"
-PUBLIC_URL = "https://node.example"
-DIGEST = bytes(32)
-
-
-class KeySigner:
-    def __init__(self, number: int) -> None:
-        self.key = keys.PrivateKey.from_bytes(number.to_bytes(32, "big"))
-
-    @property
-    def identity(self) -> IdentityKey:
-        return self.key.identity
-
-    def sign(self, protocol: tuple[int, str], key_id: str, data: bytes) -> bytes:
-        return keys.sign(self.key, protocol, key_id, data)
-
-
-NODE, AGENT = KeySigner(1), KeySigner(2)
-
-
-MANIFEST = Manifest(
-    network=NETWORK,
-    coordinator=NODE.identity,
-    source_id="s",
-    source_sequence=1,
-    policy_hash=DIGEST,
-    level=Level.ENHANCED,
-    quorum=2,
-    input_root=DIGEST,
-    events=1,
-    topics=(),
-    durability="local",
-    received_ms=1,
-)
-FOUND = Findings(
-    input_root=DIGEST,
-    normalized_root=DIGEST,
-    output_root=DIGEST,
-    context_out=b"{}",
-    events=1,
-    valid=1,
-    invalid=0,
-)
-
-
+QUICK = RestartPolicy(delay_s_first=0.05, delay_s_max=0.2)
 ADVERTISED: Mapping[str, Any] = {
     "agentId": agent_id(AGENT.identity),
     "identityKey": AGENT.identity.hex(),
@@ -243,101 +196,139 @@ class Running:
         return sealed
 
 
-def certified(said: Manifest, payload: bytes, level: Level) -> tuple[QuorumCertificate, bytes, bytes]:
-    output = execute(network=NETWORK, source_id=said.source_id, payload=payload, policy=b"{}", context=b"{}")
-    statement = Statement(
-        network=NETWORK,
-        batch_id=said.batch_id,
-        coordinator=said.coordinator,
-        source_id=said.source_id,
-        policy_hash=said.policy_hash,
-        level=level,
-        quorum=said.quorum,
-        input_root=output.input_root,
-        normalized_root=output.normalized_root,
-        output_root=output.output_root,
-        context_in=DIGEST,
-        context_out=DIGEST,
-        events=output.events,
-        valid=output.valid,
-        invalid=output.invalid,
-    )
-    certifications = tuple(
-        sign(
-            agent,
-            Certification(
-                network=NETWORK,
-                batch_id=said.batch_id,
-                statement_digest=statement.digest,
-                build="test",
-                issued_ms=clock_ms(),
-            ),
-        )
-        for agent in (NODE, AGENT)
-    )
-    roots = {
-        Role.NORMALIZE: (output.input_root, output.normalized_root),
-        Role.VALIDATE: (output.normalized_root, output.output_root),
-    }
-    evidence = tuple(
-        sign(
-            agent,
-            Evidence(
-                network=NETWORK,
-                batch_id=said.batch_id,
-                role=role,
-                policy_hash=said.policy_hash,
-                input_digest=roots[role][0],
-                context_in=DIGEST,
-                output_digest=roots[role][1],
-                context_out=DIGEST,
-                valid=output.valid,
-                invalid=output.invalid,
-                build="test",
-                finished_ms=clock_ms(),
-                processing_us=4_600,
-            ),
-        )
-        for role in (Role.NORMALIZE, Role.VALIDATE)
-        for agent in (NODE, AGENT)
-    )
-    certificate = QuorumCertificate(statement=statement, certifications=certifications, evidence=evidence)
-    return certificate, output.leaves, output.normalized
-
-
-def sealed_row(certificate: QuorumCertificate, leaves: bytes, normalized: bytes, now_ms: int) -> SealedBatch:
-    statement = certificate.statement
-    return SealedBatch(
-        context_out=b"{}",
-        batch_id=statement.batch_id,
-        certificate=certificate_bytes(certificate),
-        outputs=pack_outputs(leaves, normalized),
-        valid=statement.valid,
-        invalid=statement.invalid,
-        attempts=1,
-        certified_ms=now_ms,
-        level=statement.level.word,
-        agents=[agent_id(signed.signer) for signed in certificate.certifications],
-        leaves=leaves,
-        normalized=normalized,
-        evidence=tuple(
-            EvidenceRow(
-                role=signed.message.role.word,
-                signer=signed.signer,
-                agrees=True,
-                frame=evidence_bytes(signed),
-                processing_us=signed.message.processing_us,
-                events=statement.events,
-            )
-            for signed in certificate.evidence
-        ),
-    )
-
-
 def group_writer(policy: IngestPolicy, *, installed: Callable[[], Declarations] = catalogue) -> GroupWriter:
     """The writer of this node, with the functions that policies may name on it."""
     resolver = TermsResolver(policy, installed=installed)
     return GroupWriter(policy=policy, resolver=resolver, signer=BatchSigner(NETWORK, NODE))
+
+
+def _ingest(
+    database: Database,
+    recorder: Recorder,
+    *,
+    limits: IngestLimits | None,
+    policy: IngestPolicy | None,
+    workers: IngestWorkers | None,
+    installed: Callable[[], Declarations],
+) -> Ingest:
+    return Ingest(
+        network=NETWORK,
+        limits=limits or IngestLimits(),
+        database=database,
+        workers=workers or ThreadWorkers(),
+        writer=group_writer(policy or IngestPolicy(), installed=installed),
+        payloads=BytesCache[str, bytes](1024 * 1024),
+        replications=Replications(),
+        holders=tuple,
+        shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
+        submit=recorder.tell,
+    )
+
+
+def _webhooks(
+    database: Database,
+    feed: Feed,
+    cursors: CursorLedger,
+    access: Access,
+    allowed: Sequence[IPv4Network | IPv6Network],
+    pauses: RestartPolicy,
+    tls: ssl.SSLContext | None,
+) -> WebhookManager:
+    return WebhookManager(
+        database=database,
+        feed=feed,
+        cursors=cursors,
+        access=access,
+        rights_s=0.1,
+        allowed=allowed,
+        pauses=pauses,
+        tls=tls,
+    )
+
+
+def _objects(database: Database, transport: MemoryTransport) -> Objects:
+    return Objects(
+        database=database,
+        transport=transport,  # type: ignore[arg-type]  # as much of one as objects use
+        key=NODE.key,
+        public_url=PUBLIC_URL,
+    )
+
+
+def _overlay(database: Database, objects: Objects, adverts: Sequence[bytes]) -> OverlayServices:
+    return OverlayServices(
+        network=NETWORK,
+        key=NODE.key,
+        public_url=PUBLIC_URL,
+        allow_local_urls=True,
+        database=database,
+        objects=objects,
+        checker=Unchecked(),
+        adverts=lambda: [(check_token(script, allow_local_urls=True), script) for script in adverts],
+        is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
+        event_topics=(),
+        outbound_allowed=[ip_network("127.0.0.0/8")],
+    )
+
+
+def _market(database: Database) -> Market:
+    driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), Forgetful())
+    return Market(database=database, driver=driver, reputations=Reputations(database), agent=agent_of)
+
+
+async def _ready() -> Sequence[Check]:
+    return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]
+
+
+def _dead_letters(database: Database, recorder: Recorder, ingest: Ingest) -> DeadLetters:
+    return DeadLetters(
+        network=NETWORK,
+        database=database,
+        submit=recorder.tell,
+        unsettle=ingest.admission.unsettle,
+        refuse_if_full=ingest.admission.refuse_if_full,
+    )
+
+
+@asynccontextmanager
+async def _served(services: Services, recorder: Recorder, server: ServerLimits | None) -> AsyncIterator[Running]:
+    """Run the parts that have tasks, and the interface on a port of its own."""
+    app = create_app(services)
+    parts = (
+        services.ingest,
+        services.nonces,
+        services.idempotency,
+        services.sources,
+        services.cursors,
+        services.webhooks,
+        services.objects,
+        services.overlay.propagation,
+        services.feed,
+    )
+    async with trio.open_nursery() as nursery:
+        for part in parts:
+            nursery.start_soon(part.run)
+
+        async def serve_app(*, task_status: "trio.TaskStatus[str]") -> None:  # type: ignore[name-defined]
+            await serve(app, "127.0.0.1:0", limits=server, task_status=task_status)
+
+        url: str = await nursery.start(serve_app)
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [check_answer]}
+        async with httpx.AsyncClient(base_url=url, timeout=20, event_hooks=hooks) as client:
+            yield Running(
+                url=url,
+                client=client,
+                database=services.database,
+                ingest=services.ingest,
+                feed=services.feed,
+                cursors=services.cursors,
+                webhooks=services.webhooks,
+                recorder=recorder,
+                overlay=services.overlay,
+                market=services.market,
+                app=app,
+            )
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -362,130 +353,39 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends."""
     migrate(postgres_url)
-    feed = feed or Feed()
-    recorder = Recorder()
+    feed, recorder = feed or Feed(), Recorder()
+    access = access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True)
+    allowed = [ip_network(network) for network in outbound_allowed]
     with Database(postgres_url) as database:
         await begin(feed, database)
-        ingest = Ingest(
-            network=NETWORK,
-            limits=limits or IngestLimits(),
-            database=database,
-            workers=workers or ThreadWorkers(),
-            writer=group_writer(policy or IngestPolicy(), installed=installed),
-            payloads=BytesCache[str, bytes](1024 * 1024),
-            replications=Replications(),
-            holders=tuple,
-            shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
-            submit=recorder.tell,
-        )
-
-        sources = SourceManager(
-            database=database,
-            ingest=ingest,
-            connectors=connectors or {},
-            outbound_allowed=[ip_network(network) for network in outbound_allowed],
-            pauses=RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
-        )
-        access = access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True)
+        ingest = _ingest(database, recorder, limits=limits, policy=policy, workers=workers, installed=installed)
         cursors = CursorLedger(database, flush_s=0.05)
-        webhooks = WebhookManager(
-            database=database,
-            feed=feed,
-            cursors=cursors,
-            access=access,
-            rights_s=0.1,
-            allowed=[ip_network(network) for network in outbound_allowed],
-            pauses=pauses or RestartPolicy(delay_s_first=0.05, delay_s_max=0.2),
-            tls=tls,
-        )
-        nonces = NonceLedger(database)
-        idempotency = IdempotencyLedger(database, **(idempotency_bounds or {}))
-        transport = transport or MemoryTransport(NODE.identity)
-        objects = Objects(
-            database=database,
-            transport=transport,  # type: ignore[arg-type]  # as much of one as objects use
-            key=NODE.key,
-            public_url=PUBLIC_URL,
-        )
-
-        overlay = OverlayServices(
-            network=NETWORK,
-            key=NODE.key,
-            public_url=PUBLIC_URL,
-            allow_local_urls=True,
-            database=database,
-            objects=objects,
-            checker=Unchecked(),
-            adverts=lambda: [(check_token(script, allow_local_urls=True), script) for script in adverts],
-            is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
-            event_topics=(),
-            outbound_allowed=[ip_network("127.0.0.0/8")],
-        )
-        driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), Forgetful())
-        market = Market(database=database, driver=driver, reputations=Reputations(database), agent=agent_of)
-
-        async def ready() -> Sequence[Check]:
-            return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]
-
+        objects = _objects(database, transport or MemoryTransport(NODE.identity))
         services = Services(
             settings=settings or ApiSettings(network=NETWORK, body_bytes_max=1024 * 1024, heartbeat_ms=200),
             key=NODE.key,
             access=access,
-            nonces=nonces,
-            idempotency=idempotency,
+            nonces=NonceLedger(database),
+            idempotency=IdempotencyLedger(database, **(idempotency_bounds or {})),
             ingest=ingest,
-            sources=sources,
+            sources=SourceManager(
+                database=database, ingest=ingest, connectors=connectors or {}, outbound_allowed=allowed, pauses=QUICK
+            ),
             feed=feed,
             cursors=cursors,
-            webhooks=webhooks,
+            webhooks=_webhooks(database, feed, cursors, access, allowed, pauses or QUICK, tls),
             objects=objects,
-            overlay=overlay,
+            overlay=_overlay(database, objects, adverts),
             database=database,
             network_view=View(),
-            market=market,
-            dead_letters=DeadLetters(
-                network=NETWORK,
-                database=database,
-                submit=recorder.tell,
-                unsettle=ingest.admission.unsettle,
-                refuse_if_full=ingest.admission.refuse_if_full,
-            ),
-            readiness=ready,
+            market=_market(database),
+            dead_letters=_dead_letters(database, recorder, ingest),
+            readiness=_ready,
             freshness=lambda: Freshness(synced=True, as_of_ms=clock_ms(), peers=1, connected=1, alone=False),
             metrics=lambda: "# HELP x y\n",
         )
-        app = create_app(services)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ingest.run)
-            nursery.start_soon(nonces.run)
-            nursery.start_soon(idempotency.run)
-            nursery.start_soon(sources.run)
-            nursery.start_soon(cursors.run)
-            nursery.start_soon(webhooks.run)
-            nursery.start_soon(objects.run)
-            nursery.start_soon(overlay.propagation.run)
-            nursery.start_soon(feed.run)
-
-            async def serve_app(*, task_status: "trio.TaskStatus[str]") -> None:  # type: ignore[name-defined]
-                await serve(app, "127.0.0.1:0", limits=server, task_status=task_status)
-
-            url: str = await nursery.start(serve_app)
-            hooks: dict[str, list[Callable[..., Any]]] = {"response": [check_answer]}
-            async with httpx.AsyncClient(base_url=url, timeout=20, event_hooks=hooks) as client:
-                yield Running(
-                    url=url,
-                    client=client,
-                    database=database,
-                    ingest=ingest,
-                    feed=feed,
-                    cursors=cursors,
-                    webhooks=webhooks,
-                    recorder=recorder,
-                    overlay=overlay,
-                    market=market,
-                    app=app,
-                )
-            nursery.cancel_scope.cancel()
+        async with _served(services, recorder, server) as node:
+            yield node
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -16,7 +16,8 @@ from protocols.merkle import leaf_hash, root_of_leaves
 from protocols.messages import Level
 from protocols.roles import Role
 from protocols.verification import render, verify_document
-from tests.node.running import NETWORK, Running, running, until
+from tests.node.certified_batches import NETWORK
+from tests.node.running import Running, running, until
 
 
 def reading(number: int = 1, **changes: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from node.runtime.access import Access, CallerRole, TrustedCertifier
 from protocols.authentication import HttpRequest, sign_headers
 from protocols.keys import ORDER, PrivateKey
 from tests.authentication_client import AuthriteClient, MutualClient, b64, issue_certificate
-from tests.node.running import NODE, Running, running
+from tests.node.certified_batches import NODE
+from tests.node.running import Running, running
 
 OPERATOR, OWNER, STRANGER, CERTIFIER = (PrivateKey.from_bytes(bytes([n]) * 32) for n in (11, 12, 13, 14))
 TYPE = b64(b"membership".ljust(32, b"."))

@@ -19,7 +19,8 @@ from node.ingest.admission_control import IngestLimits
 from node.runtime.access import Access
 from node.worker.compute import unpack
 from storage import batches
-from tests.node.running import NETWORK, NODE, KeySigner, Running, running
+from tests.node.certified_batches import NETWORK, NODE, KeySigner
+from tests.node.running import Running, running
 from tests.outage import out_of_order
 
 NDJSON = {"Content-Type": "application/x-ndjson"}

@@ -17,7 +17,8 @@ from node.runtime.clock import UTC_MS, clock_ms
 from node.worker.parsing.admission import admit
 from protocols.messages import Level
 from storage import batches, events
-from tests.node.running import NETWORK, NODE, Running, running
+from tests.node.certified_batches import NETWORK, NODE
+from tests.node.running import Running, running
 
 ROOT = Path(__file__).resolve().parents[3]
 LEVELS = {

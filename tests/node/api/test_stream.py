@@ -20,7 +20,8 @@ from protocols.checkpoint import verify_checkpoint
 from protocols.errors import BadSignatureError
 from protocols.messages import Level
 from protocols.verification import verify_document
-from tests.node.running import AGENT, NETWORK, NODE, Running, running, until
+from tests.node.certified_batches import AGENT, NETWORK, NODE
+from tests.node.running import Running, running, until
 
 numbers = itertools.count(1)
 

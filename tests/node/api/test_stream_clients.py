@@ -20,7 +20,8 @@ from node.runtime.access import Access
 from protocols.keys import PrivateKey
 from tests.node.api.test_stream import certify
 from tests.node.api.test_stream_socket import in_thread
-from tests.node.running import NODE, Running, running
+from tests.node.certified_batches import NODE
+from tests.node.running import Running, running
 
 PATH = "/overlay/events/stream"
 OPERATOR = PrivateKey.from_bytes(b"\13" * 32)

@@ -20,7 +20,8 @@ from protocols.authentication import sign_headers
 from protocols.checkpoint import verify_checkpoint
 from protocols.keys import PrivateKey
 from tests.node.api.test_stream import certify
-from tests.node.running import NETWORK, NODE, Running, running, until
+from tests.node.certified_batches import NETWORK, NODE
+from tests.node.running import Running, running, until
 
 T = TypeVar("T")
 PATH = "/overlay/events/stream"

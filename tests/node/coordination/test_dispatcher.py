@@ -12,7 +12,8 @@ import trio.testing
 from node.coordination.dispatcher import CATALOGUE, IN_ORDER, TASKS_MAX, Dispatcher, Handlers
 from protocols.effects import DropReplica, Effect, ForgetPayload, Publish, Send, SetAlarm
 from protocols.errors import WorldFault
-from tests.node.running import AGENT, MANIFEST, until
+from tests.node.certified_batches import AGENT, MANIFEST
+from tests.node.running import until
 
 
 async def ignore(effect: Effect) -> None:

@@ -17,7 +17,7 @@ from storage.database import Database
 from storage.errors import DatabaseUnavailableError
 from storage.reputations import INCIDENTS_KEPT
 from storage.rows import NewBatch
-from tests.node.running import AGENT, DIGEST, NETWORK, NODE
+from tests.node.certified_batches import AGENT, DIGEST, NETWORK, NODE
 from tests.outage import out_of_order
 
 BATCH_ID = "batch_1"

@@ -10,7 +10,8 @@ from node.runtime.clock import clock_ms
 from protocols.certificate import agent_id
 from storage import auctions, peers, reputations
 from storage.reputations import Incident
-from tests.node.running import AGENT, NODE, running
+from tests.node.certified_batches import AGENT, NODE
+from tests.node.running import running
 
 
 def template(**changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from node.coordination.result_cache import ENTRY_BYTES, TTL_MS, ResultCache, con
 from node.runtime import clock
 from node.worker.compute import Run
 from protocols.messages import Level
-from tests.node.running import FOUND, MANIFEST
+from tests.node.certified_batches import FOUND, MANIFEST
 
 RUN = Run(findings=FOUND, leaves=b"l", normalized=b"n", outputs=b"o", issues_by_rule=(), cpu_us=9)
 BARE = attrs.evolve(RUN, leaves=b"", normalized=b"", outputs=b"")

@@ -21,7 +21,8 @@ from protocols.errors import ClientFault
 from storage import subscriptions as stored
 from storage.subscriptions import Step
 from tests.node.api.test_openapi import schema_of
-from tests.node.running import AGENT, NODE, KeySigner, Running, running
+from tests.node.certified_batches import AGENT, NODE, KeySigner
+from tests.node.running import Running, running
 
 PATH = "/overlay/subscriptions"
 STRANGER, OPERATOR = KeySigner(9), KeySigner(7)

@@ -13,8 +13,9 @@ from node.delivery import subscriptions
 from node.delivery.subscription_documents import read_values
 from node.delivery.webhook_manager import NOT_AUTHORIZED
 from node.runtime.access import Access, Caller, CallerRole, Credential, TrustedCertifier
+from tests.node.certified_batches import AGENT, NODE, KeySigner
 from tests.node.delivery.test_webhook_delivery import LOOPBACK, SECRET, certify, until_shown
-from tests.node.running import AGENT, NODE, KeySigner, Running, running
+from tests.node.running import Running, running
 from tests.node.webhook_receiver import Receiver, receiving
 
 OPERATOR, CERTIFIER = KeySigner(7), KeySigner(8)

@@ -10,7 +10,8 @@ from node.ingest.group_commit import Committed, Outcome, RequestGroup
 from node.ingest.requests import QueuedRequest
 from node.ingest.terms import IngestPolicy
 from node.worker.parsing.admission import admit
-from tests.node.running import NETWORK, Running, group_writer, running
+from tests.node.certified_batches import NETWORK
+from tests.node.running import Running, group_writer, running
 
 
 @pytest.fixture

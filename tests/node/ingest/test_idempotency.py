@@ -11,7 +11,8 @@ import trio
 from node.api.services import ApiSettings
 from node.calling import SignedRequests
 from node.ingest.idempotency import InvalidIdempotencyKeyError, digest, read_key
-from tests.node.running import NETWORK, NODE, KeySigner, Running, running
+from tests.node.certified_batches import NETWORK, NODE, KeySigner
+from tests.node.running import Running, running
 
 BODY = {"sourceId": "s1", "events": [{"externalId": "e1", "eventType": "reading", "data": {"value": 1}}]}
 

@@ -10,7 +10,7 @@ from protocols.messages import Level, Statement
 from storage import policies, sources
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
-from tests.node.running import DIGEST, NETWORK, NODE
+from tests.node.certified_batches import DIGEST, NETWORK, NODE
 from tests.outage import out_of_order
 
 STATEMENT = Statement(

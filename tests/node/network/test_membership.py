@@ -9,7 +9,7 @@ from protocols.envelope import sign
 from protocols.keys import PrivateKey
 from protocols.membership import NotAMemberError, issue
 from protocols.messages import Advertisement, Signed
-from tests.node.running import NETWORK, KeySigner
+from tests.node.certified_batches import NETWORK, KeySigner
 
 CERTIFIER, SELF, PEER = PrivateKey.from_bytes(b"1" * 32), KeySigner(2), KeySigner(3)
 TYPE = base64.b64encode(bytes(32)).decode()

@@ -35,18 +35,9 @@ from protocols.messages import (
 from protocols.rules import Rules
 from storage import certificate_log, subscriptions
 from storage.database import Database
+from tests.node.certified_batches import AGENT, NETWORK, NODE, KeySigner
 from tests.node.memory_transport import MemoryNetwork, MemoryTransport
-from tests.node.running import (
-    AGENT,
-    NETWORK,
-    NODE,
-    Forgetful,
-    KeySigner,
-    Running,
-    ThreadWorkers,
-    running,
-    until,
-)
+from tests.node.running import Forgetful, Running, ThreadWorkers, running, until
 
 HEARER, STRANGER = KeySigner(9), KeySigner(10)
 DIGEST = bytes(32)

@@ -19,8 +19,8 @@ from protocols.messages import IdentityKey
 from protocols.uhrp import check_uhrp_advert, uhrp_url
 from storage import policies
 from storage.database import Database
+from tests.node.certified_batches import AGENT, NODE, KeySigner
 from tests.node.memory_transport import MemoryNetwork, MemoryTransport
-from tests.node.running import AGENT, NODE, KeySigner
 
 DOCUMENT = b'{"required":["value"]}'
 LARGE = bytes(range(256)) * 6_000  # 1.5 MB, three parts

@@ -22,7 +22,8 @@ from protocols.topics import build_certificate_token
 from protocols.transactions import Input, Output, Transaction, make_transaction
 from protocols.uhrp import build_uhrp_advert, uhrp_url
 from storage import outputs
-from tests.node.running import AGENT, NODE, Running, running
+from tests.node.certified_batches import AGENT, NODE
+from tests.node.running import Running, running
 
 HOST = PrivateKey.from_bytes(b"\7" * 32)
 URL = "https://host.example"

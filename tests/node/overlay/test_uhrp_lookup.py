@@ -15,9 +15,9 @@ from protocols.beef import read_beef
 from protocols.errors import InvalidUhrpUrlError
 from protocols.messages import IdentityKey
 from protocols.uhrp import UhrpAdvert, build_uhrp_advert, check_uhrp_advert, uhrp_url
+from tests.node.certified_batches import AGENT, NODE, KeySigner
 from tests.node.memory_transport import MemoryNetwork
 from tests.node.overlay.test_objects import DOCUMENT, LARGE, Member, member
-from tests.node.running import AGENT, NODE, KeySigner
 
 HOST = KeySigner(9)
 NEVER_S = 2**40

@@ -16,9 +16,10 @@ from node.runtime.access import Access
 from protocols.certificate import verify_quorum
 from protocols.uhrp import content_url, read_uhrp_url, uhrp_url
 from storage import policies
+from tests.node.certified_batches import AGENT, NETWORK, NODE
 from tests.node.memory_transport import MemoryNetwork
 from tests.node.overlay.test_objects import LARGE, member
-from tests.node.running import AGENT, NETWORK, NODE, Running, running
+from tests.node.running import Running, running
 
 NOTHING = hashlib.sha256(b"nothing").digest()
 

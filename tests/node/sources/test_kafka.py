@@ -20,7 +20,8 @@ from node.worker import compute
 from storage import batches
 from tests.kafka_broker import Broker
 from tests.kafka_gate import Gate
-from tests.node.running import NETWORK, Running, running
+from tests.node.certified_batches import NETWORK
+from tests.node.running import Running, running
 
 CONNECTORS = {"kafka": kafka.connector(NETWORK)}
 QUICK = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}

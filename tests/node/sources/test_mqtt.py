@@ -22,7 +22,8 @@ from node.worker import compute
 from scripts.mosquitto import Mosquitto, binary
 from storage import batches
 from tests.mqtt_clients import Said, held, publish
-from tests.node.running import NETWORK, NODE, Running, running
+from tests.node.certified_batches import NETWORK, NODE
+from tests.node.running import Running, running
 
 CONNECTORS = {"mqtt": mqtt.connector(network=NETWORK, identity=NODE.identity)}
 PATIENT = {"max_queued_messages": "0", "persistence": "true"}  # keeps all that waits; writes it down when it ends

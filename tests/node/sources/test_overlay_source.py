@@ -28,8 +28,9 @@ from protocols.messages import BatchSealed, IdentityKey, Level
 from protocols.uhrp import read_uhrp_url
 from storage import batches, objects, sources
 from storage.database import Database
+from tests.node.certified_batches import AGENT, NETWORK, NODE, KeySigner
 from tests.node.memory_transport import MemoryNetwork, MemoryTransport
-from tests.node.running import AGENT, NETWORK, NODE, KeySigner, Running, ThreadWorkers, running, until
+from tests.node.running import Running, ThreadWorkers, running, until
 
 READER = KeySigner(9)
 TOPIC = "weather.jfk"

@@ -22,7 +22,8 @@ from node.api.services import ApiSettings
 from node.ingest.admission_control import IngestLimits
 from node.runtime.access import Access
 from node.sources.settings import HIDDEN, InvalidConfigurationError, read
-from tests.node.running import NETWORK, Running, running
+from tests.node.certified_batches import NETWORK
+from tests.node.running import Running, running
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 VECTORS = Path(__file__).parents[1] / "vectors"

@@ -14,7 +14,8 @@ from node.worker.parsing.admission import InvalidRequestError
 from node.worker.parsing.bodies import BodyTooLargeError, RequestEncoding, admit_form, decompressed
 from protocols.errors import ClientFault
 from protocols.identifiers import event_id
-from tests.node.running import NETWORK, Running, running
+from tests.node.certified_batches import NETWORK
+from tests.node.running import Running, running
 
 REQUEST = {"sourceId": "s1", "events": [{"externalId": "e1", "eventType": "t", "data": {"v": 1}}]}
 CLOUD = {
