@@ -24,7 +24,8 @@ from protocols.keys import PrivateKey
 from protocols.messages import Advertisement, IdentityKey
 from storage import events
 from storage.database import Database
-from tests.node.running import AGENT, until
+from tests.node.certified_batches import AGENT
+from tests.node.running import until
 
 KEY = PrivateKey.from_bytes(bytes(31) + b"\7")
 SOURCE = {

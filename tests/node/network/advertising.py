@@ -12,7 +12,7 @@ from node.runtime.clock import clock_ms
 from protocols.envelope import sign
 from protocols.messages import Advertisement, IdentityKey, Role, Signed
 from storage.database import Database
-from tests.node.running import NETWORK, KeySigner
+from tests.node.certified_batches import NETWORK, KeySigner
 
 WORK = (Role.NORMALIZE, Role.VALIDATE, Role.CERTIFY)
 

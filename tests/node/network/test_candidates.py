@@ -12,8 +12,9 @@ from protocols.messages import Level, Role
 from protocols.rules import Rules
 from protocols.templates import BUILT_IN, JobTemplate
 from storage.database import Database
+from tests.node.certified_batches import NETWORK, KeySigner
 from tests.node.network.advertising import Directory, advertisement, directory_of, offer
-from tests.node.running import NETWORK, Forgetful, KeySigner
+from tests.node.running import Forgetful
 
 SELF = KeySigner(2)
 PEERS = [KeySigner(number) for number in (11, 12, 13, 14)]

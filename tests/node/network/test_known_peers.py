@@ -11,8 +11,8 @@ from protocols.membership import NotAMemberError, issue
 from protocols.messages import Advertisement
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
+from tests.node.certified_batches import NETWORK, KeySigner
 from tests.node.network.advertising import WORK, Directory, advertisement, directory_of, offer
-from tests.node.running import NETWORK, KeySigner
 from tests.outage import out_of_order
 
 SELF, PEER, STRANGER, CERTIFIER = KeySigner(2), KeySigner(3), KeySigner(4), KeySigner(5)

@@ -9,8 +9,8 @@ from node.network.membership import StrangerError
 from node.network.requests import ABSENT, PRESENT, RequestTable
 from protocols.canonical import sha256
 from protocols.messages import IdentityKey
+from tests.node.certified_batches import AGENT, NODE
 from tests.node.memory_transport import MemoryNetwork, MemoryTransport
-from tests.node.running import AGENT, NODE
 
 DOCUMENT = b'{"a":1}'
 LEAVES, NORMALIZED = b"leaf\nleaf", b"{}\n{}"
