@@ -1,9 +1,12 @@
 """The log of certificates: each once, in an order without gaps for readers, the oldest of others going first."""
 
+import attrs
 import psycopg
+import pytest
 
-from storage import certificate_log
+from storage import batches, certificate_log
 from storage.certificate_log import Logged
+from tests.storage.making import new_batch, sealed_batch
 
 
 def entry(number: int) -> Logged:
@@ -50,3 +53,63 @@ def test_the_oldest_go_past_the_bound(postgres_url: str) -> None:
             (b"certificate 8", 8),
             (b"certificate 7", 7),
         ]
+
+
+def test_a_batch_of_this_node_s_own_takes_the_place_of_what_others_sent(connection: psycopg.Connection) -> None:
+    certificate_log.put_many(connection, [attrs.evolve(entry(1), batch_id="batch_a"), entry(2)], 100)
+    batch = new_batch("a", ["x"])
+    batches.insert_ingested(connection, [batch])
+    batches.seal(connection, sealed_batch(batch))
+    assert certificate_log.find(connection, ["batch_a"]) == [(b"certificate", b"{}")]
+    assert [batch_id for _, batch_id in certificate_log.ids_since(connection, 0, 9)] == ["batch_a", "batch_2"]
+    _, _, foreign = certificate_log.foreign_after(connection, 0, 9)
+    assert [each.batch_id for each in foreign] == ["batch_2"], "a batch of this node's own is not foreign"
+
+
+def test_entries_of_others_are_read_in_spans(connection: psycopg.Connection) -> None:
+    certificate_log.put_many(connection, [entry(number) for number in range(1, 6)], 100)
+    last, end, found = certificate_log.foreign_after(connection, 0, 2)
+    assert (last, end, [each.number for each in found]) == (5, 2, [1, 2])
+    last, end, found = certificate_log.foreign_after(connection, end, 9)
+    assert (last, end, [each.number for each in found]) == (5, 5, [3, 4, 5])
+    assert certificate_log.foreign_after(connection, 5, 9) == (5, 5, [])
+    assert [each.certificate for each in certificate_log.foreign_at(connection, [4, 2, 99])] == [
+        b"certificate 2",
+        b"certificate 4",
+    ]
+    assert certificate_log.foreign_at(connection, []) == []
+
+
+def test_one_look_passes_over_no_more_than_a_span(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate_log, "SPAN_MAX", 2)
+    certificate_log.put_many(connection, [entry(number) for number in range(1, 6)], 100)
+    last, end, found = certificate_log.foreign_after(connection, 1, 9)
+    assert (last, end, [each.number for each in found]) == (5, 3, [2, 3])
+
+
+def test_certificates_of_others_are_found_by_batch_or_source(connection: psycopg.Connection) -> None:
+    entries = [entry(1), attrs.evolve(entry(2), source_id="s2"), entry(3)]
+    certificate_log.put_many(connection, entries, 100)
+
+    def foreign(batch_id: str | None, source_id: str | None, limit: int = 9) -> list[int]:
+        rows = certificate_log.foreign(
+            connection, batch_id=batch_id, source_id=source_id, from_ms=0, to_ms=99, limit=limit
+        )
+        return [learned_ms for _, learned_ms in rows]
+
+    assert foreign("batch_2", None) == [2]
+    assert foreign(None, "s1") == [3, 1]
+    assert foreign(None, "s1", limit=1) == [3]
+    assert foreign("batch_2", "s1") == []
+    assert foreign(None, None) == [3, 2, 1]
+
+
+def test_an_empty_log_has_no_last_number(connection: psycopg.Connection) -> None:
+    assert certificate_log.last_number(connection) == 0
+    assert certificate_log.put_many(connection, [], 100) == 0
+    assert certificate_log.ids_since(connection, 0, 9) == []
+    assert certificate_log.foreign_after(connection, 0, 9) == (0, 0, [])
+    assert certificate_log.unknown(connection, []) == []
+    assert certificate_log.cursors(connection) == {}
