@@ -1,4 +1,4 @@
-"""The certify role's part that is computed: the leaf of every event, which the output root commits to."""
+"""The computed part of the certify role: the leaf of every event, which the output root commits to."""
 
 from collections.abc import Sequence
 from typing import Any, Final

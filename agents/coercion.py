@@ -1,4 +1,4 @@
-"""Coercions: one value to the type a policy asks for, or ``ABSENT`` where it cannot be read as that.
+"""Coercions: from a value to the type that a policy asks for, or to ``ABSENT`` where it cannot be read as that.
 
 Nothing here depends on locale or on the Unicode version: case is folded for ASCII letters only, digits are
 ASCII digits, and numbers are read by JSON's own grammar (with an optional plus and surrounding blanks).
@@ -55,7 +55,7 @@ KEYS: Final = {
 
 @attrs.frozen(kw_only=True)
 class Coercion:
-    """One compiled entry of ``coercion``: ``apply`` gives the new value, or ``ABSENT`` for an issue.
+    """One compiled entry of ``coercion``: ``apply`` returns the new value, or ``ABSENT`` for an issue.
 
     Attributes:
         each: An array; ``field`` is looked for in each of its elements, and is empty for the elements themselves.
@@ -101,7 +101,7 @@ def to_boolean(true_values: tuple[Any, ...], false_values: tuple[Any, ...]) -> C
 
 
 def to_decimal(scale: int, rounding: str) -> Coercer:
-    """Text with exactly so many decimals. A number is taken at its shortest decimal form, as JSON writes it."""
+    """To text with exactly ``scale`` decimals, from a number's shortest decimal form, as JSON writes it."""
     context = decimal.Context(
         prec=2 * NUMBER_CHARS_MAX, rounding=ROUNDINGS[rounding], traps=[decimal.InvalidOperation]
     )
@@ -155,7 +155,7 @@ def to_enum(values: tuple[str, ...], aliases: dict[str, str], ignore_case: bool)
 
 
 def remember(known: dict[Any, Any], value: Any, coerce: Coercer) -> Any:
-    """Apply and keep the result of a small value: sensors repeat themselves. No result depends on it."""
+    """Apply, and cache the result of a small value, since sensors repeat themselves. Changes no result."""
     result = coerce(value)
     if type(value) is not str or len(value) <= MEMO_CHARS_MAX:
         if len(known) >= MEMO_ENTRIES_MAX:
@@ -202,7 +202,7 @@ def read_number(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
 
 
 def read_boolean(node: DocumentNode) -> tuple[Coercer, dict[str, Any]]:
-    """Texts are compared in lower case; by default ``true``/``false`` and 1/0 are known."""
+    """Strings are compared in lower case; by default ``true``/``false`` and 1/0 are recognized."""
     lists: list[tuple[Any, ...]] = []
     for key, usual in (("trueValues", ("true", 1)), ("falseValues", ("false", 0))):
         given = [scalar(item) for item in node.items(key, NULL_VALUES_MAX)]
@@ -274,7 +274,7 @@ def read_coercion(node: DocumentNode) -> Coercion:
     """Compile one entry of the policy's ``coercion``.
 
     Raises:
-        InvalidPolicyError: The entry is wrong; the text names the key and the remedy.
+        InvalidPolicyError: The entry is wrong.
     """
     node.object()
     kind = node.required("type").choice(*KEYS)

@@ -1,7 +1,7 @@
-"""Evaluation of expressions: a tree becomes a function from what it reads to its value.
+"""Evaluation of expressions: a tree is compiled to a function from a scope to a value.
 
-Every node is compiled once to a closure, so that evaluating an event walks no tree: rules run for each of some ten
-thousand events a second.
+Every node becomes a closure once, so that evaluating an event walks no tree: rules run for some ten thousand events
+a second.
 """
 
 import math
@@ -37,7 +37,7 @@ STEPS_MAX: Final = 10_000  # elements looked at by exists, all, filter and map, 
 RETURNED_VALUES_MAX: Final = 10_000  # in what an operator's function returns, arrays and objects included
 TYPE_NAME_CHARS_MAX: Final = 64
 REGEX_BYTES_MAX: Final = 1_048_576
-BUDGET: Final = ""  # no name: the key of the steps left
+BUDGET: Final = ""  # not a name: the key of the steps that are left
 
 
 def compile_tree(tree: Tree, functions: Mapping[str, Function]) -> Term:
@@ -89,7 +89,7 @@ def constant(value: Any) -> Term:
 
 
 def reader(path: tuple[str, ...]) -> Term:
-    """What stands at a path; absent where any part is."""
+    """The value at a path; absent where any part of the path is."""
     if len(path) == 1:
         root = path[0]
         return lambda scope: scope[root]
@@ -257,7 +257,7 @@ def installed_call(name: str, function: Function, terms: list[Term]) -> Term:
 
 
 def type_name(error: BaseException) -> str:
-    """The name that the class was made with, whatever its metaclass says."""
+    """The name that the class was created with, whatever its metaclass returns."""
     return str(type.__dict__["__name__"].__get__(type(error)))[:TYPE_NAME_CHARS_MAX]
 
 
@@ -302,7 +302,7 @@ def returned(name: str, value: Any, budget: list[int], depth: int) -> Any:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string that has an encoding: one with lone surrogates has none."""
+    """Whether a value is a string without lone surrogates, which have no encoding."""
     return type(value) is str and (value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value))
 
 
@@ -334,7 +334,7 @@ def over(subject: Term, variable: str, body: Term, name: str) -> Term:
 
 
 def steps(scope: Scope, variable: str, body: Term, items: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each element with what the body makes of it."""
+    """Each element with the value of the body for it."""
     budget = scope[BUDGET]
     inner = dict(scope)
     for item in items:

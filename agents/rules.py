@@ -1,4 +1,4 @@
-"""The rules of a policy, read and checked: what each kind asks for, before any event is seen."""
+"""The sections of a policy that check events, read and checked: one class for each kind of rule."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final

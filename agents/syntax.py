@@ -1,8 +1,8 @@
 """The grammar of expressions: a text becomes a tree, or is refused with the place and what is expected there.
 
 Precedence climbing over tokens: ``PRECEDENCE`` is the table of binary operators, all left-associative; ``? :`` binds
-least, then these, then ``!`` and ``-``, then ``.name``, ``[index]`` and calls. The parser knows which names and
-functions there are and counts what bounds an expression: its parts, its depth, its arguments.
+least, then these, then ``!`` and ``-``, then ``.name``, ``[index]`` and calls. The parser knows the names and
+functions that exist and enforces the limits of an expression: its parts, its depth, its arguments.
 """
 
 import re
@@ -229,10 +229,10 @@ class TokenStream:
 
 
 class Parser:
-    """Reads one expression. ``roots`` are the names that it has read, of those given."""
+    """Parses one expression. ``roots`` are the names that it reads, of those given."""
 
     def __init__(self, text: str, names: Collection[str], functions: Collection[str]) -> None:
-        """``names`` it may read; ``functions``: full names of those installed, beside those built in."""
+        """``names``: that it may read. ``functions``: full names of installed ones, beside those built in."""
         self._tokens = TokenStream(text)
         self._names = frozenset(names)
         self._bound: list[str] = []
@@ -245,7 +245,7 @@ class Parser:
         """The tree of the whole text.
 
         Raises:
-            ValueError: It is no expression, reads an unknown name, or is too large; the text says where.
+            ValueError: It is not an expression, reads an unknown name, or is too large; the text says where.
         """
         tree = self._expression()
         if self._tokens.peek().kind != "end":

@@ -1,9 +1,9 @@
-"""Timestamps in, RFC 3339 UTC out: ``2013-01-01T06:00:00Z``, with a fraction only where there is one.
+"""Timestamps of many formats become RFC 3339 in UTC: ``2013-01-01T06:00:00Z``, with a fraction only if there is one.
 
-Offsets are fixed, or follow a rule that is written out (POSIX TZ, ``EST5EDT,M3.2.0,M11.1.0``): what a *named* zone
-means comes from a database that differs between machines and years, so two honest agents could disagree. Civil times
-that a change of the clocks skips do not exist; of those that come twice the first is meant. Leap seconds are
-refused, since no arithmetic here could keep them apart.
+Offsets are fixed or follow an explicit rule (POSIX TZ, ``EST5EDT,M3.2.0,M11.1.0``): the meaning of a *named* zone
+comes from a database that differs between machines and years, so two honest agents could disagree. Civil times that
+a change of the clocks skips do not exist; of those that occur twice the first is meant. Leap seconds are refused,
+since the arithmetic here cannot represent them.
 """
 
 import datetime
@@ -56,15 +56,15 @@ def offset_minutes(text: str) -> int:
     match = re.fullmatch("([+-])([0-9]{2}):?([0-9]{2})", text)
     if match is None or int(match[2]) > 23 or int(match[3]) > 59:
         raise ValueError(
-            "not an offset like 'Z' or '+02:00' "
-            "(named zones differ between machines; write their rule out: EST5EDT,M3.2.0,M11.1.0)"
+            "a time zone must be an offset like 'Z' or '+02:00', or a rule like EST5EDT,M3.2.0,M11.1.0 "
+            "(named zones differ between machines)"
         )
     minutes = 60 * int(match[2]) + int(match[3])
     return -minutes if match[1] == "-" else minutes
 
 
 def instant(parts: tuple[int, int, int, int, int, int], fraction: str | None, minutes_east: int) -> str | None:
-    """The RFC 3339 UTC text of a civil time at an offset; None where there is no such time."""
+    """The RFC 3339 UTC text of a civil time at an offset; None where it does not exist."""
     try:
         moment = datetime.datetime(*parts)
         if minutes_east:
@@ -78,7 +78,7 @@ def instant(parts: tuple[int, int, int, int, int, int], fraction: str | None, mi
 def read_rfc3339(value: Any) -> str | None:
     if type(value) is not str:
         return None
-    if PLAIN.fullmatch(value) is not None:  # by far the most usual form, and the one that is written
+    if PLAIN.fullmatch(value) is not None:  # by far the most common form, and the one that is written
         try:
             datetime.datetime.fromisoformat(value[:-1])
         except ValueError:
@@ -132,7 +132,7 @@ def read_unix_ms(value: Any) -> str | None:
 
 
 def epoch_ms(text: str) -> int | None:
-    """Milliseconds since 1970 of RFC 3339 text; None where it is none."""
+    """Milliseconds since 1970 of RFC 3339 text; None if it is not RFC 3339."""
     utc = read_rfc3339(text)
     if utc is None:
         return None
@@ -142,10 +142,13 @@ def epoch_ms(text: str) -> int | None:
 
 
 def zone_rule(text: str) -> Zone:
-    """Minutes east of UTC at a civil time, None where there is no such time, by a fixed offset or a POSIX TZ rule.
+    """The function from a civil time to minutes east of UTC, None where the time does not exist.
+
+    Args:
+        text: A fixed offset or a POSIX TZ rule.
 
     Raises:
-        ValueError: Neither.
+        ValueError: ``text`` is neither.
     """
     match = POSIX.fullmatch(text)
     if match is None:
@@ -156,7 +159,7 @@ def zone_rule(text: str) -> Zone:
     begin, end = change_rule(match["begin"]), change_rule(match["end"])
     shift = datetime.timedelta(minutes=daylight - standard)
     if shift <= datetime.timedelta(0):
-        raise ValueError("the second zone of a rule is the one with the clocks put forward")
+        raise ValueError("the second zone of a time zone rule must be the one with the clocks put forward")
 
     def east(moment: datetime.datetime) -> int | None:
         forward, back = begin(moment.year), end(moment.year)
@@ -174,12 +177,12 @@ def change_rule(text: str) -> Callable[[int], datetime.datetime]:
     match = CHANGE.fullmatch(text)
     if match is None:
         raise ValueError(
-            "a change of the clocks is written M3.2.0 or M3.2.0/2: month, week (5 for the last), weekday"
+            "a change of the clocks must have the form M3.2.0 or M3.2.0/2: month, week (5 for the last), weekday"
         )
     month, week, weekday = int(match[1]), int(match[2]), int(match[3])
     at = datetime.timedelta(minutes=120 if match[4] is None else clock_minutes(match[4]))
     if not 1 <= month <= 12 or not 1 <= week <= 5 or weekday > 6:
-        raise ValueError("months are 1 to 12, weeks 1 to 5, weekdays 0 (Sunday) to 6")
+        raise ValueError("a month must be 1 to 12, a week 1 to 5, a weekday 0 (Sunday) to 6")
 
     def when(year: int) -> datetime.datetime:
         first = datetime.datetime(year, month, 1)
@@ -203,19 +206,19 @@ def pattern_reader(pattern: str, timezone: str | None) -> Reader:
     """A reader for a pattern such as ``YYYY-MM-DD HH:mm:ss``.
 
     Raises:
-        ValueError: The pattern is wrong, or leaves the offset open; the text says what to write.
+        ValueError: The pattern is wrong, or has no offset; the text says what is allowed.
     """
     tokens = TOKEN.findall(pattern)
     known = [token for token in tokens if token in TOKENS]
     if len(pattern) > FORMAT_CHARS_MAX or len(set(known)) != len(known):
-        raise ValueError(f"a format has each token once and at most {FORMAT_CHARS_MAX} characters")
+        raise ValueError(f"a format may have each token once and at most {FORMAT_CHARS_MAX} characters")
     if not {"YYYY", "MM", "DD"} <= set(known):
-        raise ValueError("a format is 'rfc3339', 'unix', 'unixMs', or has at least YYYY, MM and DD")
+        raise ValueError("a format must be 'rfc3339', 'unix' or 'unixMs', or have at least YYYY, MM and DD")
     strays = [token for token in tokens if token not in {*TOKENS, "T"} and token.isalpha()]
     if strays:
-        raise ValueError(f"{strays[0]!r} is no token; known are {', '.join(TOKENS)}")
+        raise ValueError(f"{strays[0]!r} is not a token; known tokens are {', '.join(TOKENS)}")
     if timezone is None and "Z" not in known:
-        raise ValueError("the format has no offset (token Z): give 'timezone', such as 'Z' or '+02:00'")
+        raise ValueError("the format has no offset (token Z); set 'timezone', such as 'Z' or '+02:00'")
     compiled = re.compile("".join(TOKENS.get(token, re.escape(token)) for token in tokens))
     east_default = zone_rule(timezone or "Z")
 
@@ -242,7 +245,7 @@ READERS: Final[dict[str, Reader]] = {"rfc3339": read_rfc3339, "unix": read_unix,
 
 
 def timestamp_reader(formats: tuple[str, ...], timezone: str | None) -> Reader:
-    """A reader that tries each format in order and gives RFC 3339 UTC text, or None.
+    """A reader that tries each format in order and returns RFC 3339 UTC text, or None.
 
     Raises:
         ValueError: A format or the timezone is wrong.

@@ -1,9 +1,9 @@
-"""Units: exact factors, one rounding.
+"""Conversion of units with exact factors and one rounding.
 
-A number is taken at its shortest decimal form (the one RFC 8785 writes), multiplied and added exactly, and
-then divided with one rounding, half to even, to ``SIGNIFICANT_DIGITS``; the double nearest to that decimal is
-the result. Decimal arithmetic of a set precision is the same on every machine, which binary arithmetic with
-fused operations is not. 39.02 degF is 3.9 degC, and not 3.9000000000000012.
+The shortest decimal form of a number (the one RFC 8785 writes) is multiplied and added exactly, then divided with
+one rounding, half to even, to ``SIGNIFICANT_DIGITS``; the result is the double nearest to that decimal. Decimal
+arithmetic of a fixed precision is the same on every machine, which binary arithmetic with fused operations is not.
+39.02 degF is 3.9 degC, and not 3.9000000000000012.
 """
 
 import decimal
@@ -88,7 +88,7 @@ UNITS: Final[dict[str, tuple[str, Fraction, Fraction]]] = {
 
 
 def plain(value: float) -> int | float:
-    """A whole double as an integer, as its JSON form is the same: ``4.0`` is written ``4``."""
+    """An integral double as an integer, since their JSON form is the same: ``4.0`` is written ``4``."""
     return int(value) if value.is_integer() and abs(value) <= SAFE_INTEGER else value
 
 
@@ -101,15 +101,15 @@ def converter(source: str, target: str) -> Callable[[int | float], int | float]:
     """The function from numbers in one unit to numbers in another of the same quantity.
 
     Raises:
-        ValueError: Unknown units, or two that measure different things.
+        ValueError: A unit is unknown, or they measure different quantities.
     """
     for unit in (source, target):
         if unit not in UNITS:
-            raise ValueError(f"unknown unit {unit!r}; known are {', '.join(UNITS)}")
+            raise ValueError(f"the unit {unit!r} is not known; known are {', '.join(UNITS)}")
     quantity, factor, offset = UNITS[source]
     quantity_to, factor_to, offset_to = UNITS[target]
     if quantity != quantity_to:
-        raise ValueError(f"{source} measures {quantity} and {target} {quantity_to}")
+        raise ValueError(f"the units must measure the same: {source} measures {quantity}, {target} {quantity_to}")
     slope, shift = factor / factor_to, (offset - offset_to) / factor_to
     divisor = slope.denominator * shift.denominator
     times = decimal.Decimal(int(slope * divisor))

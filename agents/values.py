@@ -99,7 +99,7 @@ def most(*values: Any) -> int | float:
 
 
 def total(values: Any) -> int | float:
-    """From the first to the last, each sum rounded: the standard library's own sum differs between versions."""
+    """Added from first to last, each sum rounded: the standard library's own sum differs between versions."""
     if type(values) is not list:
         raise EvaluationError(f"sum() wants an array, not {kind(values)}")
     result = 0.0
@@ -116,7 +116,7 @@ def several(values: tuple[Any, ...]) -> Any:
 
 
 def rounded(value: Any, digits: Any = 0) -> int | float:
-    """To so many decimals, half to even, of the shortest decimal form."""
+    """To a number of decimals, half to even, from the shortest decimal form."""
     if type(digits) is not int or not 0 <= digits <= 15:
         raise EvaluationError("round() takes 0 to 15 decimals")
     return finite(float(round(float(number(value)), digits)))

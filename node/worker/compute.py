@@ -144,10 +144,10 @@ class BatchIndex:
 
 
 def index_batch(packed: bytes, *, network: str, source_id: str, input_root: bytes) -> BatchIndex:
-    """Check that a payload is the one that a manifest names, and tell its events.
+    """Check that a payload is the one that a manifest names, and list its events.
 
     Raises:
-        MalformedError: it is not, or not in record form.
+        MalformedError: It is not, or is not in record form.
     """
     lines, records = read_payload(unpack(packed))
     hashes = [leaf_hash(line) for line in lines]

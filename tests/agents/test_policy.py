@@ -79,7 +79,7 @@ REFUSED = [
     (
         {"coercion": [{"field": "a", "type": "timestamp", "formats": ["YYYY-MM-DD HH:mm"]}]},
         "/coercion/0",
-        "give 'timezone'",
+        "set 'timezone'",
     ),
     (
         {"coercion": [{"field": "a", "type": "timestamp", "timezone": "Europe/Berlin"}]},
