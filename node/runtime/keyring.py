@@ -42,6 +42,8 @@ def create_key(path: Path) -> PrivateKey:
             os.fsync(file.fileno())
         _sync_directory(path.parent)
     except FileExistsError:
+        if not path.exists():
+            raise KeyFileError(f"{path} cannot be written: {path.parent} is not a directory") from None
         raise KeyFileError(f"{path} exists: keep it, or choose another name; a key is never overwritten") from None
     except OSError as error:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error

@@ -63,3 +63,36 @@ def test_the_signer_signs_as_its_identity_and_hides_the_secret(tmp_path: Path) -
     assert verify(keyring.identity, PROTOCOL, "batch_1", b"said", signature)
     assert not verify(keyring.identity, PROTOCOL, "batch_2", b"said", signature)
     assert key.to_bytes().hex() not in repr(keyring) + repr(key)
+
+
+def test_a_key_of_another_user_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    path = tmp_path / "identity.key"
+    create_key(path)
+    os.chown(path, 65_534, -1)
+    with pytest.raises(KeyFileError, match=f"belongs to another user: run 'chown 0 {path}'"):
+        load_key(path)
+
+
+def test_a_key_file_is_read_as_people_write_it(tmp_path: Path) -> None:
+    """Upper case, spaces and a newline at the end do not make another key."""
+    path = tmp_path / "identity.key"
+    key = create_key(path)
+    path.write_text(f"  {key.to_bytes().hex().upper()} \n\n")
+    assert load_key(path).to_bytes() == key.to_bytes()
+
+
+def test_a_directory_that_takes_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        KeyFileError, match=f"/file/identity.key cannot be written: {tmp_path}/file is not a directory"
+    ):
+        create_key(tmp_path / "file" / "identity.key")
+    with pytest.raises(KeyFileError, match=f"{tmp_path} cannot be read: Is a directory"):
+        load_key(tmp_path)
+
+
+def test_two_keys_are_never_the_same(tmp_path: Path) -> None:
+    made = {create_key(tmp_path / str(number)).to_bytes() for number in range(20)}
+    assert len(made) == 20
