@@ -51,6 +51,14 @@ def run_policy(policy: Any, *events: Any, context: bytes = b"{}") -> Ran:
     )
 
 
+def issue(rule: str, path: str, expected: Any, found: Any, severity: str = "error") -> dict[str, Any]:
+    return {"expected": expected, "found": found, "path": path, "rule": rule, "severity": severity}
+
+
+def statuses(ran: Any) -> list[str]:
+    return [leaf["status"] for leaf in ran.leaves]
+
+
 @pytest.fixture(scope="session")
 def run() -> Run:
     return run_policy

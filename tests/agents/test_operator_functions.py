@@ -331,3 +331,33 @@ def test_facts_are_of_checked_policies_alone(functions: Any, path: str) -> None:
 def test_an_expression_that_calls_what_is_not_named_is_refused() -> None:
     with pytest.raises(InvalidPolicyError, match="the name 'acme' is not known here"):
         policy_facts(canonical_json({"rules": [{"name": "r", "check": "acme.f(data.v)"}]}))
+
+
+# --- names, versions and code ---------------------------------------------------------------------------------------
+
+
+def half(value: float) -> float:
+    return value / 2
+
+
+HALF = Function(name="acme.half", version="1.0", hash="ab" * 32, call=half)
+NAMED = {"functions": [{"name": "acme.half", "version": "1.0", "hash": "ab" * 32}]}
+
+
+def test_a_policy_runs_with_the_very_functions_it_names() -> None:
+    policy = policy_document(NAMED | {"rules": [{"name": "r", "check": "acme.half(data.v) < 5"}]}, (HALF,))
+    payload = b"\n".join(
+        record_line(data={"v": value}, event_type="t", external_id=str(value), previous=None, timestamp=None)
+        for value in (9, 10)
+    )
+    output = execute(network="n", source_id="s", payload=payload, policy=policy, context=b"{}", functions=(HALF,))
+    assert (output.valid, output.invalid) == (1, 1)
+    with pytest.raises(MissingFunctionError, match=r"acme\.half"):
+        execute(network="n", source_id="s", payload=payload, policy=policy, context=b"{}")
+
+
+@pytest.mark.parametrize("changes", [{"version": "1.1"}, {"hash": "cd" * 32}, {"name": "acme.third"}])
+def test_another_version_or_other_code_is_another_function(changes: dict[str, str]) -> None:
+    wanted = {"functions": [{**NAMED["functions"][0], **changes}]}
+    with pytest.raises(MissingFunctionError):
+        policy_document(wanted, (HALF,))

@@ -270,27 +270,7 @@ def _messages() -> list[Message]:
         CertifyOrder(network=NETWORK, statement=statement, evidence=evidence[:2]),
         BatchSealed(network=NETWORK, certificate=batch.certificate),
         SealConfirmed(network=NETWORK, batch_id="b", statement_digest=statement.digest),
-        Announcement(
-            network=NETWORK,
-            announcement_id="job",
-            roles=(Role.VALIDATE,),
-            level=Level.CRITICAL,
-            quorum=3,
-            lease_ms=60_000,
-            batches=100,
-            price_max=0,
-            closes_ms=1,
-        ),
-        Bid(
-            network=NETWORK,
-            announcement_id="job",
-            roles=(Role.NORMALIZE,),
-            capacity=5,
-            price=0,
-            operator="o",
-            region="eu",
-            reason="",
-        ),
+        *_market_messages(),
         CertifiedNotice(
             network=NETWORK,
             issued_ms=1,
@@ -312,6 +292,32 @@ def _messages() -> list[Message]:
             operator="o",
             region="eu",
             build="b",
+        ),
+    ]
+
+
+def _market_messages() -> list[Message]:
+    return [
+        Announcement(
+            network=NETWORK,
+            announcement_id="job",
+            roles=(Role.VALIDATE,),
+            level=Level.CRITICAL,
+            quorum=3,
+            lease_ms=60_000,
+            batches=100,
+            price_max=0,
+            closes_ms=1,
+        ),
+        Bid(
+            network=NETWORK,
+            announcement_id="job",
+            roles=(Role.NORMALIZE,),
+            capacity=5,
+            price=0,
+            operator="o",
+            region="eu",
+            reason="",
         ),
     ]
 
