@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 import trio
 
+from protocols import effects
 from protocols.effects import Effect, Publish, Send, SetAlarm
 from protocols.errors import WorldFault
 
@@ -18,8 +19,18 @@ log = structlog.get_logger(__name__)
 TASKS_MAX: Final = 256  # effects under way at once; past it the driver waits
 IN_ORDER: Final = frozenset({Publish, Send})
 BY_DRIVER: Final = frozenset({SetAlarm})
-CATALOGUE: Final = frozenset(Effect.__subclasses__()) - BY_DRIVER
-"""Every type of effect that leaves the driver."""
+CATALOGUE: Final = (
+    frozenset(
+        found
+        for found in vars(effects).values()
+        if isinstance(found, type) and issubclass(found, Effect) and found is not Effect
+    )
+    - BY_DRIVER
+)
+"""Every type of effect that leaves the driver: those that ``protocols.effects`` defines.
+
+Not ``Effect.__subclasses__()``: a slotted attrs class leaves the class it replaced behind until that is collected.
+"""
 
 Handlers: TypeAlias = Mapping[type[Effect], Callable[[Any], Awaitable[None]]]
 """What a part of the node carries out: each handler takes an effect of exactly the type it is registered for."""
@@ -42,9 +53,9 @@ class Dispatcher:
         self._tasks = trio.Semaphore(TASKS_MAX)
         self._send, self._receive = trio.open_memory_channel[Effect](TASKS_MAX)
 
-    async def dispatch(self, effects: Sequence[Effect]) -> None:
+    async def dispatch(self, caused: Sequence[Effect]) -> None:
         """Hand effects over; waits while too many are under way, and with it the driver."""
-        for effect in effects:
+        for effect in caused:
             if type(effect) in IN_ORDER:
                 await self._handlers[type(effect)](effect)
             else:
