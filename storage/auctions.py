@@ -1,4 +1,4 @@
-"""How auctions ended: kept for a while, so that every choice can be explained afterwards."""
+"""Results of auctions, kept so that every award can be explained afterwards."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ KEPT = 10_000
 def put(
     connection: psycopg.Connection, *, announcement_id: str, lease_id: str, record: Mapping[str, Any], at_ms: int
 ) -> None:
-    """Keep an auction, and let the oldest go past ``KEPT``."""
+    """Keep an auction; past ``KEPT`` the oldest are deleted."""
     connection.execute(
         """INSERT INTO auctions (announcement_id, lease_id, record, at_ms) VALUES (%s, %s, %s, %s)
            ON CONFLICT DO NOTHING""",

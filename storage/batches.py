@@ -1,4 +1,4 @@
-"""Batches: taken in with all their events in one go, sealed with all their results in one go."""
+"""Batches: inserted with all their events at once, sealed with all their results at once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +62,7 @@ def _insert_index(connection: psycopg.Connection, batch: NewBatch) -> None:
 
 
 def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
-    """Write a certified batch down. Returns its seal sequence, or None if it was sealed or buried before."""
+    """Write a certified batch down. Returns its seal sequence, or None if it was sealed or marked dead before."""
     # numbered one after the other: no two seals see the same maximum, no reader sees a gap that fills up later
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (SEAL_LOCK,))
     row = connection.execute(
@@ -125,7 +125,7 @@ def _record_metrics(connection: psycopg.Connection, sealed: SealedBatch) -> None
 def mark_dead(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) -> int:
     """Mark a batch dead with the reason of every attempt.
 
-    Returns its number of events; 0 if it had an end, or is another node's.
+    Returns its number of events; 0 if it had ended already, or is another node's.
     """
     row = connection.execute(
         """UPDATE batches SET state = 'dead', reasons = %s, attempts = %s, materialised = true,
@@ -172,7 +172,7 @@ def dead_to_split(connection: psycopg.Connection, batch_id: str) -> DeadBatch | 
 
 
 def insert_part(connection: psycopg.Connection, batch: NewBatch, whole: int, positions: Sequence[int]) -> None:
-    """A batch of events that stood in another, at these places: they stand in this one now."""
+    """Insert a batch of events that stood in another, at these positions, and move their index rows to it."""
     _insert_batch(connection, batch)
     connection.execute(
         """UPDATE event_index i SET batch = currval('batches_number_seq'), position = t.place - 1

@@ -1,4 +1,4 @@
-"""The certificates that this node has, its own and those of others, in the order in which it came to have them."""
+"""The log of certificates that this node has, its own and those of other nodes, in the order of their arrival."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -23,7 +23,7 @@ class Logged:
 
 
 def append_own(connection: psycopg.Connection, batch_id: str, source_id: str, now_ms: int) -> None:
-    """Enter a batch that is being sealed here, in place of what others said of it. The caller holds the lock."""
+    """Enter a batch that is sealed here, in place of a certificate that a peer sent. The caller holds the lock."""
     connection.execute(
         """INSERT INTO certificate_log (number, batch_id, source_id, learned_ms)
            SELECT coalesce(max(number), 0) + 1, %s, %s, %s FROM certificate_log
@@ -33,7 +33,7 @@ def append_own(connection: psycopg.Connection, batch_id: str, source_id: str, no
 
 
 def put_many(connection: psycopg.Connection, entries: Sequence[Logged], kept_max: int) -> int:
-    """Enter certificates that are not in the log yet, and let the oldest of others go past ``kept_max``.
+    """Enter certificates that are not in the log yet; past ``kept_max`` the oldest of other nodes are deleted.
 
     Returns how many were entered.
     """
@@ -98,7 +98,7 @@ def find(connection: psycopg.Connection, batch_ids: Sequence[str]) -> list[tuple
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class LogEntry:
     """A certificate of a batch that another node took in, with its number in the log."""
 
     number: int
@@ -111,7 +111,7 @@ FOREIGN: Final = """SELECT l.number, l.batch_id, coalesce(l.certificate, b.certi
     WHERE coalesce(l.certificate, b.certificate) IS NOT NULL AND (b.batch_id IS NULL OR b.coordinator IS NOT NULL)"""
 
 
-def foreign_after(connection: psycopg.Connection, number: int, limit: int) -> tuple[int, int, list[Entry]]:
+def foreign_after(connection: psycopg.Connection, number: int, limit: int) -> tuple[int, int, list[LogEntry]]:
     """Batches of other nodes after a number, those finished here among them.
 
     Returns the number of the latest entry, the number up to which these entries are all, and the entries in order.
@@ -125,14 +125,14 @@ def foreign_after(connection: psycopg.Connection, number: int, limit: int) -> tu
     return last, found[-1].number if len(found) == limit else end, found
 
 
-def foreign_at(connection: psycopg.Connection, numbers: Sequence[int]) -> list[Entry]:
+def foreign_at(connection: psycopg.Connection, numbers: Sequence[int]) -> list[LogEntry]:
     """Those of these entries that are still there, in their order."""
     rows = connection.execute(f"{FOREIGN} AND l.number = ANY(%s) ORDER BY l.number".encode(), (list(numbers),))
     return [_entry(row) for row in rows]
 
 
-def _entry(row: Sequence[Any]) -> Entry:
-    return Entry(number=int(row[0]), batch_id=str(row[1]), certificate=bytes(row[2]))
+def _entry(row: Sequence[Any]) -> LogEntry:
+    return LogEntry(number=int(row[0]), batch_id=str(row[1]), certificate=bytes(row[2]))
 
 
 def foreign(

@@ -71,7 +71,7 @@ class Database:
 
     async def run(self, work: Callable[[psycopg.Connection], T]) -> T:
         """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed, also
-        where a connection broke during the commit and nobody knows whether it counted.
+        where a connection broke during the commit and its outcome is not known.
 
         Raises:
             DatabaseUnavailableError: after the last attempt; nothing is known to be committed.

@@ -1,4 +1,4 @@
-"""What can go wrong between the node and its database."""
+"""Errors between the node and its database."""
 
 from protocols.errors import ClientFault, OverlayError, WorldFault
 

@@ -122,7 +122,7 @@ def expired(connection: psycopg.Connection, event_id: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class VersionRow:
-    """One version of an event: what it said, and what became of it. ``status`` is None before its verdict."""
+    """One version of an event: its data and its verdict. ``status`` is None before it has one."""
 
     version: int
     record_hash: bytes

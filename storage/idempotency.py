@@ -1,4 +1,4 @@
-"""Answers to requests that came with an idempotency key, each kept for a while."""
+"""Answers to requests with an idempotency key, kept for a limited time."""
 
 import attrs
 import psycopg
@@ -6,7 +6,7 @@ from psycopg.types.json import Jsonb
 
 
 @attrs.frozen(kw_only=True)
-class Kept:
+class KeptResponse:
     """An answer as it was given.
 
     Attributes:
@@ -20,17 +20,21 @@ class Kept:
     body: bytes
 
 
-def find(connection: psycopg.Connection, scope: bytes, since_ms: int) -> Kept | None:
+def find(connection: psycopg.Connection, scope: bytes, since_ms: int) -> KeptResponse | None:
     """The answer kept under a scope since then."""
     row = connection.execute(
         "SELECT fingerprint, status, headers, body FROM idempotency_keys WHERE scope = %s AND answered_ms >= %s",
         (scope, since_ms),
     ).fetchone()
-    return None if row is None else Kept(fingerprint=bytes(row[0]), status=row[1], headers=row[2], body=bytes(row[3]))
+    return (
+        None
+        if row is None
+        else KeptResponse(fingerprint=bytes(row[0]), status=row[1], headers=row[2], body=bytes(row[3]))
+    )
 
 
-def keep(connection: psycopg.Connection, scope: bytes, kept: Kept, now_ms: int) -> None:
-    """Keep an answer; one that is too old to be found makes way for it."""
+def keep(connection: psycopg.Connection, scope: bytes, kept: KeptResponse, now_ms: int) -> None:
+    """Keep an answer; it replaces one that is too old to be found."""
     connection.execute(
         """INSERT INTO idempotency_keys (scope, fingerprint, status, headers, body, answered_ms)
            VALUES (%s, %s, %s, %s, %s, %s)

@@ -1,4 +1,4 @@
-"""Whose database it is: a node signs with one key on one network, and its rows are only true for those."""
+"""The node that a database belongs to: its rows are valid for one identity key and one network only."""
 
 import psycopg
 
@@ -6,7 +6,7 @@ from storage.errors import ForeignDatabaseError
 
 
 def bind(connection: psycopg.Connection, *, network: str, identity: bytes) -> None:
-    """Note whose database this is, the first time; check it every other time.
+    """Bind the database to a node the first time; check the binding every other time.
 
     Raises:
         ForeignDatabaseError: it belongs to another identity key or network.

@@ -9,7 +9,7 @@ LATENCY_BATCHES = 2_000  # latencies are of the batches sealed last
 
 
 @attrs.frozen(kw_only=True)
-class Stats:
+class StoredFigures:
     """Events by what became of them, latency from commit to certificate, work by agent."""
 
     acknowledged: int
@@ -25,7 +25,7 @@ class Stats:
     equivocations: int
 
 
-def stats(connection: psycopg.Connection) -> Stats:
+def stats(connection: psycopg.Connection) -> StoredFigures:
     row = _one(
         connection,
         """SELECT count(*), coalesce(sum(events), 0), coalesce(sum(valid), 0), coalesce(sum(invalid), 0),
@@ -39,7 +39,7 @@ def stats(connection: psycopg.Connection) -> Stats:
         """SELECT signer, role, sum(events)::bigint, count(*) FROM evidence WHERE agrees
            GROUP BY signer, role ORDER BY signer, role"""
     ).fetchall()
-    return Stats(
+    return StoredFigures(
         batches=int(row[0]),
         acknowledged=int(row[1]),
         certified=int(row[2]),

@@ -16,7 +16,7 @@ class Nonce:
 
 
 def spend(connection: psycopg.Connection, nonces: Sequence[Nonce]) -> frozenset[tuple[bytes, str]]:
-    """Write nonces down. Returns those that nobody had spent before; of equal ones in ``nonces`` one is written."""
+    """Write nonces down. Returns those that were not spent before; of equal ones in ``nonces`` one is written."""
     rows = connection.execute(
         """INSERT INTO auth_nonces (identity, nonce, expires_ms)
            SELECT * FROM unnest(%s::bytea[], %s::text[], %s::bigint[])

@@ -1,4 +1,4 @@
-"""What notices of certified batches are made of."""
+"""Sealed batches as notices to peers need them."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Content by its SHA-256 (UHRP, BRC-26): which rows hold it, and copies of what peers hold.
 
-Nothing here checks that content still has its digest: whoever serves it does.
+Nothing here checks that content still has its digest: the code that serves it does.
 """
 
 import hashlib

@@ -65,7 +65,7 @@ class StoredOutput:
 
 
 def apply(connection: psycopg.Connection, new: NewTransaction) -> dict[str, Applied]:
-    """Write a submission down: what topics admit, and that what it spends is gone from all of them.
+    """Store a submission: insert what topics admit, delete what it spends from all of them.
 
     A repeat changes nothing and is answered as the first time. A topic for which nothing is left to keep has no
     rows of it.
@@ -109,7 +109,7 @@ def find(
     skip: int = 0,
     limit: int = 100,
 ) -> list[StoredOutput]:
-    """Outputs in force, the latest first; what is not asked for does not filter."""
+    """Outputs in force, the latest first; filters that are None do not apply."""
     rows = connection.execute(
         """SELECT o.txid, o.output_index, o.identity, o.url, o.name, o.digest, o.batch_id, t.beef, t.off_chain_values
            FROM topic_outputs o JOIN overlay_transactions t USING (txid)

@@ -1,4 +1,4 @@
-"""What the node knows of the others: where they are, and how they did."""
+"""Peers: their addresses and advertisements, and proofs that they contradicted themselves."""
 
 from collections.abc import Sequence
 
@@ -35,11 +35,11 @@ def advertisements(connection: psycopg.Connection, limit: int = 4_096) -> list[b
 
 
 @attrs.frozen(kw_only=True)
-class Equivocation:
+class StoredEquivocation:
     """Two signed statements of one signer that contradict each other.
 
     Attributes:
-        heard_from: Who told of them; None where this node found them.
+        heard_from: The peer that sent them; None where this node found them.
     """
 
     signer: bytes
@@ -50,7 +50,7 @@ class Equivocation:
     heard_from: bytes | None = None
 
 
-def equivocations(connection: psycopg.Connection, signer: bytes | None, limit: int) -> list[Equivocation]:
+def equivocations(connection: psycopg.Connection, signer: bytes | None, limit: int) -> list[StoredEquivocation]:
     """The latest first; of one signer, or of all."""
     rows = connection.execute(
         """SELECT signer, batch_id, role, first, second, heard_from FROM equivocations
@@ -58,7 +58,7 @@ def equivocations(connection: psycopg.Connection, signer: bytes | None, limit: i
         {"signer": signer, "limit": limit},
     )
     names = ("signer", "batch_id", "role", "first", "second", "heard_from")
-    return [Equivocation(**dict(zip(names, row, strict=True))) for row in rows]
+    return [StoredEquivocation(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def equivocators(connection: psycopg.Connection) -> list[tuple[bytes, str]]:
@@ -67,7 +67,7 @@ def equivocators(connection: psycopg.Connection) -> list[tuple[bytes, str]]:
     return [(bytes(row[0]), str(row[1])) for row in rows]
 
 
-def keep_equivocation(connection: psycopg.Connection, found: Equivocation) -> None:
+def keep_equivocation(connection: psycopg.Connection, found: StoredEquivocation) -> None:
     """Keep the two signed statements that contradict each other, once per signer, batch and role.
 
     A signer's first ``PROOFS_PER_SIGNER_MAX`` are enough: one would be.

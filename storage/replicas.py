@@ -1,4 +1,4 @@
-"""Batches held for their coordinators, and what becomes of one that is adopted."""
+"""Batches held for their coordinators, and their adoption as batches of this node."""
 
 from collections.abc import Sequence
 

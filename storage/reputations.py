@@ -1,4 +1,4 @@
-"""What this node thinks of agents: estimates by role, and the latest occasions on which one did not agree."""
+"""This node's own view of agents: estimates by role, and the latest incidents of each."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Deleting what events say once their policy's time is over. Who kept a certificate can still prove what it says."""
+"""Deletes the data of events after their policy's retention time. Certificates that clients kept stay verifiable."""
 
 import psycopg
 

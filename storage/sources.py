@@ -59,8 +59,8 @@ COLUMNS: Final = ", ".join(field.name for field in attrs.fields(Source))
 
 
 @attrs.frozen(kw_only=True)
-class Rejected:
-    """Something a source said that is no event; ``head`` are its first bytes."""
+class RejectedEvent:
+    """Data of a source that was rejected as an event; ``head`` holds its first bytes."""
 
     external_id: str | None
     field: str
@@ -70,7 +70,7 @@ class Rejected:
 
 
 def create(connection: psycopg.Connection, values: dict[str, Any]) -> Source:
-    """Insert a source; one that was taken away comes back under its id, with its events.
+    """Insert a source; a deleted one is restored under its id, with its events.
 
     Args:
         values: ``source_id``, ``name``, ``source_type``, ``policy_hash`` and any of ``PATCHABLE``.
@@ -90,7 +90,7 @@ def create(connection: psycopg.Connection, values: dict[str, Any]) -> Source:
     ).fetchone()
     if row is None:
         raise SourceExistsError(
-            f"there is a source {values['source_id']!r} already", field="sourceId", remedy="update it with PATCH"
+            f"the source {values['source_id']!r} exists already", field="sourceId", remedy="update it with PATCH"
         )
     created = get(connection, values["source_id"])
     assert created is not None, "the row was just inserted"
@@ -118,7 +118,7 @@ def list_sources(connection: psycopg.Connection, *, after: str = "", limit: int 
 
 
 def update(connection: psycopg.Connection, source_id: str, values: dict[str, Any]) -> Source | None:
-    """Change the columns named in ``values``. None if there is no such source."""
+    """Change the columns named in ``values``. None if the source does not exist."""
     values = _with_prior(values)
     columns = sorted(WRITABLE & set(values))
     changes = "".join(f"{column} = %s, " for column in columns)
@@ -149,7 +149,7 @@ def to_read(connection: psycopg.Connection, source_types: Sequence[str]) -> list
 
 
 def delete(connection: psycopg.Connection, source_id: str) -> bool:
-    """Take a source away; its events, and the row that they refer to, stay. False if there is none."""
+    """Mark a source deleted; its events, and the row that they refer to, stay. False if it does not exist."""
     connection.execute("DELETE FROM source_marks WHERE source_id = %s", (source_id,))
     connection.execute("DELETE FROM source_rejections WHERE source_id = %s", (source_id,))
     gone = connection.execute(
@@ -179,7 +179,7 @@ def forget_mark(connection: psycopg.Connection, source_id: str) -> None:
     connection.execute("DELETE FROM source_marks WHERE source_id = %s", (source_id,))
 
 
-def keep_rejected(connection: psycopg.Connection, source_id: str, rejected: Sequence[Rejected]) -> None:
+def keep_rejected(connection: psycopg.Connection, source_id: str, rejected: Sequence[RejectedEvent]) -> None:
     """Keep what was no event, the latest ``REJECTED_MAX`` of a source."""
     kept = rejected[-REJECTED_MAX:]
     connection.execute(
@@ -203,8 +203,8 @@ def keep_rejected(connection: psycopg.Connection, source_id: str, rejected: Sequ
     )
 
 
-def rejected(connection: psycopg.Connection, source_id: str) -> list[tuple[Rejected, Any]]:
-    """What a source said that is no event, with the time, the latest first."""
+def rejected(connection: psycopg.Connection, source_id: str) -> list[tuple[RejectedEvent, Any]]:
+    """The events of a source that were rejected, with the time, the latest first."""
     rows = connection.execute(
         """SELECT external_id, field, reason, remedy, head, rejected_at FROM source_rejections
            WHERE source_id = %s ORDER BY number DESC""",
@@ -212,7 +212,7 @@ def rejected(connection: psycopg.Connection, source_id: str) -> list[tuple[Rejec
     ).fetchall()
     return [
         (
-            Rejected(external_id=row[0], field=row[1], reason=row[2], remedy=row[3], head=bytes(row[4])),
+            RejectedEvent(external_id=row[0], field=row[1], reason=row[2], remedy=row[3], head=bytes(row[4])),
             row[5],
         )
         for row in rows
@@ -222,8 +222,8 @@ def rejected(connection: psycopg.Connection, source_id: str) -> list[tuple[Rejec
 def count_verdicts(connection: psycopg.Connection, counts: Mapping[str, tuple[int, int]]) -> None:
     """Move trust scores by what validation found: (valid, invalid) events by source.
 
-    A score is the operator's word, weighing as much as ``TRUST_PRIOR_EVENTS`` events, and the share of valid events
-    among the later ones; what was found fades by half with every ``TRUST_HALF_LIFE_EVENTS`` events since.
+    A score combines the operator's own score, which weighs as much as ``TRUST_PRIOR_EVENTS`` events, with the share
+    of valid events among later ones; the weight of events halves with every ``TRUST_HALF_LIFE_EVENTS`` since.
     """
     names = sorted(counts)
     connection.execute(
@@ -247,7 +247,7 @@ def count_verdicts(connection: psycopg.Connection, counts: Mapping[str, tuple[in
 
 
 def _with_prior(values: dict[str, Any]) -> dict[str, Any]:
-    """The operator's word is where a trust score begins again."""
+    """A trust score that an operator sets is where counting begins again."""
     if "trust_score" not in values:
         return values
     return {**values, "trust_prior": values["trust_score"], "trust_valid": 0.0, "trust_invalid": 0.0}

@@ -1,4 +1,4 @@
-"""Subscriptions: who wants which certified events, how they are delivered, and how far each has come."""
+"""Subscriptions: which certified events clients want, how they are delivered, and the cursor of each."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ COLUMNS: Final = ", ".join(field.name for field in attrs.fields(Subscription))
 
 @attrs.frozen(kw_only=True)
 class Step:
-    """What became of a subscription since its last step was written.
+    """Progress of a subscription since its last step was written.
 
     Attributes:
         revision: That of the cursor it stepped from.
@@ -107,7 +107,7 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class Counts:
-    """How many subscriptions there are: in all, of one type, and of one holder (None: of nobody)."""
+    """Numbers of subscriptions: in all, of one type, and of one holder (None: of anonymous clients)."""
 
     total: int
     of_type: int
@@ -115,7 +115,7 @@ class Counts:
 
 
 def lock_creation(connection: psycopg.Connection) -> None:
-    """Until the transaction ends, nobody else creates: counts stay true."""
+    """Keep other transactions from creating subscriptions until this one ends, so that counts stay true."""
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
 
 
@@ -131,7 +131,7 @@ def count(connection: psycopg.Connection, *, subscription_type: str, holder: str
 
 
 def delete_expired(connection: psycopg.Connection, *, holder: str | None, now: datetime.datetime) -> int:
-    """Make room: delete what has expired of one holder. Returns how many."""
+    """Delete the expired subscriptions of one holder. Returns how many."""
     gone = connection.execute(
         """DELETE FROM overlay_event_subscriptions
            WHERE expires_at <= %s AND client_identity_key IS NOT DISTINCT FROM %s""",
@@ -156,7 +156,7 @@ def create(connection: psycopg.Connection, values: Mapping[str, Any]) -> Subscri
     found = _rows(connection, query, [_parameter(column, values[column]) for column in columns])
     if not found:
         raise SubscriptionExistsError(
-            f"there is a subscription {values['subscription_id']!r} already",
+            f"the subscription {values['subscription_id']!r} exists already",
             field="subscriptionId",
             remedy="change it with PATCH, or leave the id out",
         )
@@ -178,7 +178,7 @@ def page(connection: psycopg.Connection, *, holder: str | None, after: str, limi
 
 
 def update(connection: psycopg.Connection, subscription_id: str, values: Mapping[str, Any]) -> Subscription | None:
-    """Change the columns named in ``values``. None if there is no such subscription."""
+    """Change the columns named in ``values``. None if it does not exist."""
     columns = sorted(WRITABLE & set(values))
     changes = "".join(f"{column} = %s, " for column in columns)
     query = f"""UPDATE overlay_event_subscriptions SET {changes}updated_at = NOW()
@@ -195,7 +195,7 @@ def delete(connection: psycopg.Connection, subscription_id: str) -> bool:
 
 
 def set_cursor(connection: psycopg.Connection, subscription_id: str, cursor: tuple[int, int]) -> Subscription | None:
-    """Have a subscription go on from (sequence, position), whatever is under way; failures are forgotten."""
+    """Set a subscription's cursor to (sequence, position); steps under way are void, failures are cleared."""
     query = f"""UPDATE overlay_event_subscriptions SET cursor_sequence = %s, cursor_position = %s,
                        cursor_revision = cursor_revision + 1, failing_since_ms = NULL, updated_at = NOW()
                 WHERE subscription_id = %s RETURNING {COLUMNS}""".encode()  # noqa: S608
@@ -233,7 +233,7 @@ def active(connection: psycopg.Connection, subscription_type: str, limit: int) -
 
 
 def take_steps(connection: psycopg.Connection, steps: Mapping[str, Step]) -> None:
-    """Write what became of subscriptions, all in one statement. Cursors only move forward.
+    """Write the progress of subscriptions, all in one statement. Cursors only move forward.
 
     The commit does not wait for the disk: what a crash takes with it is delivered again.
     """

@@ -10,9 +10,9 @@ from quart import Request, Response, g
 from node.api.acknowledging import acknowledgement, wants_minimal
 from node.api.services import Services
 from node.ingest.admission_control import ByteBudget
-from node.ingest.idempotency import Asked, digest, read_key
+from node.ingest.idempotency import KeyedRequest, digest, read_key
 from node.worker.parsing.bodies import RequestEncoding
-from storage.idempotency import Kept
+from storage.idempotency import KeptResponse
 
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = "Idempotency-Replayed"
@@ -34,18 +34,18 @@ async def ingest_once(
     call = partial(digest, _form_bytes(form), body)
     fingerprint = call() if len(body) <= INLINE_BYTES_MAX else await trio.to_thread.run_sync(call)
 
-    async def carry_out() -> Kept:
+    async def carry_out() -> KeptResponse:
         with budget.transfer():
             answer = await services.ingest.submit(body, form=form, caller=identity, started_s=started_s)
         response = await acknowledgement(answer, minimal=minimal)
-        return Kept(
+        return KeptResponse(
             fingerprint=fingerprint,
             status=response.status_code,
             headers={name: response.headers[name] for name in KEPT_HEADERS if name in response.headers},
             body=await response.get_data(as_text=False),
         )
 
-    kept, is_replayed = await services.idempotency.once(Asked(scope=scope, fingerprint=fingerprint), carry_out)
+    kept, is_replayed = await services.idempotency.once(KeyedRequest(scope=scope, fingerprint=fingerprint), carry_out)
     response = Response(kept.body, status=kept.status, headers=kept.headers)
     if is_replayed:
         response.headers[REPLAYED] = "true"

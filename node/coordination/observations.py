@@ -120,7 +120,7 @@ def _record_auction(effect: RecordAuction, connection: "Connection") -> None:
 
 def _keep_proof(proof: FraudProof, heard_from: IdentityKey | None, connection: "Connection") -> None:
     first = proof.first.message
-    kept = peers.Equivocation(
+    kept = peers.StoredEquivocation(
         signer=proof.first.signer,
         batch_id=first.batch_id,
         role=first.role.word,

@@ -2,7 +2,7 @@
 
 The order is: the terms of each request (``terms``), what is known of the events, what is to be done (``batching``),
 then numbers, roots, signatures, and the rows. If the connection breaks while the commit is under way, the
-transaction is run again, though nobody knows whether the first one counted: ``RequestGroup.written`` and a look at
+transaction is run again, though it is not known whether the first one counted: ``RequestGroup.written`` and a look at
 the database tell.
 """
 

@@ -1,7 +1,7 @@
-"""A request that is sent again under its key is answered as it was the first time, also across restarts.
+"""A request that is repeated under its key gets the answer of the first time, also across restarts.
 
-``Idempotency-Key`` as draft-ietf-httpapi-idempotency-key-header has it. A request is carried out apart from whoever
-sent it: a client that gave up waiting finds the answer under its key.
+``Idempotency-Key`` follows draft-ietf-httpapi-idempotency-key-header. A request is carried out in a task of its own,
+not in that of its connection: a client that gave up waiting finds the answer under its key.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from node.runtime.clock import clock_ms
 from protocols.errors import ClientFault, WorldFault
 from storage import idempotency
 from storage.database import Database
-from storage.idempotency import Kept
+from storage.idempotency import KeptResponse
 
 log = structlog.get_logger(__name__)
 
 KEPT_MS: Final = 24 * 3600 * 1000
 KEYS_MAX: Final = 100_000
-BYTES_MAX: Final = 256 * 1024 * 1024  # of all answers kept
-LEFT: Final = 0.9  # of what may be kept, after the oldest were let go
+BYTES_MAX: Final = 256 * 1024 * 1024  # of the bodies of all answers
+PRUNED_TO: Final = 0.9  # share of the bounds that is left after the oldest were deleted
 UNDER_WAY_MAX: Final = 1_024
 PRUNE_S: Final = 60.0
 KEY: Final = re.compile("[!-~]{1,255}", re.ASCII)
@@ -37,28 +37,28 @@ class InvalidIdempotencyKeyError(ClientFault):
 
 
 class KeyInUseError(ClientFault):
-    """The first request with the key is under way. Field ``retryAfter``, seconds."""
+    """The first request with the key is being carried out. Field ``retryAfter``, seconds."""
 
     code = "idempotency-key-in-use"
 
 
 class KeyReusedError(ClientFault):
-    """The key was used for something else."""
+    """The key was used for another request."""
 
     code = "idempotency-key-reused"
 
 
 class TooManyKeysError(WorldFault):
-    """As many requests with keys are under way as may."""
+    """``UNDER_WAY_MAX`` requests with keys are being carried out."""
 
 
 @attrs.frozen(kw_only=True)
-class Asked:
+class KeyedRequest:
     """A request with a key.
 
     Attributes:
-        scope: Of the key: 32 bytes that stand for the caller, the route and the key.
-        fingerprint: Of all that the answer depends on, 32 bytes.
+        scope: Digest of the caller, the route and the key, 32 bytes.
+        fingerprint: Digest of all that the answer depends on, 32 bytes.
     """
 
     scope: bytes
@@ -69,29 +69,29 @@ class Asked:
 class _UnderWay:
     fingerprint: bytes
     done: trio.Event = attrs.field(factory=trio.Event)
-    outcome: Kept | Exception | None = None
+    outcome: KeptResponse | Exception | None = None
 
 
 def read_key(values: Sequence[str]) -> str:
-    """The key that the header says, quoted as a string of RFC 9651 or bare.
+    """The key in the values of the header: a string of RFC 9651 in quotes, or bare.
 
     Raises:
-        InvalidIdempotencyKeyError: It is none, or stands twice.
+        InvalidIdempotencyKeyError: It is not a key, or the header was sent twice.
     """
     text = values[0].strip() if len(values) == 1 else ""
     if QUOTED.fullmatch(text):
         text = re.sub(r"\\(.)", r"\1", text[1:-1])
     if KEY.fullmatch(text) is None:
         raise InvalidIdempotencyKeyError(
-            "Idempotency-Key: is no key",
+            "Idempotency-Key: must be sent once, with 1 to 255 visible ASCII characters",
             field="Idempotency-Key",
-            remedy="send it once, 1 to 255 visible characters, a UUID for example",
+            remedy="send a UUID, for example",
         )
     return text
 
 
 def digest(*parts: bytes) -> bytes:
-    """SHA-256 over parts, none of which can be taken for a piece of another."""
+    """SHA-256 over parts with their lengths, so that no two lists of parts have the same input."""
     made = hashlib.sha256()
     for part in parts:
         made.update(len(part).to_bytes(8, "big"))
@@ -114,11 +114,13 @@ class IdempotencyLedger:
         self._bytes = 0
         self._send, self._receive = trio.open_memory_channel[Callable[[], Awaitable[None]]](UNDER_WAY_MAX)
 
-    async def once(self, asked: Asked, carry_out: Callable[[], Awaitable[Kept]]) -> tuple[Kept, bool]:
+    async def once(
+        self, asked: KeyedRequest, carry_out: Callable[[], Awaitable[KeptResponse]]
+    ) -> tuple[KeptResponse, bool]:
         """The answer to a request, and whether it was given before.
 
         Args:
-            carry_out: Makes the answer; it goes on if the caller is cancelled. Only a 2xx is kept.
+            carry_out: Makes the answer; it runs to its end if the caller is cancelled. Only a 2xx is kept.
 
         Raises:
             KeyInUseError, KeyReusedError. And what ``carry_out`` raises.
@@ -126,9 +128,9 @@ class IdempotencyLedger:
         before = self._under_way.get(asked.scope)
         if before is not None:
             _same(before.fingerprint, asked)
-            raise KeyInUseError("the first request with this key is under way", retryAfter=1)
+            raise KeyInUseError("the first request with this key is being carried out", retryAfter=1)
         if len(self._under_way) >= UNDER_WAY_MAX:
-            raise TooManyKeysError(f"{UNDER_WAY_MAX} requests with keys are under way")
+            raise TooManyKeysError(f"{UNDER_WAY_MAX} requests with keys are being carried out already")
         mine = self._under_way[asked.scope] = _UnderWay(fingerprint=asked.fingerprint)
         try:
             find = partial(idempotency.find, scope=asked.scope, since_ms=clock_ms() - self._kept_ms)
@@ -149,13 +151,15 @@ class IdempotencyLedger:
         return mine.outcome, False
 
     async def run(self) -> None:
-        """Carry requests out, and forget old answers, until cancelled."""
+        """Carry requests out, and delete old answers, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prune_always)
             async for call in self._receive:
                 nursery.start_soon(call)
 
-    async def _carry_out(self, asked: Asked, mine: _UnderWay, carry_out: Callable[[], Awaitable[Kept]]) -> None:
+    async def _carry_out(
+        self, asked: KeyedRequest, mine: _UnderWay, carry_out: Callable[[], Awaitable[KeptResponse]]
+    ) -> None:
         try:
             mine.outcome = kept = await carry_out()
             if 200 <= kept.status < 300:
@@ -166,8 +170,8 @@ class IdempotencyLedger:
             del self._under_way[asked.scope]
             mine.done.set()
 
-    async def _keep(self, asked: Asked, kept: Kept) -> None:
-        """Write an answer down. What it tells of is done: a database that is away does not make it undone."""
+    async def _keep(self, asked: KeyedRequest, kept: KeptResponse) -> None:
+        """Store an answer. The request was carried out, so an unavailable database is logged and is no error."""
         if len(kept.body) > self._bytes_max:
             return
         try:
@@ -177,14 +181,14 @@ class IdempotencyLedger:
             if self._count > self._keys_max or self._bytes > self._bytes_max:
                 await self._prune()
         except WorldFault as fault:
-            log.warning("idempotency.not_kept", why=str(fault))
+            log.warning("idempotency.not_kept", reason=str(fault))
 
     async def _prune(self) -> None:
         call = partial(
             idempotency.prune,
             since_ms=clock_ms() - self._kept_ms,
-            count_max=int(LEFT * self._keys_max),
-            bytes_max=int(LEFT * self._bytes_max),
+            count_max=int(PRUNED_TO * self._keys_max),
+            bytes_max=int(PRUNED_TO * self._bytes_max),
         )
         self._count, self._bytes = await self._database.run(call)
 
@@ -193,14 +197,14 @@ class IdempotencyLedger:
             try:
                 await self._prune()
             except WorldFault as fault:
-                log.warning("idempotency.not_pruned", why=str(fault))
+                log.warning("idempotency.not_pruned", reason=str(fault))
             await trio.sleep(PRUNE_S)
 
 
-def _same(fingerprint: bytes, asked: Asked) -> None:
+def _same(fingerprint: bytes, asked: KeyedRequest) -> None:
     if fingerprint != asked.fingerprint:
         raise KeyReusedError(
             "the key was used for another request",
             field="Idempotency-Key",
-            remedy="send each request under a key of its own, and repeat it as it was",
+            remedy="send each request under its own key, and repeat it unchanged",
         )

@@ -51,7 +51,7 @@ class Recovery:
 
     async def run(self) -> None:
         """Give the driver, until cancelled, batches that have neither an end nor an entity: their stimulus was lost
-        with a restart of the driver, or with a commit of which nobody knows whether it counted.
+        with a restart of the driver, or with a commit whose outcome is not known.
         """
         dead: set[str] = set()
         while True:

@@ -1,4 +1,4 @@
-"""What a source sent that is no event is kept with its reason, in the transaction that commits its events."""
+"""Keeps what a source sent and was rejected, with the reason, in the transaction that commits its events."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ def record_read(
     refused = [*admitted.rejections, *classification.conflicts]
     if refused:
         kept = [
-            sources.Rejected(
+            sources.RejectedEvent(
                 external_id=each.external_id,
                 field=each.field,
                 reason=each.reason,

@@ -60,7 +60,7 @@ class DirectoryLock:
             self._handle = None
 
 
-class Cluster:
+class ClusterFiles:
     """A cluster's files.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Where the embedded Postgres lives, and as whom it runs.
 
-Postgres refuses to run as root. A node that is root runs it as ``postgres``, as ``nobody``, or as whoever owns
-the cluster already. Where that user cannot reach the data directory or the installed binaries (a clone under a
+Postgres refuses to run as root. A node that is root runs it as ``postgres``, as ``nobody``, or as the user who
+owns the cluster already. Where that user cannot reach the data directory or the installed binaries (a clone under a
 private home), they are kept under ``SHARED`` instead; a file in the data directory then says where, so that
 removing the data directory never brings an old database back.
 """
@@ -54,7 +54,7 @@ def place(directory: Path) -> Placement:
     """Choose and make the directories of a node whose data directory is ``directory``.
 
     Raises:
-        EmbeddedPostgresError: there is no user to run as, or a directory belongs to somebody else.
+        EmbeddedPostgresError: there is no user to run as, or a directory belongs to another user.
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory = directory.resolve()

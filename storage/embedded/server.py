@@ -9,7 +9,7 @@ import psycopg
 import structlog
 import trio
 
-from storage.embedded.cluster import SUPERUSER_DATABASE, Cluster, DirectoryLock
+from storage.embedded.cluster import SUPERUSER_DATABASE, ClusterFiles, DirectoryLock
 from storage.embedded.placement import place
 from storage.embedded.process import ServerProcess
 from storage.errors import EmbeddedPostgresError
@@ -35,7 +35,7 @@ class EmbeddedPostgres:
     def __init__(self, directory: Path) -> None:
         placement = place(directory)
         self._lock = DirectoryLock(directory)
-        self._cluster = Cluster(placement)
+        self._cluster = ClusterFiles(placement)
         self._process = ServerProcess(placement, self._cluster.data)
         self.url = ""
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from storage.embedded import EmbeddedPostgres
-from storage.embedded.cluster import Cluster, DirectoryLock
+from storage.embedded.cluster import ClusterFiles, DirectoryLock
 from storage.embedded.placement import SOCKET_CHARS_MAX, Account, Placement, place
 from storage.embedded.process import LOG_BYTES_MAX, SETTINGS, ServerProcess
 from storage.errors import DataDirectoryInUseError, EmbeddedPostgresError
@@ -48,9 +48,9 @@ def placement(home: Path) -> Placement:
 
 
 @pytest.fixture
-def unserved(placement: Placement) -> Cluster:
+def unserved(placement: Placement) -> ClusterFiles:
     """A cluster whose data directory is there, and empty."""
-    cluster = Cluster(placement)
+    cluster = ClusterFiles(placement)
     cluster.data.mkdir()
     return cluster
 
@@ -96,12 +96,12 @@ def test_a_lock_file_that_is_a_link_is_not_followed(home: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "not a number\n", "99999999999999999999\n"])
-def test_a_pid_file_that_names_no_process_is_no_obstacle(unserved: Cluster, text: str) -> None:
+def test_a_pid_file_that_names_no_process_is_no_obstacle(unserved: ClusterFiles, text: str) -> None:
     (unserved.data / "postmaster.pid").write_text(text)
     unserved.clear_leftover()
 
 
-def test_the_marks_of_a_server_that_is_gone_are_removed(unserved: Cluster, placement: Placement) -> None:
+def test_the_marks_of_a_server_that_is_gone_are_removed(unserved: ClusterFiles, placement: Placement) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     marks = [unserved.data / "postmaster.pid", placement.sockets / ".s.PGSQL.5432.lock"]
@@ -111,7 +111,7 @@ def test_the_marks_of_a_server_that_is_gone_are_removed(unserved: Cluster, place
     assert not any(mark.exists() for mark in marks)
 
 
-def test_a_process_of_another_cluster_is_left_alone(unserved: Cluster) -> None:
+def test_a_process_of_another_cluster_is_left_alone(unserved: ClusterFiles) -> None:
     other = subprocess.Popen(["sleep", "60"])
     try:
         (unserved.data / "postmaster.pid").write_text(f"{other.pid}\n")
@@ -123,7 +123,7 @@ def test_a_process_of_another_cluster_is_left_alone(unserved: Cluster) -> None:
         other.wait()
 
 
-def test_a_process_that_serves_the_cluster_is_ended(unserved: Cluster) -> None:
+def test_a_process_that_serves_the_cluster_is_ended(unserved: ClusterFiles) -> None:
     """Known by its command line, in which the data directory stands as an argument of its own."""
     script = "import signal, sys, time; print('up', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", script, "-D", str(unserved.data)]
@@ -140,7 +140,7 @@ def test_a_process_that_serves_the_cluster_is_ended(unserved: Cluster) -> None:
 
 def test_the_log_s_end_is_shown_and_bytes_that_are_no_text_are_borne(placement: Placement) -> None:
     (placement.home / "server.log").write_bytes(b"x" * 5_000 + b"\xff the last words")
-    tail = Cluster(placement).log_tail()
+    tail = ClusterFiles(placement).log_tail()
     assert tail.endswith("\ufffd the last words")
     assert len(tail) == 1_500
 
@@ -153,14 +153,14 @@ def test_a_failed_initdb_says_why_and_leaves_no_cluster(placement: Placement) ->
     script.chmod(0o755)
     for each in (broken, script):
         os.chown(each, placement.account.uid, placement.account.gid)
-    cluster = Cluster(attrs.evolve(placement, binaries=broken))
+    cluster = ClusterFiles(attrs.evolve(placement, binaries=broken))
     with pytest.raises(EmbeddedPostgresError, match="no space left"):
         cluster.create()
     assert not cluster.data.exists()
 
 
 def test_a_cluster_is_created_once_with_a_password_of_its_own(placement: Placement) -> None:
-    cluster = Cluster(placement)
+    cluster = ClusterFiles(placement)
     cluster.create()
     secret = (placement.home / "password").read_text()
     assert len(secret) >= 40
@@ -185,14 +185,16 @@ def wait_for_end(process: ServerProcess) -> None:
         time.sleep(0.02)
 
 
-def test_a_process_that_was_never_started_can_be_ended(unserved: Cluster, placement: Placement) -> None:
+def test_a_process_that_was_never_started_can_be_ended(unserved: ClusterFiles, placement: Placement) -> None:
     process = ServerProcess(placement, unserved.data)
     assert (process.pid, process.is_started) == (0, False)
     process.end()
     assert not process.is_started
 
 
-def test_a_server_that_cannot_start_shows_in_its_status_and_its_log(unserved: Cluster, placement: Placement) -> None:
+def test_a_server_that_cannot_start_shows_in_its_status_and_its_log(
+    unserved: ClusterFiles, placement: Placement
+) -> None:
     process = ServerProcess(placement, unserved.data)
     process.spawn()
     wait_for_end(process)
@@ -202,7 +204,7 @@ def test_a_server_that_cannot_start_shows_in_its_status_and_its_log(unserved: Cl
     assert not process.is_started
 
 
-def test_a_log_that_has_grown_large_begins_anew(unserved: Cluster, placement: Placement) -> None:
+def test_a_log_that_has_grown_large_begins_anew(unserved: ClusterFiles, placement: Placement) -> None:
     log = placement.home / "server.log"
     with log.open("wb") as file:
         file.truncate(LOG_BYTES_MAX + 1)
@@ -213,7 +215,7 @@ def test_a_log_that_has_grown_large_begins_anew(unserved: Cluster, placement: Pl
     assert 0 < log.stat().st_size < 10_000
 
 
-def test_the_server_is_started_in_the_main_thread_alone(unserved: Cluster, placement: Placement) -> None:
+def test_the_server_is_started_in_the_main_thread_alone(unserved: ClusterFiles, placement: Placement) -> None:
     refused: list[BaseException] = []
 
     def spawn() -> None:

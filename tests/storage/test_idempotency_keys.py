@@ -4,13 +4,13 @@ import psycopg
 import pytest
 
 from storage import idempotency
-from storage.idempotency import Kept
+from storage.idempotency import KeptResponse
 
 FINGERPRINT = b"f" * 32
 
 
-def kept(body: bytes = b"{}", status: int = 202) -> Kept:
-    return Kept(fingerprint=FINGERPRINT, status=status, headers={"X-Place": "ä"}, body=body)
+def kept(body: bytes = b"{}", status: int = 202) -> KeptResponse:
+    return KeptResponse(fingerprint=FINGERPRINT, status=status, headers={"X-Place": "ä"}, body=body)
 
 
 def scope(number: int) -> bytes:

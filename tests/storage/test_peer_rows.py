@@ -7,14 +7,14 @@ import psycopg
 
 from storage import batches, nonces, notices, peers
 from storage.nonces import Nonce
-from storage.peers import PROOFS_PER_SIGNER_MAX, Equivocation
+from storage.peers import PROOFS_PER_SIGNER_MAX, StoredEquivocation
 from tests.storage.making import AGENT, new_batch, sealed_batch
 
 OTHER = b"\x03" + bytes(32)
 
 
-def proof(batch: int = 1, signer: bytes = AGENT, **values: Any) -> Equivocation:
-    found = Equivocation(
+def proof(batch: int = 1, signer: bytes = AGENT, **values: Any) -> StoredEquivocation:
+    found = StoredEquivocation(
         signer=signer, batch_id=f"batch_{batch}", role="validate", first=b"one", second=b"two", heard_from=None
     )
     return attrs.evolve(found, **values)

@@ -5,7 +5,7 @@ import pytest
 
 from storage import sources
 from storage.errors import SourceExistsError
-from storage.sources import Rejected
+from storage.sources import RejectedEvent
 from tests.storage.making import POLICY
 
 
@@ -86,8 +86,8 @@ def test_marks_are_replaced_and_forgotten(connection: psycopg.Connection) -> Non
     sources.forget_mark(connection, "s1")
 
 
-def rejected(number: int, external_id: str | None = "e") -> Rejected:
-    return Rejected(
+def rejected(number: int, external_id: str | None = "e") -> RejectedEvent:
+    return RejectedEvent(
         external_id=external_id,
         field="/data",
         reason=f"reason {number}",

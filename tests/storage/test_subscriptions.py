@@ -45,7 +45,7 @@ def test_a_subscription_is_made_once(connection: psycopg.Connection) -> None:
     assert made == get(connection)
     assert (made.filter_criteria, made.cursor_sequence, made.deliveries) == ({"sourceIds": ["s1"]}, 7, 0)
     assert "whsec" not in repr(made), "secrets stay out of logs"
-    with pytest.raises(SubscriptionExistsError, match="'a' already"):
+    with pytest.raises(SubscriptionExistsError, match="'a' exists already"):
         make(connection, "a")
 
 

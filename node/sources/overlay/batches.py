@@ -24,7 +24,7 @@ from node.worker.parsing.foreign_events import (
 )
 from protocols.messages import IdentityKey, Manifest, QuorumCertificate
 from storage import events
-from storage.certificate_log import Entry
+from storage.certificate_log import LogEntry
 from storage.database import Database
 
 STATUSES: Final = {"valid": ("valid",), "invalid": ("invalid",), "all": ("valid", "invalid")}
@@ -41,7 +41,7 @@ class BatchOutcome:
         is_final: Asking again will not help.
     """
 
-    entry: Entry
+    entry: LogEntry
     source: SourceOfNode | None = None
     events: Sequence[RawEvent] = ()
     reason: str = ""
@@ -85,7 +85,7 @@ class BatchReader:
             statuses=frozenset(STATUSES[settings.status]),
         )
 
-    async def read(self, entries: Sequence[Entry]) -> list[BatchOutcome]:
+    async def read(self, entries: Sequence[LogEntry]) -> list[BatchOutcome]:
         """What comes of entries, in their order; those that have to be fetched are fetched at the same time."""
         encoded = [entry.certificate for entry in entries]
         chosen = await self._intake.compute(partial(choose, encoded, self._selection))
@@ -106,7 +106,7 @@ class BatchReader:
                     nursery.start_soon(read_one, at, certificate)
         return outcomes
 
-    async def _read(self, entry: Entry, certificate: QuorumCertificate, manifest: Manifest | None) -> BatchOutcome:
+    async def _read(self, entry: LogEntry, certificate: QuorumCertificate, manifest: Manifest | None) -> BatchOutcome:
         statement = certificate.statement
         source = statement.coordinator, statement.source_id
         outcome = partial(BatchOutcome, entry=entry, source=source)

@@ -17,8 +17,8 @@ from node.sources.overlay.waiting import BEHIND, SourceOfNode, read_position, wr
 from node.sources.settings.overlay import OverlaySourceSettings
 from node.worker.parsing.bodies import RawEvent
 from storage import certificate_log, sources
-from storage.certificate_log import Entry
-from storage.sources import Rejected
+from storage.certificate_log import LogEntry
+from storage.sources import RejectedEvent
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -108,7 +108,7 @@ class _LogReader:
             reason = f"certificates {numbers} of the log may have been deleted before they were read"
             await self._reject(None, reason, "raise OVERLAY_CERTIFICATES_MAX, and read these batches at their nodes")
 
-    async def _use(self, entries: Sequence[Entry]) -> None:
+    async def _use(self, entries: Sequence[LogEntry]) -> None:
         """Take the events of batches in their order; put aside what cannot be had now."""
         taken: list[RawEvent] = []
         has_changed = False
@@ -148,7 +148,7 @@ class _LogReader:
     async def _reject(self, batch_id: str | None, reason: str, remedy: str = "") -> None:
         """Store what is given up, before the saved position passes it."""
         log.warning("overlay_source.given_up", batch=batch_id, why=reason)
-        rejected = Rejected(
+        rejected = RejectedEvent(
             external_id=batch_id,
             field="/batch",
             reason=reason,
@@ -158,5 +158,5 @@ class _LogReader:
         await self._node.database.run(partial(_keep_rejected, self._intake.source_id, rejected))
 
 
-def _keep_rejected(source_id: str, rejected: Rejected, connection: "Connection") -> None:
+def _keep_rejected(source_id: str, rejected: RejectedEvent, connection: "Connection") -> None:
     sources.keep_rejected(connection, source_id, [rejected])

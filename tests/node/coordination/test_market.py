@@ -53,7 +53,7 @@ async def test_an_agent_is_explained(postgres_url: str) -> None:
         await node.database.run(
             lambda connection: peers.keep_equivocation(
                 connection,
-                peers.Equivocation(
+                peers.StoredEquivocation(
                     signer=AGENT.identity, batch_id="batch_1", role="validate", first=b"1", second=b"2"
                 ),
             )
