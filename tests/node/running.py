@@ -369,7 +369,11 @@ async def running(
             idempotency=IdempotencyLedger(database, **(idempotency_bounds or {})),
             ingest=ingest,
             sources=SourceManager(
-                database=database, ingest=ingest, connectors=connectors or {}, outbound_allowed=allowed, pauses=QUICK
+                database=database,
+                ingest=ingest,
+                connectors=connectors or {},
+                outbound_allowed=allowed,
+                pauses=pauses or QUICK,
             ),
             feed=feed,
             cursors=cursors,

@@ -43,7 +43,7 @@ PROPERTIES: Final[dict[str, AllowedRange | AllowedChoices]] = {
     "broker.address.family": AllowedChoices(("any", "v4", "v6")),
     "connections.max.idle.ms": AllowedRange(0, 3_600_000),
     "fetch.error.backoff.ms": AllowedRange(10, 60_000),
-    "fetch.max.bytes": AllowedRange(65_536, 33_554_432),
+    "fetch.max.bytes": AllowedRange(1_000_000, 33_554_432),  # at least the library's message.max.bytes
     "fetch.min.bytes": AllowedRange(1, 1_048_576),
     "fetch.wait.max.ms": AllowedRange(10, 10_000),
     "heartbeat.interval.ms": AllowedRange(100, 60_000),
@@ -52,7 +52,7 @@ PROPERTIES: Final[dict[str, AllowedRange | AllowedChoices]] = {
     "max.poll.interval.ms": AllowedRange(10_000, 3_600_000),
     "metadata.max.age.ms": AllowedRange(10_000, 3_600_000),
     "queued.max.messages.kbytes": AllowedRange(1_024, 65_536),
-    "reconnect.backoff.max.ms": AllowedRange(100, 60_000),
+    "reconnect.backoff.max.ms": AllowedRange(250, 60_000),  # at least the reconnect.backoff.ms that the node sets
     "session.timeout.ms": AllowedRange(3_000, 600_000),
     "socket.connection.setup.timeout.ms": AllowedRange(1_000, 60_000),
     "socket.keepalive.enable": AllowedChoices(("true", "false")),

@@ -14,7 +14,6 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
 from node.ingest.admission_control import IngestLimits
 from node.sources import kafka
-from node.sources import settings as source_settings
 from node.sources.settings import HIDDEN
 from node.worker import compute
 from storage import batches
@@ -506,32 +505,3 @@ async def test_a_group_that_begins_at_the_end_misses_nothing_after_it(node: Runn
     await enable(node, True)
     await until(partial(has, node, 4))
     assert sorted(event["data"] for event in await events(node)) == [10, 11, 12, 13]
-
-
-BASE: dict[str, Any] = {"brokers": ["kafka.example:9092"], "topics": ["t"]}
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"brokers": []}, "/configuration/brokers"),
-        ({"brokers": ["kafka.example"]}, "/configuration/brokers"),
-        ({"brokers": ["a:1,b:2"]}, "/configuration/brokers"),
-        ({"topics": []}, "/configuration"),
-        ({"topicPattern": "t.*"}, "/configuration"),
-        ({"topics": ["^a.*"]}, "/configuration/topics/0"),
-        ({"topics": [], "topicPattern": "("}, "/configuration/topicPattern"),
-        ({"properties": {"ssl.ca.location": "/etc/shadow"}}, "/configuration/properties"),
-        ({"properties": {"plugin.library.paths": "x"}}, "/configuration/properties"),
-        ({"properties": {"session.timeout.ms": 1}}, "/configuration/properties"),
-        ({"properties": {"session.timeout.ms": "6000"}}, "/configuration/properties"),
-        ({"sasl": {"mechanism": "PLAIN", "username": "u", "password": "p"}}, "/configuration"),
-        ({"sasl": {"mechanism": "GSSAPI", "username": "u", "password": "p"}}, "/configuration/sasl/mechanism"),
-        ({"tls": {"certificatePem": "x"}}, "/configuration/tls"),
-    ],
-)
-def test_settings_that_are_wrong_are_refused(change: dict[str, Any], field: str) -> None:
-    source_settings.read("kafka", BASE)
-    with pytest.raises(source_settings.InvalidConfigurationError) as refused:
-        source_settings.read("kafka", {**BASE, **change})
-    assert refused.value.fields["field"] == field
