@@ -1,4 +1,4 @@
-"""Logs and metrics: structured lines on stderr, and the Prometheus text of everything the node counts."""
+"""Logs and metrics: structured lines on stderr, and the Prometheus text of all that the node counts."""
 
 import logging
 import sys
@@ -25,8 +25,8 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 
 
 
 class RateLimit(logging.Filter):
-    """At most ``burst`` records a window from one place in a library's code, so that a dead peer cannot flood the
-    log. The first record of the next window says how many were left out.
+    """Passes at most ``burst`` records a window from one line of a library's code, so that a dead peer cannot flood
+    the log. The first record of the next window has the number of those left out in ``left_out``.
     """
 
     def __init__(self, burst: int = BURST, window_s: float = BURST_WINDOW_S) -> None:
@@ -50,12 +50,13 @@ class RateLimit(logging.Filter):
 
 
 def configure_logging(level: str, log_format: str, *, node: str, stream: TextIO | None = None) -> None:
-    """Send structlog and standard logging to stderr. To be called after libp2p is imported, which sets up its own.
+    """Send structlog and standard logging to stderr. Call it after libp2p is imported, which sets up its own log.
 
     Args:
-        level: ``debug``, ``info``, ``warning`` or ``error``; libraries of the network stay at ``warning``.
+        level: ``debug``, ``info``, ``warning`` or ``error``; libraries of the network log from ``warning`` on.
         log_format: ``json`` or ``console``.
-        node: Bound to every line.
+        node: The node's name, in every line.
+        stream: Where lines go; None: stderr.
     """
 
     def name_node(_: Any, __: str, event: EventDict) -> EventDict:
@@ -103,7 +104,7 @@ def _route(handler: logging.Handler, level: int) -> None:
     root.setLevel(level)
     for name in list(logging.Logger.manager.loggerDict):
         logger = logging.getLogger(name)
-        if name.startswith(QUIET):  # a child that set a level of its own follows its parent again
+        if name.startswith(QUIET):  # a child with a level of its own follows its parent again
             logger.handlers.clear()
             logger.propagate = True
             logger.setLevel(logging.NOTSET)
@@ -113,7 +114,7 @@ def _route(handler: logging.Handler, level: int) -> None:
 
 
 class SourceFigures(Collector):
-    """How the sources are doing that this node reads, from their states as they are shown."""
+    """Figures of the sources that this node reads, from their states."""
 
     def __init__(self, states: Callable[[], "Mapping[str, SourceState]"]) -> None:
         self._states = states
@@ -121,10 +122,10 @@ class SourceFigures(Collector):
     def collect(self) -> Iterator[Metric]:
         """A row for each source and figure."""
         up = GaugeMetricFamily("overlay_source_up", "Whether a source is being read", labels=["source"])
-        lag = GaugeMetricFamily("overlay_source_lag", "Events known to wait at a source", labels=["source"])
+        lag = GaugeMetricFamily("overlay_source_lag", "Events known to be waiting at a source", labels=["source"])
         faults = CounterMetricFamily("overlay_source_errors", "Failures of a source", labels=["source"])
         events = CounterMetricFamily(
-            "overlay_source_events", "What sources said, by what became of it", labels=["source", "outcome"]
+            "overlay_source_events", "Records read from sources, by outcome", labels=["source", "outcome"]
         )
         for source, state in self._states().items():
             up.add_metric([source], float(state.status in ("running", "listening")))
@@ -138,7 +139,7 @@ class SourceFigures(Collector):
 
 
 class DeliveryFigures(Collector):
-    """How certified events leave the node, from what the feed and the webhooks count themselves."""
+    """Figures of delivery, from what the feed and the webhooks count themselves."""
 
     def __init__(self, feed: Callable[[], "FeedStats"], webhooks: Callable[[], "WebhookStats"]) -> None:
         self._feed, self._webhooks = feed, webhooks
@@ -148,7 +149,7 @@ class DeliveryFigures(Collector):
         feed, webhooks = self._feed(), self._webhooks()
         events = CounterMetricFamily("overlay_feed_events", "Certified events handed to the feed")
         events.add_metric([], feed.events)
-        cut_off = CounterMetricFamily("overlay_stream_cut_off", "Clients too slow for their buffer, let go")
+        cut_off = CounterMetricFamily("overlay_stream_cut_off", "Stream clients closed because they were too slow")
         cut_off.add_metric([], feed.cut_off)
         receivers = GaugeMetricFamily(
             "overlay_webhook_receivers", "Webhook subscriptions being delivered", labels=["state"]
@@ -164,7 +165,7 @@ class DeliveryFigures(Collector):
 
 
 class Metrics:
-    """Everything the node counts, by what happened. Times in seconds."""
+    """All that the node counts. Times are in seconds."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -179,36 +180,36 @@ class Metrics:
         def seconds(name: str, text: str) -> Histogram:
             return Histogram(f"overlay_{name}_seconds", text, buckets=SECONDS, registry=registry)
 
-        self._acknowledged = counter("events_acknowledged", "Events taken in and on disk")
+        self._acknowledged = counter("events_acknowledged", "Events accepted and stored")
         self._certified = counter("events_certified", "Events certified as valid")
         self._invalid = counter("events_invalid", "Events certified as invalid")
-        self._dead = counter("events_dead", "Events given up")
-        self._duplicates = counter("events_duplicates", "Events known already")
-        self._rejected = counter("events_rejected", "Events refused")
-        self._outcomes = counter("agent_outcomes", "Answers of agents, as a quorum judged them", "outcome")
-        self._faults = counter("peer_faults", "Faults of peers", "code")
-        self._frames = counter("frames", "Signed messages to and from peers", "direction", "carrier", "message")
-        self._bytes = counter("frame_bytes", "Their bytes, before compression", "direction", "carrier")
+        self._dead = counter("events_dead", "Events of batches that are dead")
+        self._duplicates = counter("events_duplicates", "Events that were known already")
+        self._rejected = counter("events_rejected", "Events rejected")
+        self._outcomes = counter("agent_outcomes", "Answers of agents, by their agreement with the quorum", "outcome")
+        self._faults = counter("peer_faults", "Faults of peers, by error code", "code")
+        self._frames = counter("frames", "Signed messages sent and received", "direction", "carrier", "message")
+        self._bytes = counter("frame_bytes", "Bytes of those messages, before compression", "direction", "carrier")
         self._processor = counter("processor_seconds", "Processor time of the node's processes", "component")
-        self._runs = counter("role_runs", "Batches computed")
-        self._cpu = counter("role_cpu_seconds", "Processor time of computing batches, worker processes included")
-        self._lookups = counter("processing_cache_lookups", "Results looked for among those kept", "type", "outcome")
+        self._runs = counter("role_runs", "Batches that roles were run over")
+        self._cpu = counter("role_cpu_seconds", "Processor time of running roles, worker processes included")
+        self._lookups = counter("processing_cache_lookups", "Lookups of cached results", "type", "outcome")
         self._acknowledgement = seconds("acknowledgement", "From the first byte of a request to its commit")
         self._certificate = seconds("certificate", "From the acknowledgement of a batch to its certificate")
-        self._stages = gauge("batches", "Batches taken in here and not yet ended, by stage", "stage")
+        self._stages = gauge("batches", "Batches of this node that have not ended, by stage", "stage")
         self._leases = gauge("leases", "Leases in force that this node awarded")
-        self._inbox = gauge("driver_inbox", "Stimuli that wait")
-        self._unsettled = gauge("events_unsettled", "Events acknowledged and not yet ended")
+        self._inbox = gauge("driver_inbox", "Stimuli waiting for the driver")
+        self._unsettled = gauge("events_unsettled", "Events acknowledged that have not ended")
         self._clients = gauge("stream_clients", "Event streams being served")
-        self._cached = gauge("processing_cache_bytes", "Results of processing kept")
+        self._cached = gauge("processing_cache_bytes", "Size of the cached results")
         self._connected = gauge("peers_connected", "Peers connected")
 
     def watch_sources(self, states: Callable[[], "Mapping[str, SourceState]"]) -> None:
-        """Show how sources are doing, read whenever the metrics are: by source, its state."""
+        """Show the figures of sources, read whenever metrics are read. ``states``: by source id."""
         self._registry.register(SourceFigures(states))
 
     def watch_delivery(self, feed: Callable[[], "FeedStats"], webhooks: Callable[[], "WebhookStats"]) -> None:
-        """Show how events leave, read whenever the metrics are."""
+        """Show the figures of delivery, read whenever metrics are read."""
         self._registry.register(DeliveryFigures(feed, webhooks))
 
     def admitted(self, counts: Mapping[str, int], seconds: float) -> None:
@@ -234,20 +235,20 @@ class Metrics:
         self._cpu.inc(cpu_seconds)
 
     def looked_up(self, kind: str, hit: bool) -> None:
-        """A result of processing was looked for: a ``hit``, or a ``miss``."""
+        """A result was looked up in the cache, and found if ``hit``."""
         self._lookups.labels(type=kind, outcome="hit" if hit else "miss").inc()
 
     def judged(self, outcome: str) -> None:
-        """An agent's answer was found to have ``agreed``, ``dissented``, come ``late`` or ``equivocated``."""
+        """An agent's answer ``agreed``, ``dissented``, was ``late`` or ``equivocated``."""
         self._outcomes.labels(outcome=outcome).inc()
 
     def sent(self, carrier: str, message: str, size: int) -> None:
-        """A message left by ``gossip`` or ``stream``: once, however many neighbours pass it on."""
+        """A message was sent by ``gossip`` or ``stream``; gossip counts once, however many neighbours pass it on."""
         self._frames.labels(direction="out", carrier=carrier, message=message).inc()
         self._bytes.labels(direction="out", carrier=carrier).inc(size)
 
     def received(self, carrier: str, message: str, size: int) -> None:
-        """A message came and its signature holds."""
+        """A message with a valid signature was received."""
         self._frames.labels(direction="in", carrier=carrier, message=message).inc()
         self._bytes.labels(direction="in", carrier=carrier).inc(size)
 
@@ -257,7 +258,7 @@ class Metrics:
             self._processor.labels(component=component).inc(spent)
 
     def peer_fault(self, code: str) -> None:
-        """A peer sent something wrong. The code is that of one of our error classes, so there are few."""
+        """A peer was at fault. ``code`` is one of our error codes, so the label has few values."""
         self._faults.labels(code=code).inc()
 
     def observe(
@@ -271,7 +272,7 @@ class Metrics:
         leases: int,
         cached: int,
     ) -> None:
-        """How things stand now. ``stages`` names every stage, the empty ones too."""
+        """Set the gauges. ``stages`` names every stage, the empty ones too."""
         self._inbox.set(inbox)
         self._unsettled.set(unsettled)
         self._connected.set(connected)

@@ -1,6 +1,6 @@
-"""The kinds of values that settings have: each is parsed and checked here, and says in words what it accepts.
+"""The kinds of values that settings have: each is parsed and checked here, and states what it accepts.
 
-A kind is an annotated type. Its ``Accepts`` is the text that stands after "Set it to" in errors and in the table of
+A kind is an annotated type. Its ``Accepts`` is the text that follows "Set it to" in errors and in the table of
 all settings, where the type alone does not say it.
 """
 

@@ -1,4 +1,4 @@
-"""Every setting of a node, in sections: what a part of the node needs stands together, with what follows from it.
+"""Every setting of a node, in sections: what one part of the node needs is together, with what follows from it.
 
 A field's name is the name of the environment variable in lower case, and the key in the TOML file. The sections are
 one flat model, ``Settings``; ``config`` reads it, and ``wiring`` hands it on to the parts.

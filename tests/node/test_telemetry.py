@@ -228,3 +228,82 @@ def test_delivery_is_shown_as_it_is_when_it_is_asked_for() -> None:
     assert (found["overlay_webhook_receiversdelivering"], found["overlay_webhook_receiversfailing"]) == (3, 2)
     assert found["overlay_webhook_deliveries_totaltaken"] == 40
     assert found["overlay_webhook_deliveries_totalfailed"] == 9
+
+
+def test_the_names_of_metrics_are_an_interface() -> None:
+    """Dashboards and alerts of operators are written with these names: none may go or change."""
+    metrics = Metrics()
+    metrics.watch_sources(dict)
+    feed = FeedStats(subscriptions=0, events=0, cut_off=0, serialised=0, evaluated=0)
+    metrics.watch_delivery(lambda: feed, lambda: WebhookStats(active=0, failing=0, deliveries=0, failures=0))
+    kinds = {
+        family.name: family.type
+        for family in text_string_to_metric_families(metrics.text())
+        if family.name.startswith("overlay_")
+    }
+    counters = """agent_outcomes events_acknowledged events_certified events_dead events_duplicates events_invalid
+        events_rejected feed_events frame_bytes frames peer_faults processing_cache_lookups processor_seconds
+        role_cpu_seconds role_runs source_errors source_events stream_cut_off webhook_deliveries"""
+    gauges = """batches driver_inbox events_unsettled leases peers_connected processing_cache_bytes source_lag
+        source_up stream_clients webhook_receivers"""
+    expected = {
+        **{f"overlay_{name}": "counter" for name in counters.split()},
+        **{f"overlay_{name}": "gauge" for name in gauges.split()},
+        "overlay_acknowledgement_seconds": "histogram",
+        "overlay_certificate_seconds": "histogram",
+    }
+    assert {name: kind for name, kind in kinds.items() if name in expected} == expected
+    created = {f"{name}_created" for name in expected}
+    assert kinds.keys() - expected.keys() <= created
+
+
+def test_every_metric_says_what_it_counts() -> None:
+    for family in text_string_to_metric_families(Metrics().text()):
+        assert family.documentation, family.name
+
+
+def test_the_console_format_is_text_for_people() -> None:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    stream = io.StringIO()
+    try:
+        configure_logging("info", "console", node="node-7", stream=stream)
+        structlog.get_logger("node.app").info("node.ready", url="http://here")
+        try:
+            raise ValueError("broken")
+        except ValueError:
+            structlog.get_logger("node.app").warning("node.failed", exc_info=True)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
+    text = stream.getvalue()
+    assert "node.ready" in text.splitlines()[0]
+    assert "url=http://here" in text
+    assert "ValueError: broken" in text
+    assert not text.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_the_level_that_is_set_decides_what_is_logged(level: str, shown: list[str]) -> None:
+    root = logging.getLogger()
+    handlers, before = list(root.handlers), root.level
+    stream = io.StringIO()
+    try:
+        configure_logging(level, "json", node="n", stream=stream)
+        log = structlog.get_logger("node.levels")
+        for each in ("debug", "info", "warning", "error"):
+            getattr(log, each)(each)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(before)
+        structlog.reset_defaults()
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == shown

@@ -59,9 +59,9 @@ def test_a_missing_key_is_refused_with_the_remedy(tmp_path: Path) -> None:
 def test_the_signer_signs_as_its_identity_and_hides_the_secret(tmp_path: Path) -> None:
     key = create_key(tmp_path / "identity.key")
     keyring = Keyring(key)
-    signature = keyring.sign(PROTOCOL, "batch_1", b"said")
-    assert verify(keyring.identity, PROTOCOL, "batch_1", b"said", signature)
-    assert not verify(keyring.identity, PROTOCOL, "batch_2", b"said", signature)
+    signature = keyring.sign(PROTOCOL, "batch_1", b"data")
+    assert verify(keyring.identity, PROTOCOL, "batch_1", b"data", signature)
+    assert not verify(keyring.identity, PROTOCOL, "batch_2", b"data", signature)
     assert key.to_bytes().hex() not in repr(keyring) + repr(key)
 
 
