@@ -153,7 +153,8 @@ class EventSocket:
         while not self._is_interrupted and (command := self._listener.next_command()) is not None:
             await self._obey(command)
         if trio.current_time() >= self._heartbeat_s:
-            await self._output.send(self._heartbeat())
+            self._heartbeat_s = self._heartbeats.next_s()
+            await self._output.send(self._heartbeats.current().message_for(self._cursor))
             if self._ending is None and not await self._client.may_stay():
                 self._ending = Ending(POLICY, "the stream may not be read any more")
         if self._feed.closing and self._ending is None:
@@ -200,11 +201,6 @@ class EventSocket:
     def _patience(self) -> float:
         next_s = min(self._heartbeat_s, self._client.ends_s)
         return 0.0 if self._listener.has_commands else next_s - trio.current_time()
-
-    def _heartbeat(self) -> bytes:
-        self._heartbeat_s = self._heartbeats.next_s()
-        heartbeat, cursor = self._heartbeats.current(), self._cursor
-        return heartbeat.body if cursor >= heartbeat.head else heartbeat.at(cursor)
 
     def _wake(self) -> None:
         self._woken.set()

@@ -113,9 +113,8 @@ class EventStream:
 
     def _heartbeat(self) -> bytes:
         """Its id moves the client on, also where nothing was for it."""
-        heartbeat, cursor = self._heartbeats.current(), self._reader.cursor
-        body = heartbeat.body if cursor >= heartbeat.head else heartbeat.at(cursor)
-        return encodings.event(body, cursor)
+        cursor = self._reader.cursor
+        return encodings.event(self._heartbeats.current().message_for(cursor), cursor)
 
     def _take(self, data: bytes) -> bool:
         assert self._connection is not None, "it is the connection's sink"

@@ -26,6 +26,10 @@ class Heartbeat:
         """With the client's own cursor: of one that starts, or reads stored batches, or did not take all."""
         return orjson.dumps({**self.document, "place": str(cursor)})
 
+    def message_for(self, cursor: Cursor) -> bytes:
+        """The message to a client that stands at ``cursor``."""
+        return self.body if cursor >= self.head else self.at(cursor)
+
 
 class Heartbeats:
     """Makes heartbeats: one for every tick of a clock that all clients follow."""

@@ -148,7 +148,7 @@ class SourceDocument(DocumentModel):
     last_activity_at: Time | None = Field(description="When the last event came; null: none yet.")
     created_at: Time
     updated_at: Time
-    state: SourceState | None = Field(None, description="Null: the node does not read the source itself.")
+    state: SourceState | None = Field(description="Null: the node does not read the source itself.")
 
 
 class SourcePage(DocumentModel):
@@ -175,7 +175,7 @@ class SourceProgress(DocumentModel):
     source_id: SourceId
     mark: Json | None = Field(description="The position to continue from, in the form of the source's type.")
     rejections: list[SourceRejection] = Field(description="The latest first.")
-    state: SourceState | None = Field(None, description="Null: the node does not read the source itself.")
+    state: SourceState | None = Field(description="Null: the node does not read the source itself.")
 
 
 class StoredPolicy(DocumentModel):

@@ -6,50 +6,85 @@ of requests describe what it takes. A test draws documents and proves that both 
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from agents.timestamps import read_rfc3339
 from node.api.models.base import AnswerModel, CommaSeparated, LevelName, OneOf, QueryModel, Time, Topics
 from node.api.models.batches import OverlayJob
 from node.api.models.problems import Problem
 from node.api.models.receipts import Receipt
 from node.runtime.document_models import DocumentModel, optional_member
 from node.worker.parsing.admission import DURABILITIES
+from protocols.levels import LEVEL_WORDS
 from protocols.limits import (
     EVENT_TYPE_CHARS_MAX,
     EVENTS_PER_REQUEST_MAX,
     EXTERNAL_ID_CHARS_MAX,
     SOURCE_ID_CHARS_MAX,
+    TOPIC_CHARS_MAX,
+    TOPICS_PER_BATCH_MAX,
 )
-from protocols.messages import Level
+from protocols.topic_names import TOPIC_RULE, is_topic
 
 Durability = Annotated[str, OneOf(DURABILITIES)]
-LEVEL_NAMES = WithJsonSchema({"type": "string", "enum": [level.word for level in Level]})
+LEVEL_NAMES = WithJsonSchema({"type": "string", "enum": list(LEVEL_WORDS)})
 DURABILITY_NAMES = WithJsonSchema({"type": "string", "enum": list(DURABILITIES)})
 LineNumber = Annotated[int, Field(description="Counted from 1, blank lines too.")]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain U+0000")
+    return text
+
+
+def _rfc3339(text: str) -> str:
+    if read_rfc3339(text) is None:
+        raise ValueError("must be an RFC 3339 time such as 2024-01-15T10:30:00Z")
+    return text
+
+
+def _distinct_topics(topics: list[str]) -> list[str]:
+    if len(set(topics)) > TOPICS_PER_BATCH_MAX or not all(map(is_topic, topics)):
+        raise ValueError(f"must be at most {TOPICS_PER_BATCH_MAX} topics, each {TOPIC_RULE}")
+    return topics
+
+
+NoNul = AfterValidator(_without_nul)
+SourceIdText = Annotated[str, StringConstraints(min_length=1, max_length=SOURCE_ID_CHARS_MAX), NoNul]
+EventType = Annotated[str, StringConstraints(min_length=1, max_length=EVENT_TYPE_CHARS_MAX), NoNul]
+ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=EXTERNAL_ID_CHARS_MAX), NoNul]
+EventTime = Annotated[str, AfterValidator(_rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
+DistributionTopics = Annotated[
+    list[Annotated[str, Field(max_length=TOPIC_CHARS_MAX)]], AfterValidator(_distinct_topics)
+]
 
 
 class EventInput(DocumentModel):
     """An event as a source sends it."""
 
-    external_id: str | None = Field(
-        None,
-        max_length=EXTERNAL_ID_CHARS_MAX,
-        description="The source's own id: makes a repeat a duplicate.",
+    external_id: ExternalId | None = Field(
+        None, description="The source's own id: an event with a known id is a duplicate or a new version."
     )
-    event_type: str = Field(min_length=1, max_length=EVENT_TYPE_CHARS_MAX)
-    timestamp: Time | None = None
+    event_type: EventType
+    timestamp: EventTime | None = Field(None, description="RFC 3339.")
     data: Any = Field(description="Any JSON value; integers within 2^53 - 1, no NaN, no U+0000.")
 
 
 class ProcessingOptions(DocumentModel):
+    """How the events of a request are processed; a member that is null is as one left out."""
+
     require_certification: bool = optional_member(
         description="Every event is certified; false asks for no level of its own."
     )
-    distribution_topics: Topics = optional_member(description="Default: the topics of the source.")
-    consensus_level: LevelName = optional_member(
-        description="The strictest of this, the source's policy and the node's setting holds."
+    distribution_topics: DistributionTopics | None = Field(
+        None, description=f"At most {TOPICS_PER_BATCH_MAX} different ones. Default: the topics of the source."
     )
-    durability: Durability = optional_member(
+    consensus_level: LevelName | None = Field(
+        None, description="The strictest of this, the source's policy and the node's setting applies."
+    )
+    durability: Durability | None = Field(
+        None,
         description=(
             "replicated: acknowledged once OVERLAY_REPLICAS peers hold the batch too; they finish it should this "
             "node not come back."
@@ -60,9 +95,9 @@ class ProcessingOptions(DocumentModel):
 class IngestRequest(DocumentModel):
     """Events of one source."""
 
-    source_id: str = Field(min_length=1, max_length=SOURCE_ID_CHARS_MAX)
+    source_id: SourceIdText
     events: list[EventInput] = Field(min_length=1, max_length=EVENTS_PER_REQUEST_MAX)
-    processing_options: ProcessingOptions = optional_member()
+    processing_options: ProcessingOptions | None = None
 
 
 class CloudEvent(AnswerModel):
@@ -80,8 +115,8 @@ class IngestQuery(QueryModel):
     """Of bodies that have no place for it: lines and CloudEvents. The parser checks what it is given."""
 
     source_id: str = Field("", description="For lines and CloudEvents, whose bodies have no place for it.")
-    consensus_level: Annotated[str, WithJsonSchema({"type": "string", "enum": [level.word for level in Level]})] = (
-        optional_member(description="For those: as in processingOptions.")
+    consensus_level: Annotated[str, WithJsonSchema({"type": "string", "enum": list(LEVEL_WORDS)})] = optional_member(
+        description="For those: as in processingOptions."
     )
     durability: Annotated[str, DURABILITY_NAMES] = optional_member(description="For those: as in processingOptions.")
     distribution_topics: CommaSeparated = Field((), description="For those: topics, comma-separated.")
