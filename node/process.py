@@ -73,6 +73,7 @@ def run(settings: Settings) -> None:
         try:
             trio.run(_run, settings, database, postgres)
         except ExceptionGroup as failures:
+            log.debug("node.failed", exc_info=failures)
             raise _only_cause(failures) from failures
     log.info("node.stopped")
 
