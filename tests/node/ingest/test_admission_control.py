@@ -1,0 +1,149 @@
+"""What the node takes in: bytes of bodies and events without an end, each with a bound."""
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from node.ingest.admission_control import (
+    AdmissionControl,
+    ByteBudget,
+    IngestionDisabledError,
+    IngestLimits,
+    OverloadedError,
+)
+
+BYTES_MAX = 100
+
+
+def control(**limits: int | bool) -> AdmissionControl:
+    return AdmissionControl(IngestLimits(**{"bytes_in_flight_max": BYTES_MAX, "unsettled_max": 10, **limits}))  # type: ignore[arg-type]
+
+
+def test_bytes_are_given_back_when_a_request_ends() -> None:
+    admission = control()
+    with admission.budget() as budget:
+        budget.take(60)
+        budget.take(40)
+        assert admission.bytes_in_flight == 100
+    assert admission.bytes_in_flight == 0
+
+
+def test_bytes_are_given_back_when_a_request_fails() -> None:
+    admission = control()
+    with pytest.raises(OverloadedError), admission.budget() as budget:
+        _take_too_much(budget)
+    assert admission.bytes_in_flight == 0
+
+
+def _take_too_much(budget: ByteBudget) -> None:
+    budget.take(60)
+    budget.take(BYTES_MAX)
+
+
+def test_what_does_not_fit_is_refused_and_counts_for_nothing() -> None:
+    admission = control()
+    with admission.budget() as first, admission.budget() as second:
+        first.take(90)
+        with pytest.raises(OverloadedError) as refused:
+            second.take(11)
+        assert refused.value.fields["retryAfter"] == 1
+        second.take(10)
+        assert admission.bytes_in_flight == 100
+
+
+def test_a_budget_is_resized_up_and_down() -> None:
+    admission = control()
+    with admission.budget() as budget:
+        budget.resize(70)
+        budget.resize(30)
+        assert admission.bytes_in_flight == 30
+        with pytest.raises(OverloadedError):
+            budget.resize(101)
+        assert admission.bytes_in_flight == 30, "the budget is as it was"
+        budget.resize(0)
+        assert admission.bytes_in_flight == 0
+
+
+def test_transferred_bytes_outlive_the_first_budget() -> None:
+    admission = control()
+    with admission.budget() as first:
+        first.take(50)
+        second = first.transfer()
+    assert admission.bytes_in_flight == 50
+    with second:
+        pass
+    assert admission.bytes_in_flight == 0
+
+
+def test_a_full_node_refuses_until_events_settle() -> None:
+    admission = control()
+    admission.unsettle(10)
+    with pytest.raises(OverloadedError, match="10 events wait"):
+        admission.budget()
+    admission.settle(1)
+    admission.budget()
+    admission.settle(99)
+    assert admission.unsettled == 0, "never below zero"
+
+
+def test_a_node_that_takes_nothing_in_says_so_first() -> None:
+    admission = control(enabled=False)
+    admission.unsettle(10)
+    with pytest.raises(IngestionDisabledError):
+        admission.budget()
+
+
+class Budgets(RuleBasedStateMachine):
+    """Whatever budgets do, their bytes add up and stay within the bound."""
+
+    budgets = Bundle("budgets")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.admission = control()
+        self.taken: dict[ByteBudget, int] = {}
+
+    @rule(target=budgets)
+    def open(self) -> ByteBudget:
+        budget = self.admission.budget()
+        self.taken[budget] = 0
+        return budget
+
+    @rule(budget=budgets, count=st.integers(0, 60))
+    def take(self, budget: ByteBudget, count: int) -> None:
+        try:
+            budget.take(count)
+        except OverloadedError:
+            assert self.admission.bytes_in_flight + count > BYTES_MAX
+        else:
+            self.taken[budget] += count
+
+    @rule(budget=budgets, count=st.integers(0, 120))
+    def resize(self, budget: ByteBudget, count: int) -> None:
+        try:
+            budget.resize(count)
+        except OverloadedError:
+            assert self.admission.bytes_in_flight + count - self.taken[budget] > BYTES_MAX
+        else:
+            self.taken[budget] = count
+
+    @rule(target=budgets, budget=consumes(budgets))
+    def transfer(self, budget: ByteBudget) -> ByteBudget:
+        other = budget.transfer()
+        self.taken[other] = self.taken.pop(budget)
+        with budget:
+            pass
+        return other
+
+    @rule(budget=consumes(budgets))
+    def close(self, budget: ByteBudget) -> None:
+        with budget:
+            pass
+        del self.taken[budget]
+
+    @invariant()
+    def bytes_add_up(self) -> None:
+        assert self.admission.bytes_in_flight == sum(self.taken.values()) <= BYTES_MAX
+
+
+TestBudgets = Budgets.TestCase
