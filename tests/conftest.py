@@ -11,9 +11,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from _pytest.nodeid import coerce_node_id
+from hypothesis import HealthCheck, settings
 
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
+
+# properties must not fail because the machine is busy
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 _numbers = itertools.count()
 _emptied: list[str] = []

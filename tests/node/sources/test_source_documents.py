@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -23,7 +23,8 @@ from node.sources.documents import (
 )
 from node.sources.settings import SETTINGS
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
-from tests.node.running import AGENT, Running, running
+from tests.node.certified_batches import AGENT
+from tests.node.running import Running, running
 
 MODELS: tuple[type[BaseModel], ...] = (
     *(SourceInput, SourceChange, SourceDocument, SourcePage, SourceProgress, StoredPolicy),
@@ -149,7 +150,6 @@ EXACT = frozenset({"sourceType", "policyHash", "identityKey", "trustScore", "ena
 CHANGE_SCHEMA = jsonschema_rs.validator_for(schema_of(SourceChange))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(document=st.dictionaries(MEMBERS, JSON, max_size=4))
 def test_any_document_is_read_or_refused_with_a_pointer_into_it(document: dict[str, Any]) -> None:
     try:
@@ -162,7 +162,6 @@ def test_any_document_is_read_or_refused_with_a_pointer_into_it(document: dict[s
         assert len(columns) == len(document)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(sorted(EXACT)), value=JSON | st.integers(-2, 102) | st.sampled_from([KEY, "ab" * 32]))
 def test_the_description_and_the_model_accept_the_same_values(name: str, value: Any) -> None:
     try:
