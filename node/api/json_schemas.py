@@ -55,11 +55,19 @@ class Schemas:
         """The schema of one of the types; a reference where it is a component."""
         return next(schema for each, schema in zip(self._types, self._schemas, strict=True) if each is described)
 
-    def properties(self, model: type[BaseModel]) -> Mapping[str, tuple[Schema, bool]]:
-        """The members of a model that is described by its members, and whether each is required."""
-        schema = _finished(model.model_json_schema(schema_generator=_Generator, ref_template=PLACE + "{model}"))
-        required = schema.get("required", ())
-        return {name: (each, name in required) for name, each in schema["properties"].items()}
+
+def inline_schema(model: type[BaseModel]) -> Schema:
+    """The schema of a model that refers to no other."""
+    schema: Schema = _finished(model.model_json_schema(schema_generator=_Generator))
+    assert "$defs" not in schema, f"{model.__name__} refers to other models"
+    return schema
+
+
+def properties(model: type[BaseModel]) -> Mapping[str, tuple[Schema, bool]]:
+    """The members of a model that is described by its members, and whether each is required."""
+    schema = inline_schema(model)
+    required = schema.get("required", ())
+    return {name: (each, name in required) for name, each in schema["properties"].items()}
 
 
 def _component(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from node.api.access import rule_of
-from node.api.json_schemas import Schema, Schemas
+from node.api.json_schemas import Schema, Schemas, inline_schema, properties
 from node.api.models.problems import Problem
 from node.api.operations import Answer, Resource, Route, path_names
 from node.api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
@@ -111,31 +111,33 @@ def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
     }
     if operation.description:
         described["description"] = operation.description
-    if parameters := _parameters(route, schemas):
+    if parameters := _parameters(route):
         described["parameters"] = parameters
     if operation.body is not None:
         content = _content(operation.body.content, operation.body.examples, schemas)
         described["requestBody"] = {"required": True, "content": content}
+    if operation.socket_messages:
+        described["x-websocket-client-messages"] = [inline_schema(each) for each in operation.socket_messages]
     responses = {str(status): _response(answer, schemas) for status, answer in operation.answers.items()}
     refusals = _problem_responses(_problem_codes(route), schemas)
     return {**described, "responses": refusals | responses}
 
 
-def _parameters(route: Route, schemas: Schemas) -> list[dict[str, Any]]:
+def _parameters(route: Route) -> list[dict[str, Any]]:
     operation = route.operation
     path = [
         {"name": _camel(name), "in": "path", "required": True, "schema": {"type": "string"}}
         for name in path_names(route.path)
     ]
-    return path + _members(operation.parameters, "query", schemas) + _members(operation.headers, "header", schemas)
+    return path + _members(operation.parameters, "query") + _members(operation.headers, "header")
 
 
-def _members(model: type[BaseModel] | None, place: str, schemas: Schemas) -> list[dict[str, Any]]:
+def _members(model: type[BaseModel] | None, place: str) -> list[dict[str, Any]]:
     if model is None:
         return []
     return [
         {"name": name, "in": place, "required": required, **_described(_not_null(schema))}
-        for name, (schema, required) in schemas.properties(model).items()
+        for name, (schema, required) in properties(model).items()
     ]
 
 

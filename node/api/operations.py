@@ -104,6 +104,7 @@ class Operation:
         query: Read before the handler runs, which gets it as ``query``.
         described_query: Described alone: the handler reads the parameters itself.
         headers: Described alone.
+        socket_messages: What a client may send where the path also takes WebSocket handshakes.
         problems: Codes of ``node.api.problems``; those of every route are left out.
     """
 
@@ -115,6 +116,7 @@ class Operation:
     described_query: type[QueryModel] | None = None
     headers: type[HeaderModel] | None = None
     body: Body | Document | None = None
+    socket_messages: tuple[type[BaseModel], ...] = ()
     answers: Mapping[int, Answer]
     problems: tuple[str, ...] = ()
 

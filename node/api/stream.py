@@ -17,7 +17,8 @@ from quart import Response, g, request, websocket
 from node.api.connection import connection_of
 from node.api.events_socket import EventSocket
 from node.api.events_sse import EventStream
-from node.api.models.stream import StreamHeaders, StreamQuery
+from node.api.models.base import JsonText
+from node.api.models.stream import SOCKET_REQUESTS, StreamHeaders, StreamMessage, StreamQuery
 from node.api.operations import Answer, Operation, Resource
 from node.api.services import Services
 from node.api.stream_clients import StreamClient, StreamSlots
@@ -55,7 +56,7 @@ SOCKET: Final = (
     "connection. Closing codes: 1001 the node stops, 1008 too many messages, or messages that are not understood, or "
     "no right to read any more, 1011 a fault of the node, 1013 too slow, after a dropped message."
 )
-EventText = Annotated[str, Field(description="The data of each event is a JSON object: see the example.")]
+EventText = Annotated[str, Field(description="Of each event, the data."), JsonText(StreamMessage)]
 
 
 class StreamDisabledError(ClientFault):
@@ -92,6 +93,7 @@ stream = Resource("stream", StreamRoutes)
         description=SOCKET,
         query=StreamQuery,
         headers=StreamHeaders,
+        socket_messages=SOCKET_REQUESTS,
         answers={
             200: Answer(
                 description=EVENTS, content={EVENT_STREAM: EventText}, examples={EVENT_STREAM: EXAMPLE_STREAM}

@@ -26,7 +26,7 @@ def description() -> dict[str, Any]:
 
 
 @cache
-def _strict_components() -> dict[str, Any]:
+def strict_components() -> dict[str, Any]:
     """The components, with members that are not described refused."""
     schemas = description()["components"]["schemas"]
     return {"schemas": {name: schema if name in OPEN else _closed(schema) for name, schema in schemas.items()}}
@@ -70,7 +70,7 @@ def _validator(operation_id: str, status: str, media_type: str) -> jsonschema_rs
     if content is None:
         raise UndescribedAnswerError(f"{operation_id} is not described to answer {status} as {media_type}")
     schema = _closed(content["schema"]) if media_type != PROBLEM_TYPE else content["schema"]
-    return jsonschema_rs.validator_for({**schema, "components": _strict_components()})
+    return jsonschema_rs.validator_for({**schema, "components": strict_components()})
 
 
 async def check_answer(response: httpx.Response) -> None:

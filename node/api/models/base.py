@@ -9,10 +9,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     StringConstraints,
+    TypeAdapter,
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from node.runtime.document_models import DocumentModel
@@ -52,6 +55,17 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.literal_schema(self._choices)
+
+
+class JsonText:
+    """The annotation of a string that holds documents of another type as JSON: the data of server-sent events."""
+
+    def __init__(self, described: Any) -> None:
+        self._described = described
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        inner = handler(TypeAdapter(self._described).core_schema)
+        return {**handler(schema), "contentMediaType": "application/json", "contentSchema": inner}
 
 
 def _whole_number(value: object) -> object:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from node.api.models.base import AnswerModel, CommaSeparated, HeaderModel, Hex, LevelName, OneOf, QueryModel, Time
 from node.api.models.batches import EvidenceDocument
@@ -142,6 +142,8 @@ class PongMessage(AnswerModel):
 class ErrorMessage(AnswerModel):
     """What was not understood, with the members of a problem document; repeated, the connection is closed."""
 
+    model_config = ConfigDict(extra="allow")
+
     type: Annotated[str, OneOf(("error",))]
     code: str
     title: str
@@ -184,9 +186,9 @@ class PingRequest(DocumentModel):
     id: MessageId = optional_member(description="Repeated in the answer.")
 
 
-SocketRequest = Annotated[
-    SubscribeRequest | AcknowledgeRequest | CreditRequest | PingRequest, Field(discriminator="type")
-]
+SOCKET_REQUESTS: Final = (SubscribeRequest, AcknowledgeRequest, CreditRequest, PingRequest)
+"""What clients may send over WebSocket."""
+
 StreamMessage = Annotated[
     EventMessage
     | HeartbeatMessage
