@@ -128,6 +128,8 @@ def on_reproduced(work: Workspace, stimulus: BatchReproduced) -> None:
         awards=(),
         shadows=(),
         ballots=(),
+        shadow_votes=(),
+        contexts=(),
         certifications=sealed.certificate.certifications,
     )
     write(work, batch)

@@ -15,6 +15,7 @@ from protocols.messages import Award, BatchSealed, CertifyOrder, Role, SealConfi
 from protocols.stimuli import (
     AlarmRang,
     BatchCommitted,
+    BatchReproduced,
     BatchWritten,
     ConfirmationReceived,
     RefusalReceived,
@@ -35,6 +36,7 @@ from tests.protocols.stepping import (
     lying,
     messages,
     result,
+    ring,
     sent,
 )
 
@@ -219,3 +221,24 @@ def test_who_signed_a_certificate_is_given_credit_for_it() -> None:
         if isinstance(effect, ReportPeer) and (effect.role, effect.outcome) == (Role.CERTIFY, "agreed")
     }
     assert credited == {AGENTS[0].identity, AGENTS[2].identity}
+
+
+def test_a_newcomer_is_not_judged_by_a_certificate_that_came_without_ballots() -> None:
+    """A holder finished the batch: what the newcomers' evidence is worth is not known here."""
+    node = SteppedNode()
+    leased(node)
+    batch = attrs.evolve(
+        node.batch,
+        holders=(AGENTS[3].identity,),
+        shadows=(attrs.evolve(node.batch.awards[0], agent=AGENTS[4].identity),),
+    )
+    node.entities[batch.entity_id] = batch
+    node.step(result(4))
+    assert {vote.signer for vote in node.batch.shadow_votes} == {AGENTS[4].identity}
+    sealed = BatchSealed(network=NETWORK, certificate=BATCH.certificate, context=CONTEXT_OUT)
+    node.step(BatchReproduced(now_ms=NOW + 600, sealed=sealed))
+    node.step(BatchWritten(now_ms=NOW + 700, batch_id=SAID.batch_id))
+    effects = ring(node, node.batch.alarm_ms)
+    assert [effect.published for effect in effects if isinstance(effect, RecordDistribution)] == [4]
+    assert [effect for effect in effects if isinstance(effect, ReportPeer)] == []
+    assert batch.entity_id not in node.entities
