@@ -33,7 +33,7 @@ from node.runtime.settings import HttpSettings
 from node.sources import SourceConnector, SourceManager, kafka, mqtt, poll
 from node.sources.overlay import OverlayReader
 from node.telemetry import Metrics
-from node.wiring.configured import api_settings, ingest_limits, ingest_policy, make_offer
+from node.wiring.configured import api_settings, ingest_limits, ingest_policy
 from node.wiring.network import Base, Execution, Peers, State
 from protocols.advertisement import topic_manager_name
 
@@ -75,6 +75,7 @@ class Interface:
 
 
 def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution) -> Ingestion:
+    """What takes events in; it listens for the ends of batches."""
     settings, database, driver = base.settings, base.database, state.driver
     policy = ingest_policy(settings)
     # templates change while the node runs
@@ -155,6 +156,7 @@ def _connectors(base: Base, peers: Peers) -> dict[str, SourceConnector]:
 
 
 def build_delivery(base: Base, peers: Peers, execution: Execution) -> Delivery:
+    """What delivers certified batches; it listens for them."""
     feed = Feed()
     announcer = Announcer(
         network=base.network,
@@ -180,6 +182,7 @@ def build_delivery(base: Base, peers: Peers, execution: Execution) -> Delivery:
 def build_interface(
     base: Base, state: State, peers: Peers, execution: Execution, ingestion: Ingestion, delivery: Delivery
 ) -> Interface:
+    """What the routes use, and the health of all of it."""
     database, driver, ingest = base.database, state.driver, ingestion.ingest
     nonces, idempotency = NonceLedger(database), IdempotencyLedger(database)
     objects = Objects(
@@ -239,7 +242,7 @@ def build_interface(
 
 
 def _overlay(base: Base, peers: Peers, objects: Objects) -> OverlayServices:
-    offer = make_offer(base.settings)
+    offer = peers.offer
     own_machine = LOOPBACK if offer.allow_local_urls else ()
     return OverlayServices(
         network=base.network,

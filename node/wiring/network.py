@@ -21,7 +21,7 @@ from node.network.candidates import Candidates
 from node.network.certificate_log import CertificateLog
 from node.network.content_exchange import OUTPUTS, POLICY, ContentExchange, answer_outputs
 from node.network.directory_view import DirectoryView
-from node.network.discovery import Discovery, make_tokens
+from node.network.discovery import Discovery, Offer, make_tokens
 from node.network.fraud_proofs import FraudProofs
 from node.network.known_peers import KnownPeers
 from node.network.membership import Membership
@@ -62,6 +62,7 @@ class Base:
 
     @property
     def network(self) -> str:
+        """The network's name, which is signed into every message."""
         return self.settings.overlay_network
 
 
@@ -82,6 +83,7 @@ class State:
 class Peers:
     """Who takes part, and what is heard from them and requested of them."""
 
+    offer: Offer
     access: Access
     membership: Membership
     known: KnownPeers
@@ -110,6 +112,7 @@ class Execution:
 
 
 def build_state(base: Base) -> State:
+    """The driver with its journal, and the stores beside it."""
     database = base.database
     journal = EntityJournal(database)
     batches = BatchStore(database)
@@ -126,13 +129,15 @@ def build_state(base: Base) -> State:
 
 
 def build_peers(base: Base, state: State) -> Peers:
+    """All that deals with other nodes: members, directory, certificates, notices, and the receiver."""
+    offer = make_offer(base.settings)
     settings, database, transport = base.settings, base.database, base.transport
     permissions = access(settings, base.keyring.identity, partial(outpoint_is_spent, database))
     membership = Membership(
         own=base.keyring.identity, trusted=settings.member_certifiers, is_revoked=permissions.is_revoked
     )
     known = KnownPeers(network=base.network, database=database, transport=transport, membership=membership)
-    discovery = _discovery(base, membership, known)
+    discovery = _discovery(base, offer, membership, known)
     certificates = CertificateLog(
         network=base.network,
         database=database,
@@ -159,6 +164,7 @@ def build_peers(base: Base, state: State) -> Peers:
     interests = Interests()
     notices = Notices(database=database, transport=transport, sync=sync, interests=interests)
     return Peers(
+        offer=offer,
         access=permissions,
         membership=membership,
         known=known,
@@ -170,7 +176,7 @@ def build_peers(base: Base, state: State) -> Peers:
             reputations=state.reputations,
             holders_max=settings.overlay_replicas + 1,  # one more than needed, should one not answer
         ),
-        view=DirectoryView(discovery, transport, state.reputations, make_offer(settings)),
+        view=DirectoryView(discovery, transport, state.reputations, offer),
         certificates=certificates,
         library=library,
         remote_batches=remote_batches,
@@ -181,8 +187,7 @@ def build_peers(base: Base, state: State) -> Peers:
     )
 
 
-def _discovery(base: Base, membership: Membership, known: KnownPeers) -> Discovery:
-    offer = make_offer(base.settings)
+def _discovery(base: Base, offer: Offer, membership: Membership, known: KnownPeers) -> Discovery:
     return Discovery(
         network=base.network,
         signer=base.keyring,
@@ -217,6 +222,7 @@ def _receiver(
 
 
 def build_execution(base: Base, state: State, peers: Peers) -> Execution:
+    """What carries effects out, and the table from effect to handler."""
     metrics, driver, library = base.metrics, state.driver, peers.library
     cache = ResultCache(base.settings.cache_bytes, metrics.looked_up)
     runner = RoleRunner(

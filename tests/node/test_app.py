@@ -38,7 +38,7 @@ ENVIRONMENT = {
     "OVERLAY_NETWORK": "alone",
     "OVERLAY_OPEN_ADMIN": "true",
     "OVERLAY_BID_WINDOW_MS": "10",
-    "OVERLAY_SHUTDOWN_GRACE_S": "5",
+    "OVERLAY_SHUTDOWN_GRACE_S": "60",
     "EVENT_CONSENSUS_REQUIRED": "false",
     "OVERLAY_EVENT_TOPICS": "farm.events",
 }
@@ -140,7 +140,7 @@ def status_of(event_id: str, connection: psycopg.Connection) -> str | None:
 
 async def running(lone: Lone, use: Callable[[], Awaitable[None]]) -> None:
     """Run the node, use it once it serves, stop it, and wait for its end."""
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lone.node.run, lone.serve)
             await until(lambda: lone.is_serving, 30)
@@ -179,7 +179,7 @@ async def test_peers_are_answered_from_what_the_node_has(postgres_url: str) -> N
             assert b'"max":10' in policy
             (event_id,) = await lone.post(3)
             batch_id = ""
-            with trio.fail_after(30):
+            with trio.fail_after(90):
                 while not batch_id:
                     _, event = await lone.call("GET", f"/overlay/events/{event_id}")
                     batch_id = event["batchId"] if event["status"] == "certified" else ""
@@ -199,7 +199,7 @@ async def test_ends_are_counted_and_shown(postgres_url: str) -> None:
             await lone.call("POST", "/overlay/sources", SOURCE)
             await lone.post(1, 99)
             text = ""
-            with trio.fail_after(30):
+            with trio.fail_after(90):
                 while "overlay_events_certified_total 1.0" not in text:
                     _, text = await lone.call("GET", "/metrics")
                     await trio.sleep(0.05)
@@ -219,7 +219,7 @@ async def test_a_stop_before_anything_came_ends_at_once(postgres_url: str) -> No
 
         started = trio.current_time()
         await running(lone, nothing)
-        assert trio.current_time() - started < 30
+        assert trio.current_time() - started < 60, "there was nothing to drain"
 
 
 @pytest.mark.parametrize("fault", [AssertionError("a fault of our own"), RuntimeError("a fault of our own")])
@@ -253,7 +253,7 @@ async def test_acknowledged_events_that_cannot_be_certified_in_time_are_left_for
     async with lone_node(postgres_url) as again:
 
         async def look() -> None:
-            with trio.fail_after(30):
+            with trio.fail_after(90):
                 while "overlay_events_unsettled 1.0" not in (await again.call("GET", "/metrics"))[1]:
                     await trio.sleep(0.1)
             again.node.stop()
