@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.delivery.criteria import ITEMS_MAX, InvalidCriteriaError, criteria_document, read_criteria
 from node.runtime.topic_patterns import Patterns
@@ -115,3 +117,55 @@ def test_what_cannot_be_evaluated_does_not_match(expression: str, holds: bool) -
         "issues": [{"path": "/v"}],
     }
     assert read_criteria({"expression": expression}).selection.holds(scope) is holds
+
+
+# --- properties ----------------------------------------------------------------------------------------------------
+
+words = st.text("ab.*#", min_size=1, max_size=6)
+lists = st.lists(words, min_size=1, max_size=4)
+documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "topics": lists,
+        "sourceIds": lists,
+        "eventTypes": lists,
+        "minCertificationLevel": st.sampled_from(["basic", "enhanced", "critical"]),
+        "status": st.sampled_from(["valid", "invalid", "all"]),
+        "expression": st.sampled_from(["data.v > 1", 'eventType == "a"', "true"]),
+        "includeProcessingEvidence": st.booleans(),
+        "includeCertificate": st.booleans(),
+    },
+)
+
+
+@given(documents)
+def test_every_document_comes_back_as_an_equal_filter(document: dict[str, Any]) -> None:
+    wanted = read_criteria(document)
+    written = criteria_document(wanted)
+    assert read_criteria(written) == wanted
+    assert criteria_document(read_criteria(written)) == written
+
+
+@given(documents, st.sampled_from(sorted(EVERYTHING)), st.sampled_from([7, {}, [1], "?", ["a", ""], [None]]))
+def test_one_wrong_member_is_named_whatever_the_others_are(document: dict[str, Any], name: str, value: Any) -> None:
+    with pytest.raises(InvalidCriteriaError) as refused:
+        read_criteria({**document, name: value}, pointer="/filterCriteria")
+    place = refused.value.fields["field"]
+    assert place == f"/filterCriteria/{name}" or str(place).startswith(f"/filterCriteria/{name}/")
+
+
+@given(documents)
+def test_members_that_repeat_their_defaults_change_nothing(document: dict[str, Any]) -> None:
+    defaults = {"minCertificationLevel": "basic", "status": "valid", "topics": None, "expression": None}
+    assert read_criteria({**defaults, **document}) == read_criteria(document)
+
+
+def test_levels_of_the_document_are_those_of_the_protocol() -> None:
+    assert [read_criteria({"minCertificationLevel": level.word}).level for level in Level] == list(Level)
+
+
+def test_an_error_says_what_was_found_and_what_is_allowed() -> None:
+    with pytest.raises(InvalidCriteriaError, match="/topics: must be an array of 1 to 64 strings, or null, found 5"):
+        read_criteria({"topics": 5})
+    with pytest.raises(InvalidCriteriaError, match="/status: must be one of valid, invalid, all, found 'good'"):
+        read_criteria({"status": "good"})
