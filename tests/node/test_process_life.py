@@ -20,7 +20,7 @@ from tests.outage import out_of_order
 pytestmark = pytest.mark.slow
 
 SOURCE = {"sourceId": "farm", "name": "Farm", "sourceType": "webhook"}
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 @pytest.fixture
