@@ -52,9 +52,13 @@ def is_allowed(address: Address, allowed: Sequence[Network], *, public: bool = T
     inner = _embedded(address)
     if any(each.version == network.version and each in network for each in {address, inner} for network in allowed):
         return True
-    return public and all(
-        each.is_global and not each.is_multicast and not each.is_reserved for each in {address, inner}
-    )
+    return public and _is_public(address) and _is_public(inner)
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
+        return False  # deprecated (RFC 3879), and still routed inside networks that use it
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _embedded(address: Address) -> Address:
