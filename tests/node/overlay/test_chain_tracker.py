@@ -86,3 +86,69 @@ async def test_what_the_tracker_does_not_know_is_not_decided(
                 await tracker.check(BEEF)
     with pytest.raises(TrackerUnavailableError):
         await ChainTracker("http://127.0.0.1:9").check(BEEF)
+
+
+class Strange:
+    """A tracker that answers with something else than the service it should be."""
+
+    def __init__(self, body: bytes, status: int = 200) -> None:
+        self.body, self.status = body, status
+        self.asked: list[object] = []
+
+    def app(self) -> QuartTrio:
+        app = QuartTrio("strange")
+
+        @app.post("/api/v1/chain/merkleroot/verify")
+        async def verify() -> Response:
+            self.asked.append(orjson.loads(await request.get_data(as_text=False, cache=True, parse_form_data=False)))
+            return Response(self.body, status=self.status, content_type="application/json")
+
+        return app
+
+
+@asynccontextmanager
+async def strange(tracker: Strange, *, path: str = "") -> AsyncIterator[ChainTracker]:
+    async with trio.open_nursery() as nursery:
+        url: str = await nursery.start(partial(serve, tracker.app(), "127.0.0.1:0"))
+        yield ChainTracker(url + path)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b"{}",
+        b'{"confirmationState": null}',
+        b'{"confirmationState": "confirmed"}',
+        b'{"confirmationState": "' + b"x" * 5_000 + b'"}',
+        b'{"confirmationState": "CONFIRMED"}' + b" " * chain_tracker.ANSWER_BYTES_MAX,
+    ],
+)
+async def test_an_answer_in_another_form_decides_nothing(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_tracker, "PAUSE_S", 0.001)
+    async with strange(Strange(body)) as tracker:
+        with pytest.raises(TrackerUnavailableError) as caught:
+            await tracker.check(BEEF)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("status", [301, 400, 404, 503])
+async def test_a_status_that_is_no_success_is_tried_again_and_decides_nothing(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain_tracker, "PAUSE_S", 0.001)
+    server = Strange(b'{"confirmationState": "CONFIRMED"}', status)
+    async with strange(server) as tracker:
+        with pytest.raises(TrackerUnavailableError):
+            await tracker.check(BEEF)
+    assert len(server.asked) == chain_tracker.ATTEMPTS_MAX
+
+
+async def test_each_root_is_asked_for_once_with_its_height_and_a_slash_at_the_end_of_the_url_is_harmless() -> None:
+    server = Strange(b'{"confirmationState": "CONFIRMED"}')
+    async with strange(server, path="/") as tracker:
+        assert await tracker.check(BEEF) == frozenset({SCRIPTS})
+    assert server.asked == [[ROOT]]

@@ -357,8 +357,12 @@ async def test_what_is_new_is_passed_on_to_the_hosts_of_its_topic(postgres_url: 
             with trio.fail_after(20):
                 while not host.taken:
                     await trio.sleep(0.05)
-            await trio.sleep(0.5)
+            later = beef_of(PARENT, spend(PARENT, 1, token("tm_fish")))
+            await submit(node, later, "tm_ship")
+            with trio.fail_after(20):
+                while len(host.taken) < 2:
+                    await trio.sleep(0.05)
             assert [(topics, read_beef(sent).subject) for topics, sent in host.taken] == [
-                ('["tm_ship"]', read_beef(body).subject)
-            ]
+                ('["tm_ship"]', read_beef(each).subject) for each in (body, later)
+            ], "each once"
         nursery.cancel_scope.cancel()
