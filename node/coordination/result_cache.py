@@ -31,7 +31,7 @@ ENTRY_BYTES: Final = 1_024  # memory of an entry beside its lines
 
 
 @attrs.frozen
-class Entry:
+class CachedResult:
     run: Run
     size: int
     expires_ms: int
@@ -47,7 +47,7 @@ class ResultCache:
         """
         self._bytes_max = bytes_max
         self._on_lookup = on_lookup
-        self._entries: OrderedDict[tuple[Kind, str], Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[Kind, str], CachedResult] = OrderedDict()
         self.size_bytes = 0
 
     def get(self, kind: Kind, key: str, *, with_outputs: bool) -> Run | None:
@@ -69,7 +69,7 @@ class ResultCache:
         if size > self._bytes_max:
             return
         expires_ms = clock_ms() + TTL_MS[kind, run.is_volatile]
-        self._entries[kind, key] = Entry(run, size, expires_ms)
+        self._entries[kind, key] = CachedResult(run, size, expires_ms)
         self.size_bytes += size
         while self.size_bytes > self._bytes_max:
             self._drop(next(iter(self._entries)))

@@ -10,7 +10,7 @@ import structlog
 
 from node.coordination.driver import Driver
 from node.coordination.payloads import Payloads
-from node.network.transport import Delivery, Gossip, Transport
+from node.network.transport import Gossip, InboundFrame, Transport
 from node.runtime.clock import clock_ms
 from protocols import certificate, envelope
 from protocols.errors import MalformedError, PeerFault
@@ -125,7 +125,7 @@ class Receiver:
         self._on_fault(fault.code)
         self._transport.strike(sender, fault.code)
 
-    async def _receive_frame(self, delivery: Delivery) -> None:
+    async def _receive_frame(self, delivery: InboundFrame) -> None:
         signed, attachment = envelope.open_frame(delivery.frame, self._network)
         self._on_received("stream", type(signed.message).__name__, len(delivery.frame))
         if signed.signer != delivery.sender:

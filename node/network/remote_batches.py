@@ -8,12 +8,13 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 import trio
 
 from node.coordination.serialization import unpack_outputs
+from node.network.checker import Checker
 from node.network.content_exchange import ContentExchange
 from node.network.requests import PRESENT
 from node.network.sync_messages import MANIFESTS, MANIFESTS_MAX, ManifestPage, read_keys, read_manifests, write_keys
@@ -35,12 +36,6 @@ REQUEST_S: Final = 5.0
 MANIFESTS_KEPT: Final = 4_096
 OUTPUTS_BYTES_KEPT: Final = 32 * 1024 * 1024
 ANSWER_BYTES_MAX: Final = MANIFESTS_MAX * GOSSIP_BYTES_MAX
-
-
-class Checker(Protocol):
-    """The worker process that checks what peers send."""
-
-    async def admit(self, call: Callable[[], T]) -> T: ...
 
 
 class BatchUnavailableError(WorldFault):

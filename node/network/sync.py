@@ -7,13 +7,14 @@ stay. How fresh the node is follows from when it had last read the logs of all c
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import attrs
 import structlog
 import trio
 
 from node.network.certificate_log import CertificateLog
+from node.network.checker import Checker
 from node.network.requests import PRESENT
 from node.network.sync_messages import (
     ENTRIES,
@@ -50,12 +51,6 @@ ALONE_S: Final = 10.0  # a node that reaches no peer for so long goes on without
 REQUEST_S: Final = 10.0
 PAGES_MAX: Final = 1_000  # of one peer in one round: a log that never ends must not delay the others
 ANSWER_BYTES_MAX: Final = 4 * ENTRIES_BYTES_MAX
-
-
-class Checker(Protocol):
-    """The worker process that checks certificates: seconds of computing after a long absence."""
-
-    async def admit(self, call: Callable[[], T]) -> T: ...
 
 
 @attrs.frozen(kw_only=True)

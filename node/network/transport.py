@@ -22,7 +22,7 @@ class PeerUnreachableError(WorldFault):
 
 
 @attrs.frozen(kw_only=True)
-class Delivery:
+class InboundFrame:
     """A one-way frame, whole and decompressed."""
 
     sender: IdentityKey  # proven by the connection it came over
@@ -94,7 +94,7 @@ class Transport(Protocol):
             FrameTooLargeError: As ``send``.
         """
 
-    def inbound(self) -> trio.MemoryReceiveChannel[Delivery]:
+    def inbound(self) -> trio.MemoryReceiveChannel[InboundFrame]:
         """One-way frames from peers. While they are not taken, the senders are held back."""
 
     def learn(self, identity: IdentityKey, addresses: Iterable[str]) -> None:

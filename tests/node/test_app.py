@@ -15,7 +15,7 @@ from node.api.services import Services
 from node.app import Node
 from node.network.content_exchange import OUTPUTS, POLICY
 from node.network.requests import ABSENT, PRESENT, RequestTable
-from node.network.transport import Delivery, Gossip, PeerUnreachableError, PeerView
+from node.network.transport import Gossip, InboundFrame, PeerUnreachableError, PeerView
 from node.runtime.config import load
 from node.runtime.keyring import Keyring
 from node.runtime.workers import Workers
@@ -52,7 +52,7 @@ class NoPeers:
         self.addresses = ("/ip4/127.0.0.1/tcp/1",)
         self.published: list[bytes] = []
         self._gossip = trio.open_memory_channel[Gossip](1)
-        self._inbound = trio.open_memory_channel[Delivery](1)
+        self._inbound = trio.open_memory_channel[InboundFrame](1)
 
     async def publish(self, topic: str, data: bytes) -> None:
         self.published.append(data)
@@ -60,7 +60,7 @@ class NoPeers:
     def gossip(self) -> trio.MemoryReceiveChannel[Gossip]:
         return self._gossip[1]
 
-    def inbound(self) -> trio.MemoryReceiveChannel[Delivery]:
+    def inbound(self) -> trio.MemoryReceiveChannel[InboundFrame]:
         return self._inbound[1]
 
     async def send(self, peer: IdentityKey, frame: bytes) -> None:

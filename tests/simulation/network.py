@@ -34,7 +34,7 @@ from node.api.services import Services
 from node.app import Node
 from node.coordination.serialization import read_certificate, read_manifest
 from node.network.requests import RequestTable
-from node.network.transport import Answer, Delivery, Gossip, PeerUnreachableError, PeerView
+from node.network.transport import Answer, Gossip, InboundFrame, PeerUnreachableError, PeerView
 from node.runtime import clock
 from node.runtime.keyring import Keyring
 from node.runtime.processor_time import ProcessorTimes
@@ -170,7 +170,7 @@ class SimulatedTransport:
         self.struck: Counter[str] = Counter()
         self.started_ms = int(trio.current_time() * 1000)
         self._gossip = trio.open_memory_channel[Gossip](INBOX_MAX)
-        self._inbound = trio.open_memory_channel[Delivery](INBOX_MAX)
+        self._inbound = trio.open_memory_channel[InboundFrame](INBOX_MAX)
         self.asked = trio.open_memory_channel[tuple[IdentityKey, bytes, "Reply"]](1_000)
 
     def peers(self) -> tuple[PeerView, ...]:
@@ -200,7 +200,7 @@ class SimulatedTransport:
     def gossip(self) -> trio.MemoryReceiveChannel[Gossip]:
         return self._gossip[1]
 
-    def inbound(self) -> trio.MemoryReceiveChannel[Delivery]:
+    def inbound(self) -> trio.MemoryReceiveChannel[InboundFrame]:
         return self._inbound[1]
 
     async def publish(self, topic: str, data: bytes) -> None:
@@ -218,7 +218,7 @@ class SimulatedTransport:
         await trio.lowlevel.checkpoint()
         if not self.world.is_connected(self.identity, peer):
             raise PeerUnreachableError("not connected", peer=peer.hex())
-        delivery = Delivery(sender=self.identity, frame=frame)
+        delivery = InboundFrame(sender=self.identity, frame=frame)
 
         def hand_over() -> None:
             with contextlib.suppress(trio.WouldBlock):

@@ -12,7 +12,7 @@ import trio
 
 from node.network.p2p.links import ASK_BYTES_MAX, Intake
 from node.network.p2p.streams import Wire
-from node.network.transport import Delivery
+from node.network.transport import InboundFrame
 from protocols.errors import FrameTooLargeError, MalformedError
 from protocols.framing import Frame, FrameKind, FrameReader, body_size, encode_frame, open_body
 from protocols.messages import IdentityKey
@@ -43,11 +43,11 @@ class InboundQueue:
     """Frames that wait for the node, bounded in number and in bytes."""
 
     def __init__(self) -> None:
-        self._send, self.channel = trio.open_memory_channel[Delivery](INBOUND_FRAMES_MAX)
+        self._send, self.channel = trio.open_memory_channel[InboundFrame](INBOUND_FRAMES_MAX)
         self._sizes: deque[int] = deque()
         self._bytes = 0
 
-    def offer(self, delivery: Delivery) -> bool:
+    def offer(self, delivery: InboundFrame) -> bool:
         """Queue a delivery, or return False if there is no room for it now."""
         if self._bytes >= INBOUND_BYTES_MAX or len(self._sizes) >= INBOUND_FRAMES_MAX:
             waiting = self.channel.statistics().current_buffer_used
@@ -133,7 +133,7 @@ class StreamReader:
                 raise MalformedError("credit must be for a stream that this node writes on")
 
     def _offer(self, frame: Frame) -> bool:
-        taken = self._port.queue.offer(Delivery(sender=self._sender, frame=open_body(frame)))
+        taken = self._port.queue.offer(InboundFrame(sender=self._sender, frame=open_body(frame)))
         if taken:
             self._taken(frame)
         return taken
@@ -143,7 +143,7 @@ class StreamReader:
         while True:
             while self._backlog:
                 frame = self._backlog[0]
-                delivery = Delivery(sender=self._sender, frame=await open_large(frame))
+                delivery = InboundFrame(sender=self._sender, frame=await open_large(frame))
                 while not self._port.queue.offer(delivery):  # noqa: ASYNC110 -- its reader sets no event
                     await trio.sleep(RETRY_S)
                 self._backlog.popleft()

@@ -11,7 +11,7 @@ from node.network.p2p.inbound import InboundQueue, encode_large, open_large
 from node.network.p2p.links import ASK_BYTES_MAX
 from node.network.p2p.peer_links import PeerLinks, queue_frame
 from node.network.p2p.requests import PendingRequests, answer_frame
-from node.network.transport import Delivery, Gossip, PeerUnreachableError, PeerView
+from node.network.transport import Gossip, InboundFrame, PeerUnreachableError, PeerView
 from protocols.errors import FrameTooLargeError, PeerFault
 from protocols.framing import FrameKind
 from protocols.messages import IdentityKey
@@ -53,7 +53,7 @@ class PeerNetwork:
     def gossip(self) -> trio.MemoryReceiveChannel[Gossip]:
         return self._gossip.inbox
 
-    def inbound(self) -> trio.MemoryReceiveChannel[Delivery]:
+    def inbound(self) -> trio.MemoryReceiveChannel[InboundFrame]:
         return self._queue.channel
 
     async def send(self, peer: IdentityKey, frame: bytes) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from node.coordination.payloads import Payloads
 from node.network.fraud_proofs import REMEMBERED_MAX, FraudProofs
 from node.network.receiver import Receiver
-from node.network.transport import Delivery, Gossip
+from node.network.transport import Gossip, InboundFrame
 from node.runtime.caches import BytesCache
 from protocols.envelope import sign, to_frame
 from protocols.errors import MalformedError
@@ -114,12 +114,12 @@ class Reception:
 
     async def stream(self, *frames: bytes, sender: KeySigner = PEER) -> Sequence[Stimulus]:
         """Deliver frames by stream; returns the stimuli that came of them."""
-        return await self._serve([Delivery(sender=sender.identity, frame=frame) for frame in frames], [])
+        return await self._serve([InboundFrame(sender=sender.identity, frame=frame) for frame in frames], [])
 
     async def gossip(self, *frames: bytes, sender: KeySigner = PEER) -> Sequence[Stimulus]:
         return await self._serve([], [Gossip(topic="jobs", sender=sender.identity, data=frame) for frame in frames])
 
-    async def _serve(self, deliveries: list[Delivery], gossip: list[Gossip]) -> Sequence[Stimulus]:
+    async def _serve(self, deliveries: list[InboundFrame], gossip: list[Gossip]) -> Sequence[Stimulus]:
         before = len(self.inbox.submitted)
         send, receive = trio.open_memory_channel[Any](100)
         for each in (*deliveries, *gossip):
