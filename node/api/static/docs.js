@@ -8,7 +8,18 @@ function element(name, attributes, ...children) {
   return made;
 }
 
+/** What an array holds, also where it is said of items that no other keyword has looked at. */
+function itemsOf(schema) {
+  return schema.items || schema.unevaluatedItems;
+}
+
+/** The alternatives of a schema that are not null. */
+function alternatives(schema) {
+  return (schema.anyOf || schema.oneOf || []).filter((each) => each.type !== "null");
+}
+
 function resolve(spec, schema) {
+  if (schema && !schema.$ref && alternatives(schema).length === 1) return resolve(spec, alternatives(schema)[0]);
   if (!schema || !schema.$ref) return schema || {};
   return spec.components.schemas[schema.$ref.split("/").pop()] || {};
 }
@@ -16,8 +27,12 @@ function resolve(spec, schema) {
 function typeName(spec, schema) {
   if (!schema) return "";
   if (schema.$ref) return schema.$ref.split("/").pop();
+  const choices = alternatives(schema).map((each) => typeName(spec, each));
+  if (choices.length) {
+    return [...choices, ...(schema.anyOf || []).some((each) => each.type === "null") ? ["null"] : []].join(" or ");
+  }
   const type = Array.isArray(schema.type) ? schema.type.join(" or ") : schema.type || "any";
-  if (schema.type === "array") return `array of ${typeName(spec, schema.items)}`;
+  if (schema.type === "array") return `array of ${typeName(spec, itemsOf(schema))}`;
   return schema.enum ? `${type}: ${schema.enum.join(", ")}` : type;
 }
 
@@ -41,8 +56,8 @@ function rows(spec, schema, depth, seen) {
         required ? element("span", { class: "required", title: "required" }, " *") : null),
       element("td", {}, typeName(spec, property)),
       element("td", {}, notes)));
-    const inner = property.type === "array" ? property.items : property;
-    const key = inner.$ref || "";
+    const inner = property.type === "array" ? itemsOf(property) || {} : property;
+    const key = (alternatives(inner).length === 1 ? alternatives(inner)[0] : inner).$ref || "";
     if (depth < 4 && !seen.includes(key)) {
       found.push(...rows(spec, inner, depth + 1, key ? [...seen, key] : seen));
     }
@@ -51,7 +66,7 @@ function rows(spec, schema, depth, seen) {
 }
 
 function schemaView(spec, schema) {
-  const target = schema && schema.type === "array" ? schema.items : schema;
+  const target = schema && schema.type === "array" ? itemsOf(schema) : schema;
   const body = rows(spec, target, 0, []);
   if (!body.length) return element("p", {}, typeName(spec, schema) || "no body");
   return element("table", {}, element("thead", {}, element("tr", {},
