@@ -1,4 +1,4 @@
-"""The one table of who may use which route, and how long its body may be. What is not in it is the operator's."""
+"""The access table: who may use which route, and how long its body may be. Other routes are for operators only."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ class Rule:
 
     Attributes:
         group: For ``Need.READ``: the word of OVERLAY_PUBLIC_READS that opens it.
-        body_bytes_max: None where the node's settings say.
+        body_bytes_max: None: the node's setting for bodies of events.
     """
 
     need: Need
@@ -28,7 +28,7 @@ OPERATORS: Final = Rule(Need.OPERATE)
 
 RULES: Final[dict[str, Rule]] = {
     "ingest.ingest_events": Rule(Need.SEND, body_bytes_max=None),
-    "webhooks.take_delivery": Rule(Need.NOTHING, body_bytes_max=None),  # the source's own secret opens it
+    "webhooks.take_delivery": Rule(Need.NOTHING, body_bytes_max=None),  # proven by the source's own secret
     "events.list_events": Rule(Need.READ, "events"),
     "events.get_event": Rule(Need.READ, "events"),
     "events.get_certification": Rule(Need.READ, "events"),
@@ -36,7 +36,7 @@ RULES: Final[dict[str, Rule]] = {
     "events.list_versions": Rule(Need.READ, "events"),
     "events.get_batch": Rule(Need.READ, "events"),
     "stream.stream_events": Rule(Need.READ, "stream"),
-    # who may read the stream may have subscriptions; whose each is, and what is for proven identities, the routes say
+    # who may read the stream may have subscriptions; the routes check whose each is, and what needs a proven identity
     "subscriptions.create_subscription": Rule(Need.READ, "stream"),
     "subscriptions.list_subscriptions": Rule(Need.READ, "stream"),
     "subscriptions.get_subscription": Rule(Need.READ, "stream"),
@@ -95,5 +95,5 @@ RULES: Final[dict[str, Rule]] = {
 
 
 def rule_of(endpoint: str | None) -> Rule:
-    """The rule of a route; ``None`` is no route at all, which is answered 404 or 405 to anybody."""
+    """The rule of a route; without a route (``None``) any caller gets 404 or 405."""
     return OPEN if endpoint is None else RULES.get(endpoint, OPERATORS)

@@ -1,4 +1,4 @@
-"""What the doors for events have in common: how bodies are compressed, and how an acknowledgement is answered."""
+"""What the ways in for events have in common: compression of bodies, and the answer that acknowledges events."""
 
 from functools import partial
 from typing import Final
@@ -19,7 +19,7 @@ def coding_of(asked: Request) -> Coding:
     """How a body is compressed.
 
     Raises:
-        UnsupportedMediaType: In a way that is not taken.
+        UnsupportedMediaType: In a way that is not supported.
     """
     coding = CODINGS.get(asked.headers.get("Content-Encoding", "identity").strip().lower())
     if coding is None:

@@ -24,8 +24,8 @@ SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 
-# No cookie or network position gives a page any right here: whoever may do something signs for it. Where everybody
-# is an operator that is not so, and pages of other origins are kept out.
+# No cookie or network position gives a page any right here: rights come from signatures. Where every caller is an
+# operator (open_admin) that does not hold, and pages of other origins are refused.
 CROSS_ORIGIN: Final = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
 PREFLIGHT: Final = {"Access-Control-Allow-Headers": "Authorization, *", "Access-Control-Max-Age": "86400"}
 

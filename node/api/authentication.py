@@ -1,8 +1,8 @@
-"""Proves who calls before any route runs, and signs the answer after it.
+"""Authenticates the caller before a route runs, and signs the answer after it.
 
 Three forms lead to one `Caller` in ``g.caller``: sessions (BRC-103/104), single requests signed in their headers,
 and legacy Authrite sessions. A request that names an identity and does not prove it is refused whatever the
-route: nobody's request runs as anonymous because its signature was wrong. Such refusals alone leave unsigned,
+route: a request with a wrong signature never runs as an anonymous one. Only these refusals are sent unsigned,
 as 401: to a client of BRC-104 that means to shake hands again, which it does by itself.
 """
 
@@ -150,7 +150,7 @@ class Gate:
     async def _certificates(self, exchange: SessionExchange) -> Sequence[CheckedCertificate]:
         """What the client shows of itself: it sends its first request before its certificates have gone out.
 
-        A client that has none says nothing: only a young session is waited for.
+        A client that has none sends nothing: only a young session is waited for.
         """
         left_s = CERTIFICATES_WAIT_S - (clock_ms() - exchange.opened_ms) / 1_000
         with trio.move_on_after(max(0.0, left_s)):

@@ -1,6 +1,6 @@
-"""An event's certificate as a page to read. It states what the document says and how to check that; it has no script.
+"""An event's certificate as a page: what the document states, and how to check it. The page has no script.
 
-Names and values are those of whoever sent the event: the template escapes them, and what a reader would not see
+Names and values come from the sender of the event: the template escapes them, and what a reader would not see
 (control characters, reversed text) is shown as an escape.
 """
 

@@ -144,5 +144,5 @@ async def _page(services: Services, document: history.Document, objects: history
 
 
 def _prefers_page(asked: Request) -> bool:
-    """What a client wants by its Accept header: a browser names text/html, anybody else gets JSON."""
+    """Whether the Accept header prefers the page: browsers name text/html, other clients get JSON."""
     return asked.accept_mimetypes.best_match((JSON_TYPE, HTML_TYPE), JSON_TYPE) == HTML_TYPE

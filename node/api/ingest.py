@@ -93,7 +93,7 @@ ingest = Resource("ingest", IngestRoutes)
             "come, without a bound on their whole length, each piece (1,000 events, 1 MiB, or what is there after "
             "200 ms of silence) acknowledged by a line of the answer; a request that is signed or has an "
             "Idempotency-Key is read whole instead, within the bound on bodies. Such a stream ends after 60 s of "
-            "silence; its last line says what was acknowledged, and what was wrong."
+            "silence; its last line states what was acknowledged, and what was wrong."
         ),
         described_query=IngestQuery,
         headers=IngestHeaders,
@@ -152,10 +152,10 @@ async def ingest_events(context: IngestRoutes) -> Response:
 
 
 def form_of(asked: Request) -> RequestEncoding:
-    """How a request says its events: by its media type, its coding, and the headers of CloudEvents.
+    """How the events of a request are encoded: media type, compression, headers of CloudEvents.
 
     Raises:
-        UnsupportedMediaType: In no way that is known. InvalidParameterError: a query parameter is wrong.
+        UnsupportedMediaType: The encoding is not known. InvalidParameterError: A query parameter is wrong.
     """
     coding = coding_of(asked)
     attributes = tuple(

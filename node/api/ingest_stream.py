@@ -1,4 +1,4 @@
-"""Bodies of lines without a known length: acknowledged while they come."""
+"""Bodies of lines without a known length: acknowledged while they arrive."""
 
 from typing import Any, Final, cast
 
@@ -16,24 +16,24 @@ from protocols.errors import OverlayError
 
 LINES_TYPE: Final = "application/x-ndjson"
 STREAMS_MAX: Final = 256
-UNREAD_BYTES: Final = 64 * 1024  # of a body, that wait to be read
+UNREAD_BYTES: Final = 64 * 1024  # of a body, received and not yet read
 
 
 class IngestStreams:
-    """All such requests of a node."""
+    """All requests with such bodies, of one node."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._places = trio.CapacityLimiter(STREAMS_MAX)
+        self._slots = trio.CapacityLimiter(STREAMS_MAX)
 
     def takes(self, asked: Request, form: RequestEncoding) -> bool:
-        """Whether a body is taken as it comes. One that is signed, or has a key, is read whole."""
+        """Whether a body is read as it arrives. One that is signed, or has a key, is read whole first."""
         return (
             form.shape == "lines" and asked.content_length is None and "body" not in g and HEADER not in asked.headers
         )
 
     async def respond(self, asked: Request, form: RequestEncoding) -> Response:
-        """Raises TooManyStreamsError, and what keeps the first piece from being taken."""
+        """Raises TooManyStreamsError, and what makes the first piece be refused."""
         request = cast(PacedRequest, asked)
         budget = self._services.ingest.admission.budget()
         stream = LineStream(
@@ -45,9 +45,9 @@ class IngestStreams:
             idle_s=self._services.settings.ingest_idle_s,
         )
         try:
-            self._places.acquire_on_behalf_of_nowait(stream)
+            self._slots.acquire_on_behalf_of_nowait(stream)
         except trio.WouldBlock as full:
-            raise TooManyStreamsError(f"{STREAMS_MAX} streams are taken in already") from full
+            raise TooManyStreamsError(f"{STREAMS_MAX} streams are read already") from full
         request.body.pace(UNREAD_BYTES)
         try:
             await stream.begin()
@@ -68,7 +68,7 @@ class IngestStreams:
 
     def _end(self, stream: LineStream) -> None:
         stream.close()
-        self._places.release_on_behalf_of(stream)
+        self._slots.release_on_behalf_of(stream)
 
 
 def _describe(fault: OverlayError) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""GET /overlay/node, /overlay/caller, /overlay/agents and /overlay/peers: who is there, as this node sees it."""
+"""GET /overlay/node, /overlay/caller, /overlay/agents and /overlay/peers: the node, its caller and its peers."""
 
 from quart import Response, g
 

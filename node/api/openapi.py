@@ -27,7 +27,7 @@ TAGS: Final = {
 }
 DESCRIPTION: Final = (
     "Post batches of events to any node; follow their certification; stream what is certified; keep a "
-    "certificate that verifies offline. Errors are problem documents (RFC 9457) that say what to do."
+    "certificate that verifies offline. Errors are problem documents (RFC 9457) that state what to do."
 )
 LICENSE: Final = {"name": "Apache 2.0", "identifier": "Apache-2.0"}
 SECURITY_SCHEMES: Final = {

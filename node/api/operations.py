@@ -41,7 +41,7 @@ class Answer:
 
     Attributes:
         examples: By media type.
-        headers: Names and what they say.
+        headers: What each contains, by name.
     """
 
     description: str
@@ -154,7 +154,7 @@ class Resource(Generic[C]):
     ) -> None:
         """Args:
         context: Makes what the handlers work with, once for each app.
-        extend: Adds to the blueprint what is no operation: preflights, headers of all its answers.
+        extend: Adds to the blueprint what is not an operation: preflights, headers of all its answers.
         """
         self.name = name
         self._extend = extend

@@ -1,4 +1,4 @@
-"""A request whose body a route may take at its own pace, and tasks beside the answer to it."""
+"""A request whose body a route may read at its own pace, and tasks beside the answer to it."""
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
@@ -8,7 +8,7 @@ from quart_trio.wrappers.request import TrioBody, TrioRequest
 
 
 class PacedBody(TrioBody):
-    """A body that comes as fast as its client sends, or no faster than it is read."""
+    """A body that is received as fast as its client sends, or no faster than it is read."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(expected_content_length, max_content_length)
@@ -26,7 +26,7 @@ class PacedBody(TrioBody):
         self._taken = trio.Event()
         return data
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Wait until more may be received."""
         while self._pace is not None and len(self._data) >= self._pace:
             await self._taken.wait()
@@ -34,7 +34,7 @@ class PacedBody(TrioBody):
 
 class PacedRequest(TrioRequest):
     """Attributes:
-    tasks: What runs beside the answer; it ends with it.
+    tasks: Run beside the answer, and end with it.
     """
 
     body_class = PacedBody
@@ -55,7 +55,7 @@ class PacedConnection(TrioASGIHTTPConnection):
                 request.body.append(message.get("body", b""))
                 if not message.get("more_body", False):
                     request.body.set_complete()
-                await request.body.room()
+                await request.body.wait_for_space()
             elif message["type"] == "http.disconnect":
                 nursery.cancel_scope.cancel()
                 return

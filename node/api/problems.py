@@ -1,6 +1,6 @@
 """The one table from error code to HTTP status, and RFC 9457 problem documents.
 
-``type`` is ``urn:overlay:problem:<code>``: stable, part of the interface. ``remedy`` says what to do about it.
+``type`` is ``urn:overlay:problem:<code>``: stable, part of the interface. ``remedy`` states what to do about it.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:overlay:problem:"
 
-# code: (status, title, what to do where the error itself does not say)
+# code: (status, title, remedy where the error itself has none)
 PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-json": (400, "The body is not acceptable JSON", "Send one JSON document in UTF-8."),
     "invalid-request": (400, "The request does not have the form described", "See /openapi.json for the form."),
@@ -85,7 +85,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "body-too-large": (413, "The body is too large", "Split it into smaller requests."),
     "too-many-events": (413, "Too many events in one request", "Send them in several requests."),
     "unsupported-media-type": (415, "The media type is not supported", "Send application/json; see /openapi.json."),
-    "range-not-satisfiable": (416, "No byte is in the range", "Content-Range says how many there are."),
+    "range-not-satisfiable": (416, "No byte is in the range", "Content-Range has the object's size."),
     "invalid-configuration": (422, "The source's configuration is not usable", "Correct the field named."),
     "source-fault": (503, "The source cannot be read", "See its state at /overlay/sources/{sourceId}."),
     "invalid-callback": (422, "The callback URL may not be called", "Send an https URL of a public host."),
@@ -103,7 +103,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
         "Delete some that are not used.",
     ),
     "too-many-messages": (429, "Too many messages on one connection", "Send fewer a second."),
-    "overloaded": (429, "The node is at its limit", "Wait as long as Retry-After says, then send it again."),
+    "overloaded": (429, "The node is at its limit", "Wait for Retry-After seconds, then send it again."),
     "idempotency-key-in-use": (409, "The first request with this key is in progress", "Ask again shortly."),
     "idempotency-key-reused": (422, "The key was used for another request", "Use a key of its own for each request."),
     "internal": (500, "The node failed", "Tell its operator the request id."),

@@ -55,7 +55,7 @@ class _Config(Config):
 class FinishedResponses:
     """The app, with the end of every response seen through.
 
-    Quart cancels a request's tasks as soon as it hears of the disconnect that ends it, and with them the
+    Quart cancels a request's tasks as soon as it is notified of the disconnect that ends it, and with them the
     server's closing of the connection where the request's body was not read to its end: a refused upload
     would go on being received for nothing.
     """
@@ -138,12 +138,12 @@ async def _serve(
                 await Connection(wrapped, config, context, ConnectionState({}), stream)
 
             try:
-                async with trio.open_nursery() as doors:
-                    doors.start_soon(
+                async with trio.open_nursery() as listening:
+                    listening.start_soon(
                         partial(trio.serve_listeners, serve_connection, listeners, handler_nursery=connections)
                     )
                     await (shutdown_trigger or trio.sleep_forever)()
-                    doors.cancel_scope.cancel()
+                    listening.cancel_scope.cancel()
             finally:
                 await context.terminated.set()
                 connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout

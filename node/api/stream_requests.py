@@ -121,7 +121,7 @@ def refuse_other_origins(asked: Websocket) -> None:
     """Where everybody is an operator, pages of other origins are kept out, as the missing CORS headers do for HTTP.
 
     Raises:
-        NotPermittedError: A browser says that the page is of another origin (RFC 6455, section 10.2).
+        NotPermittedError: The Origin header names another origin (RFC 6455, section 10.2).
     """
     origin = asked.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc != asked.headers.get("Host"):

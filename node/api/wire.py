@@ -19,7 +19,6 @@ JSON_TYPE: Final = "application/json"
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024  # all bodies but those of events
 OFF_CHAIN_BYTES_MAX: Final = 1024 * 1024  # of a submission
 SUBMISSION_BYTES_MAX: Final = BEEF_BYTES_MAX + OFF_CHAIN_BYTES_MAX + 16
-LIST_MAX: Final = 64
 
 Q = TypeVar("Q", bound=QueryModel)
 
@@ -85,17 +84,6 @@ async def read_document(request: Request, timeout_s: float) -> dict[str, Any]:
     return document
 
 
-def only_parameters(request: Request | Websocket, *known: str) -> None:
-    """Refuse query parameters that are not known or stand twice: none is left out silently."""
-    for name, values in request.args.lists():
-        if name not in known:
-            raise InvalidParameterError(
-                f"unknown parameter {name[:80]!r}", field=name[:80], remedy=f"known here are {', '.join(known)}"
-            )
-        if len(values) > 1:
-            raise InvalidParameterError(f"{name!r} stands twice", field=name, remedy="send it once")
-
-
 def read_query(model: type[Q], asked: Request | Websocket) -> Q:
     """The query parameters as their model.
 
@@ -117,12 +105,3 @@ def _invalid_parameter(problem: FieldProblem) -> InvalidParameterError:
     reason = "unknown parameter" if problem.reason == "unknown member" else problem.reason
     remedy = problem.remedy.replace("allowed members are", "known here are")
     return InvalidParameterError(f"{name[:80]!r}: {reason}", field=name[:80], remedy=remedy)
-
-
-def list_parameter(request: Request, name: str) -> frozenset[str] | None:
-    """A comma-separated parameter; None where it is absent or empty."""
-    items = [item.strip() for item in request.args.get(name, "").split(",")]
-    found = frozenset(item for item in items if item)
-    if len(found) > LIST_MAX:
-        raise InvalidParameterError(f"{name!r} has more than {LIST_MAX} items", field=name)
-    return found or None

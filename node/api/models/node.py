@@ -1,4 +1,4 @@
-"""Who this node is, who calls it, whom it is connected to, and how it is."""
+"""The node's identity, its caller, its peers, and its state."""
 
 from typing import Annotated, get_args
 
@@ -36,7 +36,7 @@ class PeerDocument(AnswerModel):
     connected: bool
     connected_since: Time | None
     queued_frames: int
-    refusal: str | None = Field(description="Why no connection is kept; null where nothing speaks against it.")
+    refusal: str | None = Field(description="Why no connection is kept; null: a connection is kept or wanted.")
 
 
 class PeerList(AnswerModel):

@@ -1,4 +1,4 @@
-"""Submissions (BRC-22), lookups (BRC-24), and what topic managers and lookup services say of themselves."""
+"""Submissions (BRC-22), lookups (BRC-24), and descriptions of topic managers and lookup services."""
 
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ Admittance = Annotated[dict[str, TopicAdmittance], Field(description="By topic."
 
 
 class LookupQuestion(AnswerModel):
-    """A question to a lookup service; what a query looks like, the service's documentation says."""
+    """A question to a lookup service; the service's documentation describes its queries."""
 
     service: str
     query: Any

@@ -88,7 +88,7 @@ class CertificateEvidence(SignedStatement):
 
 
 class Certificate(AnswerModel):
-    """Proves one event's verdict offline, to whoever trusts the agents that signed."""
+    """Proves one event's verdict offline, to anyone who trusts the agents that signed."""
 
     type: str
     version: int
