@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from node.runtime.guarded_http import Fetched
@@ -162,3 +164,119 @@ def test_headers_are_not_shown() -> None:
     with pytest.raises(ValidationError) as refused:
         PollSourceSettings.model_validate({"url": URL, "headers": {"Authorization": "Bearer hush\n"}})
     assert "hush" not in str(refused.value)
+
+
+# --- pages, links and redirects ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "target"),
+    [
+        ("https://x.test/events?limit=2", "?limit=2&after=9", "https://x.test/events?limit=2&after=9"),
+        ("https://x.test/a/b", "../c", "https://x.test/c"),
+        ("https://x.test/a/b", "//y.test/c", "https://y.test/c"),
+        ("http://x.test/a/b", "http://y.test/c", "http://y.test/c"),
+        ("https://moved.test/new/page", "2", "https://moved.test/new/2"),
+    ],
+)
+def test_a_link_is_resolved_against_where_its_answer_came_from(page: str, link: str, target: str) -> None:
+    """That is the last URL of a chain of redirects, not the one that was requested."""
+    config = settings(followLinks=True)
+    start = position_of(config, None)
+    after = next_page(config, start, answer(page, link=f"<{link}>; rel=next"), polled())
+    assert after is not None
+    assert request_url(config, after) == target
+    assert after.of == start.of
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "ftp://x.test/2",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "http://",
+        "http://x.test/2",
+        "https://x.test:99999/",
+    ],
+)
+def test_a_link_that_cannot_be_called_is_a_fault(link: str) -> None:
+    config = settings(followLinks=True)
+    with pytest.raises(OutboundFault):
+        next_page(config, position_of(config, None), answer(link=f"<{link}>; rel=next"), polled())
+
+
+def test_a_page_that_links_to_itself_is_the_last_one() -> None:
+    config = settings(followLinks=True)
+    start = position_of(config, None)
+    assert next_page(config, start, answer(link=f"<{URL}>; rel=next"), polled()) is None
+    second = next_page(config, start, answer(link="<?page=2>; rel=next"), polled())
+    assert second is not None
+    assert next_page(config, second, answer(link="<?page=2>; rel=next"), polled()) is None
+
+
+def test_a_cursor_that_does_not_move_on_is_the_last_one() -> None:
+    config = settings(cursorPath="/next", cursorParameter="after")
+    start = position_of(config, None)
+    after = next_page(config, start, answer(), polled("7"))
+    assert after is not None
+    assert request_url(config, after) == "https://x.test/events?limit=2&after=7"
+    assert next_page(config, after, answer(), polled("7")) is None
+    assert next_page(config, after, answer(), polled("")) is None
+    again = next_page(config, after, answer(), polled("5"))
+    assert again is not None, "a cursor of the server's own may look like anything"
+    assert again.cursor == "5"
+
+
+def test_the_greatest_value_of_a_field_never_goes_back() -> None:
+    config = settings(cursorField="/id", cursorParameter="since")
+    first = next_page(config, position_of(config, None), answer(), polled("9"))
+    assert first is not None
+    assert next_page(config, first, answer(), polled("5")) is None
+    greater = next_page(config, first, answer(), polled("10"))
+    assert greater is not None
+    assert greater.cursor == "10", "numbers are compared as numbers"
+
+
+@pytest.mark.parametrize("value", ["x" * 1_025, "ä", "a\nb", "a\x7f"])
+def test_validators_that_cannot_be_sent_back_are_dropped(value: str) -> None:
+    config = settings()
+    start = position_of(config, None)
+    after = seen(config, start, answer(etag=value, **{"last-modified": value}), polled())
+    assert (after.etag, after.last_modified) == ("", "")
+    assert validators(config, after) == {}
+
+
+@pytest.mark.parametrize("more", [{"method": "POST", "body": "{}"}, {"followLinks": True}])
+def test_validators_are_sent_only_where_an_unchanged_body_means_that_nothing_is_new(more: dict[str, Any]) -> None:
+    config = settings(**more)
+    start = position_of(config, None)
+    assert validators(config, seen(config, start, answer(etag='"1"'), polled())) == {}
+
+
+SAVED = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.text(max_size=20) for name in ("cursor", "page", "request", "etag", "last_modified", "digest")
+    },
+)
+
+
+@given(saved=SAVED)
+def test_a_position_survives_being_saved(saved: dict[str, str]) -> None:
+    config = settings()
+    position = position_of(config, {**saved, "of": position_of(config, None).of, "unknown": "of a later version"})
+    assert position_of(config, position.saved()) == position
+    assert all(position.saved().values()), "what is empty is not saved"
+
+
+@given(
+    header=st.text(alphabet='<>;,="\\ relnxtah?/1', max_size=60)
+    | st.lists(st.sampled_from(["<a>", "<b>", ";", ",", "rel=next", 'rel="next"', 'title="<x>; rel=next"', " "])).map(
+        "".join
+    )
+)
+def test_any_link_header_is_read_and_names_a_target_that_stands_in_it(header: str) -> None:
+    target = next_link(header)
+    assert f"<{target}>" in header or target == ""
+    assert target == "" or "next" in header.lower()
