@@ -24,7 +24,7 @@ NAME_CHARS_MAX: Final = 64
 MESSAGE_CHARS_MAX: Final = 256
 RETENTION_DAYS_MAX: Final = 36_500
 NAMES: Final = ("data", "event", "last", "tables")
-Functions = Mapping[str, Callable[..., Any]]
+Calls = Mapping[str, Callable[..., Any]]  # what runs a policy's functions, by name
 
 
 @attrs.frozen(kw_only=True)
@@ -145,19 +145,19 @@ def read_severity(node: DocumentNode) -> str:
     return ERROR if severity is None else severity.choice(*SEVERITIES)
 
 
-def read_expression(node: DocumentNode, functions: Functions, names: tuple[str, ...] = NAMES) -> Expression:
+def read_expression(node: DocumentNode, functions: Calls, names: tuple[str, ...] = NAMES) -> Expression:
     text = node.text()
     return node.checked(lambda: compile_expression(text, names=names, functions=functions))
 
 
 def maybe_expression(
-    node: DocumentNode, key: str, functions: Functions, names: tuple[str, ...] = NAMES
+    node: DocumentNode, key: str, functions: Calls, names: tuple[str, ...] = NAMES
 ) -> Expression | None:
     found = node.maybe(key)
     return None if found is None else read_expression(found, functions, names)
 
 
-def read_required(root: DocumentNode, functions: Functions) -> tuple[RequiredRule, ...]:
+def read_required(root: DocumentNode, functions: Calls) -> tuple[RequiredRule, ...]:
     found = []
     for node in root.items("required", RULES_MAX):
         if isinstance(node.value, dict):
@@ -320,7 +320,7 @@ def read_memory(root: DocumentNode) -> MemoryRule | None:
     return MemoryRule(name="last", key=read_key(node), keep=keep, time=maybe_path(node, "time"))
 
 
-def read_checks(root: DocumentNode, section: str, functions: Functions, *, looks_back: bool) -> tuple[CheckRule, ...]:
+def read_checks(root: DocumentNode, section: str, functions: Calls, *, looks_back: bool) -> tuple[CheckRule, ...]:
     names = NAMES if looks_back else tuple(name for name in NAMES if name != "last")
     found: dict[str, CheckRule] = {}
     for node in root.items(section, RULES_MAX):
