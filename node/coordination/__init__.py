@@ -1,4 +1,5 @@
-"""The life of batches inside this node: the driver, the executor of its effects, what they record.
+"""The life of batches inside this node: the driver, the dispatcher of its effects, the parts that
+carry them out and store what came of them.
 
 May import: ``runtime``, ``worker``, ``storage``, ``protocols.coordination``. Batches and leases change in the driver
 alone; effects leave after the commit that caused them.

@@ -1,4 +1,4 @@
-"""A batch once it is certified and stored, as those who deliver it get it."""
+"""A batch once it is certified and stored, in the form that delivery takes."""
 
 import attrs
 

@@ -72,7 +72,7 @@ class Dispatcher:
         try:
             await self._handlers[type(effect)](effect)
         except WorldFault as fault:
-            # The state still owes the effect: its alarm, or the next start, asks for it again.
+            # The entity still needs the effect: its alarm, or the next start, causes it again.
             log.error("effect.failed", effect=type(effect).__name__, why=str(fault))
         finally:
             self._tasks.release()

@@ -33,16 +33,16 @@ Act: TypeAlias = Callable[[Sequence[Effect]], Awaitable[None]]
 
 
 class Journal(Protocol):
-    """Where committed state lives."""
+    """Where committed state is stored."""
 
     async def load(self) -> Sequence[Entity]:
-        """What a restarted node goes on with, see ``coordination.recover``."""
+        """The state that a restarted node goes on with, see ``coordination.recover``."""
 
     async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
         """Store everything or nothing; returns once it is on disk."""
 
     def note(self, transition: Transition, rules: Rules) -> None:
-        """See what changed under the rules in force, for views that may lag behind; never waits."""
+        """Take in what changed under the rules in force, for views that may lag behind; never waits."""
 
 
 class Driver:

@@ -21,7 +21,7 @@ ROLES: Final = {role.word: role for role in Role}
 
 @attrs.frozen(kw_only=True)
 class _Change:
-    """A reputation as it is now, and the occasions since it was written last."""
+    """A reputation as it is now, and the incidents since it was last written."""
 
     reputation: Reputation
     incidents: tuple[Incident, ...] = ()

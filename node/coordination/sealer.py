@@ -33,7 +33,7 @@ OUTPUTS_BYTES_MAX: Final = 2 * PAYLOAD_BYTES_MAX
 
 
 class SealStore(Protocol):
-    """Where batches get their end."""
+    """Where the end of a batch is stored."""
 
     async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
         """Store a certified batch, whole or not at all. Its sequence, or None if it has its end already."""
@@ -57,7 +57,7 @@ class RemoteOutputs(Protocol):
 
 
 class Sealer:
-    """Seals and buries batches, and checks seals that others brought about."""
+    """Stores the end of batches, and reproduces those whose certificate other nodes brought about."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class Sealer:
     @property
     def handlers(self) -> Handlers:
         """The effects that end a batch."""
-        return {WriteBatch: self._seal, ReproduceBatch: self._check_seal, MarkDead: self._mark_dead}
+        return {WriteBatch: self._write, ReproduceBatch: self._reproduce, MarkDead: self._mark_dead}
 
-    async def _seal(self, effect: WriteBatch) -> None:
+    async def _write(self, effect: WriteBatch) -> None:
         statement = effect.certificate.statement
         run = await self._certified_run(effect)
         if run is None:
@@ -148,7 +148,7 @@ class Sealer:
         for listener in self.on_dead:
             listener(effect.batch_id, events)
 
-    async def _check_seal(self, effect: ReproduceBatch) -> None:
+    async def _reproduce(self, effect: ReproduceBatch) -> None:
         """Accept a certificate of this node's own batch when its own run gives the same: the data are here."""
         statement = effect.sealed.certificate.statement
         try:
@@ -178,7 +178,7 @@ class Sealer:
                     return run
             await trio.sleep(2**attempt)
         log.error("seal.without_outputs", batch=statement.batch_id)
-        return None  # stays SEALING: the next start tries again
+        return None  # the batch stays in its stage: the next start tries again
 
     async def _recomputed(self, effect: WriteBatch) -> compute.Run | None:
         try:

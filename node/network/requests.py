@@ -18,7 +18,7 @@ Answerer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 
 class RequestTable:
-    """Who answers which requests. Before ``serve``, every request is answered with ``ABSENT``."""
+    """The answerer of each request. Before ``serve``, every request is answered with ``ABSENT``."""
 
     def __init__(self) -> None:
         self._answerers: Mapping[bytes, Answerer] = {}

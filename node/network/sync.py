@@ -200,10 +200,8 @@ class Synchronizer:
             good, why = await self._checker.admit(partial(check_entries, page, self._network, frozenset(wanted)))
             if len(good) < len(wanted) and len(page.entries) < len(wanted) and page.entries and not why:
                 received = {each.certificate.statement.batch_id for each in good}
-                missing = [
-                    *(batch_id for batch_id in wanted if batch_id not in received),
-                    *missing,
-                ]  # they did not fit
+                unsent = [batch_id for batch_id in wanted if batch_id not in received]
+                missing = [*unsent, *missing]  # they did not fit the page
             admitted = [each for each in good if self._certificates.admits(each.certificate)]
             learned += await self._certificates.put(admitted) if admitted else 0
             if why:

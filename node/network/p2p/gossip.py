@@ -89,7 +89,7 @@ class GuardedPubsub(Pubsub):
 
 
 class GossipPort:
-    """The node's part in its network's topics."""
+    """Publishes and receives gossip on the network's topics."""
 
     def __init__(
         self, host: IHost, network: str, *, admits: Callable[[IdentityKey], bool], eclipse_protection: bool
@@ -127,7 +127,7 @@ class GossipPort:
         return f"/{self._network}/{name}/1"
 
     async def join(self, name: str) -> ISubscriptionAPI:
-        """Begin to take part in a topic."""
+        """Subscribe to a topic."""
         return await self.pubsub.subscribe(self.topic(name))
 
     async def run(self, name: str, subscription: ISubscriptionAPI) -> None:

@@ -1,4 +1,4 @@
-"""What comes from peers: one reader per stream, and the one bounded queue that they all fill.
+"""Frames from peers: one reader per stream, and the one bounded queue that they all fill.
 
 A stream is read at all times, so that answers and signs of life get through while the queue is full. What may not
 go into the queue yet stays in the reader's backlog, uncredited: a peer that goes on sending past its credit is at
@@ -48,7 +48,7 @@ class InboundQueue:
         self._bytes = 0
 
     def offer(self, delivery: InboundFrame) -> bool:
-        """Queue a delivery, or return False if there is no room for it now."""
+        """Queue a frame, or return False if there is no room for it now."""
         if self._bytes >= INBOUND_BYTES_MAX or len(self._sizes) >= INBOUND_FRAMES_MAX:
             waiting = self.channel.statistics().current_buffer_used
             while len(self._sizes) > waiting:

@@ -1,4 +1,4 @@
-"""One link per peer: what waits to be sent to it, how much it lets us send, and when to call it again.
+"""One link per peer: what waits to be sent to it, how much it lets us send, and when to dial it again.
 
 Each side writes on a stream it opened itself and reads from the one the other opened, so they need not agree on
 who opens it. Flow control is by credit: the receiver reports now and then how much it has taken off the stream, and
@@ -121,7 +121,7 @@ class Outbox:
             self._news.set()
 
     def clear(self) -> int:
-        """Throw away what waits. Returns how many frames that was."""
+        """Drop the frames that wait. Returns how many."""
         dropped = len(self)
         self._frames.clear()
         self._urgent.clear()
@@ -176,7 +176,7 @@ class Link:
         return self.connected_since_ms is not None
 
     def learn(self, addresses: Iterable[str], addresses_max: int) -> None:
-        """Replace what is known of where it listens."""
+        """Replace its addresses."""
         fresh = tuple(dict.fromkeys(addresses))[:addresses_max]
         if fresh and fresh != self.addresses:
             self.addresses = fresh

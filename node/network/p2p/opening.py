@@ -39,7 +39,7 @@ class ListenError(WorldFault):
 
 @asynccontextmanager
 async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterator[PeerNetwork]:
-    """Listen, join the topics, call the bootstrap peers; closes everything within ``CLOSE_S`` on leaving.
+    """Listen, join the topics, dial the bootstrap peers; closes everything within ``CLOSE_S`` on leaving.
 
     Args:
         config: Settings.

@@ -116,7 +116,7 @@ class PeerLinks:
             self.cut(identity)
 
     def cut(self, identity: IdentityKey) -> None:
-        """Hang up on a peer, in a task of its own."""
+        """Close the connections to a peer, in a task of its own."""
         self._nursery.start_soon(self._connector.cut, identity)
 
     async def _serve(self, link: Link) -> None:
