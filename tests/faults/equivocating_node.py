@@ -1,6 +1,6 @@
 """A node whose agent equivocates: of some batches it signs two different results, and sends both.
 
-``python -m tests.faults.equivocating_node run --config FILE`` is the node's own command with one method exchanged.
+``python -m tests.faults.equivocating_node run --config FILE`` is the node's own command with one class exchanged.
 The first answer is the honest one, so that it counts until the second is there.
 """
 
@@ -48,7 +48,8 @@ class EquivocatingSender(Sender):
 
 
 if __name__ == "__main__":
-    from node import app
+    from node.wiring import network
 
-    app.Sender = EquivocatingSender  # type: ignore[attr-defined]
+    assert vars(network)["Sender"] is Sender, "the module that makes the node's sender"
+    vars(network)["Sender"] = EquivocatingSender
     sys.exit(main())
