@@ -6,15 +6,15 @@ for a node that waits for it.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
 import attrs
-import orjson
 import structlog
 import trio
 
+from node.ingest.acknowledgements import COUNTS, Acknowledgements, Progress
 from node.ingest.admission_control import ByteBudget, OverloadedError
 from node.ingest.pipeline import Ingest
 from node.ingest.responses import REJECTED, IngestAnswer, render_lines
@@ -34,28 +34,12 @@ IDLE_S: Final = 60.0
 FULL_S: Final = 0.5
 FULL_MAX_S: Final = 300.0  # after so long a full node ends the stream with an error
 LAST_LINE_S: Final = 2.0  # for the client to read why its stream ends, before the connection is closed
-PENDING_MAX: Final = 16  # acknowledgements that the client has not read; more are merged into one
-REJECTIONS_MAX: Final = 1_000  # listed in a merged acknowledgement
-COUNTS: Final = ("accepted", "duplicates", "rejected", "versions")
 
 
 class StreamIdleError(ClientFault):
     """The client sent nothing for too long."""
 
     code = "stream-idle"
-
-
-@attrs.define(kw_only=True)
-class Progress:
-    """The counts of a stream so far. ``acknowledged``: the last line that is durable, or rejected."""
-
-    acknowledged: int = 0
-    counts: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(COUNTS, 0))
-
-    def add(self, last: int, counts: Mapping[str, int]) -> None:
-        self.acknowledged = last
-        for name in COUNTS:
-            self.counts[name] += counts[name]
 
 
 class LineStream:
@@ -98,9 +82,7 @@ class LineStream:
         self._has_ended = False
         self._has_begun = False
         self._progress = Progress()
-        self._pending: deque[dict[str, Any]] = deque()
-        self._news = trio.Event()
-        self._is_over = False
+        self._acknowledgements = Acknowledgements()
 
     async def begin(self) -> None:
         """Take the first piece in: errors that concern the whole stream are raised here, before it is answered.
@@ -116,24 +98,23 @@ class LineStream:
         try:
             while await self._take_next():
                 pass
-            self._emit({"done": True, "lines": self._gatherer.number, **attrs.asdict(self._progress)})
+            self._acknowledgements.finish(
+                {"done": True, "lines": self._gatherer.number, **attrs.asdict(self._progress)}
+            )
         except OverlayError as fault:
             log.info("ingest.stream_ended", why=str(fault), code=fault.code, acknowledged=self._progress.acknowledged)
-            self._emit({"done": False, **attrs.asdict(self._progress), "problem": self._describe(fault)})
+            self._acknowledgements.finish(
+                {"done": False, **attrs.asdict(self._progress), "problem": self._describe(fault)}
+            )
             self.close()
             await self._drain_body()
         finally:
             self.close()
-            self._is_over = True
-            self._news.set()
+            self._acknowledgements.close()
 
-    async def answer(self) -> AsyncGenerator[bytes, None]:
+    def answer(self) -> AsyncGenerator[bytes, None]:
         """The answer's bytes: one line of JSON for each acknowledgement, and one at the end."""
-        while self._pending or not self._is_over:
-            if self._pending:
-                yield orjson.dumps(self._pending.popleft(), option=orjson.OPT_APPEND_NEWLINE)
-            else:
-                await self._news.wait()
+        return self._acknowledgements.lines()
 
     def close(self) -> None:
         """Release the bytes that are counted."""
@@ -154,7 +135,7 @@ class LineStream:
         piece = self._ready.popleft()
         document = await self._submitted(piece)
         self._progress.add(piece.last, document["counts"])
-        self._emit({"lines": [piece.first, piece.last], **document})
+        self._acknowledgements.add({"lines": [piece.first, piece.last], **document})
         self._budget.resize(self._held)
         return True
 
@@ -242,23 +223,3 @@ class LineStream:
                 if self._ready or self._flush():
                     return  # they are in memory already; submitting them frees it
                 await trio.sleep(FULL_S)
-
-    def _emit(self, document: dict[str, Any]) -> None:
-        if len(self._pending) >= PENDING_MAX and "lines" in document and "done" not in document:
-            document = _merged([*self._pending, document])
-            self._pending.clear()
-        self._pending.append(document)
-        self._news.set()
-        self._news = trio.Event()
-
-
-def _merged(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge acknowledgements of consecutive lines. Batches and receipts are left out."""
-    rejections = [rejection for document in documents for rejection in document["rejections"]]
-    return {
-        "lines": [documents[0]["lines"][0], documents[-1]["lines"][1]],
-        "counts": {name: sum(document["counts"][name] for document in documents) for name in COUNTS},
-        "rejections": rejections[:REJECTIONS_MAX],
-        "batches": [],
-        "abridged": True,
-    }
