@@ -22,7 +22,7 @@ from storage.database import Database
 GAUGES_S = 2.0
 
 
-class Health:
+class HealthMonitor:
     """Reads the state of the parts and changes none of it."""
 
     def __init__(

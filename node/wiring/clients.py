@@ -13,7 +13,7 @@ from node.delivery.announcer import Announcer
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.webhook_manager import WebhookManager
-from node.health import Health
+from node.health import HealthMonitor
 from node.ingest.batch_rows import BatchSigner
 from node.ingest.batch_split import BatchSplitter
 from node.ingest.bisection import Bisection
@@ -65,7 +65,7 @@ class Delivery:
 class Interface:
     """What the routes of the HTTP interface use."""
 
-    health: Health
+    health: HealthMonitor
     nonces: NonceLedger
     idempotency: IdempotencyLedger
     objects: Objects
@@ -193,7 +193,7 @@ def build_interface(
     )
     overlay = _overlay(base, peers, objects)
     market = Market(database=database, driver=driver, reputations=state.reputations, agent=peers.view.agent)
-    health = Health(
+    health = HealthMonitor(
         database=database,
         driver=driver,
         ingest=ingest,

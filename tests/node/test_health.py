@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from node.coordination.driver import Driver
 from node.coordination.result_cache import ResultCache
-from node.health import Health
+from node.health import HealthMonitor
 from node.network.sync import Freshness
 from node.telemetry import Metrics
 from protocols.rules import Rules
@@ -23,7 +23,7 @@ CAUGHT_UP = Freshness(synced=True, as_of_ms=1_700_000_000_000, peers=2, connecte
 @attrs.define
 class Watched:
     node: Running
-    health: Health
+    health: HealthMonitor
     transport: Neighbours
     metrics: Metrics
     fresh: Freshness = CAUGHT_UP
@@ -42,7 +42,7 @@ async def watched(postgres_url: str) -> AsyncIterator[Watched]:
     transport, metrics = Neighbours(NODE.identity, [AGENT.identity]), Metrics()
     async with running(postgres_url) as node:
         found: list[Watched] = []
-        health = Health(
+        health = HealthMonitor(
             database=node.database,
             driver=Driver(Rules(network=NETWORK, self_key=NODE.identity), Forgetful()),
             ingest=node.ingest,

@@ -54,7 +54,7 @@ def test_a_line_says_when_who_where_and_what(lines: Lines) -> None:
     }
 
 
-def test_what_is_bound_to_a_task_stands_in_every_line_of_ours_and_of_libraries(lines: Lines) -> None:
+def test_what_is_bound_to_a_task_is_in_every_line_of_ours_and_of_libraries(lines: Lines) -> None:
     with structlog.contextvars.bound_contextvars(batch="batch_1"):
         structlog.get_logger("node.runtime.workers").warning("workers.crashed")
         logging.getLogger("hypercorn.error").warning("odd")
@@ -69,7 +69,7 @@ def test_lines_below_the_level_are_left_out(lines: Lines) -> None:
     assert [line["event"] for line in lines()] == ["loud"]
 
 
-def test_an_error_group_stands_in_the_line_whole(lines: Lines) -> None:
+def test_an_error_group_is_in_the_line_whole(lines: Lines) -> None:
     group = ExceptionGroup("both", [WorldFault("no disk"), OSError("no net")])
     structlog.get_logger("node.runtime.supervisor").warning("component.restarting", exc_info=group)
     (line,) = lines()

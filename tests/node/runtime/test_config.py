@@ -104,7 +104,7 @@ def test_a_value_out_of_bounds_is_refused_with_what_is_accepted(variable: str, v
     assert f"Set it to {remedy}" in problem
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     problems = refusal({"EVENT_BATCH_SIZE": "0", "OVERLAY_PRICE": "-1", "LOG_LEVEL": "loud"})
     assert [problem.split(" ")[0] for problem in problems] == ["LOG_LEVEL", "OVERLAY_PRICE", "EVENT_BATCH_SIZE"]
 
@@ -126,7 +126,7 @@ def test_what_an_orchestrator_adds_to_the_environment_does_not_stop_the_node() -
     ]
 
 
-def test_variables_of_other_programs_are_let_be() -> None:
+def test_variables_of_other_programs_are_ignored() -> None:
     assert load(None, {"PATH": "/bin", "EVENTUALLY": "1", "HOME": "/"}).warnings() == ()
 
 

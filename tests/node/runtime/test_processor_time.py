@@ -1,4 +1,4 @@
-"""Processor time of the node's processes: each told apart, none counted twice, and never less than before."""
+"""Processor time of the node's processes: each counted by component, none twice, and never less than before."""
 
 import time
 from functools import partial
@@ -12,7 +12,7 @@ from tests.node import work_calls
 BUSY_S = 0.3
 
 
-async def test_each_component_is_told_apart_and_counted_once() -> None:
+async def test_each_component_is_counted_apart_and_once() -> None:
     async with Workers(1) as workers:
         await workers.admit(work_calls.facts)
         await workers.execute(work_calls.facts)
