@@ -11,7 +11,7 @@ from node.delivery.criteria import read_criteria
 from node.delivery.cursor import WHOLE_BATCH, Cursor, read_cursor
 from node.delivery.feed import Feed
 from node.delivery.feed_reader import FeedReader
-from tests.node.delivery.test_webhook_delivery import certify
+from tests.node.delivery.webhooks import certify
 from tests.node.running import Running, running
 
 SIZES = (3, 1, 2)

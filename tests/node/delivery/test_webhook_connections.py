@@ -1,14 +1,14 @@
 """Connections to receivers: kept while deliveries go on, closed when they end for whatever reason."""
 
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 
 from node.delivery.callback_url import read_callback_url
 from node.delivery.webhook_connection import WebhookConnection, WebhookConnector, WebhookResponse
-from tests.node.delivery.test_webhook_delivery import LOOPBACK, certify, subscribe, until_shown
+from tests.node.delivery.webhooks import LOOPBACK, certify, subscribe, until_shown
 from tests.node.running import Running, running
 from tests.node.webhook_receiver import Receiver, answers, never_answers, receiving
 
@@ -19,13 +19,6 @@ async def waits_for_the_end(stream: trio.abc.Stream) -> bool:
     """Never answers, and sees when the connection closes."""
     await stream.receive_some(1)
     return False
-
-
-@pytest.fixture
-async def node(postgres_url: str) -> AsyncIterator[Running]:
-    async with running(postgres_url) as started:
-        await started.source(overlayTopics=["t.one"])
-        yield started
 
 
 async def deliver(node: Running, receiver: Receiver) -> str:

@@ -14,9 +14,9 @@ from node.delivery.subscription_documents import read_values
 from node.delivery.webhook_manager import NOT_AUTHORIZED
 from node.runtime.access import Access, Caller, CallerRole, Credential, TrustedCertifier
 from tests.node.certified_batches import AGENT, NODE, KeySigner
-from tests.node.delivery.test_webhook_delivery import LOOPBACK, SECRET, certify, until_shown
+from tests.node.delivery.webhooks import LOOPBACK, certify, until_shown
 from tests.node.running import Running, running
-from tests.node.webhook_receiver import Receiver, receiving
+from tests.node.webhook_receiver import SECRET, Receiver, receiving
 
 OPERATOR, CERTIFIER = KeySigner(7), KeySigner(8)
 TYPE, SERIAL, OUTPOINT = "AA==", "c2VyaWFs", f"{'ab' * 32}.0"
