@@ -114,7 +114,15 @@ async def test_a_host_that_recovers_gets_the_transaction() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:9", "http://10.0.0.1", "https://nowhere.invalid", "no url", "http://["]
+    "url",
+    [
+        "http://127.0.0.1:9",
+        "http://127.0.0.1:99999",
+        "http://10.0.0.1",
+        "https://nowhere.invalid",
+        "no url",
+        "http://[",
+    ],
 )
 async def test_a_host_that_cannot_or_may_not_be_called_costs_nothing_but_its_attempts(url: str) -> None:
     host = Host()
