@@ -16,7 +16,7 @@ import trio
 
 from node.overlay.submit import Broadcast
 from node.runtime.guarded_http import guarded_client
-from node.runtime.guarded_network import ForbiddenAddressError, Network
+from node.runtime.guarded_network import Network, OutboundFault
 from protocols.overlay_bodies import Submission, write_submission
 
 log = structlog.get_logger(__name__)
@@ -112,5 +112,5 @@ async def _submit(client: httpx.AsyncClient, submission: HostSubmission) -> str:
             "POST", f"{submission.host}/submit", content=submission.body, headers=headers
         ) as answer:
             return "" if answer.is_success else f"status {answer.status_code}"
-    except (httpx.HTTPError, httpx.InvalidURL, ForbiddenAddressError, OSError, trio.TooSlowError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OutboundFault, OSError, trio.TooSlowError) as error:
         return f"{type(error).__name__}: {error}"

@@ -23,6 +23,7 @@ from protocols.errors import WorldFault
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+PORT_MAX: Final = 65_535
 RESOLVE_S: Final = 5.0
 CONNECT_S: Final = 5.0  # to one address, where the caller sets no bound of its own
 ADDRESSES_MAX: Final = 4  # of one name that are tried, one after the other
@@ -87,9 +88,11 @@ async def resolve(
 
     Raises:
         ForbiddenAddressError: One of its addresses may not be called.
-        OutboundFault: The name is malformed, or not resolved in time.
+        OutboundFault: The name or port is malformed, or the name is not resolved in time.
         OSError: The name has no address.
     """
+    if not 0 <= port <= PORT_MAX:
+        raise OutboundFault(f"the port of {host:.255} must be at most {PORT_MAX}, found {port}")
     try:
         with trio.fail_after(RESOLVE_S):
             found = await _look_up(host, port, lookups)

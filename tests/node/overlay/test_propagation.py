@@ -118,6 +118,7 @@ async def test_a_host_that_recovers_gets_the_transaction() -> None:
     [
         "http://127.0.0.1:9",
         "http://127.0.0.1:99999",
+        f"https://{'x' * 64}.example",
         "http://10.0.0.1",
         "https://nowhere.invalid",
         "no url",
