@@ -9,7 +9,7 @@ from node.api import certificate_page
 from node.api.models.base import LimitQuery
 from node.api.models.batches import BatchDocument
 from node.api.models.events import (
-    CertificateQuery,
+    CertificateFormatQuery,
     CertificationDocument,
     EventDocument,
     EventPage,
@@ -101,7 +101,7 @@ async def list_versions(services: Services, event_id: str, query: LimitQuery) ->
         operation_id="getCertificate",
         tag="events",
         summary="The certificate, or certificate of rejection, to keep; for a browser, a page about it",
-        query=CertificateQuery,
+        query=CertificateFormatQuery,
         answers={
             200: Answer(
                 description="Verifies offline.",
@@ -112,7 +112,7 @@ async def list_versions(services: Services, event_id: str, query: LimitQuery) ->
         problems=(*MISSING, "not-certified", "event-dead"),
     ),
 )
-async def get_certificate(services: Services, event_id: str, query: CertificateQuery) -> Response:
+async def get_certificate(services: Services, event_id: str, query: CertificateFormatQuery) -> Response:
     document, objects = await services.database.run(partial(history.certificate_and_objects, event_id=event_id))
     is_page = query.format == "html" if query.format else _prefers_page(request)
     response = await _page(services, document, objects) if is_page else answer(document)

@@ -14,7 +14,7 @@ from node.api.socket_listener import POLICY, Command, SocketListener
 from node.api.socket_messages import (
     ChangeFilter,
     Ending,
-    Grant,
+    GrantCredit,
     Ping,
     credit_message,
     error_message,
@@ -168,7 +168,7 @@ class EventSocket:
                 self._change = command
             case Ending():
                 self._ending = command
-            case Grant(events):
+            case GrantCredit(events):
                 self._credit = events
                 await self._output.send(credit_message(events, self._cursor))
             case Ping():

@@ -4,7 +4,7 @@ from typing import Final
 
 from quart import Response
 
-from node.api.models.node import Health, Readiness, Stats
+from node.api.models.node import HealthDocument, Readiness, Stats
 from node.api.operations import Answer, Operation, Resource, json_answer
 from node.api.services import Services
 from node.api.wire import answer
@@ -21,7 +21,7 @@ health = Resource("health", lambda services: services)
         operation_id="getHealth",
         tag="node",
         summary="Whether the process serves",
-        answers={200: json_answer("It does.", Health)},
+        answers={200: json_answer("It does.", HealthDocument)},
     ),
 )
 async def healthz(_: Services) -> Response:

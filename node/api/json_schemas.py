@@ -78,14 +78,14 @@ def _finished(value: Any, *, is_named: bool = False) -> Any:
     """A schema with components' own names and plain descriptions; ``is_named``: of an object's properties."""
     if isinstance(value, list):
         return [_finished(each) for each in value]
+    if isinstance(value, str) and value.startswith(PLACE):  # $ref, and the mapping of a discriminator
+        return PLACE + _component(value.removeprefix(PLACE))
     if not isinstance(value, dict):
         return value
     finished = {}
     for key, each in value.items():
         if is_named:
             finished[key] = _finished(each)
-        elif key == "$ref":
-            finished[key] = PLACE + _component(each.removeprefix(PLACE))
         elif key == "description":
             finished[key] = _summary(each)
         elif key in ("default", "enum", "examples"):

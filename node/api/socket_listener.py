@@ -11,7 +11,7 @@ from node.api.socket_messages import (
     Acknowledge,
     ChangeFilter,
     Ending,
-    Grant,
+    GrantCredit,
     InvalidMessageError,
     Ping,
     Reply,
@@ -30,7 +30,7 @@ FAULTS_MAX: Final = 5  # then the connection is closed
 COMMANDS_MAX: Final = 16  # that wait to be carried out; then nothing more is read from the client
 POLICY: Final = 1008  # RFC 6455, section 7.4.1
 
-Command: TypeAlias = ChangeFilter | Grant | Ping | Ending | Reply
+Command: TypeAlias = ChangeFilter | GrantCredit | Ping | Ending | Reply
 
 
 class SocketListener:

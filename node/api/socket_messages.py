@@ -53,7 +53,7 @@ class Acknowledge:
 
 
 @attrs.frozen
-class Grant:
+class GrantCredit:
     """The client takes at most so many further events."""
 
     events: int
@@ -72,7 +72,7 @@ class Ending:
     reason: str
 
 
-Request: TypeAlias = ChangeFilter | Acknowledge | Grant | Ping
+Request: TypeAlias = ChangeFilter | Acknowledge | GrantCredit | Ping
 Reply: TypeAlias = Callable[[], bytes]
 """A message that answers a request, made when it is written."""
 
@@ -105,7 +105,7 @@ def _request(asked: DocumentModel) -> Request:
         case AcknowledgeRequest(sequence=sequence):
             return Acknowledge(_cursor(sequence, "/sequence"))
         case CreditRequest(events=events):
-            return Grant(events)
+            return GrantCredit(events)
         case PingRequest(id=request_id):
             return Ping(request_id)
     raise AssertionError("every model of REQUESTS is a case")

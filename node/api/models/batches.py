@@ -59,7 +59,7 @@ class Roots(AnswerModel):
     output: Hex | None
 
 
-class Signer(AnswerModel):
+class SignerDocument(AnswerModel):
     """An agent that signed a batch's certificate."""
 
     agent_id: str
@@ -84,7 +84,7 @@ class BatchDocument(AnswerModel):
     topics: Topics
     counts: EventCounts
     roots: Roots
-    agents: list[Signer]
+    agents: list[SignerDocument]
     evidence: list[EvidenceDocument]
     dissent: list[EvidenceDocument] = Field(description="Signed statements that differ from what was certified.")
     overlay_jobs: list[OverlayJob]

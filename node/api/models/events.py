@@ -135,7 +135,7 @@ class EventQuery(PageQuery):
     external_id: str | None = Field(None, description="Events with this external id.")
 
 
-class CertificateQuery(QueryModel):
+class CertificateFormatQuery(QueryModel):
     """Unknown parameters are ignored, as this route always did: links to certificates are passed around."""
 
     model_config = ConfigDict(extra="ignore")

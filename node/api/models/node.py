@@ -43,7 +43,7 @@ class PeerList(AnswerModel):
     peers: list[PeerDocument]
 
 
-class Health(AnswerModel):
+class HealthDocument(AnswerModel):
     status: str
 
 

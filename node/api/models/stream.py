@@ -58,7 +58,7 @@ class MessageMetadata(AnswerModel):
     batch_id: str
 
 
-class EventMessage(AnswerModel):
+class EventMessageDocument(AnswerModel):
     """A certified event."""
 
     type: Annotated[str, OneOf(("event",))]
@@ -190,7 +190,7 @@ SOCKET_REQUESTS: Final = (SubscribeRequest, AcknowledgeRequest, CreditRequest, P
 """What clients may send over WebSocket."""
 
 StreamMessage = Annotated[
-    EventMessage
+    EventMessageDocument
     | HeartbeatMessage
     | DroppedMessage
     | SubscribedMessage

@@ -15,7 +15,7 @@ from node.api.socket_messages import (
     REQUESTS,
     Acknowledge,
     ChangeFilter,
-    Grant,
+    GrantCredit,
     InvalidMessageError,
     Ping,
     error_message,
@@ -113,7 +113,7 @@ def test_a_request_that_is_wrong_is_refused_at_its_field(document: Any, field: s
 
 
 def test_requests_are_read() -> None:
-    assert read_request('{"type":"credit","events":0}') == Grant(0)
+    assert read_request('{"type":"credit","events":0}') == GrantCredit(0)
     assert read_request('{"type":"ping","id":"a"}') == Ping("a")
     assert read_request('{"type":"ack","sequence":"12.5"}') == Acknowledge(Cursor(sequence=12, position=5))
     change = read_request('{"type":"subscribe","filter":{"sourceIds":["s"]},"since":"3.1","id":"f"}')
