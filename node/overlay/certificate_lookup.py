@@ -57,7 +57,7 @@ coins.
 
 
 @attrs.frozen(kw_only=True)
-class CertificateQuery:
+class CertificateLookupQuery:
     """Exactly one of the ids, the hash and the source is set. Times in milliseconds since 1970, ``to_ms``
     excluded."""
 
@@ -85,7 +85,7 @@ class CertificateLookup:
     async def lookup(self, query: Any) -> Sequence[LookupOutput]:
         return await self._database.run(partial(self._find, wanted=read_query(query)))
 
-    def _find(self, connection: "Connection", wanted: CertificateQuery) -> list[LookupOutput]:
+    def _find(self, connection: "Connection", wanted: CertificateLookupQuery) -> list[LookupOutput]:
         if wanted.event_id is not None:
             return self._of_events(connection, [wanted.event_id])
         if wanted.content_hash is not None:
@@ -109,7 +109,9 @@ class CertificateLookup:
         found += self._learned(connection, wanted, seen)
         return [*found, *_submitted(connection, wanted, seen)][: wanted.limit]
 
-    def _learned(self, connection: "Connection", wanted: CertificateQuery, seen: set[str]) -> list[LookupOutput]:
+    def _learned(
+        self, connection: "Connection", wanted: CertificateLookupQuery, seen: set[str]
+    ) -> list[LookupOutput]:
         """Certificates of other nodes' batches; adds their ids to ``seen``."""
         rows = certificate_log.foreign(
             connection,
@@ -150,7 +152,7 @@ class CertificateLookup:
         return LookupOutput(beef=carry(token), output_index=0, context=context)
 
 
-def read_query(query: Any) -> CertificateQuery:
+def read_query(query: Any) -> CertificateLookupQuery:
     """A query of this service.
 
     Raises:
@@ -158,9 +160,9 @@ def read_query(query: Any) -> CertificateQuery:
     """
     match query:
         case {"eventId": str(event_id), **rest} if not rest and ID.fullmatch(event_id):
-            return CertificateQuery(event_id=event_id)
+            return CertificateLookupQuery(event_id=event_id)
         case {"batchId": str(batch_id), **rest} if not rest and ID.fullmatch(batch_id):
-            return CertificateQuery(batch_id=batch_id)
+            return CertificateLookupQuery(batch_id=batch_id)
         case {"contentHash": str(text), **rest} if (named := HASH.fullmatch(text)) is not None:
             page = _page(rest)
             return attrs.evolve(page, content_hash=f"sha256:{named[1]}")
@@ -170,7 +172,7 @@ def read_query(query: Any) -> CertificateQuery:
     raise _invalid("the query must have exactly one of eventId, batchId, contentHash and sourceId, in its form")
 
 
-def _page(left: dict[Any, Any]) -> CertificateQuery:
+def _page(left: dict[Any, Any]) -> CertificateLookupQuery:
     unknown = set(left) - {"from", "to", "skip", "limit"}
     if unknown:
         raise _invalid(f"the query has the unknown member {min(unknown)!r:.80}")
@@ -178,7 +180,7 @@ def _page(left: dict[Any, Any]) -> CertificateQuery:
         value = left.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise _invalid(f"{name!r} must be an integer of at least 0")
-    return CertificateQuery(
+    return CertificateLookupQuery(
         from_ms=_moment(left, "from", 0),
         to_ms=_moment(left, "to", 2**62),
         skip=min(left.get("skip", 0), SKIPPED_MAX),
@@ -226,7 +228,7 @@ def _context(statement: Statement, certificate: bytes, certified_ms: int | None)
     )
 
 
-def _submitted(connection: "Connection", wanted: CertificateQuery, seen: set[str]) -> list[LookupOutput]:
+def _submitted(connection: "Connection", wanted: CertificateLookupQuery, seen: set[str]) -> list[LookupOutput]:
     rows = outputs.find(
         connection,
         TOPIC,

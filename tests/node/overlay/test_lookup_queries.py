@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from node.overlay import advert_lookup, certificate_lookup, uhrp_lookup
 from node.overlay.advert_lookup import ANSWERED_MAX, TOPICS_MAX, AdvertLookup, AdvertQuery
-from node.overlay.certificate_lookup import CertificateQuery
+from node.overlay.certificate_lookup import CertificateLookupQuery
 from node.overlay.lookup import InvalidQueryError
 from node.overlay.objects import DIGESTS_MAX
 from protocols.advertisement import Kind, build_token, check_token
@@ -80,19 +80,25 @@ def test_advert_queries_that_are_refused(kind: Kind, query: Any, words: str) -> 
 @pytest.mark.parametrize(
     ("query", "wanted"),
     [
-        ({"eventId": EVENT}, CertificateQuery(event_id=EVENT)),
-        ({"batchId": BATCH}, CertificateQuery(batch_id=BATCH)),
-        ({"contentHash": HASH}, CertificateQuery(content_hash=f"sha256:{HASH}")),
-        ({"contentHash": f"sha256:{HASH}", "limit": 1}, CertificateQuery(content_hash=f"sha256:{HASH}", limit=1)),
-        ({"sourceId": "s", "limit": 10**9}, CertificateQuery(source_id="s", limit=certificate_lookup.ANSWERED_MAX)),
+        ({"eventId": EVENT}, CertificateLookupQuery(event_id=EVENT)),
+        ({"batchId": BATCH}, CertificateLookupQuery(batch_id=BATCH)),
+        ({"contentHash": HASH}, CertificateLookupQuery(content_hash=f"sha256:{HASH}")),
+        (
+            {"contentHash": f"sha256:{HASH}", "limit": 1},
+            CertificateLookupQuery(content_hash=f"sha256:{HASH}", limit=1),
+        ),
+        (
+            {"sourceId": "s", "limit": 10**9},
+            CertificateLookupQuery(source_id="s", limit=certificate_lookup.ANSWERED_MAX),
+        ),
         (
             {"sourceId": "s", "from": "1970-01-01T00:00:01Z", "to": "1970-01-01T01:00:02+01:00"},
-            CertificateQuery(source_id="s", from_ms=1_000, to_ms=2_000),
+            CertificateLookupQuery(source_id="s", from_ms=1_000, to_ms=2_000),
         ),
-        ({"sourceId": "s", "from": "1970-01-01"}, CertificateQuery(source_id="s", from_ms=0)),
+        ({"sourceId": "s", "from": "1970-01-01"}, CertificateLookupQuery(source_id="s", from_ms=0)),
     ],
 )
-def test_certificate_queries(query: Any, wanted: CertificateQuery) -> None:
+def test_certificate_queries(query: Any, wanted: CertificateLookupQuery) -> None:
     assert certificate_lookup.read_query(query) == wanted
 
 
