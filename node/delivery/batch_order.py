@@ -47,7 +47,7 @@ class BatchOrder:
         return True
 
     async def take(self) -> BatchRound:
-        """Wait for batches. May return none, when one that is next does not come."""
+        """Wait for batches. The round is empty where only later batches have come so far."""
         missing_before: int | None = None
         with trio.move_on_after(GAP_S if self._early else inf) as patience:
             self._admit(await self._receive.receive())

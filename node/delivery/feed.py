@@ -151,7 +151,7 @@ class Feed:
         """What each group gets of some batches; groups that get the same share it."""
         parts: dict[Filter, list[Chunk]] = {}
         for sealed in batches:
-            wanting = [wanted for wanted in self._groups.filters if wanted.wants(sealed)]
+            wanting = [wanted for wanted in self._groups.filters if wanted.matches(sealed)]
             if not wanting:
                 continue
             kinds = dict.fromkeys((wanted.selection, wanted.options) for wanted in wanting)

@@ -136,7 +136,7 @@ class FeedReader:
             self._subscriber = self._feed.subscribe(self.wanted, self._sink)  # and one more look
 
     async def _stored_chunk(self, sealed: CertifiedResult) -> Chunk | None:
-        if not self.wanted.wants(sealed):
+        if not self.wanted.matches(sealed):
             return None
         after = self._cursor.position if sealed.sequence == self._cursor.sequence else 0
         renderer = BatchRenderer(sealed, self._feed.counts)

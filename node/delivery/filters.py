@@ -44,7 +44,7 @@ class Selection:
     statuses: frozenset[str] = frozenset({"valid"})
     expression: Expression | None = attrs.field(default=None, eq=_text)
 
-    def wants_leaf(self, leaf: Mapping[str, Any]) -> bool:
+    def matches_leaf(self, leaf: Mapping[str, Any]) -> bool:
         """By verdict and type alone.
 
         Args:
@@ -78,7 +78,7 @@ class Filter:
     selection: Selection = attrs.Factory(Selection)
     options: MessageOptions = attrs.Factory(MessageOptions)
 
-    def wants(self, sealed: CertifiedResult) -> bool:
+    def matches(self, sealed: CertifiedResult) -> bool:
         """Whether a batch may have events for the client."""
         statement = sealed.certificate.statement
         return (

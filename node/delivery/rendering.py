@@ -73,7 +73,7 @@ class BatchRenderer:
     def _selected(self, selection: Selection, after: int) -> Iterator[int]:
         leaves = self._content.leaves
         for index in range(after, len(leaves)):
-            if selection.wants_leaf(leaves[index]) and self._is_match(index, selection):
+            if selection.matches_leaf(leaves[index]) and self._is_match(index, selection):
                 yield index
 
     def _is_match(self, index: int, selection: Selection) -> bool:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SUBSCRIPTIONS_MAX: Final = 10_000
 WEBHOOKS_MAX: Final = 1_000  # active ones are a task each
-OPERATORS_SHARE: Final = 0.1  # of either: kept free for operators, whatever others make
+OPERATORS_SHARE: Final = 0.1  # of either: kept free for operators, whatever others create
 PER_IDENTITY_MAX: Final = 100
 ANONYMOUS_MAX: Final = 1_000  # of all anonymous callers together
 ANONYMOUS_MS_MAX: Final = 86_400_000
@@ -67,7 +67,7 @@ class StreamStart:
 
     Attributes:
         cursor: All up to there was taken.
-        revision: What ``CursorLedger.moved`` wants to know.
+        revision: For ``CursorLedger.moved``.
         expires_ms: When the stream has to end.
     """
 

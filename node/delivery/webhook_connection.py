@@ -87,7 +87,7 @@ class WebhookConnector:
 
         Raises:
             UnreachableError: One of its addresses may not be called, or none of them answers. The text names no
-                address: who names a URL is not told where it leads.
+                address: a caller that names a URL must not learn where it leads.
         """
         host = target.host.strip("[]")
         try:

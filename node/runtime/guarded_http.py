@@ -43,12 +43,12 @@ OVERHEAD_BYTES: Final = 64 * 1024  # by which a compressed body may be longer th
 REASON_CHARS_MAX: Final = 200
 RETRY_AFTER_S_MAX: Final = 3_600.0
 AGENT: Final = "overlay-agent-node"
-NONE: Final[Mapping[str, str]] = MappingProxyType({})
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True)
 class Fetched:
-    """An answer, whatever its status.
+    """An answer of any status.
 
     Attributes:
         headers: By lower-case name; values of a name that stands several times are joined by ``, ``.
@@ -155,8 +155,8 @@ async def fetch(
     *,
     bytes_max: int,
     timeout_s: float,
-    headers: Mapping[str, str] = NONE,
-    private_headers: Mapping[str, str] = NONE,
+    headers: Mapping[str, str] = NO_HEADERS,
+    private_headers: Mapping[str, str] = NO_HEADERS,
     redirects_max: int = REDIRECTS_MAX,
 ) -> Fetched:
     """Get what is at a URL, or where that redirects to.
@@ -164,7 +164,7 @@ async def fetch(
     Args:
         client: A ``guarded_client``.
         headers: Sent wherever redirects lead.
-        private_headers: Credentials, and whatever else is meant for the origin of ``url`` alone: left out from the
+        private_headers: Credentials and other headers for the origin of ``url`` alone: left out from the
             first redirect to another origin on, even if a later one leads back.
         redirects_max: How many redirects are followed.
         timeout_s: For all of it, redirects and body too.
@@ -174,7 +174,7 @@ async def fetch(
     """
     with trio.move_on_after(timeout_s):
         return await _followed(client, _target(url), headers, private_headers, redirects_max, bytes_max)
-    raise OutboundFault(f"{place(url)}: no whole answer within {timeout_s:g} s")
+    raise OutboundFault(f"{shown_origin(url)}: no whole answer within {timeout_s:g} s")
 
 
 async def post(
@@ -184,7 +184,7 @@ async def post(
     content: bytes,
     bytes_max: int,
     timeout_s: float,
-    headers: Mapping[str, str] = NONE,
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> Fetched:
     """Post to a URL, and to no other: a redirect is an answer like any. See ``fetch``.
 
@@ -193,11 +193,11 @@ async def post(
     """
     with trio.move_on_after(timeout_s):
         return await _once(client, "POST", _target(url), headers, content, bytes_max)
-    raise OutboundFault(f"{place(url)}: no whole answer within {timeout_s:g} s")
+    raise OutboundFault(f"{shown_origin(url)}: no whole answer within {timeout_s:g} s")
 
 
-def place(url: str | httpx.URL) -> str:
-    """A URL as operators are shown it: scheme, host and port."""
+def shown_origin(url: str | httpx.URL) -> str:
+    """A URL as operators are shown it: scheme, host and port alone."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -211,18 +211,18 @@ def same_origin(one: str | httpx.URL, other: str | httpx.URL) -> bool:
 
 
 def following(url: str | httpx.URL, link: str) -> httpx.URL:
-    """Where a link that an answer from ``url`` gives leads: a redirect, the next page.
+    """The URL of a link in an answer from ``url``: a redirect, the next page.
 
     Raises:
-        OutboundFault: It is no URL to be called, or falls back from HTTPS to HTTP.
+        OutboundFault: The URL cannot be called, or falls back from HTTPS to HTTP.
     """
     before = httpx.URL(url)
     try:
         target = _target(before.join(link))
     except httpx.InvalidURL as error:
-        raise OutboundFault(f"{place(before)} leads to a malformed URL") from error
+        raise OutboundFault(f"{shown_origin(before)} leads to a malformed URL") from error
     if before.scheme == "https" and target.scheme != "https":
-        raise OutboundFault(f"{place(before)} leads to {place(target)}, from HTTPS back to HTTP")
+        raise OutboundFault(f"{shown_origin(before)} leads to {shown_origin(target)}, from HTTPS back to HTTP")
     return target
 
 
@@ -263,8 +263,8 @@ async def _followed(
             return answer
         before, target = target, following(target, answer.headers["location"])
         if not same_origin(before, target):
-            private_headers = NONE
-    raise OutboundFault(f"{place(first)}: more than {redirects_max} redirects")
+            private_headers = NO_HEADERS
+    raise OutboundFault(f"{shown_origin(first)}: more than {redirects_max} redirects")
 
 
 async def _once(
@@ -289,9 +289,9 @@ async def _once(
                 url=str(target),
             )
     except httpx.InvalidURL as error:  # httpx looks at where a redirect leads, though it does not follow it
-        raise OutboundFault(f"{place(target)} leads to a malformed URL") from error
+        raise OutboundFault(f"{shown_origin(target)} leads to a malformed URL") from error
     except (httpx.HTTPError, OSError, zlib.error) as error:
-        raise OutboundFault(f"{place(target)}: {_reason(error)}") from error
+        raise OutboundFault(f"{shown_origin(target)}: {_reason(error)}") from error
 
 
 def _target(url: str | httpx.URL) -> httpx.URL:
@@ -302,7 +302,7 @@ def _target(url: str | httpx.URL) -> httpx.URL:
     if target.scheme not in PORTS or not target.host:
         raise ForbiddenAddressError(f"URLs of the scheme {target.scheme:.16} are not called, http and https are")
     if target.userinfo:
-        raise OutboundFault(f"{place(target)}: the URL holds credentials; send them in headers")
+        raise OutboundFault(f"{shown_origin(target)}: the URL holds credentials; send them in headers")
     return target
 
 
@@ -330,7 +330,9 @@ async def _pieces(response: httpx.Response, coded_max: int) -> AsyncGenerator[by
     if coding not in ("identity", "gzip", "x-gzip", ""):
         raise httpx.DecodingError(f"it is coded as {coding:.16}, which the request does not accept")
     gunzip = _Gunzip() if "gzip" in coding else None
-    raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw(PIECE_BYTES))  # left early, it wants to be closed
+    raw = cast(
+        "AsyncGenerator[bytes, None]", response.aiter_raw(PIECE_BYTES)
+    )  # must be closed where it is left early
     async with aclosing(raw) as chunks:
         async for chunk in chunks:
             coded_max -= len(chunk)
@@ -344,7 +346,7 @@ async def _pieces(response: httpx.Response, coded_max: int) -> AsyncGenerator[by
 
 
 class _Gunzip:
-    """Decompresses as bytes come, never more than a piece at once, whatever they would grow to (RFC 1952)."""
+    """Decompresses as bytes come, never more than a piece at once, however much they expand (RFC 1952)."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)

@@ -16,10 +16,10 @@ from node.runtime.guarded_http import (
     Fetched,
     fetch,
     guarded_client,
-    place,
     post,
     retry_after_s,
     same_origin,
+    shown_origin,
 )
 from node.runtime.guarded_network import OutboundFault
 from node.runtime.workers import WorkerCrashedError, WorkerTimeoutError
@@ -126,7 +126,9 @@ class Poller:
         if answer.status != OK:
             raise self._refusal(answer)
         if answer.is_cut:
-            raise self._lasting_fault(f"{place(answer.url)}: the body has more than {settings.bytes_max} bytes")
+            raise self._lasting_fault(
+                f"{shown_origin(answer.url)}: the body has more than {settings.bytes_max} bytes"
+            )
         return answer
 
     async def _read(self, answer: Fetched, here: PollPosition) -> Polled:
@@ -141,10 +143,10 @@ class Poller:
         try:
             return await self._intake.compute(call)
         except UnreadableBodyError as error:
-            raise self._lasting_fault(f"{place(answer.url)}: the body {error}") from error
+            raise self._lasting_fault(f"{shown_origin(answer.url)}: the body {error}") from error
         except (WorkerTimeoutError, WorkerCrashedError) as error:
             raise self._lasting_fault(
-                f"{place(answer.url)}: the body cannot be read within the limits: {error}"
+                f"{shown_origin(answer.url)}: the body cannot be read within the limits: {error}"
             ) from error
 
     def _next_position(self, here: PollPosition, answer: Fetched, polled: Polled) -> PollPosition | None:
@@ -175,7 +177,7 @@ class Poller:
             self._intake.report_lag(stated if stated is not None else 0 if is_last else None)
 
     def _refusal(self, answer: Fetched) -> SourceFault:
-        text = f"{place(answer.url)} answers {answer.status}"
+        text = f"{shown_origin(answer.url)} answers {answer.status}"
         if answer.status in REDIRECTS:
             return self._lasting_fault(f"{text}, a redirect that is not followed")
         asked_s = retry_after_s(answer.headers.get("retry-after", ""))

@@ -40,16 +40,7 @@ def result(
         valid=events - len(invalid),
         invalid=len(invalid),
     )
-    leaves: list[dict[str, Any]] = [
-        {
-            "eventId": f"event_{sequence}_{index + 1}",
-            "eventType": "reading",
-            "status": "invalid" if index in invalid else "valid",
-            "timestamp": "2026-01-01T00:00:00Z",
-            "issues": [],
-        }
-        for index in range(events)
-    ]
+    leaves = [_leaf(sequence, index, is_valid=index not in invalid) for index in range(events)]
     return CertifiedResult(
         certificate=QuorumCertificate(
             statement=statement,
@@ -75,6 +66,16 @@ def result(
         certified_ms=2,
         sequence=sequence,
     )
+
+
+def _leaf(sequence: int, index: int, *, is_valid: bool) -> dict[str, Any]:
+    return {
+        "eventId": f"event_{sequence}_{index + 1}",
+        "eventType": "reading",
+        "status": "valid" if is_valid else "invalid",
+        "timestamp": "2026-01-01T00:00:00Z",
+        "issues": [],
+    }
 
 
 def chunk(*cursors: tuple[int, int], size: int = 10, last: tuple[int, int] | None = None) -> Chunk:

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trustme
 
-from node.runtime.guarded_http import Fetched, fetch, guarded_client, place, post, retry_after_s
+from node.runtime.guarded_http import Fetched, fetch, guarded_client, post, retry_after_s, shown_origin
 from node.runtime.guarded_network import ForbiddenAddressError, OutboundFault
 from tests.node.http_server import HERE, Asked, Said, named, serving
 
@@ -327,6 +327,6 @@ def test_how_long_to_wait() -> None:
 
 
 def test_places_name_no_secrets() -> None:
-    assert place(f"https://u:{SECRET}@x.test:8443/{SECRET}?{SECRET}#{SECRET}") == "https://x.test:8443"
-    assert place(httpx.URL("http://[::1]:80/")) == "http://[::1]"
-    assert place("http://[::1") == "the URL"
+    assert shown_origin(f"https://u:{SECRET}@x.test:8443/{SECRET}?{SECRET}#{SECRET}") == "https://x.test:8443"
+    assert shown_origin(httpx.URL("http://[::1]:80/")) == "http://[::1]"
+    assert shown_origin("http://[::1") == "the URL"
