@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from functools import cache, partial
 from typing import Final
 
 import orjson
@@ -30,6 +31,12 @@ CROSS_ORIGIN: Final = {"Access-Control-Allow-Origin": "*", "Access-Control-Expos
 PREFLIGHT: Final = {"Access-Control-Allow-Headers": "Authorization, *", "Access-Control-Max-Age": "86400"}
 
 
+@cache
+def description(server_url: str) -> bytes:
+    """The interface described, as JSON; made when it is first asked for, since that takes some tenths of a second."""
+    return orjson.dumps(document(RESOURCES, server_url))
+
+
 def create_app(services: Services) -> QuartTrio:
     """Build the node's HTTP interface."""
     app = QuartTrio("node.api", static_folder=None)
@@ -39,7 +46,7 @@ def create_app(services: Services) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False
-    app.config[OPENAPI] = orjson.dumps(document(RESOURCES, services.settings.public_url))
+    app.config[OPENAPI] = partial(description, services.settings.public_url)
     for resource in SERVED_RESOURCES:
         app.register_blueprint(resource.blueprint(services))
     problems.register(app)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import trio
 from quart import Response, abort, current_app
 
 from node.api.models.base import JsonObject
@@ -11,7 +12,7 @@ from node.api.static_files import FILES, PAGE_POLICY, static_text
 from node.api.wire import JSON_TYPE
 
 OPENAPI: Final = "OPENAPI"
-"""Where the app's configuration has the description as bytes of JSON: it takes in the routes of this module too."""
+"""Where the app's configuration has a function that makes the description, which covers this module too."""
 
 docs = Resource("docs", lambda services: services)
 
@@ -26,7 +27,8 @@ docs = Resource("docs", lambda services: services)
     ),
 )
 async def openapi(_: Services) -> Response:
-    response = Response(current_app.config[OPENAPI], content_type=JSON_TYPE)
+    text = await trio.to_thread.run_sync(current_app.config[OPENAPI])
+    response = Response(text, content_type=JSON_TYPE)
     response.headers["Cache-Control"] = "max-age=300"
     return response
 
