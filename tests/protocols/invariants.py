@@ -23,7 +23,7 @@ from protocols.messages import CertifyOrder, WorkOrder
 from protocols.roles import EVIDENCE_ROLES
 from protocols.stimuli import AlarmRang
 from tests.protocols.model_node import ModelNode
-from tests.simulation.world import truth
+from tests.simulation.answers import truth
 
 ATTEMPT = (Stage.PROCESSING, Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)
 AGREED = (Stage.CERTIFYING, Stage.SEALING, Stage.SEALED)

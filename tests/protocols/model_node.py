@@ -4,7 +4,7 @@ Other nodes are keys. What they send is made here without signatures: ``step`` g
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -24,21 +24,19 @@ from protocols.effects import (
     StoreReplica,
     WriteBatch,
 )
-from protocols.entities import Batch, Entity, EntityId, Findings, batch_entity_id
+from protocols.entities import Batch, Entity, EntityId, batch_entity_id
 from protocols.levels import LEVELS
 from protocols.messages import (
     Announcement,
     BatchSealed,
     Certification,
     CertifyOrder,
-    Evidence,
     HoldBatch,
     IdentityKey,
     Level,
     Manifest,
     Message,
     QuorumCertificate,
-    Role,
     Signed,
     Statement,
     WorkOrder,
@@ -47,7 +45,7 @@ from protocols.messages import (
 from protocols.roles import EVIDENCE_ROLES
 from protocols.rules import Rules
 from protocols.stimuli import BatchAdopted, BatchCommitted, ReplicaStored, Restarted, Stimulus
-from tests.simulation.world import lie, truth
+from tests.simulation.answers import evidence_of, lie, truth
 
 NETWORK = "model"
 SELF = b"\x02" + hashlib.sha256(b"self").digest()
@@ -83,38 +81,6 @@ def manifest_of(coordinator: IdentityKey, source: str, sequence: int, level: Lev
     return signed(coordinator, message)
 
 
-def evidence_for(
-    key: IdentityKey, manifest: Manifest, context: bytes, roles: Collection[Role], found: Findings
-) -> tuple[Signed[Evidence], ...]:
-    """What an agent signs that found this, in its roles."""
-    steps = {
-        Role.NORMALIZE: (found.input_root, found.normalized_root),
-        Role.VALIDATE: (found.normalized_root, found.output_root),
-    }
-    return tuple(
-        signed(
-            key,
-            Evidence(
-                network=NETWORK,
-                batch_id=manifest.batch_id,
-                role=role,
-                policy_hash=manifest.policy_hash,
-                input_digest=source,
-                context_in=hashlib.sha256(context).digest(),
-                output_digest=output,
-                context_out=hashlib.sha256(found.context_out).digest(),
-                valid=found.valid,
-                invalid=found.invalid,
-                build="model",
-                finished_ms=1,
-                processing_us=1,
-            ),
-        )
-        for role, (source, output) in steps.items()
-        if role in roles
-    )
-
-
 def result_of(key: IdentityKey, order: WorkOrder, *, lies: bool) -> Signed[WorkResult]:
     """An agent's answer to an order: the truth, or its own lie."""
     found = truth(order.manifest.message.batch_id, order.context)
@@ -124,7 +90,7 @@ def result_of(key: IdentityKey, order: WorkOrder, *, lies: bool) -> Signed[WorkR
     message = WorkResult(
         network=NETWORK,
         batch_id=manifest.batch_id,
-        evidence=evidence_for(key, manifest, order.context, order.award.roles, found),
+        evidence=evidence_of(key, manifest, order.context, order.award.roles, found),
         context_out=found.context_out,
     )
     return signed(key, message)
@@ -151,7 +117,7 @@ def sealed_elsewhere(manifest: Manifest, context: bytes) -> BatchSealed:
         invalid=found.invalid,
     )
     signers = HONEST[: manifest.quorum]
-    evidence = [each for key in signers for each in evidence_for(key, manifest, context, EVIDENCE_ROLES, found)]
+    evidence = [each for key in signers for each in evidence_of(key, manifest, context, EVIDENCE_ROLES, found)]
     certificate = QuorumCertificate(
         statement=statement,
         certifications=tuple(certification_of(key, statement) for key in signers),

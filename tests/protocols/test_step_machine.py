@@ -61,7 +61,7 @@ from tests.protocols.model_node import (
     sealed_elsewhere,
     signed,
 )
-from tests.simulation.world import truth
+from tests.simulation.answers import truth
 
 BATCHES_MAX = 6
 HISTORY_MAX = 60

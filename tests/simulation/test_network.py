@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from storage.embedded import EmbeddedPostgres
-from tests.simulation.network import Faults, grounds, run
+from tests.simulation.ground import grounds
+from tests.simulation.links import Faults
+from tests.simulation.network import run
 
 SEEDS = int(os.environ.get("NETWORK_SEEDS", "200"))
 TWICE = int(os.environ.get("NETWORK_SEEDS_TWICE", "40"))  # of them, run by both processes

@@ -11,7 +11,10 @@ import trio.testing
 from node.network import sync
 from node.runtime.settings import Settings
 from storage.embedded import EmbeddedPostgres
-from tests.simulation.network import STORM_S, Faults, Member, NetworkOfNodes, deterministic, grounds, reset
+from tests.simulation.ground import deterministic, grounds, reset
+from tests.simulation.links import STORM_S, Faults
+from tests.simulation.member import Member
+from tests.simulation.network import NetworkOfNodes
 
 NODES = 4
 CALM = Faults(delay_ms=2)
@@ -22,7 +25,7 @@ class Quiet(NetworkOfNodes):
 
     def __init__(self, databases: list[str], connections: dict[str, psycopg.Connection]) -> None:
         super().__init__(0, databases, connections, CALM)
-        self.members = [Member(self, index, url) for index, url in enumerate(databases)]
+        self.members = [Member(self, index, url, connections[url]) for index, url in enumerate(databases)]
         self.by_identity = {member.identity: member for member in self.members}
         for member in self.members:
             reset(connections[member.url])
@@ -80,7 +83,7 @@ class Quiet(NetworkOfNodes):
         query = f"""SELECT external_id FROM overlay_events e JOIN batches b USING (batch_id)
                     WHERE e.source_id = '{source_id}' AND validation_status = 'certified' AND b.coordinator IS NULL
                     ORDER BY external_id"""
-        return [row[0] for row in self._rows(self.members[at], query)]
+        return [row[0] for row in self.inspection.rows(self.members[at], query)]
 
     def subscribe(self, at: int, topics: list[str], **criteria: Any) -> None:
         connection = self.connections[self.members[at].url]

@@ -42,92 +42,41 @@ from protocols.effects import (
     StoreReplica,
     WriteBatch,
 )
-from protocols.entities import Entity, EntityId, Findings, batch_entity_id
+from protocols.entities import Entity, EntityId, batch_entity_id
 from protocols.levels import LEVELS
 from protocols.messages import (
-    Announcement,
-    Award,
-    BatchHeld,
-    BatchQuery,
     BatchSealed,
-    BatchStatus,
-    Bid,
     Certification,
-    CertifyOrder,
     Evidence,
-    FraudProof,
     HoldBatch,
     IdentityKey,
     Level,
     Manifest,
-    Message,
     QuorumCertificate,
-    Role,
-    SealConfirmed,
     Signed,
     Statement,
-    WorkOrder,
-    WorkRefused,
     WorkResult,
 )
 from protocols.rules import Rules
 from protocols.stimuli import (
     AlarmRang,
-    AnnouncementReceived,
-    AwardReceived,
     BatchAdopted,
     BatchCommitted,
     BatchReproduced,
     BatchWritten,
-    BidReceived,
     CertificateLookedUp,
-    CertificateReceived,
     CertificateStored,
-    CertificationReceived,
-    CertifyReceived,
-    ConfirmationReceived,
-    HoldConfirmed,
-    HoldReceived,
-    ProofReceived,
-    QueryReceived,
-    RefusalReceived,
     ReplicaStored,
     Restarted,
-    ResultReceived,
     RoleFinished,
     StatementSigned,
-    StatusReceived,
     Stimulus,
-    WorkReceived,
 )
+from tests.simulation import promises
+from tests.simulation.answers import NETWORK, POLICY, evidence_of, lie, sign, stimulus_of, truth
 
-NETWORK = "world"
 QUIET_MS = 60_000
 END_MS = 600_000
-POLICY = hashlib.sha256(b"policy").digest()
-
-
-def sign(key: IdentityKey, message: Message) -> Signed[Any]:
-    return Signed(message=message, signer=key, signature=b"by " + key[:8])
-
-
-def truth(batch_id: str, context: bytes) -> Findings:
-    """What honest agents find: a function of batch and context alone."""
-    seed = batch_id.encode() + context
-    return Findings(
-        input_root=hashlib.sha256(b"input" + batch_id[:4].encode()).digest(),
-        normalized_root=hashlib.sha256(b"normalized" + seed).digest(),
-        output_root=hashlib.sha256(b"output" + seed).digest(),
-        context_out=b"after " + hashlib.sha256(seed).hexdigest().encode(),
-        events=10,
-        valid=9,
-        invalid=1,
-    )
-
-
-def lie(found: Findings, flavour: int) -> Findings:
-    root = hashlib.sha256(b"lie %d" % flavour + found.output_root).digest()
-    return attrs.evolve(found, output_root=root, valid=found.valid + 1, invalid=found.invalid - 1)
 
 
 @attrs.frozen(kw_only=True)
@@ -202,8 +151,6 @@ class World:
         for index, node in enumerate(bad):
             node.lies = (index + 1 if faults.liars_differ else 1) if index < faults.liars else 0
             node.equivocates = index >= faults.liars
-
-    # --- the seams -------------------------------------------------------------------------------------------
 
     def at(self, delay_ms: int, action: Callable[[], None]) -> None:
         heapq.heappush(self._heap, (self.now_ms + delay_ms, next(self._order), action))
@@ -311,8 +258,6 @@ class World:
             make = lambda now, key=entity_id: Restarted(now_ms=now, entity_id=key)  # noqa: E731
             self.tell(node, make)
 
-    # --- effects ---------------------------------------------------------------------------------------------
-
     def _carry_out(self, node: Node, effect: Effect) -> None:
         match effect:
             case Send(to=to, message=message):
@@ -400,7 +345,7 @@ class World:
         if self._is_cut(sender, to):
             return
         if to is sender:
-            self.tell(to, lambda now: self._stimulus(now, signed), 1)
+            self.tell(to, lambda now: stimulus_of(now, signed), 1)
             return
         copies = 1 + self.chance(self.faults.duplicate)
         for _ in range(copies):
@@ -413,42 +358,7 @@ class World:
                 self.at(delay, epochless)
 
     def _drive_signed(self, node: Node, signed: Signed[Any]) -> None:
-        self._drive(node, self._stimulus(self.now_ms + node.skew_ms, signed))
-
-    @staticmethod
-    def _stimulus(now: int, signed: Signed[Any]) -> Stimulus:
-        match signed.message:
-            case Announcement():
-                return AnnouncementReceived(now_ms=now, announcement=signed)
-            case Bid():
-                return BidReceived(now_ms=now, bid=signed)
-            case Award():
-                return AwardReceived(now_ms=now, award=signed)
-            case WorkOrder():
-                return WorkReceived(now_ms=now, order=signed)
-            case WorkResult():
-                return ResultReceived(now_ms=now, result=signed)
-            case WorkRefused():
-                return RefusalReceived(now_ms=now, refusal=signed)
-            case CertifyOrder():
-                return CertifyReceived(now_ms=now, order=signed)
-            case Certification():
-                return CertificationReceived(now_ms=now, certification=signed)
-            case BatchSealed():
-                return CertificateReceived(now_ms=now, sealed=signed)
-            case SealConfirmed():
-                return ConfirmationReceived(now_ms=now, confirmation=signed)
-            case FraudProof():
-                return ProofReceived(now_ms=now, proof=signed.message, heard_from=signed.signer)
-            case HoldBatch():
-                return HoldReceived(now_ms=now, hold=signed)
-            case BatchHeld():
-                return HoldConfirmed(now_ms=now, held=signed)
-            case BatchQuery():
-                return QueryReceived(now_ms=now, query=signed)
-            case BatchStatus():
-                return StatusReceived(now_ms=now, status=signed)
-        raise AssertionError(f"no stimulus for {signed.message}")
+        self._drive(node, stimulus_of(self.now_ms + node.skew_ms, signed))
 
     def _run(self, node: Node, effect: RunRole) -> None:
         manifest = effect.order.message.manifest.message
@@ -459,7 +369,7 @@ class World:
         took = self.random.randint(5, 60)
         batch_id = manifest.batch_id
         for story in stories:
-            evidence = self._evidence(node, effect, manifest, story)
+            evidence = evidence_of(node.key, manifest, effect.order.message.context, effect.roles, story, self.now_ms)
             if story is found:
                 make = lambda now, e=evidence, f=found: RoleFinished(  # noqa: E731
                     now_ms=now, batch_id=batch_id, findings=f, evidence=e
@@ -470,37 +380,6 @@ class World:
                     network=NETWORK, batch_id=batch_id, evidence=evidence, context_out=story.context_out
                 )
                 self._deliver(node, self.nodes[manifest.coordinator], sign(node.key, result))
-
-    def _evidence(
-        self, node: Node, effect: RunRole, manifest: Manifest, found: Findings
-    ) -> tuple[Signed[Evidence], ...]:
-        context_in = hashlib.sha256(effect.order.message.context).digest()
-        steps = {
-            Role.NORMALIZE: (found.input_root, found.normalized_root),
-            Role.VALIDATE: (found.normalized_root, found.output_root),
-        }
-        return tuple(
-            sign(
-                node.key,
-                Evidence(
-                    network=NETWORK,
-                    batch_id=manifest.batch_id,
-                    role=role,
-                    policy_hash=manifest.policy_hash,
-                    input_digest=source,
-                    context_in=context_in,
-                    output_digest=result,
-                    context_out=hashlib.sha256(found.context_out).digest(),
-                    valid=found.valid,
-                    invalid=found.invalid,
-                    build="world",
-                    finished_ms=self.now_ms,
-                    processing_us=1,
-                ),
-            )
-            for role, (source, result) in steps.items()
-            if role in effect.roles
-        )
 
     def _sign_statement(self, node: Node, statement: Statement) -> None:
         node.certified.setdefault(statement.batch_id, set()).add(statement.digest)
@@ -542,8 +421,6 @@ class World:
 
         self.at(self.random.randint(1, 10), write)
 
-    # --- running and checking --------------------------------------------------------------------------------
-
     def run(self) -> None:
         while self._heap and self.now_ms < self.started_ms + END_MS:
             self.now_ms, _, action = heapq.heappop(self._heap)
@@ -574,48 +451,4 @@ class World:
 
     def check(self) -> None:
         """The promises, whatever the faults were."""
-        chains: dict[tuple[bytes, str], bytes] = {}
-        for batch_id in self.left_behind():
-            assert self.sealed_by(batch_id), "a replicated batch outlives its coordinator"
-        for node in self.nodes.values():
-            for batch_id in node.taken_in:
-                if node.gone:
-                    continue
-                assert batch_id in node.sealed or batch_id in node.buried, "every acknowledged batch ends"
-                assert not (batch_id in node.sealed and batch_id in node.buried), "and ends once"
-                if batch_id in node.sealed:
-                    self._check_certificate(node.sealed[batch_id])
-            self._check_chains(node, chains)
-        for node in self.nodes.values():
-            if not node.equivocates and not node.lies:
-                assert all(len(digests) == 1 for digests in node.certified.values()), "one batch, one signature"
-            for first, second in node.proofs:
-                assert first.signer == second.signer
-                assert self.nodes[first.signer].equivocates, "no proof against an honest node"
-            for evidence in node.dissent:
-                culprit = self.nodes[evidence.signer]
-                assert culprit.lies or culprit.equivocates, "no dissent of an honest node"
-
-    def _check_certificate(self, certificate: QuorumCertificate) -> None:
-        statement = certificate.statement
-        signers = {each.signer for each in certificate.certifications}
-        assert len(signers) >= statement.quorum >= LEVELS[statement.level].quorum
-        assert all(each.message.statement_digest == statement.digest for each in certificate.certifications)
-        for role in (Role.NORMALIZE, Role.VALIDATE):
-            backing = {e.signer for e in certificate.evidence if e.message.role is role}
-            assert len(backing) >= statement.quorum, f"evidence for {role.word} is short"
-
-    def _check_chains(self, node: Node, chains: dict[tuple[bytes, str], bytes]) -> None:
-        """The roots are the true ones for a context that an earlier batch of the source left behind."""
-        contexts: dict[str, dict[bytes, bytes]] = {}
-        for batch_id, (manifest, stateful) in node.taken_in.items():
-            known = contexts.setdefault(manifest.message.source_id, {hashlib.sha256(b"{}").digest(): b"{}"})
-            certificate = node.sealed.get(batch_id)
-            if certificate is None:
-                continue
-            context = known.get(certificate.statement.context_in)
-            assert context is not None, "the context came from nowhere"
-            found = truth(batch_id, context)
-            assert certificate.statement.output_root == found.output_root, "a wrong result was certified"
-            if stateful:
-                known[certificate.statement.context_out] = found.context_out
+        promises.check(self)
