@@ -62,7 +62,7 @@ def topic_manager_name(topic: str) -> str:
 def topic_of(name: str) -> str:
     """The dotted topic of a BRC-87 topic manager name; the inverse of ``topic_manager_name``."""
     if not name.startswith("tm_") or not NAME.fullmatch(name):
-        raise InvalidTopicError(f"{name!r:.80} is no topic manager's name", field="topic")
+        raise InvalidTopicError(f"{name!r:.80} is not the name of a topic manager", field="topic")
     return name.removeprefix("tm_").replace("_", ".")
 
 
@@ -82,11 +82,11 @@ def check_token(script: bytes, *, allow_local_urls: bool) -> Token:
     """
     parsed = read_pushdrop(script)
     if len(parsed.fields) != 5:
-        raise MalformedError("a token has five fields")
+        raise MalformedError("an advertisement token must have five fields")
     word, identity, raw_url, raw_name, _ = parsed.fields
     kind: Kind = "SHIP" if word == b"SHIP" else "SLAP"
     if word != kind.encode():
-        raise MalformedError("a token says SHIP or SLAP")
+        raise MalformedError("the first field of an advertisement token must be SHIP or SLAP")
     _check_url(raw_url, allow_local_urls=allow_local_urls)
     name = raw_name.decode("ascii", "replace")
     if not NAME.fullmatch(name) or not name.startswith(PREFIXES[kind]):
@@ -103,10 +103,10 @@ def is_local(url: str) -> bool:
 def _check_url(raw: bytes, *, allow_local_urls: bool) -> None:
     url = read_url(raw)
     if url.path not in ("", "/") or url.query or url.fragment:
-        raise MalformedError("a token's URL has no path")
+        raise MalformedError("the URL of a token must not have a path")
     if allow_local_urls and url.scheme in ("http", "https") and url.hostname in LOCAL_HOSTS:
         return
     if url.scheme not in SCHEMES:
-        raise MalformedError(f"a token's URL is https, not {url.scheme!r:.20}")
+        raise MalformedError(f"the URL of a token must be https, not {url.scheme!r:.20}")
     if url.hostname == "localhost":
-        raise MalformedError("localhost is nobody's public address")
+        raise MalformedError("the URL of a token must not be that of localhost")

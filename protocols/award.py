@@ -1,4 +1,4 @@
-"""The award function: who may do a role, and a total order over those, the same on every node that knows the same."""
+"""The award function: which bidders may do a role, in a total order that is the same on every node."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SHADOWS_MAX = 1  # newcomers that do the work beside the executors of a role, to
 def judge(
     bids: Sequence[ReceivedBid], *, role: Role, template: JobTemplate, rule: LevelRule, strategy: Strategy, seed: str
 ) -> tuple[BidDecision, ...]:
-    """Every bid with what was made of it, best first: who executes the role, who shadows it, who does not and why.
+    """The decision on every bid for a role, best first: executor, shadow, reserve or refused, with the reason.
 
     The strategy's own measure comes first, the other two follow, and a hash of seed and bidder breaks ties, so
     nobody wins for having a small key. The best are taken, as many as the level wants, one of each operator
@@ -49,7 +49,7 @@ def judge(
 
 
 def chosen(judged: Sequence[BidDecision], choice: Choice) -> tuple[IdentityKey, ...]:
-    """Those of whom this was made, best first."""
+    """The bidders with this decision, best first."""
     return tuple(each.bidder for each in judged if each.choice is choice)
 
 

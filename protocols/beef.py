@@ -28,7 +28,7 @@ COINBASE: Final = (bytes(TXID_BYTES), 0xFFFF_FFFF)  # the outpoint that new coin
 
 @attrs.frozen(kw_only=True)
 class BeefTransaction:
-    """A transaction in a BEEF, or only its txid where the receiver is taken to know it."""
+    """A transaction in a BEEF, or only its txid if the receiver is expected to know it."""
 
     txid: Txid
     transaction: Transaction | None = None
@@ -95,19 +95,19 @@ def read_beef(data: bytes) -> Beef:
             whose path does not have it, or not the subject it names; or there is anything after its end.
     """
     if len(data) > BEEF_BYTES_MAX:
-        raise MalformedError(f"a BEEF of {len(data)} bytes; {BEEF_BYTES_MAX} are taken")
+        raise MalformedError(f"a BEEF must have at most {BEEF_BYTES_MAX} bytes, not {len(data)}")
     reader = ByteReader(data)
     magic, atomic_subject = reader.take(MAGIC_BYTES), None
     if magic == ATOMIC:
         atomic_subject, magic = reader.take(TXID_BYTES), reader.take(MAGIC_BYTES)
     if magic not in (V1, V2):
-        raise MalformedError("the bytes are no BEEF: they start otherwise")
+        raise MalformedError("the bytes are not a BEEF: unknown version")
     take_entry = _take_entry_v1 if magic == V1 else _take_entry_v2
     paths = tuple(take_merkle_path(reader) for _ in range(reader.count(bytes_each=PATH_BYTES_MIN)))
     entries = tuple(take_entry(reader) for _ in range(reader.count(bytes_each=ENTRY_BYTES_MIN)))
     reader.finish()
     if not entries:
-        raise MalformedError("a BEEF without a transaction")
+        raise MalformedError("a BEEF must hold a transaction")
     beef = Beef(paths=paths, transactions=entries, subject=atomic_subject or entries[-1].txid)
     _check_entries(beef)
     if atomic_subject is not None and beef.transaction(atomic_subject) is None:
@@ -262,7 +262,7 @@ def _in_order(entries: Mapping[Txid, BeefTransaction], proofs: Mapping[Txid, Mer
 
 def _check_entries(beef: Beef) -> None:
     if len({entry.txid for entry in beef.transactions}) != len(beef.transactions):
-        raise MalformedError("a BEEF holds a transaction twice")
+        raise MalformedError("a BEEF must not hold a transaction twice")
     for entry in beef.transactions:
         index = entry.path_index
         if index is not None and (index >= len(beef.paths) or entry.txid not in beef.paths[index].txids):
@@ -273,7 +273,7 @@ def _take_entry_v1(reader: ByteReader) -> BeefTransaction:
     transaction = take_transaction(reader)
     kind = reader.byte()
     if kind not in (UNPROVEN, PROVEN):
-        raise MalformedError(f"a transaction of a BEEF V1 ends with {kind:#04x}")
+        raise MalformedError(f"a transaction of a BEEF V1 must end with 00 or 01, not {kind:02x}")
     index = reader.compact_size() if kind == PROVEN else None
     return BeefTransaction(txid=transaction.txid, transaction=transaction, path_index=index)
 
@@ -283,7 +283,7 @@ def _take_entry_v2(reader: ByteReader) -> BeefTransaction:
     if kind == TXID_ONLY:
         return BeefTransaction(txid=reader.take(TXID_BYTES))
     if kind not in (UNPROVEN, PROVEN):
-        raise MalformedError(f"a transaction of a BEEF V2 starts with {kind:#04x}")
+        raise MalformedError(f"a transaction of a BEEF V2 must start with 00, 01 or 02, not {kind:02x}")
     index = reader.compact_size() if kind == PROVEN else None
     transaction = take_transaction(reader)
     return BeefTransaction(txid=transaction.txid, transaction=transaction, path_index=index)

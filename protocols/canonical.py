@@ -51,8 +51,8 @@ def canonical_json(value: object) -> bytes:
     """The RFC 8785 form of a JSON value.
 
     Raises:
-        NotCanonicalizableError: NaN, infinity, an integer beyond 2^53 - 1, a lone surrogate, a key that is no
-            string, or something that is no JSON; ``path`` in its fields is a JSON pointer to it.
+        NotCanonicalizableError: NaN, infinity, an integer beyond 2^53 - 1, a lone surrogate, a key that is not a
+            string, or a value without a JSON form; ``path`` in its fields is a JSON pointer to it.
     """
     need = _walk(value, "", JSON_DEPTH_MAX)
     try:
@@ -86,7 +86,7 @@ def _walk(value: object, path: str, depth: int) -> int:
         for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
             need = max(need, _walk(item, f"{path}/{index}", depth - 1))
         return need
-    raise _error(f"{kind.__name__} is no JSON", path)
+    raise _error(f"a {kind.__name__} has no JSON form", path)
 
 
 def _walk_object(value: dict[object, object], path: str, depth: int) -> int:

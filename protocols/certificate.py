@@ -64,10 +64,10 @@ def verify_quorum(certificate: QuorumCertificate, *, network: str) -> None:
     """
     statement = certificate.statement
     if statement.network != network:
-        raise WrongNetworkError(f"a certificate of the network {statement.network!r:.80}")
+        raise WrongNetworkError(f"the certificate is of another network: {statement.network!r:.80}")
     for signed in (*certificate.certifications, *certificate.evidence):
         if signed.message.network != network:
-            raise WrongNetworkError(f"a signature of the network {signed.message.network!r:.80}")
+            raise WrongNetworkError(f"a signature is of another network: {signed.message.network!r:.80}")
         envelope.check(signed)
     problem = quorum_problem(certificate)
     if problem:

@@ -1,4 +1,4 @@
-"""The head of a node's feed, signed: a client that hears nothing can tell silence from loss, and prove it."""
+"""The signed head of a node's feed: a client that receives nothing can tell silence from loss, and prove it."""
 
 from typing import Any, Final
 
@@ -40,17 +40,17 @@ def verify_checkpoint(document: dict[str, Any], *, network: str, identity: bytes
         identity: The node's identity key, 33 bytes.
 
     Raises:
-        MalformedError: It is no such document. BadSignatureError: not this node's, or not of this network.
+        MalformedError: the document is not a checkpoint. BadSignatureError: not this node's, or not of this network.
     """
     try:
         signed, signature = bytes.fromhex(document["signed"]), bytes.fromhex(document["signature"])
     except (KeyError, TypeError, ValueError) as error:
-        raise MalformedError("no signed checkpoint") from error
+        raise MalformedError("the document must be a signed checkpoint") from error
     if not keys.verify(identity, PROTOCOL, KEY_ID, signed, signature):
         raise BadSignatureError("the checkpoint is not signed by this node")
     said = parse_json(signed)
     if not isinstance(said, dict) or said.get("type") != TYPE or said.get("network") != network:
-        raise BadSignatureError("the signature is over something else")
+        raise BadSignatureError("the signature is over another checkpoint")
     if any(document.get(name) != said[name] for name in ("place", "batchId")):
         raise BadSignatureError("the readable members are not what is signed")
     return said

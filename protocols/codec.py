@@ -49,14 +49,14 @@ def decode_tagged(classes: Sequence[type[T]], data: bytes) -> T:
     for cls in classes:
         if isinstance(tag, int) and getattr(cls, "TAG", None) == tag:
             return decode(cls, data)
-    raise MalformedError(f"no message has the tag {tag!r:.40}")
+    raise MalformedError(f"unknown message tag {tag!r:.40}")
 
 
 def _load(data: bytes) -> Any:
     try:
         return cbor2.loads(data, max_depth=CBOR_DEPTH_MAX)
     except (cbor2.CBORDecodeError, ValueError, RecursionError) as error:
-        raise MalformedError("the bytes are not CBOR of a bounded depth") from error
+        raise MalformedError(f"the bytes must be CBOR of at most {CBOR_DEPTH_MAX} levels") from error
 
 
 def _class_coders(cls: Any) -> tuple[Encoder, Decoder]:
@@ -81,7 +81,7 @@ def _class_coders_of(cls: Hashable) -> tuple[Encoder, Decoder]:
 
     def from_value(raw: Any) -> Any:
         if not isinstance(raw, list) or len(raw) != length or (tag is not None and raw[0] != tag):
-            raise MalformedError(f"{cls.__name__} is an array of {length}")
+            raise MalformedError(f"{cls.__name__} must be an array of {length}")
         row = raw if tag is None else raw[1:]
         values = {name: coder[1](item) for name, coder, item in zip(arguments, coders, row, strict=True)}
         try:
@@ -135,11 +135,11 @@ def _exact_decoder(cls: type[Any]) -> Decoder:
 def _enum_decoder(cls: type[enum.IntEnum]) -> Decoder:
     def check(raw: Any) -> Any:
         if type(raw) is not int:
-            raise MalformedError(f"expected the number of a {cls.__name__}")
+            raise MalformedError(f"expected the integer of a {cls.__name__}")
         try:
             return cls(raw)
         except ValueError as error:
-            raise MalformedError(f"{raw} is no {cls.__name__}") from error
+            raise MalformedError(f"{raw} is not a value of {cls.__name__}") from error
 
     return check
 

@@ -44,7 +44,7 @@ def read_compact_size(data: bytes) -> int:
 
 
 class ByteReader:
-    """Reads bytes from front to back, each once; whatever is missing or too much is a MalformedError.
+    """Reads bytes from front to back, each once; missing or excess bytes raise MalformedError.
 
     Lists cost memory far beyond their bytes, so all lists read from one input share ``items_max``.
     """
@@ -60,14 +60,14 @@ class ByteReader:
         """The next ``size`` bytes."""
         start, end = self._at, self._at + size
         if end > len(self._data):
-            raise MalformedError(f"{size} bytes are due at byte {start}, of {len(self._data)}")
+            raise MalformedError(f"expected {size} bytes at byte {start}, of {len(self._data)}")
         self._at = end
         return self._data[start:end]
 
     def byte(self) -> int:
         at = self._at
         if at >= len(self._data):
-            raise MalformedError(f"a byte is due after {at}")
+            raise MalformedError(f"expected a byte after {at}")
         self._at = at + 1
         return self._data[at]
 
@@ -84,7 +84,7 @@ class ByteReader:
         form, least = LONG_FORMS[first]
         value = self._number(form)
         if value < least:
-            raise MalformedError(f"{value} is not in its shortest form at byte {self._at}")
+            raise MalformedError(f"{value} must be in its shortest form at byte {self._at}")
         return value
 
     def sized(self) -> bytes:
@@ -95,7 +95,7 @@ class ByteReader:
         """The CompactSize length of a list whose items take at least ``bytes_each`` bytes each."""
         count = self.compact_size()
         if count > self._items_left or count * bytes_each > len(self._data) - self._at:
-            raise MalformedError(f"a list of {count} items is too long at byte {self._at}")
+            raise MalformedError(f"the count of {count} items at byte {self._at} exceeds the data")
         self._items_left -= count
         return count
 
@@ -104,9 +104,9 @@ class ByteReader:
         return self.take(len(self._data) - self._at)
 
     def finish(self) -> None:
-        """Say that nothing may be left."""
+        """Require that no bytes are left."""
         if self._at != len(self._data):
-            raise MalformedError(f"{len(self._data) - self._at} bytes too many")
+            raise MalformedError(f"{len(self._data) - self._at} bytes are left over")
 
     def _number(self, form: struct.Struct) -> int:
         (value,) = form.unpack(self.take(form.size))

@@ -1,4 +1,4 @@
-"""Who offers what, until when: advertisements heard, checked, replaced, withdrawn, expired. Pure values."""
+"""The directory of advertisements: which node offers what, until when. Pure values."""
 
 from collections.abc import Mapping
 
@@ -72,21 +72,21 @@ def hear(
     if known is not None and said.sequence <= known.advertisement.message.sequence:
         return directory, None
     if said.expires_ms > now_ms + TTL_MS_MAX or said.issued_ms > now_ms + CLOCK_SKEW_MS_MAX:
-        raise MalformedError("an advertisement from the future")
+        raise MalformedError("the advertisement is from the future")
     if said.expires_ms <= now_ms:
         return _without(directory, signed.signer), None
     if known is None and len(directory.entries) >= ADVERTISEMENTS_MAX:
         raise MalformedError("the directory is full")
     tokens = tuple(check_token(token, allow_local_urls=allow_local_urls) for token in said.tokens)
     if any(token.identity != signed.signer for token in tokens):
-        raise MalformedError("a token of another identity in an advertisement")
+        raise MalformedError("the advertisement carries a token of another identity")
     first_ms = known.first_heard_ms if known is not None else now_ms
     entry = DirectoryEntry(advertisement=signed, tokens=tokens, first_heard_ms=first_ms, heard_ms=now_ms)
     return Directory(entries={**directory.entries, signed.signer: entry}), entry
 
 
 def expire(directory: Directory, now_ms: int) -> Directory:
-    """Drop what is over."""
+    """Drop expired advertisements."""
     kept = {
         identity: entry
         for identity, entry in directory.entries.items()

@@ -1,7 +1,7 @@
 """What is to be done: each effect is carried out after the commit of the state that asks for it.
 
-Effects are not stored. After a crash ``Restarted`` makes ``step`` emit them again, so whoever receives one must
-accept a repeat.
+Effects are not stored. After a crash ``Restarted`` makes ``step`` emit them again, so a receiver must accept
+repeats.
 """
 
 import attrs

@@ -96,14 +96,14 @@ def open_frame(frame: bytes, network: str) -> tuple[Signed[Message], bytes]:
         MalformedError, NonCanonicalError, WrongNetworkError, BadSignatureError: the sender is at fault.
     """
     if not LENGTH_BYTES < len(frame) <= FRAME_BYTES_MAX:
-        raise MalformedError(f"a frame of {len(frame)} bytes")
+        raise MalformedError(f"a frame must have {LENGTH_BYTES + 1} to {FRAME_BYTES_MAX} bytes, not {len(frame)}")
     end = LENGTH_BYTES + int.from_bytes(frame[:LENGTH_BYTES], "big")
     if end > len(frame):
         raise MalformedError("the envelope is longer than its frame")
     signed = _decode(frame[LENGTH_BYTES:end])
     for inner in _all_signed(signed):
         if inner.message.network != network:
-            raise WrongNetworkError(f"a message of the network {inner.message.network!r:.80}")
+            raise WrongNetworkError(f"a message is of another network: {inner.message.network!r:.80}")
         check(inner)
     return signed, frame[end:]
 

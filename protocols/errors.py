@@ -1,10 +1,10 @@
-"""Whose fault an error is stands in its type; `node/api/problems.py` alone turns codes into statuses."""
+"""Errors, by who is at fault; `node/api/problems.py` alone turns their codes into statuses."""
 
 from typing import Any, ClassVar
 
 
 class OverlayError(Exception):
-    """Base of every error that is not a bug of ours.
+    """Base of all errors that are not bugs of this program.
 
     Attributes:
         code: Stable identifier, kebab-case, part of the public interface.
@@ -18,24 +18,24 @@ class OverlayError(Exception):
         self.fields = fields
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors cross between processes whole: with their fields, whatever their constructor takes."""
+        """Pickle with all fields, whatever the constructor takes: errors cross between processes."""
         return _again, (type(self), self.args), self.__dict__
 
 
 class ClientFault(OverlayError):
-    """The caller sent something wrong: say what and how to mend it."""
+    """A client sent something wrong: the error says what, and what to send instead."""
 
     code = "invalid-request"
 
 
 class PeerFault(OverlayError):
-    """A peer sent something wrong: strike and drop, nobody else pays."""
+    """A peer sent something wrong: its message is dropped and the peer is struck."""
 
     code = "peer-fault"
 
 
 class WorldFault(OverlayError):
-    """The world failed (disk, database, network): retried with bounds, then reported."""
+    """Disk, database or network failed: retried within bounds, then reported."""
 
     code = "unavailable"
 
@@ -87,19 +87,19 @@ class InvalidTransactionError(ClientFault):
 
 
 class InvalidUhrpUrlError(ClientFault):
-    """A text that is no UHRP URL (BRC-26)."""
+    """A text that is not a UHRP URL (BRC-26)."""
 
     code = "invalid-uhrp-url"
 
 
 class UnreadableFieldError(ClientFault):
-    """A token field that the official SDK would read as another than it is."""
+    """A token field that the official SDK would misread."""
 
     code = "unreadable-field"
 
 
 class InvalidAuthenticationError(ClientFault):
-    """A proof of identity that is not in its form; ``field`` names the header or member."""
+    """A proof of identity has a wrong form; ``field`` names the header or member."""
 
     code = "invalid-authentication"
 

@@ -68,7 +68,11 @@ def encode_frame(kind: FrameKind, body: bytes, request_id: int = 0) -> bytes:
         FrameTooLargeError: The body is too large, or is still past ``WIRE_FRAME_BYTES_MAX`` compressed.
     """
     if len(body) > FRAME_BYTES_MAX:
-        raise FrameTooLargeError(f"a frame of {len(body)} bytes", bytes=len(body), bytes_max=FRAME_BYTES_MAX)
+        raise FrameTooLargeError(
+            f"a frame must have at most {FRAME_BYTES_MAX} bytes, not {len(body)}",
+            bytes=len(body),
+            bytes_max=FRAME_BYTES_MAX,
+        )
     flags = int(kind)
     if _worth_compressing(body):
         smaller = zstandard.ZstdCompressor(level=COMPRESS_LEVEL).compress(body)
@@ -98,7 +102,7 @@ def body_size(frame: Frame) -> int:
     """How many bytes ``open_body`` would give, by the frame's own word, which ``open_body`` holds it to.
 
     Raises:
-        MalformedError: The body is no zstd frame, or one that does not name its size.
+        MalformedError: The body is not a zstd frame, or one that does not name its size.
         FrameTooLargeError: It would grow past ``FRAME_BYTES_MAX``.
     """
     if not frame.compressed:
@@ -106,11 +110,15 @@ def body_size(frame: Frame) -> int:
     try:
         size = zstandard.get_frame_parameters(frame.body).content_size
     except zstandard.ZstdError as error:
-        raise MalformedError("a frame's body is not zstd") from error
+        raise MalformedError("the body of a compressed frame must be one zstd frame") from error
     if size == zstandard.CONTENTSIZE_UNKNOWN:
-        raise MalformedError("a compressed frame that hides its size")
+        raise MalformedError("a compressed frame must name its uncompressed size")
     if size > FRAME_BYTES_MAX:
-        raise FrameTooLargeError(f"a frame that grows to {size} bytes", bytes=size, bytes_max=FRAME_BYTES_MAX)
+        raise FrameTooLargeError(
+            f"a frame must decompress to at most {FRAME_BYTES_MAX} bytes, not {size}",
+            bytes=size,
+            bytes_max=FRAME_BYTES_MAX,
+        )
     return size
 
 
@@ -127,7 +135,7 @@ def open_body(frame: Frame) -> bytes:
     try:
         return zstandard.ZstdDecompressor().decompress(frame.body, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise MalformedError("a frame's body is not zstd") from error
+        raise MalformedError("the body of a compressed frame must be one zstd frame") from error
 
 
 class FrameReader:
@@ -156,7 +164,11 @@ class FrameReader:
             body_start = start + LENGTH_BYTES
             length = int.from_bytes(buffer[start:body_start], "big")
             if length > WIRE_FRAME_BYTES_MAX:
-                raise FrameTooLargeError(f"a frame of {length} bytes", bytes=length, bytes_max=WIRE_FRAME_BYTES_MAX)
+                raise FrameTooLargeError(
+                    f"a frame on the wire must have at most {WIRE_FRAME_BYTES_MAX} bytes, not {length}",
+                    bytes=length,
+                    bytes_max=WIRE_FRAME_BYTES_MAX,
+                )
             if len(buffer) - body_start < length:
                 break
             start = body_start + length
@@ -169,12 +181,12 @@ class FrameReader:
 def _parse(frame: bytes) -> Frame:
     kind = KINDS.get(frame[0] & ~COMPRESSED) if frame else None
     if kind is None:
-        raise MalformedError("a frame of an unknown kind")
+        raise MalformedError("the kind of a frame is unknown")
     start, request_id = FLAG_BYTES, 0
     if kind in PAIRED:
         start += ID_BYTES
         if len(frame) < start:
-            raise MalformedError("a frame too short for its kind")
+            raise MalformedError("a frame is too short for its kind")
         request_id = int.from_bytes(frame[FLAG_BYTES:start], "big")
     return Frame(
         kind=kind,

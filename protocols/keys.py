@@ -45,15 +45,15 @@ def invoice_number(protocol: Protocol, key_id: str) -> str:
     name = raw_name.lower().strip()
     longest = LINKAGE_CHARS_MAX if name.startswith(LINKAGE_PREFIX) else NAME_CHARS_MAX
     if level not in (0, 1, 2):
-        raise InvalidKeyError("a protocol's security level is 0, 1 or 2")
+        raise InvalidKeyError("the security level of a protocol must be 0, 1 or 2")
     if not NAME_CHARS_MIN <= len(name) <= longest:
-        raise InvalidKeyError(f"a protocol's name has {NAME_CHARS_MIN} to {longest} characters")
+        raise InvalidKeyError(f"the name of a protocol must have {NAME_CHARS_MIN} to {longest} characters")
     if not NAME.fullmatch(name):
-        raise InvalidKeyError("a protocol's name is lower-case letters, digits and single spaces")
+        raise InvalidKeyError("the name of a protocol must be lower-case letters, digits and single spaces")
     if name.endswith(" protocol"):
-        raise InvalidKeyError("a protocol's name does not end in ' protocol'")
+        raise InvalidKeyError("the name of a protocol must not end in ' protocol'")
     if not 1 <= len(key_id.encode("utf-16-le", "surrogatepass")) // 2 <= KEY_ID_UNITS_MAX:
-        raise InvalidKeyError(f"a key ID has 1 to {KEY_ID_UNITS_MAX} characters")
+        raise InvalidKeyError(f"a key ID must have 1 to {KEY_ID_UNITS_MAX} characters")
     return f"{level}-{name}-{key_id}"
 
 
@@ -66,11 +66,11 @@ class PrivateKey:
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) != 32:
-            raise InvalidKeyError(f"a private key is 32 bytes, not {len(secret)}")
+            raise InvalidKeyError(f"a private key must have 32 bytes, not {len(secret)}")
         try:
             self._secret = Secret(secret)
         except ValueError as error:
-            raise InvalidKeyError("a private key is a number from 1 to the order of the curve less 1") from error
+            raise InvalidKeyError("a private key must be from 1 to the order of the curve less 1") from error
         self.identity: bytes = self._secret.public_key.format()
         self._shared = lru_cache(SHARED_CACHED)(self._make_shared)
         self._child = lru_cache(CHILDREN_CACHED)(self._make_child)
@@ -231,17 +231,17 @@ def _tweak(shared: bytes, protocol: Protocol, key_id: str) -> bytes:
     try:
         invoice = invoice_number(protocol, key_id).encode()
     except UnicodeEncodeError as error:
-        raise InvalidKeyError("a key ID is Unicode text without lone surrogates") from error
+        raise InvalidKeyError("a key ID must not contain lone surrogates") from error
     return hmac.digest(shared, invoice, hashlib.sha256)
 
 
 def _point(public: bytes) -> Point:
     if len(public) != 33:
-        raise InvalidKeyError("a public key is 33 bytes, compressed")
+        raise InvalidKeyError("a public key must have 33 bytes, compressed")
     try:
         return Point(public)
     except ValueError as error:
-        raise InvalidKeyError("a public key is a point of the curve") from error
+        raise InvalidKeyError("a public key must be a point of the curve") from error
 
 
 def _add(public: Point, tweak: bytes) -> Point:

@@ -1,4 +1,4 @@
-"""Certification levels: how many agents each wants, how many must agree, and whose."""
+"""Certification levels: how many executors each needs, how many must agree, and whether operators must differ."""
 
 import enum
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ LEVEL_WORDS: Final = tuple(level.word for level in Level)  # lowest first
 
 @attrs.frozen(kw_only=True)
 class LevelRule:
-    """How many executors a level wants, how many must agree, and whether their operators must differ."""
+    """How many executors a level needs, how many must agree, and whether their operators must differ."""
 
     quorum: int
     executors: int

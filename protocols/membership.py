@@ -21,14 +21,14 @@ NEVER_REVOKED = f"{'0' * 64}.0"
 
 
 class NotAMemberError(PeerFault):
-    """A peer has no certificate that counts here. Field ``problem`` of the text: what is missing."""
+    """A peer has no valid membership certificate; the text says why."""
 
     code = "not-a-member"
 
 
 @attrs.frozen(kw_only=True)
 class MemberCertificate:
-    """A certificate that holds. What is revoked is for the caller to know.
+    """A valid certificate. Whether it is revoked is for the caller to know.
 
     Attributes:
         type, serial_number: 32 bytes in base64 each.
@@ -69,7 +69,7 @@ def issue(
 def check_membership(
     document: bytes, subject: IdentityKey, trusted: Collection[tuple[IdentityKey, str]]
 ) -> MemberCertificate:
-    """Check that a node is certified by somebody trusted.
+    """Check that a node is certified by a trusted certifier.
 
     Args:
         trusted: (certifier, type in base64); any of them will do.
@@ -80,7 +80,7 @@ def check_membership(
     if not document:
         raise NotAMemberError("no membership certificate was shown")
     if len(document) > MEMBERSHIP_BYTES_MAX:
-        raise NotAMemberError(f"a membership certificate of more than {MEMBERSHIP_BYTES_MAX} bytes")
+        raise NotAMemberError(f"a membership certificate must have at most {MEMBERSHIP_BYTES_MAX} bytes")
     try:
         return _checked(document, subject, trusted)
     except NotAMemberError:
@@ -94,16 +94,16 @@ def _checked(
 ) -> MemberCertificate:
     members = parse_json(document)
     if not isinstance(members, dict):
-        raise NotAMemberError("the membership certificate is no object")
+        raise NotAMemberError("the membership certificate must be an object")
     kind, serial, outpoint = (str(members[name]) for name in ("type", "serialNumber", "revocationOutpoint"))
     if members["subject"] != subject.hex():
-        raise NotAMemberError("the membership certificate is another's")
+        raise NotAMemberError("the membership certificate is of another node")
     certifier = bytes.fromhex(str(members["certifier"]))
     if (certifier, kind) not in trusted:
         raise NotAMemberError("no certifier of this network issued the membership certificate")
     given = members.get("fields") or {}
     if not isinstance(given, dict):
-        raise NotAMemberError("the membership certificate's fields are no object")
+        raise NotAMemberError("the fields of the membership certificate must be an object")
     fields = {str(name): str(value) for name, value in given.items()}
     signed = certificate_bytes(kind, serial, subject, certifier, outpoint, fields)
     signature = bytes.fromhex(str(members["signature"]))

@@ -59,7 +59,7 @@ def read_merkle_path(data: bytes) -> MerklePath:
     """Read one path.
 
     Raises:
-        MalformedError: the bytes are no path, go on after its end, or ``make_merkle_path`` refuses it.
+        MalformedError: the bytes are not a path, continue after its end, or ``make_merkle_path`` refuses it.
     """
     reader = ByteReader(data)
     path = take_merkle_path(reader)
@@ -68,13 +68,13 @@ def read_merkle_path(data: bytes) -> MerklePath:
 
 
 def take_merkle_path(reader: ByteReader) -> MerklePath:
-    """Read a path that stands among other things."""
+    """Read a path from within other data."""
     block_height = reader.compact_size()
     if block_height > BLOCK_HEIGHT_MAX:
-        raise MalformedError(f"a block at height {block_height}")
+        raise MalformedError(f"the block height {block_height} is out of range")
     depth = reader.byte()
     if not 1 <= depth <= PATH_DEPTH_MAX:
-        raise MalformedError(f"a merkle path of {depth} levels; 1 to {PATH_DEPTH_MAX} are taken")
+        raise MalformedError(f"a merkle path must have 1 to {PATH_DEPTH_MAX} levels, not {depth}")
     return make_merkle_path(block_height, [_take_level(reader, level) for level in range(depth)])
 
 
@@ -96,7 +96,7 @@ def _take_level(reader: ByteReader, level: int) -> list[Leaf]:
 def _take_leaf(reader: ByteReader, level: int) -> Leaf:
     offset, flag = reader.compact_size(), reader.byte()
     if flag > TXID or (flag == TXID and level > 0):
-        raise MalformedError(f"a leaf of level {level} with the flags {flag:#04x}")
+        raise MalformedError(f"a leaf of level {level} has unknown flags {flag:#04x}")
     return Leaf(offset=offset, hash=None if flag == DUPLICATE else reader.take(TXID_BYTES), is_txid=flag == TXID)
 
 
@@ -105,7 +105,7 @@ def _root(levels: Sequence[Sequence[Leaf]]) -> bytes:
     depth = len(levels)
     known: dict[int, bytes] = {leaf.offset: leaf.hash for leaf in levels[0] if leaf.hash is not None}
     if not known:
-        raise MalformedError("a merkle path without a txid")
+        raise MalformedError("a merkle path must name a txid")
     if depth == 1 and len(levels[0]) == 1 and 0 in known:
         return known[0]  # the only transaction of its block
     for level, leaves in enumerate(levels):

@@ -1,4 +1,4 @@
-"""Proofs against agents: two signed answers of one agent to one question. Whoever reads one needs nothing else."""
+"""Proofs against agents: two signed answers of one agent to one question. A proof is checked without other data."""
 
 from protocols.messages import Evidence, FraudProof, Signed
 

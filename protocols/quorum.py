@@ -1,4 +1,4 @@
-"""Ballots and tallies: when enough independent agents said the same.
+"""Ballots: whether enough independent agents agree.
 
 The quorum is more than half of the executors, so two different outcomes of one ballot need an agent that
 voted for both, and such an agent has signed the proof against itself.
@@ -12,7 +12,7 @@ from protocols.messages import Evidence, IdentityKey, Signed
 
 @attrs.frozen(kw_only=True)
 class Equivocation:
-    """One agent, one question, two answers."""
+    """Two different answers of one agent to one question."""
 
     first: Signed[Evidence]
     second: Signed[Evidence]

@@ -1,4 +1,4 @@
-"""Reputation: what a node thinks of an agent in a role, from what it saw itself. Never told to others as truth.
+"""Reputation of an agent in a role, from what this node observed itself. It is never sent to others as fact.
 
 A Beta estimate: successes and failures, weighted, fading with a half-life, over a prior of one each. Lateness
 weighs as much as a success, but alone brings nobody below ``LATE_SCORE_MIN``: a partition makes all others late at
@@ -41,7 +41,7 @@ class Estimate:
         )
 
     def after(self, outcome: Outcome, now_ms: int, count: int = 1) -> "Estimate":
-        """The record with ``count`` more outcomes, all now."""
+        """The record with ``count`` more outcomes of one kind, all now."""
         if outcome == "equivocated":
             return attrs.evolve(self.faded(now_ms), equivocated=True)
         now = self.faded(now_ms)
@@ -68,7 +68,7 @@ class Estimate:
 
 
 def over_roles(scores: Mapping[Role, int]) -> dict[Role, int]:
-    """What an agent's scores by role come to together.
+    """One score from an agent's scores by role.
 
     Only untruth brings a score below ``LATE_SCORE_MIN``, and who lies in one role is trusted in none: the lowest
     score then stands for all. Else one that reports its validation falsely would still be paid to normalize, and

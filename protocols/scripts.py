@@ -45,7 +45,7 @@ def read_push(script: bytes, at: int) -> tuple[bytes, int]:
         MalformedError: no push stands there, or it runs past the end.
     """
     if at >= len(script):
-        raise MalformedError("the script ends where a push is due")
+        raise MalformedError("the script ends where a push is expected")
     code = script[at]
     if code == OP_0:
         return b"", at + 1
@@ -60,7 +60,7 @@ def read_push(script: bytes, at: int) -> tuple[bytes, int]:
         start = at + 1 + width
         size = int.from_bytes(script[at + 1 : start], "little")
     else:
-        raise MalformedError(f"opcode {code:#04x} is no push")
+        raise MalformedError(f"opcode {code:#04x} is not a push")
     if start + size > len(script):
         raise MalformedError("a push runs past the end of the script")
     return script[start : start + size], start + size
@@ -88,14 +88,14 @@ def read_pushdrop(script: bytes) -> PushDrop:
     """
     locking_key, at = read_push(script, 0)
     if len(locking_key) != KEY_BYTES or script[at : at + 1] != bytes([OP_CHECKSIG]):
-        raise MalformedError("a PushDrop script starts with a public key and OP_CHECKSIG")
+        raise MalformedError("a PushDrop script must start with a public key and OP_CHECKSIG")
     at += 1
     fields: list[bytes] = []
     while at < len(script) and script[at] not in (OP_2DROP, OP_DROP):
         if len(fields) == PUSHDROP_FIELDS_MAX:
-            raise MalformedError(f"a PushDrop script of more than {PUSHDROP_FIELDS_MAX} fields")
+            raise MalformedError(f"a PushDrop script must have at most {PUSHDROP_FIELDS_MAX} fields")
         field, at = read_push(script, at)
         fields.append(field)
     if not fields or pushdrop(locking_key, fields) != script:
-        raise MalformedError("a PushDrop script is fields, minimally pushed, and their drops")
+        raise MalformedError("a PushDrop script must be minimally pushed fields, then their drops")
     return PushDrop(locking_key=locking_key, fields=tuple(fields))

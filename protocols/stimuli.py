@@ -209,7 +209,7 @@ class CertificateReceived(Stimulus):
 
 @attrs.frozen(kw_only=True)
 class CertificateStored(Stimulus):
-    """A certificate is on disk, which its sender can be told."""
+    """A certificate is on disk, which can be confirmed to its sender."""
 
     batch_id: str
     statement_digest: Digest

@@ -1,4 +1,4 @@
-"""Job templates: what an operator asks of the agents that do a job, field by field as the specification names them.
+"""Job templates: what an operator requires of agents that do a job, with the fields of the specification.
 
 A template is a JSON document, addressed by the hash of its canonical form; ``templateId`` names the line of its
 versions. There is one built in for each of the four job types at each of the three levels; an operator's template
@@ -58,7 +58,7 @@ class JobTemplate:
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        """As the specification writes it."""
+        """The JSON form of the specification."""
         requirements: dict[str, Any] = {
             "capabilities": list(self.capabilities),
             "minimumReputation": self.reputation_min,
@@ -150,11 +150,11 @@ def _is_word(text: str) -> bool:
 
 
 class _Fields:
-    """The members of one object, each taken once; what is left over is unknown."""
+    """Takes the members of an object one by one; a member that is left over is unknown."""
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
-            raise InvalidTemplateError(f"{path or '/'}: is not an object", field=path, remedy="send an object")
+            raise InvalidTemplateError(f"{path or '/'}: must be an object", field=path, remedy="send an object")
         self._left = dict(value)
         self._path = path
 
@@ -169,7 +169,7 @@ class _Fields:
     def text(self, name: str, form: re.Pattern[str]) -> str:
         value = self.take(name)
         if not isinstance(value, str) or not form.fullmatch(value):
-            raise self._wrong(name, "is not usable", f"send a string like {form.pattern}")
+            raise self._wrong(name, "has a wrong form", f"send a string like {form.pattern}")
         return value
 
     def word(self, name: str, words: list[str]) -> str:
@@ -190,15 +190,17 @@ class _Fields:
             return missing
         value = self.take(name)
         if not isinstance(value, list) or len(value) > most:
-            raise self._wrong(name, "is not an array, or too long", f"send an array of at most {most} strings")
+            raise self._wrong(
+                name, f"must be an array of at most {most} strings", f"send an array of at most {most} strings"
+            )
         if not all(isinstance(item, str) and accepts(item) for item in value):
-            raise self._wrong(name, "has an item that is not usable", f"send strings: {rule}")
+            raise self._wrong(name, "has an item of a wrong form", f"send strings: {rule}")
         return tuple(value)
 
     def number(self, name: str, least: int, most: int) -> int:
         value = self.take(name)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self._wrong(name, "is out of bounds", f"send an integer from {least} to {most}")
+            raise self._wrong(name, "is out of range", f"send an integer from {least} to {most}")
         return value
 
     def flag(self, name: str) -> bool:
@@ -209,7 +211,7 @@ class _Fields:
 
     def finish(self) -> None:
         for name in self._left:
-            raise self._wrong(name[:80], "is unknown here", "leave it out")
+            raise self._wrong(name[:80], "is unknown", "leave it out")
 
     def _wrong(self, name: str, what: str, remedy: str) -> InvalidTemplateError:
         path = f"{self._path}/{name}"

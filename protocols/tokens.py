@@ -29,7 +29,7 @@ def build_linked_token(key: PrivateKey, protocol: Protocol, fields: Sequence[byt
         UnreadableFieldError: the official SDK would read a field as another than it is.
     """
     if any(field in MISREAD for field in fields):
-        raise UnreadableFieldError("a token cannot carry an empty field, or one of the single byte 10 hex")
+        raise UnreadableFieldError("a field of a token must not be empty, nor the single byte 10 hex")
     signature = key.sign(protocol, KEY_ID, b"".join(fields))
     locking_key = key.derive_public(protocol, KEY_ID, "anyone", for_self=True)
     return pushdrop(locking_key, (*fields, signature))
@@ -39,15 +39,15 @@ def check_link(token: PushDrop, identity: bytes, protocol: Protocol) -> None:
     """Check that an identity made a token, as the official topic managers do.
 
     Raises:
-        MalformedError: the identity is no public key, or the managers would read a field as another than it is.
+        MalformedError: the identity is not a public key, or the managers would misread a field.
         BadSignatureError: signature or locking key are not the identity's.
     """
     if any(field in MISREAD for field in token.fields):
-        raise MalformedError("a token's fields are neither empty nor the single byte 10 hex")
+        raise MalformedError("a field of a token must not be empty, nor the single byte 10 hex")
     try:
         child = keys.anyone_child(identity, protocol, KEY_ID)
     except InvalidKeyError as error:
-        raise MalformedError("the identity key is no public key") from error
+        raise MalformedError("the identity key must be a public key") from error
     signed, signature = b"".join(token.fields[:-1]), token.fields[-1]
     if not keys.verify(identity, protocol, KEY_ID, signed, signature):
         raise BadSignatureError("the token's signature is not linked to its identity key")
@@ -62,12 +62,12 @@ def read_url(field: bytes) -> SplitResult:
         MalformedError: it is none, not plain ASCII, or longer than ``URL_BYTES_MAX``.
     """
     if not GRAPHIC.fullmatch(field):
-        raise MalformedError(f"a token's URL is ASCII without spaces, at most {URL_BYTES_MAX} bytes")
+        raise MalformedError(f"the URL of a token must be ASCII without spaces, at most {URL_BYTES_MAX} bytes")
     try:
         parts = urlsplit(field.decode("ascii"))
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise MalformedError("a token's URL does not parse") from error
+        raise MalformedError("the URL of a token cannot be parsed") from error
     if not host:
-        raise MalformedError("a token's URL has a host")
+        raise MalformedError("the URL of a token must have a host")
     return parts

@@ -30,7 +30,7 @@ CERTIFICATE_PROTOCOL: Final[KeyProtocol] = (2, "event certificate token")
 
 @attrs.frozen(kw_only=True)
 class Facts:
-    """What an admitted output says, to be found by. ``expires_s`` is 0 for what does not expire."""
+    """The facts by which an admitted output is looked up. ``expires_s`` is 0 for what does not expire."""
 
     output_index: int
     identity: IdentityKey
@@ -53,7 +53,7 @@ class TopicManager(Protocol):
         """Markdown for people: what is admitted."""
 
     def admit(self, transaction: Transaction, off_chain_values: bytes | None) -> tuple[Facts, ...]:
-        """The outputs that belong to the topic. Pure: what is not a token of it is left out without a word."""
+        """The outputs that belong to the topic. Pure: outputs that are not tokens of the topic are left out."""
 
 
 @attrs.frozen(kw_only=True)
@@ -82,7 +82,7 @@ class AdvertisementManager:
     def _read(self, index: int, script: bytes) -> Facts:
         token = check_token(script, allow_local_urls=self.allow_local_urls)
         if token.kind != self.kind:
-            raise MalformedError(f"no {self.kind} token")
+            raise MalformedError(f"not a {self.kind} token")
         return Facts(output_index=index, identity=token.identity, url=token.url, name=token.name)
 
 
@@ -149,14 +149,14 @@ class CertificateManager:
         def read(index: int, script: bytes) -> Facts:
             token = check_certificate_token(script)
             if (token.batch_id, token.digest) != (statement.batch_id, digest):
-                raise MalformedError("a token of another certificate")
+                raise MalformedError("the token is of another certificate")
             return attrs.evolve(token, output_index=index, name=statement.source_id)
 
         return _judged(transaction, read)
 
 
 def build_certificate_token(key: PrivateKey, *, batch_id: str, digest: bytes) -> bytes:
-    """The locking script that says: this host has the quorum certificate of that digest over that batch."""
+    """The locking script that advertises: this host has the quorum certificate with that digest of that batch."""
     fields = (CERTIFICATE_WORD, key.identity, batch_id.encode("ascii"), digest)
     return build_linked_token(key, CERTIFICATE_PROTOCOL, fields)
 
@@ -169,10 +169,10 @@ def check_certificate_token(script: bytes) -> Facts:
     """
     token = read_pushdrop(script)
     if len(token.fields) != 5 or token.fields[0] != CERTIFICATE_WORD:
-        raise MalformedError("no certificate token")
+        raise MalformedError("not a certificate token")
     _, identity, batch_id, digest, _ = token.fields
     if len(digest) != 32 or not BATCH_ID.fullmatch(batch_id.decode("ascii", "replace")):
-        raise MalformedError("a certificate token names a batch and a SHA-256")
+        raise MalformedError("a certificate token must name a batch and a SHA-256")
     check_link(token, identity, CERTIFICATE_PROTOCOL)
     return Facts(output_index=0, identity=IdentityKey(identity), digest=digest, batch_id=batch_id.decode("ascii"))
 

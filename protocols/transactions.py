@@ -1,4 +1,4 @@
-"""Bitcoin transactions in their raw form (BRC-12): bytes to values and back, nothing judged.
+"""Bitcoin transactions in their raw form (BRC-12): bytes to values and back, without validation.
 
 Inputs and outputs may be none, amounts anything in 64 bits: ``protocols.beef.check_amounts`` judges those.
 """
@@ -34,7 +34,7 @@ def txid_hex(txid: Txid) -> str:
 
 @attrs.frozen(kw_only=True)
 class Input:
-    """What a transaction spends: output ``output_index`` of the transaction ``txid``."""
+    """The output that an input spends: output ``output_index`` of the transaction ``txid``."""
 
     txid: Txid
     output_index: int
@@ -44,7 +44,7 @@ class Input:
 
 @attrs.frozen(kw_only=True)
 class Output:
-    """What a transaction makes: an amount that whoever satisfies the script can spend."""
+    """An output of a transaction: an amount, and the script that must be satisfied to spend it."""
 
     satoshis: int
     locking_script: bytes
@@ -96,7 +96,7 @@ def read_transaction(data: bytes) -> Transaction:
             number that is not in its shortest form.
     """
     if len(data) > TRANSACTION_BYTES_MAX:
-        raise MalformedError(f"a transaction of {len(data)} bytes; {TRANSACTION_BYTES_MAX} are taken")
+        raise MalformedError(f"a transaction must have at most {TRANSACTION_BYTES_MAX} bytes, not {len(data)}")
     reader = ByteReader(data)
     transaction = take_transaction(reader)
     reader.finish()
@@ -104,7 +104,7 @@ def read_transaction(data: bytes) -> Transaction:
 
 
 def take_transaction(reader: ByteReader) -> Transaction:
-    """Read a raw transaction that stands among other things."""
+    """Read a raw transaction from within other data."""
     version = reader.uint32()
     inputs = tuple(_take_input(reader) for _ in range(reader.count(bytes_each=INPUT_BYTES_MIN)))
     outputs = tuple(_take_output(reader) for _ in range(reader.count(bytes_each=OUTPUT_BYTES_MIN)))

@@ -58,21 +58,21 @@ def read_uhrp_url(text: str) -> bytes:
     """The SHA-256 in a URL: bare, or after ``uhrp:``, ``uhrp://`` or ``//``, as the official SDK takes it.
 
     Raises:
-        InvalidUhrpUrlError: it is no such URL, or mistyped.
+        InvalidUhrpUrlError: the text is not such a URL, or mistyped.
     """
     match = URL.fullmatch(text)
     if match is None:
-        raise InvalidUhrpUrlError(f"{text[:80]!r} is no UHRP URL: XU and 50 characters, after uhrp:// or nothing")
+        raise InvalidUhrpUrlError(f"{text[:80]!r} is not a UHRP URL: XU and 50 characters, after uhrp:// or nothing")
     value = 0
     for letter in match[1]:
         value = value * len(ALPHABET) + DIGIT_OF[letter]
     size = len(PREFIX) + DIGEST_BYTES + CHECKSUM_BYTES
     if value.bit_length() > 8 * size:
-        raise InvalidUhrpUrlError(f"{text!r} is no UHRP URL: it has another prefix")
+        raise InvalidUhrpUrlError(f"{text!r} is not a UHRP URL: it has another prefix")
     data = value.to_bytes(size, "big")
     named, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if double_sha256(named)[:CHECKSUM_BYTES] != checksum or not named.startswith(PREFIX):
-        raise InvalidUhrpUrlError(f"{text!r} is no UHRP URL: its checksum or its prefix is wrong")
+        raise InvalidUhrpUrlError(f"{text!r} is not a UHRP URL: its checksum or prefix is wrong")
     return named.removeprefix(PREFIX)
 
 
@@ -104,16 +104,16 @@ def check_uhrp_advert(script: bytes, *, allow_local_urls: bool) -> UhrpAdvert:
     """
     token = read_pushdrop(script)
     if len(token.fields) != 6:
-        raise MalformedError("a UHRP advertisement has six fields")
+        raise MalformedError("a UHRP advertisement must have six fields")
     identity, digest, raw_url, raw_expiry, raw_size, _ = token.fields
     if len(digest) != DIGEST_BYTES:
-        raise MalformedError("a UHRP advertisement names its content by a SHA-256")
+        raise MalformedError("a UHRP advertisement must name its content by a SHA-256")
     url = read_url(raw_url)
     local = allow_local_urls and url.scheme == "http" and url.hostname in LOCAL_HOSTS
     if url.scheme != "https" and not local:
-        raise MalformedError("a UHRP advertisement's URL is https")
+        raise MalformedError("the URL of a UHRP advertisement must be https")
     expires_s, size = read_compact_size(raw_expiry), read_compact_size(raw_size)
     if expires_s < 1 or size < 1:
-        raise MalformedError("a UHRP advertisement has an expiry and a size")
+        raise MalformedError("a UHRP advertisement must have an expiry and a size")
     check_link(token, identity, PROTOCOL)
     return UhrpAdvert(identity=identity, digest=digest, url=raw_url.decode(), expires_s=expires_s, size=size)

@@ -42,7 +42,7 @@ UNTRUSTED = (
 
 @attrs.frozen(kw_only=True)
 class CheckResult:
-    """One thing looked at: the part of the document, and what is wrong with it (empty: nothing)."""
+    """The result for one part of the document: what is wrong with it, empty if nothing is."""
 
     part: str
     problem: str = ""
@@ -54,7 +54,7 @@ class CheckResult:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What was checked, with the facts that hold if every check is ok."""
+    """All results, with the facts that hold if every one of them is ok."""
 
     kind: str
     checks: tuple[CheckResult, ...]
@@ -171,7 +171,7 @@ def _check_proof(proof: dict[str, Any], size: int, root: bytes) -> CheckResult:
     """Whether a leaf hash leads to a root that was signed, in a tree of a size that was signed."""
     index, path = proof.get("index"), proof.get("path")
     if type(index) is not int or type(proof.get("size")) is not int or not isinstance(path, list):
-        raise _Malformed("proof", "index and size are integers, path is a list")
+        raise _Malformed("proof", "index and size must be integers, path an array")
     siblings = [_hex({"path": each}, "path", "proof", 32) for each in path]
     try:
         found = root_from_path(_hex(proof, "leafHash", "proof", 32), index, size, siblings)
@@ -345,7 +345,7 @@ def _canonical(value: Any, part: str) -> bytes:
 def _member(document: dict[str, Any], name: str, kind: type) -> Any:
     value = document.get(name)
     if not isinstance(value, kind):
-        raise _Malformed(name, f"missing, or no {'object' if kind is dict else 'list'}")
+        raise _Malformed(name, f"must be {'an object' if kind is dict else 'an array'}")
     return value
 
 
@@ -356,7 +356,7 @@ def _hex(entry: dict[str, Any], name: str, part: str, size: int | None = None) -
     except ValueError:
         raw = None
     if raw is None or " " in str(value) or (size is not None and len(raw) != size):
-        raise _Malformed(part, f"{name} is not {'' if size is None else f'{size} bytes of '}lower-case hex")
+        raise _Malformed(part, f"{name} must be {'' if size is None else f'{size} bytes of '}lower-case hex")
     return raw
 
 
@@ -381,5 +381,5 @@ def _signed(cls: type[M], entry: Any, part: str) -> Signed[M]:
 def _signed_list(cls: type[M], document: dict[str, Any], name: str, bound: int) -> list[Signed[M]]:
     entries = _member(document, name, list)
     if len(entries) > bound:
-        raise _Malformed(name, f"more than {bound}")
+        raise _Malformed(name, f"must have at most {bound} entries")
     return [_signed(cls, entry, f"{name}[{at}]") for at, entry in enumerate(entries)]

@@ -1,4 +1,4 @@
-"""Legacy mutual authentication: Authrite 0.1 (BRC-31), as authrite-js and authrite-express speak it.
+"""Legacy mutual authentication: Authrite 0.1 (BRC-31), as authrite-js and authrite-express implement it.
 
 Signatures are BRC-3 under protocol ``2, authrite message signature``, counterparty the other side. A request signs
 its body or, without one, its URL; a response signs its body: neither method nor status, headers or, with a body, the
@@ -62,9 +62,9 @@ class AuthriteBook(Book):
     def handshake(self, body: bytes, *, now_ms: int, entropy: bytes) -> bytes:
         message = read_message(body)
         if message.get("authrite") != VERSION:
-            raise invalid("authrite", "not spoken here", f"speak version {VERSION}")
+            raise invalid("authrite", "the version is not supported", f"use version {VERSION}")
         if message.get("messageType") != "initialRequest":
-            raise invalid("messageType", "not taken here", "send initialRequest")
+            raise invalid("messageType", "the message type is not accepted", "send initialRequest")
         identity = read_identity(read_text(message.get("identityKey"), "identityKey"), "identityKey")
         peer_nonce = read_text(message.get("nonce"), "nonce")
         read_nonce(peer_nonce, "nonce")
@@ -87,7 +87,7 @@ class AuthriteBook(Book):
         values = sole_headers(request, _NAMES)
         version, identity_text, nonce, session_nonce, signature = (values[name] for name in _NAMES)
         if version != VERSION:
-            raise invalid("x-authrite", "not spoken here", f"speak version {VERSION}")
+            raise invalid("x-authrite", "the version is not supported", f"use version {VERSION}")
         read_nonce(nonce, "x-authrite-nonce")
         identity = read_identity(identity_text, "x-authrite-identity-key")
         signature_bytes = read_signature(signature, "x-authrite-signature")
@@ -129,7 +129,7 @@ class AuthriteBook(Book):
     def _signed(self, request: HttpRequest) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """The body; or the URL, and the URL as a client names it that came by another way than the public one.
 
-        That is no weakness: session and signature are for this node alone, whatever host the URL names.
+        This is not a weakness: session and signature are for this node alone, whatever host the URL names.
         """
         if request.body:
             if request.method in ("GET", "HEAD"):

@@ -122,7 +122,9 @@ def certificate_bytes(
     """What a certifier signs (BRC-52), the fields in the order of ``localeCompare`` as the official SDK has them."""
     match = _OUTPOINT.fullmatch(outpoint)
     if match is None or int(match[2]) >= 2**32:
-        raise invalid("revocationOutpoint", "no outpoint", "send txid.index, the txid in lower-case hex digits")
+        raise invalid(
+            "revocationOutpoint", "must be an outpoint", "send txid.index, the txid in lower-case hex digits"
+        )
     parts = [
         read_base64(kind, "type", bytes_min=TYPE_BYTES, bytes_max=TYPE_BYTES),
         read_base64(serial, "serialNumber", bytes_min=SERIAL_BYTES, bytes_max=SERIAL_BYTES),
@@ -152,7 +154,7 @@ def reveal_field(
     try:
         return _decrypt(field_key.rjust(32, b"\0"), encrypted[name], "fields").decode()
     except UnicodeDecodeError as error:
-        raise invalid("fields", f"the field {name!r} is no text", "show another certificate") from error
+        raise invalid("fields", f"the field {name!r} must be a string", "show another certificate") from error
 
 
 def _decrypt(key: bytes, text: str, field: str) -> bytes:
@@ -166,18 +168,20 @@ def _decrypt(key: bytes, text: str, field: str) -> bytes:
 
 def _read_object(value: Json, field: str) -> dict[str, Json]:
     if not isinstance(value, dict):
-        raise invalid(field, "no object", "send the certificates as JSON objects")
+        raise invalid(field, "must be an object", "send the certificates as JSON objects")
     return value
 
 
 def _read_texts(value: Json, field: str) -> dict[str, str]:
-    """An object of texts with names that a certificate may have."""
+    """An object of strings with names that a certificate may have."""
     texts = _read_object(value, field)
     if len(texts) > FIELDS_MAX:
         raise invalid(field, f"more than {FIELDS_MAX} fields", "show a smaller certificate")
     for name, text in texts.items():
         if _FIELD_NAME.fullmatch(name) is None:
-            raise invalid(field, f"{name[:60]!r} is no name of a field", "names are 1 to 50 printable ASCII letters")
+            raise invalid(
+                field, f"{name[:60]!r} is not the name of a field", "names are 1 to 50 printable ASCII letters"
+            )
         if not isinstance(text, str) or len(text) > 2 * FIELD_BYTES_MAX:
-            raise invalid(field, f"{name!r} is no text, or too long", "send fields in base64")
+            raise invalid(field, f"{name!r} must be a string of bounded length", "send fields in base64")
     return texts  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Mutual authentication over HTTP: BRC-103 messages in the dress of BRC-104, as the official SDK speaks it.
+"""Mutual authentication over HTTP: BRC-103 messages in the HTTP form of BRC-104, as the official SDK sends them.
 
 Every signature is BRC-3 under protocol ``2, auth message signature``, counterparty the other side, key ID two base64
 nonces. Where the BRC and the SDK differ, the SDK's form is used: version ``0.1``; an empty body of a request is
@@ -86,19 +86,19 @@ class SessionBook(Book):
         """
         message = read_message(body)
         if message.get("version") != VERSION:
-            raise invalid("version", "not spoken here", f"speak version {VERSION}")
+            raise invalid("version", "the version is not supported", f"use version {VERSION}")
         kind = message.get("messageType")
         if kind == "initialRequest":
             return self._open(message, now_ms, entropy)
         if kind == "certificateResponse":
             return self._take_certificates(message, now_ms)
-        raise invalid("messageType", "not taken here", "send initialRequest or certificateResponse")
+        raise invalid("messageType", "the message type is not accepted", "send initialRequest or certificateResponse")
 
     def claim(self, request: HttpRequest, *, now_ms: int) -> SessionClaim:
         values = sole_headers(request, _NAMES)
         version, identity_text, nonce, session_nonce, signature, request_id = (values[name] for name in _NAMES)
         if version != VERSION:
-            raise invalid("x-bsv-auth-version", "not spoken here", f"speak version {VERSION}")
+            raise invalid("x-bsv-auth-version", "the version is not supported", f"use version {VERSION}")
         read_nonce(nonce, "x-bsv-auth-nonce")
         request_id_bytes = read_base64(
             request_id, "x-bsv-auth-request-id", bytes_min=REQUEST_ID_BYTES, bytes_max=REQUEST_ID_BYTES
@@ -201,7 +201,7 @@ class SessionBook(Book):
         read_nonce(nonce, "nonce")
         documents = message.get("certificates")
         if not isinstance(documents, list) or len(documents) > CERTIFICATES_MAX:
-            raise invalid("certificates", f"no array of at most {CERTIFICATES_MAX}", "send fewer")
+            raise invalid("certificates", f"must be an array of at most {CERTIFICATES_MAX}", "send fewer")
         session = self._sessions.find_for(session_nonce, identity, nonce, now_ms)
         claim = SessionClaim(
             identity=session.identity,
@@ -289,5 +289,5 @@ def _read_signature_array(value: Json) -> bytes:
         or len(value) > SIGNATURE_BYTES_MAX
         or not all(type(byte) is int and 0 <= byte < 256 for byte in value)
     ):
-        raise invalid("signature", "no signature", "send a DER signature as an array of bytes")
+        raise invalid("signature", "must be a signature", "send a DER signature as an array of bytes")
     return bytes(value)  # type: ignore[arg-type]

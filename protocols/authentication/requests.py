@@ -1,4 +1,4 @@
-"""HTTP requests as they stood on the wire, and strict readers for what their headers say."""
+"""HTTP requests as they were on the wire, and strict parsers for their headers."""
 
 import base64
 import binascii
@@ -106,7 +106,7 @@ def sole_headers(request: HttpRequest, names: Iterable[str]) -> dict[str, str]:
 def read_text(value: Json, field: str) -> str:
     """A member of a JSON message that is text."""
     if not isinstance(value, str):
-        raise invalid(field, "missing, or no text", "send it as a string")
+        raise invalid(field, "must be a string", "send it as a string")
     return value
 
 
@@ -117,17 +117,17 @@ def read_identity(text: str, field: str) -> bytes:
     point of the curve shows when they are first used.
     """
     if _IDENTITY.fullmatch(text) is None:
-        raise invalid(field, "no identity key", "send a compressed public key, 66 lower-case hex digits")
+        raise invalid(field, "must be an identity key", "send a compressed public key, 66 lower-case hex digits")
     identity = bytes.fromhex(text)
     if identity == GENERATOR:
-        raise invalid(field, "the key of anyone is nobody's identity", "use a key of your own")
+        raise invalid(field, "must not be the key of `anyone`", "use a key of your own")
     return identity
 
 
 def read_signature(text: str, field: str) -> bytes:
     """A DER signature from lower-case hex digits; whether it is one, verification decides."""
     if len(text) > 2 * SIGNATURE_BYTES_MAX or _HEX.fullmatch(text) is None:
-        raise invalid(field, "no signature", "send a DER signature in lower-case hex digits")
+        raise invalid(field, "must be a signature", "send a DER signature in lower-case hex digits")
     return bytes.fromhex(text)
 
 
@@ -136,13 +136,13 @@ def read_base64(text: str, field: str, *, bytes_min: int, bytes_max: int) -> byt
     wanted = str(bytes_min) if bytes_min == bytes_max else f"{bytes_min} to {bytes_max}"
     remedy = f"send {wanted} bytes in base64, with padding"
     if not text.isascii() or len(text) > (bytes_max + 2) // 3 * 4:
-        raise invalid(field, "not such base64", remedy)
+        raise invalid(field, "must be standard base64 of the right length", remedy)
     try:
         data = base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise invalid(field, "not base64", remedy) from error
+        raise invalid(field, "must be base64", remedy) from error
     if not bytes_min <= len(data) <= bytes_max or base64.b64encode(data).decode() != text:
-        raise invalid(field, "not such base64", remedy)
+        raise invalid(field, "must be standard base64 of the right length", remedy)
     return data
 
 
@@ -164,7 +164,7 @@ def read_message(body: bytes) -> dict[str, Json]:
     except InvalidJsonError as error:
         raise invalid("body", str(error), "send one JSON object in UTF-8") from error
     if not isinstance(message, dict):
-        raise invalid("body", "no JSON object", "send one JSON object in UTF-8")
+        raise invalid("body", "must be a JSON object", "send one JSON object in UTF-8")
     return message
 
 

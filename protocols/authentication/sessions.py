@@ -50,7 +50,7 @@ class SessionLimits:
 
 @attrs.define(eq=False, kw_only=True)
 class Session:
-    """One handshake and what came of it.
+    """One handshake and its state.
 
     Attributes:
         nonce: Ours, in base64: the session's name.
@@ -151,7 +151,7 @@ class Sessions:
         """
         session = self._proven.get(nonce) or self._unproven.get(nonce)
         if session is None or self._expired(session, now_ms):
-            raise NotAuthenticatedError("no such session, or none any more", remedy=SHAKE_HANDS)
+            raise NotAuthenticatedError("the session is unknown or has ended", remedy=SHAKE_HANDS)
         return session
 
     def find_for(self, nonce: str, identity: bytes, message_nonce: str, now_ms: int) -> Session:
@@ -177,7 +177,7 @@ class Sessions:
         _check_new(session, nonce)
         if len(session.seen) >= self._limits.requests_max:
             self._close(session)
-            raise NotAuthenticatedError("the session has had as many requests as it may", remedy=SHAKE_HANDS)
+            raise NotAuthenticatedError("the session has used up its requests", remedy=SHAKE_HANDS)
         if not session.proven:
             self._prove(session)
         session.seen.add(nonce)
@@ -232,7 +232,7 @@ class Book(ABC):
 
     @abstractmethod
     def claim(self, request: HttpRequest, *, now_ms: int) -> SessionClaim:
-        """Read what a request claims: fast, and without believing any of it.
+        """Read what a request claims, without verifying any of it.
 
         Raises:
             InvalidAuthenticationError: headers missing, repeated, malformed or too large.
@@ -333,15 +333,15 @@ def new_nonce(entropy: bytes) -> str:
 
 
 def sign_for(key: PrivateKey, identity: bytes, protocol: Protocol, key_id: str, data: bytes) -> bytes:
-    """Sign for an identity that is known by its own word only.
+    """Sign for an identity that is not proven yet.
 
     Raises:
-        InvalidAuthenticationError: it is no point of the curve.
+        InvalidAuthenticationError: the key is not a point of the curve.
     """
     try:
         return key.sign(protocol, key_id, data, identity, once=True)
     except InvalidKeyError as error:
-        raise invalid("identityKey", "no point of the curve", "send a compressed public key") from error
+        raise invalid("identityKey", "must be a point of the curve", "send a compressed public key") from error
 
 
 def _check_new(session: Session, nonce: str) -> None:

@@ -66,7 +66,7 @@ def authenticate_headers(key: PrivateKey, request: HttpRequest, *, now_ms: int, 
     signature = read_signature(values["x-signature"], "x-signature")
     nonce = values["x-nonce"]
     if _NONCE.fullmatch(nonce) is None:
-        raise invalid("x-nonce", "no time", "send decimal nanoseconds since 1970, for instance of date +%s%N")
+        raise invalid("x-nonce", "must be a time", "send decimal nanoseconds since 1970, for instance of date +%s%N")
     sent_ms = int(nonce) // _NS_PER_MS
     if not now_ms - ttl_ms <= sent_ms <= now_ms + AHEAD_MS_MAX:
         raise NotAuthenticatedError(

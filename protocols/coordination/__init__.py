@@ -1,7 +1,7 @@
 """The whole life of a lease and a batch as one transition function: ``step(view, stimulus, rules)``.
 
 Pure: a value and a stimulus go in, changed entities and effects come out. The driver commits the entities,
-then has the effects carried out. Effects are not stored; ``Restarted`` utters again what a state still owes.
+then has the effects carried out. Effects are not stored; ``Restarted`` emits again what a state still owes.
 """
 
 import itertools
@@ -108,7 +108,7 @@ def durable_mark(entity: Entity) -> object:
     """What of an entity must be on disk before anything leaves the node; None while nothing must.
 
     The driver commits when the mark differs from the stored one. Everything else comes back by itself: a batch
-    without an entity is told again from its row, agents are asked again and answer alike, leases are awarded
+    without an entity is committed again from its row, agents are asked again and answer alike, leases are awarded
     anew. What would not come back is a context agreed upon, a statement or certificate the batch's successors rest
     on, the count of attempts, and the fact that this node is about to sign: it must never sign another statement.
     """
@@ -132,12 +132,14 @@ def recover(stored: Iterable[Entity], pending: Collection[str]) -> tuple[Entity,
     """What a restarted node goes on with: stored entities, less what ended after they were stored.
 
     Args:
-        pending: Ids of the batches that have no end yet; those without an entity are told as BatchCommitted.
+        pending: Ids of the batches that have no end yet; those without an entity come again as BatchCommitted.
     """
     kept: list[Entity] = []
     for entity in stored:
         if isinstance(entity, Batch) and entity.stage is Stage.DEAD and entity.batch_id in pending:
-            if entity.agreed:  # to be tried again, from the context that others rest on; any other is told anew
+            if (
+                entity.agreed
+            ):  # to be tried again, from the context that later batches rest on; others are committed again
                 kept.append(attrs.evolve(entity, stage=Stage.BACKOFF, attempt=0, reasons=(), alarm_ms=0))
             continue
         if isinstance(entity, Batch) and entity.batch_id not in pending and entity.stage is not Stage.DEAD:

@@ -1,9 +1,9 @@
 """The holder's side of a batch: keep it, see whether its coordinator finishes it, and finish it in its place.
 
 The coordinator's signed ``HoldBatch`` names who may. The first in the order of ``rank`` waits for ``adopt_ms``,
-each further one so much longer; whoever's time is up asks coordinator and holders what became of the batch, and
-adopts it when nobody is at it. Two who adopt the same batch do the same: the roles are deterministic and the
-context is proven, so there is one result, and whoever is second takes the certificate of the first.
+each further one so much longer; when its time is up, a holder asks coordinator and holders what became of the batch,
+and adopts it when nobody works on it. Two who adopt the same batch do the same: the roles are deterministic and the
+context is proven, so there is one result, and the second takes the certificate of the first.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def on_hold(work: Workspace, stimulus: HoldReceived) -> None:
     said = hold.message
     manifest = said.manifest.message
     if not hold.signer == said.manifest.signer == manifest.coordinator != work.rules.self_key:
-        return  # nobody has another's batch kept
+        return  # only a coordinator has its own batch held
     if work.rules.self_key not in said.holders:
         return
     replica = work.find(Replica, replica_entity_id(manifest.batch_id))

@@ -1,4 +1,4 @@
-"""Who is asked about a batch, again, in whose place, and beside whom; and what is said of those who do not answer."""
+"""Asking agents about a batch: the first time, again, in place of silent ones, and beside contradicting ones."""
 
 import attrs
 

@@ -191,7 +191,7 @@ def on_alarm(work: Workspace, lease: Lease) -> tuple[EntityId, ...]:
 
 
 def on_restart(work: Workspace, lease: Lease) -> None:
-    """An auction does not outlive the process: bids for it may have gone to a dead ear."""
+    """An auction does not outlive the process: bids for it may be lost."""
     lease = attrs.evolve(lease, auction=None)
     if not lease.waiting:
         work.put(attrs.evolve(lease, failures=0))  # no alarm of an earlier failure outlives the process either

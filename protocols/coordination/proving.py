@@ -1,4 +1,4 @@
-"""Proofs against agents, found or heard: kept, told to the network, and the agent is given no more work."""
+"""Proofs against agents, found here or received: stored and gossiped, and the agent is awarded no more work."""
 
 import attrs
 
@@ -11,14 +11,14 @@ from protocols.stimuli import ProofReceived
 
 
 def found(work: Workspace, first: Signed[Evidence], second: Signed[Evidence]) -> None:
-    """Keep a contradiction that this node met with, and tell everybody."""
+    """Store and gossip a contradiction that this node found."""
     proof = proof_of(first, second)
     _keep(work, proof, None)
     work.emit(Publish(message=proof))
 
 
 def on_proof(work: Workspace, stimulus: ProofReceived) -> None:
-    """A proof from another node is as good as one found here: it stands for itself."""
+    """A proof from another node counts like one found here: it needs no trust in its sender."""
     if stimulus.heard_from != work.rules.self_key:
         _keep(work, stimulus.proof, stimulus.heard_from)
     _dismiss(work, stimulus.proof.first.signer)

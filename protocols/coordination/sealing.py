@@ -168,7 +168,7 @@ def _certificate(batch: Batch) -> QuorumCertificate:
 
 
 def _recipients(batch: Batch) -> tuple[IdentityKey, ...]:
-    """Who is told of the certificate: those who worked, those who hold the batch, those who follow its topics."""
+    """The nodes that are sent the certificate: executors, holders, and subscribers of its topics."""
     return tuple(dict.fromkeys((*asking.agents_of(batch), *batch.holders, *batch.subscribers)))
 
 

@@ -37,7 +37,7 @@ all waiting  CertificateReceived, BatchReproduced      SEALING, with the certifi
 - CERTIFYING: the executors compare the statement with their own result and sign it. It is durable before it leaves
   the node, so that no second one can be made for the same batch. Evidence is still counted: if a contradiction takes
   the quorum away again, further executors are asked, or the attempt fails.
-- SEALING: the certificate is complete and is being written to disk; nobody has been told.
+- SEALING: the certificate is complete and is being written to disk; nobody has been notified.
 - SEALED: it is durable, and sent to executors, holders and subscribers. Late evidence counts for its signer's
   reputation and changes the certificate no more.
 - BACKOFF, DEAD: an attempt failed; all of them did. A dead batch waits for an operator.

@@ -45,7 +45,7 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
     if task is not None and task.stage in (TaskStage.SIGNING, TaskStage.CERTIFIED):
         return  # what was signed under one context is not done again under another
     if leases.hold(work, order.signer, said.award) is None:
-        _refuse(work, order.signer, manifest.batch_id, "the award is over, or not one for this node")
+        _refuse(work, order.signer, manifest.batch_id, "the award has expired or is not for this node")
         return
     task = Task(
         order=order,
@@ -65,7 +65,7 @@ def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
     if wider and leases.hold(work, order.signer, award) is not None:
         task = attrs.evolve(task, roles=tuple(sorted({*task.roles, *award.roles})))
     if task.order.signer != order.signer or wider:
-        task = attrs.evolve(task, order=order)  # whoever asked last is answered
+        task = attrs.evolve(task, order=order)  # the latest sender is answered
         work.put(task)
     if task.stage is TaskStage.RUNNING:
         return
@@ -128,7 +128,7 @@ def on_certify(work: Workspace, stimulus: CertifyReceived) -> None:
     statement = stimulus.order.message.statement
     task = work.find(Task, task_entity_id(statement.batch_id))
     if task is None or task.order.signer != stimulus.order.signer:
-        _refuse(work, stimulus.order.signer, statement.batch_id, "no such work is known here")
+        _refuse(work, stimulus.order.signer, statement.batch_id, "this node has no such work")
     elif task.stage is TaskStage.RUNNING:
         work.put(attrs.evolve(task, pending=stimulus.order))
     elif task.stage is TaskStage.CERTIFIED and task.certification is not None:

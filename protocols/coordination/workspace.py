@@ -1,4 +1,4 @@
-"""The scratch pad of one step: entities read and written, effects uttered. Lives no longer than the step."""
+"""The working copy of one step: entities read and written, effects emitted. It lives no longer than the step."""
 
 from collections.abc import Mapping
 from typing import TypeVar

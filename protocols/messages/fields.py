@@ -17,35 +17,35 @@ MS_MAX = 253_402_300_799_999
 
 def is_digest(_: object, attribute: "attrs.Attribute[bytes]", value: bytes) -> None:
     if len(value) != 32:
-        raise ValueError(f"{attribute.name} has {len(value)} bytes, not 32")
+        raise ValueError(f"{attribute.name} must have 32 bytes, not {len(value)}")
 
 
 def is_key(_: object, attribute: "attrs.Attribute[bytes]", value: bytes) -> None:
     if len(value) != 33 or value[0] not in (2, 3):
-        raise ValueError(f"{attribute.name} is no compressed public key")
+        raise ValueError(f"{attribute.name} must be a compressed public key")
 
 
 def is_text(_: object, attribute: "attrs.Attribute[str]", value: str) -> None:
     if len(value) > TEXT_CHARS_MAX:
-        raise ValueError(f"{attribute.name} is longer than {TEXT_CHARS_MAX} characters")
+        raise ValueError(f"{attribute.name} must have at most {TEXT_CHARS_MAX} characters")
 
 
 def are_topics(_: object, attribute: "attrs.Attribute[tuple[str, ...]]", value: tuple[str, ...]) -> None:
     if any(not 0 < len(topic) <= TOPIC_CHARS_MAX for topic in value):
-        raise ValueError(f"{attribute.name} has one without or with more than {TOPIC_CHARS_MAX} characters")
+        raise ValueError(f"each of {attribute.name} must have 1 to {TOPIC_CHARS_MAX} characters")
 
 
 def at_most(bound: int) -> Callable[[object, "attrs.Attribute[Any]", Any], None]:
     def check(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
         if (value if isinstance(value, int) else len(value)) > bound:
-            raise ValueError(f"{attribute.name} is over its bound of {bound}")
+            raise ValueError(f"{attribute.name} must be at most {bound}")
 
     return check
 
 
 def not_negative(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
     if value < 0:
-        raise ValueError(f"{attribute.name} is negative")
+        raise ValueError(f"{attribute.name} must not be negative")
 
 
 def count(bound: int = 2**63 - 1) -> int:

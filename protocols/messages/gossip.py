@@ -1,4 +1,4 @@
-"""What a node tells every other node about itself: what it offers, and which certified batches it has."""
+"""What a node gossips about itself: what it offers, and which certified batches it has."""
 
 import attrs
 
@@ -46,7 +46,7 @@ class Advertisement(Message):
 
 @attrs.frozen(kw_only=True)
 class CertifiedBatch:
-    """Where a certified batch is to be had: addresses only, each of which proves what is found there.
+    """Where a certified batch is found: content addresses only, each of which proves its content.
 
     Attributes:
         batch: SHA-256 of its manifest, that of the batch id.
@@ -64,7 +64,7 @@ class CertifiedBatch:
 
 @attrs.frozen(kw_only=True)
 class CertifiedNotice(Message):
-    """A node has these certified batches; whoever follows one of their topics can have them of it, by stream."""
+    """A node has these certified batches; nodes that follow one of their topics can request them from it."""
 
     TAG = 19
     PROTOCOL = (2, "overlay certified notice")

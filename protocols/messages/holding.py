@@ -12,10 +12,10 @@ from protocols.messages.statements import Manifest, QuorumCertificate
 
 @attrs.frozen(kw_only=True)
 class HoldBatch(Message):
-    """A coordinator has others keep a batch, payload attached, and lets them finish it should it not come back.
+    """A coordinator has others keep a batch, payload attached, and entitles them to finish it in its absence.
 
     Attributes:
-        holders: Who is asked to, and may.
+        holders: The nodes that are asked to keep it, and may finish it.
         stateful: Whether the batch starts from what earlier ones of its source left behind.
         after: The batch whose context this one starts from; empty where ``context`` says it.
     """
@@ -36,7 +36,7 @@ class HoldBatch(Message):
 
 @attrs.frozen(kw_only=True)
 class Claim:
-    """Why a node may have a batch processed that another took in: it holds it, and starts from the right context.
+    """What entitles a node to have a batch of another coordinator processed: it holds it, and has the right context.
 
     Attributes:
         before: Certificate of the batch that ``hold`` names as the one before.
@@ -62,7 +62,7 @@ class BatchHeld(Message):
 
 @attrs.frozen(kw_only=True)
 class BatchQuery(Message):
-    """What became of a batch? Answered by ``BatchSealed`` where it is done, else by ``BatchStatus``."""
+    """Asks what became of a batch. Answered by ``BatchSealed`` if it is finished, else by ``BatchStatus``."""
 
     TAG = 16
     PROTOCOL = (2, "overlay batch query")
@@ -75,7 +75,7 @@ class BatchQuery(Message):
 
 
 class BatchProgress(enum.IntEnum):
-    """Where a batch stands with the node that is asked."""
+    """The progress of a batch at the node that is asked."""
 
     UNKNOWN = 0
     HELD = 1
@@ -85,7 +85,7 @@ class BatchProgress(enum.IntEnum):
 
 @attrs.frozen(kw_only=True)
 class BatchStatus(Message):
-    """The answer to a query about a batch that is not done."""
+    """The answer to a query about a batch that is not finished."""
 
     TAG = 17
     PROTOCOL = (2, "overlay batch status")

@@ -20,7 +20,7 @@ class Message:
 
     @property
     def key_id(self) -> str:
-        raise AssertionError("every message class names the thing it speaks of")
+        raise AssertionError("a message class must define the key id of its subject")
 
 
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -38,7 +38,7 @@ class Signed(Generic[M_co]):
     def __coders__(cls, message_class: type[Message]) -> tuple[codec.Encoder, codec.Decoder]:
         def from_value(raw: Any) -> "Signed[Message]":
             if not isinstance(raw, list) or len(raw) != 3 or not all(type(item) is bytes for item in raw):
-                raise MalformedError("a signed message is an array of three byte strings")
+                raise MalformedError("a signed message must be an array of three byte strings")
             try:
                 message = codec.decode(message_class, raw[2])
                 return Signed(message=message, signer=raw[0], signature=raw[1])

@@ -15,7 +15,7 @@ from protocols.roles import Role
 
 @attrs.frozen(kw_only=True)
 class Manifest(Message):
-    """A coordinator's word that it took in this batch and made it durable: the receipt's core."""
+    """A coordinator's statement that it took in this batch and made it durable: the core of a receipt."""
 
     TAG = 1
     PROTOCOL = (2, "overlay batch manifest")

@@ -210,7 +210,7 @@ def test_sessions_do_not_survive_a_restart_and_neither_do_their_requests() -> No
     before = SessionBook(NODE)
     request = shaken(before, ALICE).sign("GET", "/")
     before.authenticate(request, now_ms=NOW_MS)
-    refuse(SessionBook(NODE), request, NotAuthenticatedError, "no such session")
+    refuse(SessionBook(NODE), request, NotAuthenticatedError, "unknown or has ended")
 
 
 # --- malformed ------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_signatures_have_one_form(spoil: Any) -> None:
 def test_unknown_sessions_are_refused(session: str) -> None:
     book = SessionBook(NODE)
     request = shaken(book, ALICE, random=Counting()).sign("GET", "/")
-    refuse(book, with_proof(request, your_nonce=session), NotAuthenticatedError, "no such session")
+    refuse(book, with_proof(request, your_nonce=session), NotAuthenticatedError, "unknown or has ended")
 
 
 # --- handshakes -----------------------------------------------------------------------------------------------

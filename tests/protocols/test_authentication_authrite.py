@@ -102,7 +102,7 @@ def test_identities_cannot_be_substituted_and_requests_not_replayed() -> None:
     refuse(book, stolen, NotAuthenticatedError, "identity")
     book.authenticate(request, now_ms=NOW_MS)
     refuse(book, request, NotAuthenticatedError, "used before")
-    refuse(opened(), request, NotAuthenticatedError, "no such session")
+    refuse(opened(), request, NotAuthenticatedError, "unknown or has ended")
 
 
 def test_a_request_for_another_node_is_refused() -> None:
@@ -206,4 +206,4 @@ def test_limits_are_those_of_sessions() -> None:
     book = AuthriteBook(NODE, origin=ORIGIN, limits=SessionLimits(requests_max=1))
     client = shaken(book)
     book.authenticate(client.sign("GET", "/"), now_ms=NOW_MS)
-    refuse(book, client.sign("GET", "/"), NotAuthenticatedError, "as many requests")
+    refuse(book, client.sign("GET", "/"), NotAuthenticatedError, "used up its requests")

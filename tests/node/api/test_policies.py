@@ -83,7 +83,7 @@ async def test_yaml_means_the_same_as_json(node: Running) -> None:
         ("required: !!set {a}", "anchors, aliases and tags"),
         ("required: [a", "not valid YAML"),
         ("a: 1\na: 2", "not valid YAML"),
-        ("required: [2024-01-01]", "date is no JSON"),
+        ("required: [2024-01-01]", "date has no JSON form"),
         ("- a", "must be an object"),
         ("[" * 3000, "nested deeper"),
     ],
