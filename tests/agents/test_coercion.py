@@ -56,7 +56,7 @@ def test_decimals_without_surprises(run: Any, rounding: str, values: list[Any], 
     assert ran.issues == [[]] * len(values)
 
 
-def test_what_is_no_decimal_of_that_scale_is_an_issue(run: Any) -> None:
+def test_a_value_that_does_not_fit_the_scale_is_an_issue(run: Any) -> None:
     policy = {"coercion": [{"field": "v", "type": "decimal", "scale": 2}]}
     ran = run(policy, {"v": "1.005"}, {"v": 0.1 + 0.2}, {"v": "1e400"}, {"v": "x"}, {"v": True})
     assert [each[0]["expected"] for each in ran.issues] == [{"scale": 2, "type": "decimal"}] * 5

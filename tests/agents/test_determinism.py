@@ -86,7 +86,7 @@ def program_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_how_many_processes_there_are_is_no_matter(program_file: Path) -> None:
+def test_the_number_of_processes_does_not_matter(program_file: Path) -> None:
     alone = digests(sys.executable, program_file)
     assert len(alone) == 6
     assert digests(sys.executable, program_file, "1") == alone

@@ -15,7 +15,7 @@ from tests.agents.conftest import issue, statuses
 HOURLY = {"key": ["s"], "field": "v", "max": 10, "time": "t", "seconds": 3_600}
 
 
-def test_a_step_is_bounded_between_neighbours(run: Any) -> None:
+def test_a_step_is_bounded_between_consecutive_events(run: Any) -> None:
     policy = {"steps": [{"key": ["s"], "field": "v", "max": 10}]}
     ran = run(
         policy,
@@ -133,7 +133,7 @@ def events() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("cuts", [[1], [13, 14], [39], list(range(1, 40))])
-def test_where_batches_end_is_no_matter(run: Any, cuts: list[int]) -> None:
+def test_where_batches_end_does_not_matter(run: Any, cuts: list[int]) -> None:
     whole = run(ALL, *events())
     assert {issue["rule"] for each in whole.issues for issue in each} >= {"step", "duplicate", "rule"}
     context, leaves = b"{}", []

@@ -40,7 +40,7 @@ def test_mapping_moves_renames_and_fills_in(run: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [None, 1, "x", [1]])
-def test_mapping_of_what_is_no_object(run: Any, data: Any) -> None:
+def test_mapping_of_a_value_that_is_not_an_object(run: Any, data: Any) -> None:
     ran = run({"mapping": MAPPING, "required": ["odd"]}, data)
     kind = {"NoneType": "null", "int": "number", "str": "string", "list": "array"}[type(data).__name__]
     assert ran.data == [data]
@@ -208,11 +208,11 @@ SAID = (
 
 @given(st.sampled_from(LEVEL_FORMS), st.sampled_from(LEVEL_FORMS), st.lists(SAID, min_size=1, max_size=3))
 def test_what_is_normalized_is_a_fixed_point_where_fields_keep_their_names(
-    run: Any, one: dict[str, Any], other: dict[str, Any], said: list[Any]
+    run: Any, one: dict[str, Any], other: dict[str, Any], values: list[Any]
 ) -> None:
     """A policy that neither moves fields nor changes units gives the same bytes for its own output."""
     policy = {"coercion": [{"field": "a", **one}, {"each": "list", **other}]}
-    first = run(policy, {"a": said[0], "list": said})
+    first = run(policy, {"a": values[0], "list": values})
     if first.issues == [[]]:
         again = run(policy, first.data[0])
         assert again.output.normalized == first.output.normalized

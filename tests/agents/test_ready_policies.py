@@ -135,7 +135,7 @@ def test_every_sample_ends_as_it_should(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["push", "issues", "release"])
 def test_what_github_sent_is_valid(kind: str) -> None:
-    """Each recording by itself: they are of many years, and told in no order."""
+    """Each recording by itself: they are of many years, and in no order."""
     recorded = json.loads(lzma.decompress((ROOT / "tests/node/vectors/github-deliveries.json.xz").read_bytes()))
     for number, data in enumerate(recorded[kind]):
         output = run(f"github-{kind}", [{"eventType": kind, "externalId": f"{kind}-{number}", "data": data}])

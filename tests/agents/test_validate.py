@@ -75,7 +75,7 @@ def test_schema_issues_are_ordered_and_exact(run: Any) -> None:
     ]
 
 
-def test_schema_does_not_repeat_what_normalization_said(run: Any) -> None:
+def test_schema_does_not_repeat_issues_of_normalization(run: Any) -> None:
     policy = {
         "coercion": [{"field": "n", "type": "number"}],
         "required": ["id"],

@@ -23,11 +23,11 @@ def changed(path: Path, **changes: Any) -> str:
     return write(path, {**json.loads(WEATHER.read_text()), **changes})
 
 
-def test_check_says_the_hash(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_the_hash(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "check", str(WEATHER)]) == 0
-    said = capsys.readouterr().out
-    assert policy_hash(policy_document(json.loads(WEATHER.read_text()))) in said
-    assert "valid" in said
+    printed = capsys.readouterr().out
+    assert policy_hash(policy_document(json.loads(WEATHER.read_text()))) in printed
+    assert "valid" in printed
     assert main(["policy", "check", str(WEATHER), "--canonical"]) == 0
     assert capsys.readouterr().out.strip().encode() == policy_document(json.loads(WEATHER.read_text()))
 
@@ -48,7 +48,7 @@ def test_check_says_the_hash(capsys: pytest.CaptureFixture[str]) -> None:
         ("", "", 2, "No such file"),
     ],
 )
-def test_check_says_what_is_wrong_and_where(
+def test_check_reports_what_is_wrong_and_where(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, code: int, why: str
 ) -> None:
     file = write(tmp_path / name, text) if name else str(tmp_path / "missing.json")
@@ -58,9 +58,9 @@ def test_check_says_what_is_wrong_and_where(
 
 def test_the_weather_year_by_rule(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "test", str(WEATHER), "--events", str(YEAR)]) == 0
-    said = capsys.readouterr().out
-    assert "26115 events: 26109 valid, 6 invalid" in said
-    assert "bounds at /windSpeedMps: found 468.659113683" in said
+    printed = capsys.readouterr().out
+    assert "26115 events: 26109 valid, 6 invalid" in printed
+    assert "bounds at /windSpeedMps: found 468.659113683" in printed
     assert main(["policy", "test", str(WEATHER), "--events", str(YEAR), "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert len(results) == 26_115
@@ -80,7 +80,7 @@ def test_one_bound_changes_the_events_beyond_it_and_no_other(
     ]
     other = changed(tmp_path / "other.json", bounds=bounds)
     assert main(["policy", "diff", str(WEATHER), other, "--events", str(YEAR), "--limit", "1000"]) == 1
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert main(["policy", "test", str(WEATHER), "--events", str(YEAR), "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     beyond = [
@@ -89,11 +89,11 @@ def test_one_bound_changes_the_events_beyond_it_and_no_other(
         if each["data"]["wind_speed"] != "NA" and 18 < float(each["data"]["wind_speed"]) * 0.44704 <= 96.2
     ]
     assert len(beyond) > 3
-    assert [line.split("  ")[0] for line in said.splitlines() if "->" in line and line.startswith("row")] == beyond
-    assert f"{len(beyond)} of 26115 events differ; {len(beyond)} valid -> invalid" in said
+    assert [line.split("  ")[0] for line in printed.splitlines() if "->" in line and line.startswith("row")] == beyond
+    assert f"{len(beyond)} of 26115 events differ; {len(beyond)} valid -> invalid" in printed
 
 
-def test_no_difference_is_said_and_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_difference_is_reported_and_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     same = changed(tmp_path / "same.json", onConflict="reject")
     assert main(["policy", "diff", str(WEATHER), same, "--events", str(YEAR)]) == 0
     assert "0 of 26115 events differ" in capsys.readouterr().out
@@ -107,10 +107,10 @@ def test_diff_shows_values_levels_and_issues(tmp_path: Path, capsys: pytest.Capt
     )
     sample = write(tmp_path / "e.jsonl", '{"v": "5"}\n{"v": 15}\n{"v": 25}')
     assert main(["policy", "diff", before, after, "--events", sample]) == 1
-    said = capsys.readouterr().out
-    assert '/v: "5" -> 5' in said
-    assert "level: as the source -> critical" in said
-    assert "- bounds at /v: found 15" in said
+    printed = capsys.readouterr().out
+    assert '/v: "5" -> 5' in printed
+    assert "level: as the source -> critical" in printed
+    assert "- bounds at /v: found 15" in printed
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_seeds_are_taken(parser: Parser) -> None:
 
 
 @each_parser
-def test_spoiled_inputs_are_taken_or_refused(parser: Parser) -> None:
+def test_corrupted_inputs_are_read_or_refused(parser: Parser) -> None:
     outcome = fuzz(parser, inputs=INPUTS, seed=1)
     assert [(flaw.why, flaw.data.hex()) for flaw in outcome.flaws] == []
     assert outcome.refused > 0
@@ -77,6 +77,6 @@ def test_flaws_are_found_and_found_again(
     assert [flaw.data for flaw in fuzz(parser, inputs=20, seed=3).flaws] == [flaw.data for flaw in outcome.flaws]
 
 
-def test_a_refusal_is_no_flaw() -> None:
+def test_a_refusal_is_not_a_fault_of_the_parser() -> None:
     outcome = fuzz(Parser(name="strict", parse=refuse, seeds=[b"seed"]), inputs=20, seed=3)
     assert (outcome.refused, outcome.accepted, outcome.flaws) == (20, 0, ())

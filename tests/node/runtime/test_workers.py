@@ -43,10 +43,10 @@ async def test_batches_go_in_and_out_whole() -> None:
         assert await workers.execute(partial(work_calls.echo, b"a" * 4_000_000, 8_000_000)) == b"a" * 8_000_000
 
 
-@pytest.mark.parametrize("door", ["admit", "execute"])
-async def test_errors_come_back_as_themselves(door: str) -> None:
+@pytest.mark.parametrize("pool", ["admit", "execute"])
+async def test_errors_come_back_as_themselves(pool: str) -> None:
     async with Workers(1) as workers:
-        run = getattr(workers, door)
+        run = getattr(workers, pool)
         with pytest.raises(work_calls.OddError) as odd:
             await run(work_calls.fail_oddly)
         with pytest.raises(WorldFault) as fault:

@@ -150,7 +150,7 @@ SINGLE: list[tuple[bytes, str, str]] = [
 
 
 @pytest.mark.parametrize(("bad", "field", "reason"), SINGLE)
-def test_one_bad_event_is_named_and_its_neighbours_are_taken(bad: bytes, field: str, reason: str) -> None:
+def test_one_bad_event_is_rejected_and_the_others_are_admitted(bad: bytes, field: str, reason: str) -> None:
     good = orjson.dumps(event())
     admitted = taken(b'{"sourceId":"s1","events":[%b,%b,%b]}' % (good, bad, good))
     assert admitted.indexes == [0, 2]
@@ -186,7 +186,7 @@ def test_options_are_read() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, DATA_DEPTH_MAX - 1, DATA_DEPTH_MAX])
-def test_what_the_door_lets_in_the_agents_can_read(depth: int) -> None:
+def test_agents_can_read_what_is_admitted(depth: int) -> None:
     nested: Any = "x"
     for _ in range(depth):
         nested = [nested]

@@ -98,10 +98,13 @@ async def test_json_lines_are_taken_one_by_one(node: Running) -> None:
     headers = {"Content-Type": "application/x-ndjson"}
     answer = await post(node, "\n".join(lines).encode(), headers, "?sourceId=s1&consensusLevel=critical")
     assert answer.status_code == 202, answer.text
-    said = answer.json()
-    assert [event["externalId"] for event in said["processedEvents"] if event["status"] == "ingested"] == ["a", "e"]
-    assert [event["status"] for event in said["processedEvents"]] == ["ingested", *["rejected"] * 4, "ingested"]
-    assert "not JSON" in said["processedEvents"][1]["rejection"]["reason"]
+    answered = answer.json()
+    assert [event["externalId"] for event in answered["processedEvents"] if event["status"] == "ingested"] == [
+        "a",
+        "e",
+    ]
+    assert [event["status"] for event in answered["processedEvents"]] == ["ingested", *["rejected"] * 4, "ingested"]
+    assert "not JSON" in answered["processedEvents"][1]["rejection"]["reason"]
     assert node.recorder.told[0].manifest.message.level.word == "critical"
     assert (await post(node, b"", headers, "?sourceId=s1")).status_code == 400
     nameless = await post(node, lines[0].encode(), headers)
@@ -128,7 +131,7 @@ async def test_a_cloudevent_in_each_mode_is_one_event(node: Running) -> None:
     assert [each["status"] for each in binary.json()["processedEvents"]] == ["duplicate"], "the very same event"
 
 
-async def test_binary_mode_keeps_what_is_no_json(node: Running) -> None:
+async def test_binary_mode_keeps_data_that_is_not_json(node: Running) -> None:
     for number, (media, body, member, value) in enumerate(
         (
             ("text/plain", b"hello", "data", "hello"),
@@ -157,9 +160,9 @@ async def test_one_bad_cloudevent_does_not_fail_its_batch(node: Running) -> None
     body = json.dumps([*bad, CLOUD]).encode()
     answer = await post(node, body, {"Content-Type": "application/cloudevents-batch+json"}, "?sourceId=s1")
     assert answer.status_code == 202, answer.text
-    said = answer.json()
-    assert [each["status"] for each in said["processedEvents"]] == [*["rejected"] * 4, "ingested"]
-    fields = [each["rejection"]["field"] for each in said["processedEvents"][:4]]
+    answered = answer.json()
+    assert [each["status"] for each in answered["processedEvents"]] == [*["rejected"] * 4, "ingested"]
+    fields = [each["rejection"]["field"] for each in answered["processedEvents"][:4]]
     assert fields == ["/id", "/source", "", "/timestamp"]
     none = await post(node, b"{}", {"Content-Type": "application/cloudevents-batch+json"}, "?sourceId=s1")
     assert (none.status_code, none.json()["type"]) == (400, "urn:overlay:problem:invalid-request")

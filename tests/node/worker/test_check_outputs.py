@@ -88,7 +88,7 @@ def test_what_a_dishonest_quorum_signs_must_still_be_about_the_records(members: 
 
 
 @pytest.mark.parametrize("verdict", [b"\xff", b"null", b"[]", b"{}", b'{"a": 1}', b"{" * 200, b""])
-def test_a_verdict_that_is_none(verdict: bytes) -> None:
+def test_a_line_that_is_not_a_verdict(verdict: bytes) -> None:
     leaves, data, statement = certified_by_liars([*BATCH.leaves[:4], verdict], list(BATCH.data))
     with pytest.raises(MalformedError):
         check(leaves, data, statement)
@@ -116,7 +116,7 @@ def test_data_that_the_database_cannot_take(line: bytes, why: str) -> None:
         check(*outputs)
 
 
-def test_an_escaped_backslash_is_no_nul() -> None:
+def test_an_escaped_backslash_is_not_a_nul() -> None:
     line = b'"\\\\u0000"'
     verdict: Any = parse_json(BATCH.leaves[0])
     content = content_hash(line)

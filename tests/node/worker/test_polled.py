@@ -80,7 +80,7 @@ def test_json_that_is_refused(body: str | bytes, why: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["null", '""', "{}", "true", "[1]"])
-def test_what_is_no_cursor(end: str) -> None:
+def test_a_value_that_cannot_be_a_cursor(end: str) -> None:
     assert read(f'{{"items": [], "next": {end}}}', events_path="/items", cursor_path="/next").cursor == ""
 
 
@@ -119,9 +119,9 @@ def test_many_events_come_in_parts() -> None:
 # --- lines and rows ----------------------------------------------------------------------------------------------
 
 
-def test_a_line_that_is_no_json_is_rejected_by_itself() -> None:
-    said = events(read(b'\xef\xbb\xbf{"a":1}\r\n\n  \nnope\n{"a":1,"a":2}\n[2]', "ndjson"))
-    admitted = admit_read(said, source_id="s", network="n", event_bytes_max=1_000)
+def test_a_line_that_is_not_json_is_rejected_alone() -> None:
+    found = events(read(b'\xef\xbb\xbf{"a":1}\r\n\n  \nnope\n{"a":1,"a":2}\n[2]', "ndjson"))
+    admitted = admit_read(found, source_id="s", network="n", event_bytes_max=1_000)
     assert [rejection.index for rejection in admitted.rejections] == [1, 2]
     assert len(admitted.lines) == 2
     with pytest.raises(UnreadableBodyError, match="has no line that is JSON: line 1"):
@@ -145,10 +145,10 @@ def test_rows_are_objects_of_texts() -> None:
 
 
 def test_a_row_of_another_length_is_rejected_by_itself() -> None:
-    said = events(read("a,b\n1\n2,3\n4,5,6\n", "csv"))
-    admitted = admit_read(said, source_id="s", network="n", event_bytes_max=1_000)
+    found = events(read("a,b\n1\n2,3\n4,5,6\n", "csv"))
+    admitted = admit_read(found, source_id="s", network="n", event_bytes_max=1_000)
     assert [rejection.index for rejection in admitted.rejections] == [0, 2]
-    assert said[2].data == b"row at line 4 has 3 cells, not 2: 4,5,6"
+    assert found[2].data == b"row at line 4 has 3 cells, not 2: 4,5,6"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_entries_of_feeds() -> None:
     assert orjson.loads(first.data)["title"] == "Füchse & <b>Hasen</b>"
     assert orjson.loads(first.data)["tags"][0]["term"] == "wild"
     assert (second.external_id, second.timestamp) == ("https://x.test/2", None)
-    assert orjson.loads(second.data)["summary"] == "<script>alert(1)</script>", "it is to say what the feed said"
+    assert orjson.loads(second.data)["summary"] == "<script>alert(1)</script>", "it keeps the markup of the feed"
     assert third.external_id is None, "its content is its id"
     (quake,) = events(read(ATOM, "feed"))
     assert (quake.external_id, quake.timestamp) == ("urn:q:1", "2003-12-13T18:30:02.000Z")

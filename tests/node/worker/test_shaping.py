@@ -18,7 +18,7 @@ def test_headers_go_before_paths_and_both_before_the_connector_s_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "read"),
+    ("sent", "read"),
     [
         ("1705314600", "2024-01-15T10:30:00.000Z"),
         ("1705314600123", "2024-01-15T10:30:00.123Z"),
@@ -31,9 +31,9 @@ def test_headers_go_before_paths_and_both_before_the_connector_s_word() -> None:
         ("null", None),
     ],
 )
-def test_times_of_several_forms(said: str, read: str | None) -> None:
+def test_times_of_several_forms(sent: str, read: str | None) -> None:
     shape = Shape(timestamp_path="/t")
-    message = b'{"t":%b}' % said.encode()
+    message = b'{"t":%b}' % sent.encode()
     assert shaped(shape, message, headers={}, event_type="x", external_id=None).timestamp == read
 
 
