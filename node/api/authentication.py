@@ -50,7 +50,7 @@ ENDLESS: Final = frozenset({"stream.stream_events", "stream.stream_socket"})  # 
 
 
 class Gate:
-    """What stands before and behind every route."""
+    """Authenticates each request before its route, and signs answers after it."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

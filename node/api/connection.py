@@ -54,7 +54,7 @@ class Connection(TCPServer):
 
     @property
     def is_being_sent_to(self) -> bool:
-        """Whether a request has not come to its end: after its answer, the connection is of no more use."""
+        """Whether a request has not come to its end: after its answer, the connection cannot be used again."""
         protocol = self.protocol.protocol
         return isinstance(protocol, H11Protocol) and protocol.connection.their_state is h11.SEND_BODY
 

@@ -177,7 +177,7 @@ class EventSocket:
                 await self._output.send(reply())
 
     async def _change_filter(self, change: ChangeFilter) -> None:
-        """Go on with another filter, from the place requested or where the client stands."""
+        """Go on with another filter, from the place requested, else from the client's own."""
         self._change = None
         cursor = self._cursor if change.start is None else change.start
         self._reader.close()

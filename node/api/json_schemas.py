@@ -15,7 +15,7 @@ SUFFIX: Final = "Document"
 
 
 class _Generator(GenerateJsonSchema):
-    """Without titles, which repeat names, and without defaults of null, which stand for members left out."""
+    """Without titles, which repeat names, and without defaults of null, which mean members left out."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -34,7 +34,7 @@ class _Generator(GenerateJsonSchema):
 
 
 class Schemas:
-    """The schemas of all types that a description uses, made together so that each component stands once."""
+    """The schemas of all types that a description uses, made together so that each component is listed once."""
 
     def __init__(self, types: Sequence[Any]) -> None:
         adapters = [(number, "validation", TypeAdapter(each)) for number, each in enumerate(types)]

@@ -23,7 +23,7 @@ INLINE_BYTES_MAX: Final = 128 * 1024  # a longer body is hashed on a thread
 async def ingest_once(
     services: Services, asked: Request, *, form: RequestEncoding, body: bytes, budget: ByteBudget, started_s: float
 ) -> Response:
-    """The answer to an ingest request with a key; ``budget`` goes over to it.
+    """The answer to an ingest request with a key; ``budget`` is transferred to it.
 
     Raises:
         InvalidIdempotencyKeyError, KeyInUseError, KeyReusedError. And what ``Ingest.submit`` raises.

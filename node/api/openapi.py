@@ -142,7 +142,7 @@ def _members(model: type[BaseModel] | None, place: str) -> list[dict[str, Any]]:
 
 
 def _described(schema: Schema) -> dict[str, Any]:
-    """A parameter's description stands beside its schema."""
+    """OpenAPI has a parameter's description beside its schema, not within."""
     rest = {key: value for key, value in schema.items() if key != "description"}
     return {"schema": rest, **({"description": schema["description"]} if "description" in schema else {})}
 

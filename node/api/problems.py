@@ -105,7 +105,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "too-many-messages": (429, "Too many messages on one connection", "Send fewer a second."),
     "overloaded": (429, "The node is at its limit", "Wait for Retry-After seconds, then send it again."),
     "idempotency-key-in-use": (409, "The first request with this key is in progress", "Ask again shortly."),
-    "idempotency-key-reused": (422, "The key was used for another request", "Use a key of its own for each request."),
+    "idempotency-key-reused": (422, "The key was used for another request", "Use a new key for each request."),
     "internal": (500, "The node failed", "Tell its operator the request id."),
     "unavailable": (503, "Something the node needs is down", "Send it again shortly."),
     "workers-busy": (503, "Too many requests wait for a worker", "Send it again shortly."),
@@ -191,7 +191,7 @@ def register(app: Quart) -> None:
         original = getattr(error, "original_exception", None)
         if code == "internal":
             log.error("api.bug", exc_info=original)
-            return problem(code, "The node met an error of its own; it is logged.")
+            return problem(code, "The node failed over the request; the failure is logged.")
         response = problem(code, PROBLEMS[code][1] + ".")
         valid_methods = getattr(error, "valid_methods", None)
         if valid_methods:

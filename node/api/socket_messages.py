@@ -38,7 +38,7 @@ class TooManyMessagesError(ClientFault):
 
 @attrs.frozen(kw_only=True)
 class ChangeFilter:
-    """Another filter. ``start``: None for where the client stands."""
+    """Another filter. ``start``: None for the client's present place."""
 
     wanted: Filter
     start: Cursor | None

@@ -1,4 +1,4 @@
-"""The files of the pages: where they stand, which of them are served, and under which policy."""
+"""The files of the pages: where they are, which of them are served, and under which policy."""
 
 from functools import cache
 from pathlib import Path

@@ -1,8 +1,8 @@
 """/overlay/events/stream: certified events as server-sent events or over WebSocket, from any place in the feed on.
 
 A client that names a place (``Last-Event-ID`` or ``since``) first gets what was sealed after it, then the live feed;
-one that names a subscription goes on where that stands, with its filter. A client too slow for its buffer gets a
-message with the place where it stopped and is disconnected; it comes back with that place.
+one that names a subscription continues from its stored place, with its filter. A client too slow for its buffer gets
+a message with the place where it stopped and is disconnected; it comes back with that place.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable

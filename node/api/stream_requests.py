@@ -45,7 +45,7 @@ async def read_stream_request(
         kind: Of subscription that may be named: "sse" or "websocket".
 
     Raises:
-        InvalidParameterError: A parameter is wrong, or stands beside subscriptionId.
+        InvalidParameterError: A parameter is wrong, or is sent beside subscriptionId.
         UnknownSubscriptionError, NotActiveError: The subscription cannot be followed.
     """
     last_event_id = asked.headers.get("Last-Event-ID")
@@ -54,7 +54,7 @@ async def read_stream_request(
     others = [name for name in asked.args if name != "subscriptionId"]
     if others:
         raise InvalidParameterError(
-            f"{others[0][:80]!r} must not stand beside subscriptionId",
+            f"{others[0][:80]!r} must not be sent beside subscriptionId",
             field=others[0][:80],
             remedy="change the subscription",
         )

@@ -88,7 +88,7 @@ def read_query(model: type[Q], asked: Request | Websocket) -> Q:
     """The query parameters as their model.
 
     Raises:
-        InvalidParameterError: One is unknown, wrong, or stands twice.
+        InvalidParameterError: One is unknown, wrong, or sent twice.
     """
     values: dict[str, str] = {}
     for name, given in asked.args.lists():

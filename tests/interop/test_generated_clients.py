@@ -17,7 +17,7 @@ from tests.node.described_answers import description
 from tests.node.running import Running, running
 
 HERE = Path(__file__).parent / "clients"
-GENERATE_S = 120.0
+GENERATE_S = 300.0  # the first installation fetches some hundred packages
 NEEDS_NPM = pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm")
 QUIET = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
 
@@ -84,7 +84,7 @@ async def certify_with(node: Running, command: Sequence[str], directory: Path) -
     process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=directory)
     assert process.stdin is not None
     assert process.stdout is not None
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         async with process.stdin, process.stdout:
             event_id = (await read_line(process.stdout)).decode()
             assert (await node.client.get(f"/overlay/events/{event_id}")).json()["status"] == "pending"
