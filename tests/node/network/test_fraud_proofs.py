@@ -67,6 +67,6 @@ async def test_what_proves_nothing_is_its_senders_fault(
     first: Signed[Evidence], second: Signed[Evidence], problem: str
 ) -> None:
     proofs, driver = proofs_at({CULPRIT.identity})
-    with pytest.raises(MalformedError, match=f"a fraud proof that proves nothing: .*{problem}"):
+    with pytest.raises(MalformedError, match=f"a fraud proof is invalid: .*{problem}"):
         await proofs.take(FraudProof(network=NETWORK, first=first, second=second), SENDER.identity)
     assert driver.depth == 0
