@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -12,10 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor
 
-if TYPE_CHECKING:
-    from node.delivery.feed import FeedStats
-    from node.delivery.webhook_manager import WebhookStats
-    from node.sources.documents import SourceState
+from node.delivery.feed import FeedStats
+from node.delivery.webhook_manager import WebhookStats
+from node.sources.documents import SourceState
 
 QUIET: Final = ("libp2p", "multiaddr", "zeroconf", "trio-websocket", "httpx", "httpcore", "urllib3", "asyncio")
 BURST: Final = 5
@@ -116,7 +115,7 @@ def _route(handler: logging.Handler, level: int) -> None:
 class SourceFigures(Collector):
     """Figures of the sources that this node reads, from their states."""
 
-    def __init__(self, states: Callable[[], "Mapping[str, SourceState]"]) -> None:
+    def __init__(self, states: Callable[[], Mapping[str, SourceState]]) -> None:
         self._states = states
 
     def collect(self) -> Iterator[Metric]:
@@ -141,7 +140,7 @@ class SourceFigures(Collector):
 class DeliveryFigures(Collector):
     """Figures of delivery, from what the feed and the webhooks count themselves."""
 
-    def __init__(self, feed: Callable[[], "FeedStats"], webhooks: Callable[[], "WebhookStats"]) -> None:
+    def __init__(self, feed: Callable[[], FeedStats], webhooks: Callable[[], WebhookStats]) -> None:
         self._feed, self._webhooks = feed, webhooks
 
     def collect(self) -> Iterator[Metric]:
@@ -204,11 +203,11 @@ class Metrics:
         self._cached = gauge("processing_cache_bytes", "Size of the cached results")
         self._connected = gauge("peers_connected", "Peers connected")
 
-    def watch_sources(self, states: Callable[[], "Mapping[str, SourceState]"]) -> None:
+    def watch_sources(self, states: Callable[[], Mapping[str, SourceState]]) -> None:
         """Show the figures of sources, read whenever metrics are read. ``states``: by source id."""
         self._registry.register(SourceFigures(states))
 
-    def watch_delivery(self, feed: Callable[[], "FeedStats"], webhooks: Callable[[], "WebhookStats"]) -> None:
+    def watch_delivery(self, feed: Callable[[], FeedStats], webhooks: Callable[[], WebhookStats]) -> None:
         """Show the figures of delivery, read whenever metrics are read."""
         self._registry.register(DeliveryFigures(feed, webhooks))
 

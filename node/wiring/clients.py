@@ -105,15 +105,7 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
         unsettle=ingest.admission.unsettle,
         timeout_s=settings.event_processing_timeout_ms / 1000,
     )
-    settlement = Settlement(
-        identity=base.keyring.identity,
-        admission=ingest.admission,
-        replications=state.replications,
-        trust=trust,
-        bisection=bisection,
-    )
-    execution.sealer.on_certified.append(settlement.on_certified)
-    execution.sealer.on_dead.append(settlement.on_dead)
+    _settle_ends(base, state, execution, ingest, trust, bisection)
     sources = SourceManager(
         database=database,
         ingest=ingest,
@@ -135,6 +127,20 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
             replications=state.replications,
         ),
     )
+
+
+def _settle_ends(
+    base: Base, state: State, execution: Execution, ingest: Ingest, trust: TrustScores, bisection: Bisection
+) -> None:
+    settlement = Settlement(
+        identity=base.keyring.identity,
+        admission=ingest.admission,
+        replications=state.replications,
+        trust=trust,
+        bisection=bisection,
+    )
+    execution.sealer.on_certified.append(settlement.on_certified)
+    execution.sealer.on_dead.append(settlement.on_dead)
 
 
 def _connectors(base: Base, peers: Peers) -> dict[str, SourceConnector]:
