@@ -21,7 +21,7 @@ from node.sources.registry import find
 from node.sources.settings.webhook import WebhookSourceSettings
 from node.sources.webhook_signatures import SignatureRefusedError, check_signature
 from node.worker.parsing.bodies import Coding
-from node.worker.parsing.webhook_bodies import WebhookDelivery, document_of, read_delivery
+from node.worker.parsing.webhook_bodies import ReceivedDelivery, document_of, read_delivery
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault, InvalidJsonError
 from storage.database import Database
@@ -101,7 +101,7 @@ class Webhooks:
             raise SignatureRefusedError(REFUSED) from None
         shape = settings.reading
         named = (shape.event_type_header, shape.external_id_header, shape.timestamp_header)
-        delivery = WebhookDelivery(
+        delivery = ReceivedDelivery(
             body=body,
             coding=coding,
             media_type=media_type,
@@ -148,7 +148,7 @@ def _endpoint(connection: "Connection", source_id: str) -> WebhookEndpoint:
 
 
 def _greeting(
-    settings: WebhookSourceSettings, headers: Mapping[str, str], delivery: WebhookDelivery
+    settings: WebhookSourceSettings, headers: Mapping[str, str], delivery: ReceivedDelivery
 ) -> dict[str, Any] | None:
     """The answer to a sender that only tests the address; None for other deliveries."""
     if settings.preset.greeting == "github" and headers.get("x-github-event") == "ping":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from node.worker.parsing.admission import InvalidRequestError
 from node.worker.parsing.shaping import Shape
-from node.worker.parsing.webhook_bodies import WebhookDelivery, elements, read_delivery
+from node.worker.parsing.webhook_bodies import ReceivedDelivery, elements, read_delivery
 
 VALUES = st.recursive(
     st.none()
@@ -45,12 +45,12 @@ def test_what_is_hostile_is_refused_in_words(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"payload=%FF", b"\xff=1", b"payload=%ED%A0%80", b"&".join([b"a=1"] * 300)])
 def test_forms_that_are_none(body: bytes) -> None:
-    delivery = WebhookDelivery(body=body, media_type="application/x-www-form-urlencoded", shape=Shape())
+    delivery = ReceivedDelivery(body=body, media_type="application/x-www-form-urlencoded", shape=Shape())
     with pytest.raises(InvalidRequestError):
         read_delivery(delivery, 10_000)
 
 
 def test_a_form_without_a_payload_is_an_object_of_its_fields() -> None:
-    delivery = WebhookDelivery(body=b"command=%2Fgo&text=a+b&text=c", media_type="application/x-www-form-urlencoded")
+    delivery = ReceivedDelivery(body=b"command=%2Fgo&text=a+b&text=c", media_type="application/x-www-form-urlencoded")
     (event,) = read_delivery(delivery, 10_000)
     assert json.loads(event.data) == {"command": "/go", "text": "a b"}

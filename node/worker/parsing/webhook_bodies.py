@@ -25,7 +25,7 @@ PLACES: Final = len(str(EVENTS_PER_REQUEST_MAX)) + 1
 
 
 @attrs.frozen(kw_only=True)
-class WebhookDelivery:
+class ReceivedDelivery:
     """One request of a sender, its signature checked.
 
     Attributes:
@@ -42,7 +42,7 @@ class WebhookDelivery:
     events_path: str | None = None
 
 
-def read_delivery(delivery: WebhookDelivery, bytes_max: int) -> tuple[RawEvent, ...]:
+def read_delivery(delivery: ReceivedDelivery, bytes_max: int) -> tuple[RawEvent, ...]:
     """The events of a delivery, in order.
 
     Args:
@@ -68,7 +68,7 @@ def _nth(name: str, index: int) -> str | None:
     return f"{name[: EXTERNAL_ID_CHARS_MAX - PLACES]}/{index}" if name else None
 
 
-def document_of(delivery: WebhookDelivery, bytes_max: int) -> bytes:
+def document_of(delivery: ReceivedDelivery, bytes_max: int) -> bytes:
     """The decompressed document of a delivery; of a form its field ``payload``, or all fields as one object.
 
     Raises: as ``read_delivery``.

@@ -11,17 +11,17 @@ import pytest
 from node.worker.parsing.admission import InvalidRequestError, TooManyEventsError
 from node.worker.parsing.bodies import BodyTooLargeError, admit_read
 from node.worker.parsing.shaping import Shape
-from node.worker.parsing.webhook_bodies import FORM_TYPE, WebhookDelivery, document_of, elements, read_delivery
+from node.worker.parsing.webhook_bodies import FORM_TYPE, ReceivedDelivery, document_of, elements, read_delivery
 from protocols.limits import EVENTS_PER_REQUEST_MAX, EXTERNAL_ID_CHARS_MAX
 
 BYTES_MAX = 1_000_000
 
 
-def delivery(body: bytes, **members: Any) -> WebhookDelivery:
-    return WebhookDelivery(body=body, **members)
+def delivery(body: bytes, **members: Any) -> ReceivedDelivery:
+    return ReceivedDelivery(body=body, **members)
 
 
-def form(**fields: str) -> WebhookDelivery:
+def form(**fields: str) -> ReceivedDelivery:
     return delivery(urlencode(fields).encode(), media_type=FORM_TYPE)
 
 
