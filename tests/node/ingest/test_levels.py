@@ -2,14 +2,18 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import trio
 
 from node.ingest.terms import IngestPolicy
 from node.runtime.workers import WorkerCrashedError, Workers, WorkersBusyError, WorkerTimeoutError
+from protocols.canonical import parse_json
 from protocols.levels import LEVELS
 from protocols.messages import Level
+from tests.node.operator_packages import MISBEHAVING, install, levels_policy
 from tests.node.running import Running, ThreadWorkers, running
 
 T = TypeVar("T")
@@ -176,3 +180,29 @@ async def test_a_worker_that_is_too_slow_or_ends_is_answered_503(postgres_url: s
             assert answer.status_code == 503
             assert answer.json()["type"] == f"urn:overlay:problem:{error.code}"
             assert int(answer.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("value", ["hang", "end", "key", "exit", "interrupt", "odd"])
+async def test_a_function_that_misbehaves_costs_its_own_request_a_higher_level_alone(
+    postgres_url: str, site: Path, value: str
+) -> None:
+    """Before, it ran on the thread that commits: a hang stopped ingest, and the end of its process the node."""
+    policy: Any = parse_json(levels_policy(install(site, "fragile", MISBEHAVING)))
+    async with (
+        Workers(1, levels_s=5.0) as workers,
+        running(postgres_url, policy=UNREACHABLE, workers=workers) as node,
+    ):
+        await source(node, policy)
+        await node.source("plain")
+        answers: dict[str, int] = {}
+
+        async def post(name: str) -> None:
+            event = {"externalId": "e1", "eventType": "t", "data": {"v": value}}
+            answers[name] = (await node.post(event, source=name, body=BASIC)).status_code
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(post, "s1")
+            nursery.start_soon(post, "plain")
+        assert answers == {"s1": 202, "plain": 202}
+        levels = {each.manifest.message.source_id: each.manifest.message.level for each in node.recorder.told}
+        assert levels == {"s1": Level.CRITICAL, "plain": Level.BASIC}
