@@ -102,7 +102,12 @@ class Bisection:
             await self._submit(_committed(split.rest))
 
     async def _ends_workers(self, source_id: str, policy: bytes, whole: int, lines: Sequence[bytes]) -> bool:
-        """Whether the roles over these records end their worker, or take far longer than their share."""
+        """Whether the roles over these records end their worker, or take far longer than their share of the time.
+
+        A single record gets the time of the whole batch: what is found here stays dead, and on a busy machine the
+        start of a worker alone may take longer than a share.
+        """
+        share = 1.0 if len(lines) == 1 else len(lines) / whole
         call = partial(
             compute.run_roles,
             network=self._network,
@@ -113,7 +118,7 @@ class Bisection:
             keep_outputs=False,
         )
         try:
-            await self._workers.probe(call, max(PROBE_S_MIN, self._timeout_s * len(lines) / whole))
+            await self._workers.probe(call, max(PROBE_S_MIN, self._timeout_s * share))
         except (WorkerCrashedError, WorkerTimeoutError):
             return True
         except OverlayError:  # an error that the roles report is no reason to split the batch
