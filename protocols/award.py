@@ -54,16 +54,16 @@ def chosen(judged: Sequence[BidDecision], choice: Choice) -> tuple[IdentityKey, 
 
 
 def _refusal(seen: ReceivedBid, role: Role, template: JobTemplate) -> str:
-    said = seen.bid.message
-    if not said.roles:
-        return said.reason or "it declined"
-    if role not in said.roles:
+    message = seen.bid.message
+    if not message.roles:
+        return message.reason or "it declined"
+    if role not in message.roles:
         return "it does not offer the role"
-    missing = set(template.capabilities) - {held.word for held in said.roles} - set(seen.topics)
+    missing = set(template.capabilities) - {held.word for held in message.roles} - set(seen.topics)
     if missing:
         return f"it lacks {', '.join(sorted(missing))}"
-    if template.regions and said.region not in template.regions:
-        return f"it runs in {said.region or 'no named region'}"
+    if template.regions and message.region not in template.regions:
+        return f"it runs in {message.region or 'no named region'}"
     return ""
 
 

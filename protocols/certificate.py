@@ -108,31 +108,31 @@ def _order_problem(certificate: QuorumCertificate) -> str:
     return ""
 
 
-def certification_problem(said: Certification, statement: Statement) -> str:
+def certification_problem(message: Certification, statement: Statement) -> str:
     """Why a certification is not of this statement; empty if it is."""
-    if said.network != statement.network:
+    if message.network != statement.network:
         return "a signature of another network"
-    same = said.batch_id == statement.batch_id and said.statement_digest == statement.digest
+    same = message.batch_id == statement.batch_id and message.statement_digest == statement.digest
     return "" if same else "a signature is over another statement"
 
 
-def evidence_problem(said: Evidence, statement: Statement) -> str:
+def evidence_problem(message: Evidence, statement: Statement) -> str:
     """Why evidence does not carry this statement; empty if it does."""
     roots = {
         Role.NORMALIZE: (statement.input_root, statement.normalized_root),
         Role.VALIDATE: (statement.normalized_root, statement.output_root),
     }
-    if said.network != statement.network:
+    if message.network != statement.network:
         return "evidence of another network"
-    if said.batch_id != statement.batch_id:
+    if message.batch_id != statement.batch_id:
         return "evidence of another batch"
-    if said.policy_hash != statement.policy_hash:
+    if message.policy_hash != statement.policy_hash:
         return "evidence under another policy"
-    if (said.input_digest, said.output_digest) != roots.get(said.role):
-        return f"evidence of {said.role.word} with other roots"
-    if (said.context_in, said.context_out) != (statement.context_in, statement.context_out):
+    if (message.input_digest, message.output_digest) != roots.get(message.role):
+        return f"evidence of {message.role.word} with other roots"
+    if (message.context_in, message.context_out) != (statement.context_in, statement.context_out):
         return "evidence with another context"
-    same = (said.valid, said.invalid) == (statement.valid, statement.invalid)
+    same = (message.valid, message.invalid) == (statement.valid, statement.invalid)
     return "" if same else "evidence with other counts"
 
 
@@ -199,22 +199,22 @@ def receipt_document(manifest: Signed[Manifest], record_hashes: Sequence[bytes] 
     Args:
         record_hashes: The record hash of every event in batch order: with them the receipt proves each of them.
     """
-    said = manifest.message
+    statement_made = manifest.message
     document = {
         "type": RECEIPT_TYPE,
         "version": VERSION,
-        "network": said.network,
-        "batchId": said.batch_id,
-        "sourceId": said.source_id,
-        "sourceSequence": said.source_sequence,
-        "policyHash": said.policy_hash.hex(),
-        "level": said.level.word,
-        "quorum": said.quorum,
-        "inputRoot": said.input_root.hex(),
-        "events": said.events,
-        "topics": list(said.topics),
-        "durability": said.durability,
-        "receivedAt": rfc3339(said.received_ms),
+        "network": statement_made.network,
+        "batchId": statement_made.batch_id,
+        "sourceId": statement_made.source_id,
+        "sourceSequence": statement_made.source_sequence,
+        "policyHash": statement_made.policy_hash.hex(),
+        "level": statement_made.level.word,
+        "quorum": statement_made.quorum,
+        "inputRoot": statement_made.input_root.hex(),
+        "events": statement_made.events,
+        "topics": list(statement_made.topics),
+        "durability": statement_made.durability,
+        "receivedAt": rfc3339(statement_made.received_ms),
         "coordinator": _signed(manifest),
         "verification": HOW_TO_VERIFY,
     }
@@ -260,30 +260,30 @@ def _statement(statement: Statement) -> dict[str, Any]:
 
 
 def _signature(signed: Signed[Certification]) -> dict[str, Any]:
-    said = signed.message
-    return {"issuedAt": rfc3339(said.issued_ms), "build": said.build, **_signed(signed)}
+    message = signed.message
+    return {"issuedAt": rfc3339(message.issued_ms), "build": message.build, **_signed(signed)}
 
 
 def _evidence(signed: Signed[Evidence]) -> dict[str, Any]:
-    said = signed.message
+    message = signed.message
     return {
-        "step": STEPS.get(said.role, said.role.word),
-        "inputHash": f"sha256:{said.input_digest.hex()}",
-        "outputHash": f"sha256:{said.output_digest.hex()}",
-        "processingTime": said.processing_us / 1000,
-        "finishedAt": rfc3339(said.finished_ms),
-        "build": said.build,
+        "step": STEPS.get(message.role, message.role.word),
+        "inputHash": f"sha256:{message.input_digest.hex()}",
+        "outputHash": f"sha256:{message.output_digest.hex()}",
+        "processingTime": message.processing_us / 1000,
+        "finishedAt": rfc3339(message.finished_ms),
+        "build": message.build,
         **_signed(signed),
     }
 
 
 def _signed(signed: Signed[Message]) -> dict[str, Any]:
-    said = signed.message
+    message = signed.message
     return {
         "agentId": agent_id(signed.signer),
         "identityKey": signed.signer.hex(),
-        "protocolID": list(said.PROTOCOL),
-        "keyID": said.key_id,
-        "signed": codec.encode(said).hex(),
+        "protocolID": list(message.PROTOCOL),
+        "keyID": message.key_id,
+        "signed": codec.encode(message).hex(),
         "signature": signed.signature.hex(),
     }

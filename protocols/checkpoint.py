@@ -20,8 +20,8 @@ def checkpoint_document(
         place: The last event's ``<sequence>.<position>``. batch_id: of its batch; empty where there is none.
         timestamp: RFC 3339.
     """
-    said = {"type": TYPE, "network": network, "place": place, "batchId": batch_id, "timestamp": timestamp}
-    signed = canonical_json(said)
+    message = {"type": TYPE, "network": network, "place": place, "batchId": batch_id, "timestamp": timestamp}
+    signed = canonical_json(message)
     return {
         "place": place,
         "batchId": batch_id,
@@ -48,9 +48,9 @@ def verify_checkpoint(document: dict[str, Any], *, network: str, identity: bytes
         raise MalformedError("the document must be a signed checkpoint") from error
     if not keys.verify(identity, PROTOCOL, KEY_ID, signed, signature):
         raise BadSignatureError("the checkpoint is not signed by this node")
-    said = parse_json(signed)
-    if not isinstance(said, dict) or said.get("type") != TYPE or said.get("network") != network:
+    message = parse_json(signed)
+    if not isinstance(message, dict) or message.get("type") != TYPE or message.get("network") != network:
         raise BadSignatureError("the signature is over another checkpoint")
-    if any(document.get(name) != said[name] for name in ("place", "batchId")):
+    if any(document.get(name) != message[name] for name in ("place", "batchId")):
         raise BadSignatureError("the readable members are not what is signed")
-    return said
+    return message

@@ -67,17 +67,17 @@ def hear(
     Raises:
         MalformedError, BadSignatureError: a token is not its signer's, or the times make no sense.
     """
-    said = signed.message
+    message = signed.message
     known = directory.entries.get(signed.signer)
-    if known is not None and said.sequence <= known.advertisement.message.sequence:
+    if known is not None and message.sequence <= known.advertisement.message.sequence:
         return directory, None
-    if said.expires_ms > now_ms + TTL_MS_MAX or said.issued_ms > now_ms + CLOCK_SKEW_MS_MAX:
+    if message.expires_ms > now_ms + TTL_MS_MAX or message.issued_ms > now_ms + CLOCK_SKEW_MS_MAX:
         raise MalformedError("the advertisement is from the future")
-    if said.expires_ms <= now_ms:
+    if message.expires_ms <= now_ms:
         return _without(directory, signed.signer), None
     if known is None and len(directory.entries) >= ADVERTISEMENTS_MAX:
         raise MalformedError("the directory is full")
-    tokens = tuple(check_token(token, allow_local_urls=allow_local_urls) for token in said.tokens)
+    tokens = tuple(check_token(token, allow_local_urls=allow_local_urls) for token in message.tokens)
     if any(token.identity != signed.signer for token in tokens):
         raise MalformedError("the advertisement carries a token of another identity")
     first_ms = known.first_heard_ms if known is not None else now_ms

@@ -68,9 +68,9 @@ class EventIds:
     def content(self, *, data: Any, event_type: str, timestamp: str | None) -> str:
         return self.canonical_content(canonical_json({"data": data, "eventType": event_type, "timestamp": timestamp}))
 
-    def canonical_content(self, said: bytes) -> str:
+    def canonical_content(self, message: bytes) -> str:
         """From the RFC 8785 form of ``{"data", "eventType", "timestamp"}``, where a caller has it already."""
-        digest = hashlib.sha256(said).hexdigest().encode()
+        digest = hashlib.sha256(message).hexdigest().encode()
         return EVENT_PREFIX + hashlib.sha256(self._content + digest + b'"]').hexdigest()
 
 

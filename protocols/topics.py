@@ -101,13 +101,13 @@ class ObjectManager:
         return _judged(transaction, self._read)
 
     def _read(self, index: int, script: bytes) -> Facts:
-        said = check_uhrp_advert(script, allow_local_urls=self.allow_local_urls)
+        advert = check_uhrp_advert(script, allow_local_urls=self.allow_local_urls)
         return Facts(
             output_index=index,
-            identity=said.identity,
-            url=said.url,
-            digest=said.digest,
-            expires_s=said.expires_s,
+            identity=advert.identity,
+            url=advert.url,
+            digest=advert.digest,
+            expires_s=advert.expires_s,
         )
 
 

@@ -242,31 +242,33 @@ def _certificate_facts(document: dict[str, Any], certificate: QuorumCertificate)
 
 def _check_receipt(document: dict[str, Any], network: str | None, trusted: frozenset[bytes] | None) -> Report:
     manifest = _signed(Manifest, _member(document, "coordinator", dict), "coordinator")
-    said = manifest.message
+    statement_made = manifest.message
     hashes = None
     checks = _check_signatures("coordinator", [manifest])
-    same = manifest.signer == said.coordinator
+    same = manifest.signer == statement_made.coordinator
     checks.append(CheckResult(part="coordinator", problem="" if same else "not signed by the coordinator it names"))
     if "recordHashes" in document:
         hashes = [_hex({"h": each}, "h", "recordHashes", 32) for each in _member(document, "recordHashes", list)]
-        right = len(hashes) == said.events and root_of_leaves(hashes) == said.input_root
+        right = len(hashes) == statement_made.events and root_of_leaves(hashes) == statement_made.input_root
         checks.append(CheckResult(part="recordHashes", problem="" if right else "they do not give the inputRoot"))
     again = receipt_document(manifest, hashes)
     if "proof" in document:
         proof = _member(document, "proof", dict)
-        checks.append(_check_proof(proof, said.events, said.input_root))
+        checks.append(_check_proof(proof, statement_made.events, statement_made.input_root))
         siblings = [bytes.fromhex(each) for each in proof["path"]]
-        again["proof"] = proof_document(bytes.fromhex(proof["leafHash"]), proof["index"], said.events, siblings)
+        again["proof"] = proof_document(
+            bytes.fromhex(proof["leafHash"]), proof["index"], statement_made.events, siblings
+        )
     checks += _compare(again, document)
-    checks.append(_check_network(said.network, network))
+    checks.append(_check_network(statement_made.network, network))
     if trusted is not None:
         checks.append(_check_trust({manifest.signer}, trusted, 1))
     facts = (
-        ("batch", said.batch_id),
-        ("source", said.source_id),
-        ("events", str(said.events)),
+        ("batch", statement_made.batch_id),
+        ("source", statement_made.source_id),
+        ("events", str(statement_made.events)),
         ("durable since", str(document.get("receivedAt"))),
-        ("durability", said.durability),
+        ("durability", statement_made.durability),
         ("signed by", f"{manifest.signer.hex()} ({agent_id(manifest.signer)})"),
     )
     return Report(

@@ -47,11 +47,11 @@ def rank(hold: HoldBatch, holder: IdentityKey) -> int:
 
 def on_hold(work: Workspace, stimulus: HoldReceived) -> None:
     hold = stimulus.hold
-    said = hold.message
-    manifest = said.manifest.message
-    if not hold.signer == said.manifest.signer == manifest.coordinator != work.rules.self_key:
+    message = hold.message
+    manifest = message.manifest.message
+    if not hold.signer == message.manifest.signer == manifest.coordinator != work.rules.self_key:
         return  # only a coordinator has its own batch held
-    if work.rules.self_key not in said.holders:
+    if work.rules.self_key not in message.holders:
         return
     replica = work.find(Replica, replica_entity_id(manifest.batch_id))
     if replica is None:
@@ -87,18 +87,18 @@ def on_alarm(work: Workspace, replica: Replica) -> None:
 
 def on_status(work: Workspace, stimulus: StatusReceived) -> None:
     """What coordinator and holders say of a batch. Silence is an answer too: the alarm gives it."""
-    said, signer = stimulus.status.message, stimulus.status.signer
-    batch = work.find(Batch, batch_entity_id(said.batch_id))
+    message, signer = stimulus.status.message, stimulus.status.signer
+    batch = work.find(Batch, batch_entity_id(message.batch_id))
     if batch is not None and accepts(batch, StatusReceived):
         if signer in batch.holders:
-            dispatch.on_status(work, batch, signer, said.progress)
+            dispatch.on_status(work, batch, signer, message.progress)
         return
-    replica = work.find(Replica, replica_entity_id(said.batch_id))
+    replica = work.find(Replica, replica_entity_id(message.batch_id))
     if replica is None or replica.stage is not ReplicaStage.ASKING or signer not in _others(work, replica):
         return
-    if said.progress is BatchProgress.WORKING:
+    if message.progress is BatchProgress.WORKING:
         _be_patient(work, attrs.evolve(replica, stage=ReplicaStage.HELD))
-    elif said.progress is BatchProgress.DEAD and signer == replica.coordinator:
+    elif message.progress is BatchProgress.DEAD and signer == replica.coordinator:
         _drop(work, replica)
 
 

@@ -17,8 +17,8 @@ EXECUTORS_MAX = 9
 
 def await_answers(work: Workspace, batch: Batch) -> None:
     """Wait for what was just asked: first patiently, then with others beside those who do not answer."""
-    said = batch.manifest.message
-    patience_ends_ms = work.now_ms + leases.patience_ms(work, said.level, said.quorum)
+    manifest = batch.manifest.message
+    patience_ends_ms = work.now_ms + leases.patience_ms(work, manifest.level, manifest.quorum)
     alarm_ms = min(work.now_ms + work.rules.resend_ms, patience_ends_ms, batch.attempt_ends_ms)
     batch = attrs.evolve(batch, asked_ms=work.now_ms, patience_ends_ms=patience_ends_ms, resends=0, alarm_ms=alarm_ms)
     work.put(batch)
@@ -92,7 +92,7 @@ def ask_further(work: Workspace, batch: Batch) -> bool:
     Two more executors, and as many more votes as keep the quorum more than half (of ``critical``, two thirds) of
     them: so there is still at most one outcome. Those who voted keep their votes, the dissenters too.
     """
-    said = batch.manifest.message
+    manifest = batch.manifest.message
     if len(batch.awards) >= EXECUTORS_MAX:
         return False
     called = leases.call_up(work, batch, FURTHER)
@@ -100,7 +100,7 @@ def ask_further(work: Workspace, batch: Batch) -> bool:
         return False
     awards = (*batch.awards, *called)
     ballots = tuple(
-        attrs.evolve(ballot, executors=executors, quorum=quorum_of(said.level, said.quorum, len(executors)))
+        attrs.evolve(ballot, executors=executors, quorum=quorum_of(manifest.level, manifest.quorum, len(executors)))
         for ballot in batch.ballots
         for executors in [(*ballot.executors, *holders_of(called, ballot.role))]
     )
@@ -171,7 +171,7 @@ def _with_substitute(batch: Batch, silent: IdentityKey, award: Award) -> Batch:
 
 
 def _out_of_the_shadow(batch: Batch, called: tuple[Award, ...]) -> Batch:
-    """Who is called up counts from here on, what it said before too when it says it again."""
+    """An agent that is called up counts from here on; its earlier evidence counts when it sends it again."""
     agents = {award.agent for award in called}
     return attrs.evolve(
         batch,

@@ -12,17 +12,17 @@ GRACE_MS = 60_000  # clocks differ
 
 def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
     """Answer an announcement of roles that this node holds."""
-    said = stimulus.announcement.message
+    message = stimulus.announcement.message
     rules = work.rules
-    roles = tuple(role for role in said.roles if role in rules.roles)
-    if not roles or said.closes_ms + GRACE_MS < work.now_ms:
+    roles = tuple(role for role in message.roles if role in rules.roles)
+    if not roles or message.closes_ms + GRACE_MS < work.now_ms:
         return
     others = stimulus.announcement.signer != rules.self_key
     free = max(0, rules.capacity - under_way(work)) if others else rules.capacity
-    reason = consider(said, rules, free)
+    reason = consider(message, rules, free)
     bid = Bid(
         network=rules.network,
-        announcement_id=said.announcement_id,
+        announcement_id=message.announcement_id,
         roles=() if reason else roles,
         capacity=free,
         price=rules.price,

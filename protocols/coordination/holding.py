@@ -105,8 +105,8 @@ def _ask(work: Workspace, replication: Replication) -> None:
 
 def _go_on(work: Workspace, done: Replication) -> None:
     """The next batch of the chain, if it waits for this one."""
-    said = done.order.manifest.message
-    chain = work.find(Chain, chain_entity_id(said.source_id)) if done.order.stateful else None
+    manifest = done.order.manifest.message
+    chain = work.find(Chain, chain_entity_id(manifest.source_id)) if done.order.stateful else None
     order = () if chain is None else (chain.running, *chain.queue)
     for before, following in itertools.pairwise(order):
         waiting = work.find(Replication, replication_entity_id(following))

@@ -95,8 +95,8 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
     None when nobody is left that offered the same roles and, where the level wants distinct operators, has
     another operator than the rest.
     """
-    said = batch.manifest.message
-    lease = work.find(Lease, lease_entity_id(said.level, said.quorum))
+    manifest = batch.manifest.message
+    lease = work.find(Lease, lease_entity_id(manifest.level, manifest.quorum))
     grant = lease.grant if lease is not None else None
     award = next((award for award in batch.awards if award.agent == failed), None)
     if lease is None or grant is None or grant.lease_id != batch.lease_id or award is None:
@@ -108,7 +108,9 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
     rest = [
         (kept, operator) for kept, operator in zip(grant.awards, grant.operators, strict=True) if kept is not standing
     ]
-    taken = {operator for _, operator in rest} if rule_for(said.level, said.quorum).distinct_operators else set()
+    taken = (
+        {operator for _, operator in rest} if rule_for(manifest.level, manifest.quorum).distinct_operators else set()
+    )
     reserve = next(
         (each for each in grant.reserves if set(award.roles) <= set(each.roles) and each.operator not in taken), None
     )
@@ -130,12 +132,12 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
 
 def call_up(work: Workspace, batch: Batch, count: int) -> tuple[Award, ...]:
     """Up to ``count`` reserves beside those awarded, for this batch alone."""
-    said = batch.manifest.message
-    lease = work.find(Lease, lease_entity_id(said.level, said.quorum))
+    manifest = batch.manifest.message
+    lease = work.find(Lease, lease_entity_id(manifest.level, manifest.quorum))
     grant = lease.grant if lease is not None else None
     if grant is None or grant.lease_id != batch.lease_id:
         return ()
-    distinct = rule_for(said.level, said.quorum).distinct_operators
+    distinct = rule_for(manifest.level, manifest.quorum).distinct_operators
     taken = set(grant.operators)
     present = {award.agent for award in batch.awards}
     called: list[Award] = []
@@ -154,10 +156,10 @@ def call_up(work: Workspace, batch: Batch, count: int) -> tuple[Award, ...]:
 
 
 def on_bid(work: Workspace, stimulus: BidReceived) -> None:
-    said = stimulus.bid.message
-    lease = work.find(Lease, _lease_of(said.announcement_id))
+    message = stimulus.bid.message
+    lease = work.find(Lease, _lease_of(message.announcement_id))
     auction = lease.auction if lease is not None else None
-    if lease is None or auction is None or auction.announcement_id != said.announcement_id:
+    if lease is None or auction is None or auction.announcement_id != message.announcement_id:
         return
     known = any(seen.bid.signer == stimulus.bid.signer for seen in auction.bids)
     if known or len(auction.bids) >= BIDS_PER_AUCTION_MAX:

@@ -25,10 +25,10 @@ def on_proof(work: Workspace, stimulus: ProofReceived) -> None:
 
 
 def _keep(work: Workspace, proof: FraudProof, heard_from: IdentityKey | None) -> None:
-    said = proof.first.message
+    message = proof.first.message
     work.emit(
         StoreProof(proof=proof, heard_from=heard_from),
-        ReportPeer(peer=proof.first.signer, role=said.role, outcome="equivocated", batch_id=said.batch_id),
+        ReportPeer(peer=proof.first.signer, role=message.role, outcome="equivocated", batch_id=message.batch_id),
     )
 
 

@@ -34,22 +34,22 @@ from protocols.stimuli import (
 
 def on_work(work: Workspace, stimulus: WorkReceived) -> None:
     order = stimulus.order
-    said = order.message
-    manifest = said.manifest.message
-    if said.manifest.signer != manifest.coordinator or not _may_order(order):
+    order_message = order.message
+    manifest = order_message.manifest.message
+    if order_message.manifest.signer != manifest.coordinator or not _may_order(order):
         return  # nobody orders work under another's name without its word
     task = work.find(Task, task_entity_id(manifest.batch_id))
-    if task is not None and task.order.message.context == said.context:
+    if task is not None and task.order.message.context == order_message.context:
         _again(work, task, order)
         return
     if task is not None and task.stage in (TaskStage.SIGNING, TaskStage.CERTIFIED):
         return  # what was signed under one context is not done again under another
-    if leases.hold(work, order.signer, said.award) is None:
+    if leases.hold(work, order.signer, order_message.award) is None:
         _refuse(work, order.signer, manifest.batch_id, "the award has expired or is not for this node")
         return
     task = Task(
         order=order,
-        roles=said.award.roles,  # one called up from the shadow holds more than its lease began with
+        roles=order_message.award.roles,  # one called up from the shadow holds more than its lease began with
         stage=TaskStage.RUNNING,
         expires_ms=work.now_ms + work.rules.task_ttl_ms,
     )
@@ -79,21 +79,21 @@ def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
 
 def _may_order(order: Signed[WorkOrder]) -> bool:
     """The coordinator may; a holder may that was named by it and shows what the batch starts from."""
-    said = order.message
-    manifest = said.manifest.message
+    order_message = order.message
+    manifest = order_message.manifest.message
     if order.signer == manifest.coordinator:
         return True
-    claim = said.claim
+    claim = order_message.claim
     if claim is None or claim.hold.signer != manifest.coordinator:
         return False
     hold = claim.hold.message
-    if order.signer not in hold.holders or hold.manifest != said.manifest:
+    if order.signer not in hold.holders or hold.manifest != order_message.manifest:
         return False
     if not hold.after or claim.before is None:
-        return not hold.after and said.context == hold.context
+        return not hold.after and order_message.context == hold.context
     before = claim.before.statement
     proven = (before.batch_id, before.coordinator, before.source_id, before.context_out)
-    asked = (hold.after, manifest.coordinator, manifest.source_id, hashlib.sha256(said.context).digest())
+    asked = (hold.after, manifest.coordinator, manifest.source_id, hashlib.sha256(order_message.context).digest())
     return proven == asked and not quorum_problem(claim.before)
 
 
@@ -236,8 +236,8 @@ def _problem(task: Task, order: CertifyOrder) -> str:
 
 def _statement(task: Task, found: Findings) -> Statement:
     """The statement this node would make: every field from its own order and its own findings."""
-    said = task.order.message
-    manifest = said.manifest.message
+    order_message = task.order.message
+    manifest = order_message.manifest.message
     return Statement(
         network=manifest.network,
         batch_id=task.batch_id,
@@ -249,7 +249,7 @@ def _statement(task: Task, found: Findings) -> Statement:
         input_root=found.input_root,
         normalized_root=found.normalized_root,
         output_root=found.output_root,
-        context_in=hashlib.sha256(said.context).digest(),
+        context_in=hashlib.sha256(order_message.context).digest(),
         context_out=hashlib.sha256(found.context_out).digest(),
         events=found.events,
         valid=found.valid,
@@ -258,14 +258,14 @@ def _statement(task: Task, found: Findings) -> Statement:
 
 
 def _supports(evidence: Signed[Evidence], statement: Statement) -> bool:
-    said = evidence.message
+    message = evidence.message
     expected = {
         Role.NORMALIZE: (statement.input_root, statement.normalized_root),
         Role.VALIDATE: (statement.normalized_root, statement.output_root),
-    }[said.role]
+    }[message.role]
     return (
-        said.batch_id == statement.batch_id
-        and said.policy_hash == statement.policy_hash
-        and said.context_in == statement.context_in
-        and (said.input_digest, said.output_digest) == expected
+        message.batch_id == statement.batch_id
+        and message.policy_hash == statement.policy_hash
+        and message.context_in == statement.context_in
+        and (message.input_digest, message.output_digest) == expected
     )

@@ -15,7 +15,8 @@ from random import Random
 
 import attrs
 
-from tests.simulation.world import Faults, Node, World
+from tests.simulation.drivers import Faults, Node
+from tests.simulation.world import World
 
 SIZES = (5, 10, 20, 35, 50)
 BATCHES = 400

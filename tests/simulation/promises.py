@@ -11,7 +11,8 @@ from protocols.messages import (
 from tests.simulation.answers import truth
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Node, World
+    from tests.simulation.drivers import Node
+    from tests.simulation.world import World
 
 
 def check(world: "World") -> None:

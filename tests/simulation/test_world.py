@@ -11,7 +11,8 @@ from random import Random
 import pytest
 
 from protocols.messages import Level
-from tests.simulation.world import Faults, World
+from tests.simulation.drivers import Faults
+from tests.simulation.world import World
 
 SEEDS = int(os.environ.get("WORLD_SEEDS", "2000"))
 REGRESSIONS: tuple[int, ...] = (621, 1927, 2738, 4023, 7960)  # contexts lost and orphaned by adoption
