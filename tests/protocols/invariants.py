@@ -17,6 +17,7 @@ from protocols.entities import (
     batch_entity_id,
     chain_entity_id,
     lease_entity_id,
+    task_entity_id,
 )
 from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import CertifyOrder, WorkOrder
@@ -138,8 +139,10 @@ def check_effects(node: ModelNode, effects: Iterable[Effect]) -> None:
                 check_alive(node, order.manifest.message.batch_id, (Stage.PROCESSING, Stage.CERTIFYING))
             case Send(message=CertifyOrder() as order):
                 check_alive(node, order.statement.batch_id, (Stage.CERTIFYING,))
-            case RunRole() | SignStatement():
-                assert node.entities, "work without a task"
+            case RunRole(order=order):
+                assert task_entity_id(order.message.manifest.message.batch_id) in node.entities, "work without a task"
+            case SignStatement(statement=statement):
+                assert task_entity_id(statement.batch_id) in node.entities, "a signature without a task"
 
 
 def check_alive(node: ModelNode, batch_id: str, stages: tuple[Stage, ...]) -> None:

@@ -233,6 +233,7 @@ class ModelNode:
 
     def restart(self) -> None:
         """Crash, and start from what is durable: memory, alarms and effects under way are gone."""
+        self.effects = ()
         self.alarms.clear()
         self.owed.clear()
         pending = self.pending()
