@@ -7,7 +7,7 @@ import psycopg
 
 
 @attrs.frozen(kw_only=True)
-class SealedRow:
+class CertifiedBatchRow:
     """A batch that was sealed here; ``outputs`` only where they were asked for."""
 
     sequence: int
@@ -25,7 +25,7 @@ class SealedRow:
 
 def sealed_after(
     connection: psycopg.Connection, sequence: int, limit: int, *, with_outputs: bool
-) -> Sequence[SealedRow]:
+) -> Sequence[CertifiedBatchRow]:
     """Batches that were sealed here after a sequence, in their order."""
     rows = connection.execute(
         """SELECT seal_sequence, batch_id, source_id, level, valid, invalid, topics, certificate,
@@ -33,5 +33,5 @@ def sealed_after(
            FROM batches WHERE seal_sequence > %s ORDER BY seal_sequence LIMIT %s""",
         (with_outputs, sequence, limit),
     )
-    names = [field.name for field in attrs.fields(SealedRow)]
-    return [SealedRow(**{**dict(zip(names, row, strict=True)), "topics": tuple(row[6])}) for row in rows]
+    names = [field.name for field in attrs.fields(CertifiedBatchRow)]
+    return [CertifiedBatchRow(**{**dict(zip(names, row, strict=True)), "topics": tuple(row[6])}) for row in rows]

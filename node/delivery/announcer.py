@@ -30,7 +30,7 @@ from protocols.limits import NOTICE_BATCHES_MAX
 from protocols.messages import CertifiedBatch, CertifiedNotice
 from storage import notices, subscriptions
 from storage.database import Database
-from storage.notices import SealedRow
+from storage.notices import CertifiedBatchRow
 from storage.subscriptions import Step, Subscription
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class OverlaySubscription:
         chosen = self.wanted.selection
         return chosen.event_types is not None or chosen.expression is not None
 
-    def takes(self, row: SealedRow, events: "_Events") -> bool:
+    def takes(self, row: CertifiedBatchRow, events: "_Events") -> bool:
         """Whether a batch is to be announced for it."""
         wanted, chosen = self.wanted, self.wanted.selection
         return (
@@ -81,7 +81,7 @@ class OverlaySubscription:
 class _Events:
     """The events of a batch, parsed by the first subscription that needs them."""
 
-    def __init__(self, row: SealedRow) -> None:
+    def __init__(self, row: CertifiedBatchRow) -> None:
         self._row = row
 
     def have(self, selection: Selection) -> bool:
@@ -179,7 +179,7 @@ class Announcer:
         return matched.more or not announced_all
 
 
-def _look(connection: "Connection") -> tuple[Sequence[OverlaySubscription], Sequence[SealedRow], bool]:
+def _look(connection: "Connection") -> tuple[Sequence[OverlaySubscription], Sequence[CertifiedBatchRow], bool]:
     """The subscriptions in force, what was sealed after them, and whether there may be more."""
     subscribed = list(_subscribed(subscriptions.active(connection, "overlay", SUBSCRIPTIONS_MAX)))
     if not subscribed:
@@ -191,7 +191,9 @@ def _look(connection: "Connection") -> tuple[Sequence[OverlaySubscription], Sequ
     return subscribed, rows, len(rows) == limit
 
 
-def _choose(subscribed: Sequence[OverlaySubscription], rows: Sequence[SealedRow], more: bool) -> MatchedBatches:
+def _choose(
+    subscribed: Sequence[OverlaySubscription], rows: Sequence[CertifiedBatchRow], more: bool
+) -> MatchedBatches:
     """Match ``rows``, at least one. Takes long: not for the event loop, nor while a connection is held."""
     batches = []
     wanted: dict[str, list[int]] = {}
@@ -246,7 +248,7 @@ def _steps(matched: MatchedBatches, end: int) -> dict[str, Step]:
     }
 
 
-def _address(row: SealedRow) -> CertifiedBatch:
+def _address(row: CertifiedBatchRow) -> CertifiedBatch:
     statement = read_certificate(row.certificate).statement
     return CertifiedBatch(
         batch=batch_digest(row.batch_id),

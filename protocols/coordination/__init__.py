@@ -1,4 +1,4 @@
-"""The whole life of a lease and a batch as one transition function: ``step(view, stimulus, rules)``.
+"""The life of leases and batches as one transition function: ``step(view, stimulus, rules)``.
 
 Pure: a value and a stimulus go in, changed entities and effects come out. The driver commits the entities,
 then has the effects carried out. Effects are not stored; ``Restarted`` emits again what a state still owes.
@@ -75,7 +75,7 @@ __all__ = ["advance", "choose_holders", "durable_mark", "recover", "step"]
 
 
 def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> Transition:
-    """What a stimulus does to the entities of a node, and what is to be done about it."""
+    """Apply a stimulus: the changed entities of the node, and the effects to carry out."""
     work = Workspace(view, rules, stimulus.now_ms)
     match stimulus:
         case AlarmRang():
@@ -88,7 +88,7 @@ def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> T
 
 
 def advance(view: Mapping[EntityId, Entity], stimuli: Iterable[Stimulus], rules: Rules) -> Transition:
-    """Several steps as one: what a group commit stores, and what is to be done once it is stored."""
+    """Several steps as one: what a group commit stores, and the effects to carry out after it."""
     changes: dict[EntityId, Entity | None] = {}
     effects: list[Effect] = []
     current = _Overlay(changes, view)
@@ -154,7 +154,7 @@ def recover(stored: Iterable[Entity], pending: Collection[str]) -> tuple[Entity,
 
 
 def _rechained(kept: list[Entity]) -> tuple[Entity, ...]:
-    """Chains as they were: one is stored when its context changes, and a batch that runs may have entered it since.
+    """Rebuild chains: one is stored when its context changes, and a batch may have entered it since.
 
     A batch that is stored and not agreed upon is the one that runs: nothing may start from its context beside it.
     """

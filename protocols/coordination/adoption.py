@@ -40,7 +40,7 @@ OURS = (ReplicaStage.ADOPTING, ReplicaStage.ADOPTED)
 
 
 def rank(hold: HoldBatch, holder: IdentityKey) -> int:
-    """A holder's turn: 0 for the one whose key is nearest to the batch id, by hash."""
+    """The position of a holder in the order of adoption, by the hash of key and batch id; the first is 0."""
     batch_id = hold.manifest.message.batch_id.encode()
     return sorted(hold.holders, key=lambda key: hashlib.sha256(key + batch_id).digest()).index(holder)
 
@@ -86,7 +86,7 @@ def on_alarm(work: Workspace, replica: Replica) -> None:
 
 
 def on_status(work: Workspace, stimulus: StatusReceived) -> None:
-    """What coordinator and holders say of a batch. Silence is an answer too: the alarm gives it."""
+    """An answer of the coordinator or a holder about a batch. Without answers, the alarm decides."""
     message, signer = stimulus.status.message, stimulus.status.signer
     batch = work.find(Batch, batch_entity_id(message.batch_id))
     if batch is not None and accepts(batch, StatusReceived):
@@ -134,7 +134,7 @@ def on_end_found(work: Workspace, stimulus: CertificateLookedUp) -> None:
 
 
 def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
-    """From here on this node is the batch's coordinator in all but its name."""
+    """Process an adopted batch: from here on this node does what its coordinator would."""
     replica = work.find(Replica, replica_entity_id(stimulus.batch_id))
     if replica is not None and replica.stage in (ReplicaStage.HELD, ReplicaStage.ASKING):
         _adopt(work, replica)  # entered in an earlier run of this node: what it starts from is to be known again
@@ -158,7 +158,7 @@ def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
 
 
 def on_sealed(work: Workspace, stimulus: CertificateReceived) -> None:
-    """A certificate that was checked: for the task here, the replica held, the own batch that others finished."""
+    """A checked certificate: for the task here, the replica here, or the own batch that others finished."""
     tasks.on_sealed(work, stimulus)
     statement = stimulus.sealed.message.certificate.statement
     batch = work.find(Batch, batch_entity_id(statement.batch_id))
@@ -175,7 +175,7 @@ def on_sealed(work: Workspace, stimulus: CertificateReceived) -> None:
 
 
 def _adopt(work: Workspace, replica: Replica) -> None:
-    """Enter the batch among this node's own, as soon as it is known what it starts from."""
+    """Enter the batch among this node's own, once the context that it starts from is known."""
     after = replica.hold.message.after
     before = work.find(Replica, replica_entity_id(after)) if after else None
     if replica.before is None and before is not None and before.sealed is not None:
@@ -190,7 +190,7 @@ def _adopt(work: Workspace, replica: Replica) -> None:
 
 
 def _heir(replica: Replica, sealed: BatchSealed) -> Replica:
-    """The replica with what the batch before it left behind; unchanged where this is not the one before."""
+    """The replica with the context of the batch before it; unchanged if the certificate is of another batch."""
     statement = sealed.certificate.statement
     before = (statement.batch_id, statement.coordinator, statement.context_out)
     if before != (replica.hold.message.after, replica.coordinator, hashlib.sha256(sealed.context).digest()):

@@ -16,7 +16,7 @@ EXECUTORS_MAX = 9
 
 
 def await_answers(work: Workspace, batch: Batch) -> None:
-    """Wait for what was just asked: first patiently, then with others beside those who do not answer."""
+    """Set the deadlines for the answers just asked for: when to ask again, when to replace the silent."""
     manifest = batch.manifest.message
     patience_ends_ms = work.now_ms + leases.patience_ms(work, manifest.level, manifest.quorum)
     alarm_ms = min(work.now_ms + work.rules.resend_ms, patience_ends_ms, batch.attempt_ends_ms)
@@ -26,7 +26,7 @@ def await_answers(work: Workspace, batch: Batch) -> None:
 
 
 def send_orders(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...]) -> None:
-    """Order the work of those among the batch's agents and shadows."""
+    """Send work orders to these agents, executors or shadows of the batch."""
     for award in (*batch.awards, *batch.shadows):
         if award.agent in agents:
             order = WorkOrder(
@@ -48,7 +48,7 @@ def send_certify(work: Workspace, batch: Batch, agents: tuple[IdentityKey, ...])
 
 
 def resend(work: Workspace, batch: Batch) -> None:
-    """Ask those who did not answer once more: a message was lost, or an agent came back without memory."""
+    """Ask silent agents again: a message may be lost, or an agent may have restarted."""
     silent = unanswered(batch)
     batch = attrs.evolve(
         batch,
@@ -68,7 +68,7 @@ def resend(work: Workspace, batch: Batch) -> None:
 
 
 def replace_silent(work: Workspace, batch: Batch) -> None:
-    """Ask others in place of those who have not answered for longer than is usual, well before the deadline."""
+    """Replace agents that are silent for longer than is usual, well before the deadline."""
     orders = []
     for silent in unanswered(batch):
         award = leases.substitute(work, batch, silent)
@@ -114,7 +114,7 @@ def ask_further(work: Workspace, batch: Batch) -> bool:
 
 
 def unanswered(batch: Batch) -> tuple[IdentityKey, ...]:
-    """Who owes an answer to what the stage asks."""
+    """The agents that have not answered what the stage asks."""
     if batch.stage is Stage.CERTIFYING:
         signed = {each.signer for each in batch.certifications}
         return tuple(key for key in holders_of(batch.awards, Role.CERTIFY) if key not in signed)
@@ -124,7 +124,7 @@ def unanswered(batch: Batch) -> tuple[IdentityKey, ...]:
 
 
 def agents_of(batch: Batch) -> tuple[IdentityKey, ...]:
-    """Those whose answers count."""
+    """The executors: the agents whose answers count."""
     return tuple(award.agent for award in batch.awards)
 
 
@@ -134,18 +134,18 @@ def holders_of(awards: tuple[Award, ...], role: Role) -> tuple[IdentityKey, ...]
 
 
 def evidence_of(batch: Batch) -> tuple[Signed[Evidence], ...]:
-    """The votes that carry the statement, both roles."""
+    """The votes that support the statement, in both roles."""
     return tuple(vote for ballot in batch.ballots for vote in supporters(ballot, ballot.agreed or b""))
 
 
 def report_silent(work: Workspace, batch: Batch) -> None:
-    """Note the lateness of all who owe an answer."""
+    """Report every silent agent as late."""
     for silent in unanswered(batch):
         _report_late(work, batch, silent)
 
 
 def report(work: Workspace, batch: Batch, peer: IdentityKey, role: Role, outcome: Outcome) -> None:
-    """Note how an agent did in a role."""
+    """Report an outcome for an agent's reputation in a role."""
     work.emit(ReportPeer(peer=peer, role=role, outcome=outcome, batch_id=batch.batch_id))
 
 

@@ -1,4 +1,4 @@
-"""Holding batches for each other: have peers keep one, learn that enough do, and let one go that has its end."""
+"""Holding batches for each other: have peers keep one, count their confirmations, and drop one that is finished."""
 
 import hashlib
 import itertools
@@ -26,7 +26,7 @@ REMEMBERED_MS = 60_000
 
 
 def choose_holders(self_key: IdentityKey, candidates: Iterable[IdentityKey], count: int) -> tuple[IdentityKey, ...]:
-    """Up to ``count`` of the candidates: the same ones every time, others for another coordinator."""
+    """Up to ``count`` of the candidates: always the same ones for a coordinator, and others for another."""
     others = (key for key in candidates if key != self_key)
     return tuple(sorted(others, key=lambda key: hashlib.sha256(self_key + key).digest())[:count])
 
@@ -70,7 +70,7 @@ def on_held(work: Workspace, stimulus: HoldConfirmed) -> None:
 
 
 def on_alarm(work: Workspace, replication: Replication) -> None:
-    """Ask those again who have not answered; a client that repeats its request starts afresh after the last time."""
+    """Ask silent holders again; after the last time, a client that repeats its request starts again."""
     if work.now_ms < replication.alarm_ms:
         work.alarm(replication.entity_id, replication.alarm_ms)
     elif replication.resends >= RESENDS_MAX:
@@ -81,7 +81,7 @@ def on_alarm(work: Workspace, replication: Replication) -> None:
 
 
 def finish(work: Workspace, replica: Replica, sealed: BatchSealed) -> None:
-    """A batch held here has its certificate: it is off the disk, and remembered while its successor may want it."""
+    """Delete a replica that has its certificate, and remember the certificate while a successor may need it."""
     work.emit(DropReplica(batch_id=replica.batch_id))
     if not replica.hold.message.stateful:
         work.drop(replica.entity_id)
@@ -92,7 +92,7 @@ def finish(work: Workspace, replica: Replica, sealed: BatchSealed) -> None:
 
 
 def _ask(work: Workspace, replication: Replication) -> None:
-    """Ask those who do not hold it yet, unless the batch before it is still to be held."""
+    """Ask the holders that have not confirmed, unless the batch before it is not held yet."""
     alarm_ms = work.now_ms + (work.rules.ask_ms << min(replication.resends, 4)) // 2
     work.put(attrs.evolve(replication, alarm_ms=alarm_ms))
     work.alarm(replication.entity_id, alarm_ms)
@@ -104,7 +104,7 @@ def _ask(work: Workspace, replication: Replication) -> None:
 
 
 def _go_on(work: Workspace, done: Replication) -> None:
-    """The next batch of the chain, if it waits for this one."""
+    """Have the next batch of the chain held, if it waits for this one."""
     manifest = done.order.manifest.message
     chain = work.find(Chain, chain_entity_id(manifest.source_id)) if done.order.stateful else None
     order = () if chain is None else (chain.running, *chain.queue)

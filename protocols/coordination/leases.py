@@ -42,7 +42,7 @@ GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for
 
 
 def take(work: Workspace, level: Level, quorum: int, wanting: EntityId) -> Grant | None:
-    """A live grant with one batch taken off it; without one ``wanting`` is queued and an auction held."""
+    """Take one batch off the grant in force; without a grant, queue ``wanting``, hold an auction and return None."""
     lease = work.find(Lease, lease_entity_id(level, quorum)) or Lease(level=level, quorum=quorum)
     grant = lease.grant
     if grant is None or grant.expires_ms <= work.now_ms or grant.batches_left <= 0:
@@ -80,7 +80,7 @@ def observe(work: Workspace, level: Level, quorum: int, took_ms: int) -> None:
 
 
 def patience_ms(work: Workspace, level: Level, quorum: int) -> int:
-    """How long to wait for an agent before another is asked beside it: far beyond what is usual, within bounds."""
+    """How long to wait for an agent before it is replaced: far longer than is usual, within bounds."""
     lease = work.find(Lease, lease_entity_id(level, quorum))
     longest_ms = work.rules.attempt_ms_at(level) // 3
     if lease is None or lease.pace is None:
@@ -90,7 +90,7 @@ def patience_ms(work: Workspace, level: Level, quorum: int) -> int:
 
 
 def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | None:
-    """The next in the ranking in place of an agent that failed a batch, for this batch and those to come.
+    """Award the next in the ranking in place of an agent that failed a batch, for this batch and later ones.
 
     None when nobody is left that offered the same roles and, where the level wants distinct operators, has
     another operator than the rest.
@@ -131,7 +131,7 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
 
 
 def call_up(work: Workspace, batch: Batch, count: int) -> tuple[Award, ...]:
-    """Up to ``count`` reserves beside those awarded, for this batch alone."""
+    """Award up to ``count`` reserves beside the executors, for this batch alone."""
     manifest = batch.manifest.message
     lease = work.find(Lease, lease_entity_id(manifest.level, manifest.quorum))
     grant = lease.grant if lease is not None else None
@@ -172,7 +172,7 @@ def on_bid(work: Workspace, stimulus: BidReceived) -> None:
 
 
 def on_alarm(work: Workspace, lease: Lease) -> tuple[EntityId, ...]:
-    """Close the auction that is due. Return the batches that may now go on."""
+    """Close the auction that is due. Return the batches that can be dispatched now."""
     if lease.auction is None:
         if lease.waiting:
             _hold_auction(work, lease, due=True)
@@ -206,7 +206,7 @@ def on_award(work: Workspace, stimulus: AwardReceived) -> None:
 
 
 def hold(work: Workspace, coordinator: IdentityKey, award: Award) -> HeldAward | None:
-    """Keep an award made to this node. None if it is not for us, not ours to do, or over."""
+    """Keep an award made to this node. None if it is for another node, for roles not held here, or expired."""
     rules = work.rules
     if award.agent != rules.self_key or not set(award.roles) <= set(rules.roles):
         return None
@@ -228,7 +228,7 @@ def on_held_alarm(work: Workspace, held: HeldAward) -> None:
 
 
 def backoff_ms(work: Workspace, failures: int) -> int:
-    """Exponential, bounded, and spread by a hash of node and count in place of randomness."""
+    """Exponential backoff, bounded, with a hash of node, count and time as jitter in place of randomness."""
     rules = work.rules
     base = min(rules.backoff_ms << min(failures, 16), rules.backoff_max_ms)
     seed = rules.self_key + failures.to_bytes(4, "big") + work.now_ms.to_bytes(8, "big")
@@ -241,7 +241,7 @@ def _is_running_out(work: Workspace, grant: Grant) -> bool:
 
 
 def _window_ms(work: Workspace, lease: Lease) -> int:
-    """How long bids are taken: longer after each failure, since those that would bid may be far away."""
+    """How long bids are accepted: longer after each failure, since bidders may be far away."""
     return work.rules.bid_window_ms << min(lease.failures, WINDOW_DOUBLINGS_MAX)
 
 
@@ -272,7 +272,7 @@ def _hold_auction(work: Workspace, lease: Lease, *, due: bool = False) -> None:
 
 
 def _is_thin(work: Workspace, lease: Lease, grant: Grant) -> bool:
-    """Whether too few agents were there for a role, some time ago: those who were away may be back.
+    """Whether a grant has too few agents for a role and is old enough to try again: absent agents may be back.
 
     At just the quorum, the next one to go away would hold everything up.
     """
@@ -282,7 +282,7 @@ def _is_thin(work: Workspace, lease: Lease, grant: Grant) -> bool:
 
 
 def _lease_of(announcement_id: str) -> EntityId:
-    """The lease an announcement of ours is for: its id says level and quorum."""
+    """The lease that an announcement of this node is for: its id names level and quorum."""
     return "lease:" + ":".join(announcement_id.split("_")[1:3])
 
 
@@ -340,7 +340,7 @@ def _judge(work: Workspace, lease: Lease, auction: Auction, rule: LevelRule, rol
 def _newcomers(
     auction: Auction, judged: tuple[BidDecision, ...], holders: dict[Role, tuple[IdentityKey, ...]]
 ) -> tuple[IdentityKey, ...]:
-    """Who does the work to be judged by it: those on probation; else a reserve of whom nothing is known yet.
+    """The newcomers that shadow the work to earn a reputation: those on probation, else a reserve without a record.
 
     Without that an agent that is never chosen stays a stranger for good, and may be called up as one.
     """
@@ -358,7 +358,7 @@ def _newcomers(
 def _reserves(
     auction: Auction, judged: dict[Role, tuple[BidDecision, ...]], awarded: set[IdentityKey]
 ) -> tuple[Reserve, ...]:
-    """Those not awarded that could do the whole work, by their rank for its first role."""
+    """The bidders that could do all roles and were not awarded, by their rank for the first role."""
     able = set.intersection(
         *({each.bidder for each in entries if each.choice is Choice.RESERVE} for entries in judged.values())
     )

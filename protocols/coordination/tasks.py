@@ -59,7 +59,7 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
 
 
 def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
-    """The same work is asked for once more: by another node, or for roles that were not awarded before."""
+    """Answer a repeated order: from another node, or for roles that were not awarded before."""
     award = order.message.award
     wider = set(award.roles) - set(task.roles)
     if wider and leases.hold(work, order.signer, award) is not None:
@@ -78,7 +78,7 @@ def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
 
 
 def _may_order(order: Signed[WorkOrder]) -> bool:
-    """The coordinator may; a holder may that was named by it and shows what the batch starts from."""
+    """Whether the sender may order the work: the coordinator, or a holder it named that proves the context."""
     order_message = order.message
     manifest = order_message.manifest.message
     if order.signer == manifest.coordinator:
@@ -179,7 +179,7 @@ def _let_go(work: Workspace, task: Task) -> None:
 
 
 def on_restart(work: Workspace, task: Task) -> None:
-    """The payload went with the process: running work is dropped, its coordinator will ask again."""
+    """Running work is dropped, since its payload is lost: the coordinator will ask again."""
     if task.stage is TaskStage.RUNNING:
         work.drop(task.entity_id)
         return
