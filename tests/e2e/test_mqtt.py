@@ -163,7 +163,7 @@ def check(node: Node, publisher: Publisher, again: int) -> None:
         stats = get(node, "/overlay/stats")
         return bool(stats["pending"] == 0 and stats["certified"] >= publisher.numbers)
 
-    until(is_settled, f"{publisher.numbers} events are certified:\n{node.tail()}", 120)
+    until(is_settled, f"{publisher.numbers} events are certified:\n{node.tail()}", 300)
     events = all_events(node)
     print(f"{publisher.numbers} messages, {again} said again; {state(node)}")
     assert publisher.numbers > 500
