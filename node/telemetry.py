@@ -163,6 +163,22 @@ class DeliveryFigures(Collector):
         yield from (events, cut_off, receivers, deliveries)
 
 
+class QuarantineFigures(Collector):
+    """Items from outside that reached a bug and were contained, by kind."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """A row for each kind."""
+        quarantined = CounterMetricFamily(
+            "overlay_quarantined", "Items from outside that reached a bug and were rejected", labels=["kind"]
+        )
+        for kind, count in self._counts().items():
+            quarantined.add_metric([kind], count)
+        yield quarantined
+
+
 class Metrics:
     """All that the node counts. Times are in seconds."""
 
@@ -210,6 +226,10 @@ class Metrics:
     def watch_delivery(self, feed: Callable[[], FeedStats], webhooks: Callable[[], WebhookStats]) -> None:
         """Show the figures of delivery, read whenever metrics are read."""
         self._registry.register(DeliveryFigures(feed, webhooks))
+
+    def watch_quarantine(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Show how many items were quarantined, read whenever metrics are read. ``counts``: by kind."""
+        self._registry.register(QuarantineFigures(counts))
 
     def admitted(self, counts: Mapping[str, int], seconds: float) -> None:
         """A request was answered: its events ``accepted``, ``duplicates`` and ``rejected``."""

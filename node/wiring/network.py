@@ -38,6 +38,7 @@ from node.overlay.submit import outpoint_is_spent
 from node.runtime.access import Access
 from node.runtime.build import build_id
 from node.runtime.caches import BytesCache
+from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
 from node.runtime.settings import Settings
 from node.runtime.workers import Workers
@@ -59,6 +60,10 @@ class Base:
     transport: Transport
     requests: RequestTable
     metrics: Metrics = attrs.Factory(Metrics)
+    quarantine: Quarantine = attrs.Factory(Quarantine)
+
+    def __attrs_post_init__(self) -> None:
+        self.metrics.watch_quarantine(lambda: self.quarantine.counts)
 
     @property
     def network(self) -> str:

@@ -234,6 +234,7 @@ def test_the_names_of_metrics_are_an_interface() -> None:
     """Dashboards and alerts of operators are written with these names: none may go or change."""
     metrics = Metrics()
     metrics.watch_sources(dict)
+    metrics.watch_quarantine(lambda: {"frame": 1})
     feed = FeedStats(subscriptions=0, events=0, cut_off=0, serialised=0, evaluated=0)
     metrics.watch_delivery(lambda: feed, lambda: WebhookStats(active=0, failing=0, deliveries=0, failures=0))
     kinds = {
@@ -242,7 +243,7 @@ def test_the_names_of_metrics_are_an_interface() -> None:
         if family.name.startswith("overlay_")
     }
     counters = """agent_outcomes events_acknowledged events_certified events_dead events_duplicates events_invalid
-        events_rejected feed_events frame_bytes frames peer_faults processing_cache_lookups processor_seconds
+        events_rejected feed_events frame_bytes frames peer_faults processing_cache_lookups processor_seconds quarantined
         role_cpu_seconds role_runs source_errors source_events stream_cut_off webhook_deliveries"""
     gauges = """batches driver_inbox events_unsettled leases peers_connected processing_cache_bytes source_lag
         source_up stream_clients webhook_receivers"""
