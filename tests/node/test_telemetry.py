@@ -243,8 +243,8 @@ def test_the_names_of_metrics_are_an_interface() -> None:
         if family.name.startswith("overlay_")
     }
     counters = """agent_outcomes events_acknowledged events_certified events_dead events_duplicates events_invalid
-        events_rejected feed_events frame_bytes frames peer_faults processing_cache_lookups processor_seconds quarantined
-        role_cpu_seconds role_runs source_errors source_events stream_cut_off webhook_deliveries"""
+        events_rejected feed_events frame_bytes frames peer_faults processing_cache_lookups processor_seconds
+        quarantined role_cpu_seconds role_runs source_errors source_events stream_cut_off webhook_deliveries"""
     gauges = """batches driver_inbox events_unsettled leases peers_connected processing_cache_bytes source_lag
         source_up stream_clients webhook_receivers"""
     expected = {
