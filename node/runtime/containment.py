@@ -6,6 +6,7 @@ Coordination is the exception: a violated assertion in ``step`` ends the process
 trusted.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Final
 import attrs
 import structlog
 
+from node.runtime.token_bucket import Rate, TokenBuckets
 from protocols.errors import OverlayError
 
 log = structlog.get_logger(__name__)
@@ -23,6 +25,8 @@ KINDS: Final = ("connection", "frame", "gossip", "record", "request", "row")
 SAMPLE_BYTES: Final = 64
 ORIGINS_MAX: Final = 4_096
 REPEATS_TO_CLOSE: Final = 2
+LOGGED: Final = Rate(per_s=0.2, burst=5)
+"""Failures of a kind that are logged: a traceback costs milliseconds, which a flood of bad items must not buy."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +65,7 @@ class Quarantine:
         self._on_quarantined = on_quarantined
         self._counts = dict.fromkeys(KINDS, 0)
         self._in_a_row: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._logged = TokenBuckets[str](LOGGED, time.monotonic, 2 * len(KINDS))
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -74,8 +79,8 @@ class Quarantine:
         """Keep a failure with the item that caused it.
 
         Expected faults (``OverlayError``) pass through to whoever answers them; so does cancellation. Anything else
-        is a bug that this item reached: it is logged with its traceback and the item's first bytes, counted, and
-        handed to ``on_failure``, and the block is left as if it had ended.
+        is a bug that this item reached: it is counted, logged with its traceback and the item's first bytes (within
+        the rate ``LOGGED``), and handed to ``on_failure``, and the block is left as if it had ended.
 
         Args:
             kind: See ``Failure``.
@@ -104,13 +109,14 @@ class Quarantine:
         failure = Failure(
             kind=kind, origin=origin, error=type(error).__name__, reason=str(error)[:200], repeated=repeated
         )
-        log.error(
-            "item.quarantined",
-            kind=kind,
-            origin=origin,
-            sample=sample[:SAMPLE_BYTES].hex(),
-            repeated=repeated,
-            exc_info=error,
-        )
+        if self._logged.take(kind):
+            log.error(
+                "item.quarantined",
+                kind=kind,
+                origin=origin,
+                sample=sample[:SAMPLE_BYTES].hex(),
+                repeated=repeated,
+                exc_info=error,
+            )
         self._on_quarantined(failure)
         on_failure(failure)

@@ -4,7 +4,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from node.runtime.containment import KINDS, ORIGINS_MAX, SAMPLE_BYTES, Failure, Quarantine
+from node.runtime.containment import KINDS, LOGGED, ORIGINS_MAX, SAMPLE_BYTES, Failure, Quarantine
 from protocols.errors import ClientFault, WorldFault
 
 
@@ -73,6 +73,17 @@ def test_two_in_a_row_close_an_origin_and_a_good_item_between_does_not() -> None
         pass
     assert not fail(quarantine, "b")[0].closes_origin
     assert not fail(quarantine, "b", kind="gossip")[0].closes_origin
+
+
+def test_a_flood_of_bad_items_does_not_flood_the_log() -> None:
+    quarantine = Quarantine()
+    with capture_logs() as logs:
+        for _ in range(200):
+            fail(quarantine)
+        fail(quarantine, kind="gossip")
+    assert counted(quarantine) == {"frame": 200, "gossip": 1}
+    assert LOGGED.burst <= sum(line["kind"] == "frame" for line in logs) < 2 * LOGGED.burst
+    assert sum(line["kind"] == "gossip" for line in logs) == 1
 
 
 def test_origins_are_bounded() -> None:
