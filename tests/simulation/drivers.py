@@ -6,6 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -206,8 +207,11 @@ class Drivers(ABC):
                 delay = self.random.randint(1, spread)
                 if self.chance(0.02):
                     delay += self.random.randint(0, 20 * spread)
-                epochless = lambda: to.up and self._drive_signed(to, signed)  # noqa: E731
-                self.at(delay, epochless)
+                self.at(delay, partial(self._arrive, to, signed))
+
+    def _arrive(self, node: Node, signed: Signed[Any]) -> None:
+        if node.up:
+            self._drive_signed(node, signed)
 
     def _drive_signed(self, node: Node, signed: Signed[Any]) -> None:
         self._drive(node, stimulus_of(self.now_ms + node.skew_ms, signed))

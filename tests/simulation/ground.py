@@ -24,7 +24,7 @@ def deterministic(seed: int) -> Iterator[None]:
     """
     before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
     threads, watch = trio.to_thread.run_sync, ProcessorTimes.since_last
-    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     trio_run._r.seed(seed)
     random.seed(seed)
     trio.to_thread.run_sync = _in_place  # type: ignore[assignment]
@@ -32,7 +32,7 @@ def deterministic(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]
         trio.to_thread.run_sync, ProcessorTimes.since_last = threads, watch  # type: ignore[method-assign]
 
 

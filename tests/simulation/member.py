@@ -104,17 +104,19 @@ class Member:
         self._database: InlineDatabase | None = None
 
     def settings(self) -> Settings:
-        return Settings(
-            overlay_network=NETWORK,
-            overlay_operator=f"operator {self.index}",
-            overlay_public_url=f"http://127.0.0.1:{9_000 + self.index}",
-            overlay_attempts_max=12,
-            overlay_open_admin=True,
-            overlay_bid_window_ms=100,
-            overlay_lease_ms=20_000,
-            overlay_adopt_ms=3_000,
-            event_batch_size=20,
-            overlay_replicas=1,
+        return Settings.model_validate(
+            {
+                "overlay_network": NETWORK,
+                "overlay_operator": f"operator {self.index}",
+                "overlay_public_url": f"http://127.0.0.1:{9_000 + self.index}",
+                "overlay_attempts_max": 12,
+                "overlay_open_admin": True,
+                "overlay_bid_window_ms": 100,
+                "overlay_lease_ms": 20_000,
+                "overlay_adopt_ms": 3_000,
+                "event_batch_size": 20,
+                "overlay_replicas": 1,
+            }
         )
 
     @property

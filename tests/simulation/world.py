@@ -133,10 +133,10 @@ class World(Drivers):
             case StoreCertificate(sealed=sealed, sender=sender):
                 node.ends.setdefault(sealed.certificate.statement.batch_id, sealed)
                 statement = sealed.certificate.statement
-                make = lambda now: CertificateStored(  # noqa: E731
+                stored = lambda now: CertificateStored(  # noqa: E731
                     now_ms=now, batch_id=statement.batch_id, statement_digest=statement.digest, sender=sender
                 )
-                self.tell(node, make, self.random.randint(1, 5))
+                self.tell(node, stored, self.random.randint(1, 5))
             case StoreReplica(hold=hold):
                 self._keep(node, hold)
             case DropReplica(batch_id=batch_id):
@@ -151,10 +151,10 @@ class World(Drivers):
                 node.acknowledged.add(batch_id)
             case LookUpCertificate(batch_id=batch_id, asker=asker, successor=successor):
                 found = node.ends.get(batch_id)
-                make = lambda now: CertificateLookedUp(  # noqa: E731
+                looked_up = lambda now: CertificateLookedUp(  # noqa: E731
                     now_ms=now, batch_id=batch_id, sealed=found, asker=asker, successor=successor
                 )
-                self.tell(node, make, 1)
+                self.tell(node, looked_up, 1)
             case ReportPeer() | RecordDistribution() | ForgetPayload() | RecordAuction():
                 pass
             case _:
