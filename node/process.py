@@ -138,6 +138,7 @@ async def _serve_http(
         await serve(
             create_app(services),
             bind,
+            quarantine=services.quarantine,
             limits=ServerLimits(graceful_s=HTTP_GRACEFUL_S),
             shutdown_trigger=stop.wait,
             task_status=task_status,

@@ -49,7 +49,7 @@ def create_app(services: Services) -> QuartTrio:
     app.config[OPENAPI] = partial(description, services.settings.public_url)
     for resource in SERVED_RESOURCES:
         app.register_blueprint(resource.blueprint(services))
-    problems.register(app)
+    problems.register(app, services.quarantine)
 
     @app.before_websocket
     @app.before_request

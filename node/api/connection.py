@@ -8,6 +8,8 @@ layers above, which go on reading requests, answering pings and closing; their b
 A connection is closed as RFC 9112, section 9.6, requires: announced by the answer where more of the request was to
 come, first in its writing half, then, once the client has closed too or its time is over, in the other. A client that
 is refused while it is still sending can then read why.
+
+A connection is an item from outside: what its bytes make fail in the layers above ends it, and nothing else.
 """
 
 import os
@@ -20,9 +22,14 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, HTTPScope, Scope, WebsocketScope
+from hypercorn.utils import parse_socket_addr
+
+from node.api.http2 import Protocols
+from node.runtime.containment import SAMPLE_BYTES, Quarantine
 
 CONNECTION: Final = "overlay.connection"  # in the extensions of a request's scope
 LINGER_S: Final = 2.0
@@ -40,12 +47,47 @@ class Connection(TCPServer):
         context: WorkerContext,
         state: ConnectionState,
         stream: trio.SocketStream,
+        quarantine: Quarantine,
     ) -> None:
         super().__init__(_WithConnection(app, self), config, context, state, stream)  # type: ignore[arg-type]
         self._socket = stream.socket
+        self._quarantine = quarantine
+        self._received = bytearray()  # its first bytes
         self._rest: bytes | memoryview = b""
         self._reading = trio.CancelScope()
         self._leaves = False
+
+    async def run(self) -> None:
+        """Serve the client until it or we close."""
+        try:
+            client, server = (
+                parse_socket_addr(self._socket.family, address)
+                for address in (self._socket.getpeername(), self._socket.getsockname())
+            )
+        except OSError:  # the client is gone
+            await trio.aclose_forcefully(self.stream)
+            return
+        origin = client[0] if client is not None else "local"
+        with self._quarantine.contain("connection", origin, self._received):
+            try:
+                async with TaskGroup() as tasks:
+                    self._task_group = tasks
+                    self.protocol = Protocols(
+                        self.app,
+                        self.config,
+                        self.context,
+                        tasks,
+                        ConnectionState(self.state),
+                        False,  # no TLS here
+                        client,
+                        server,
+                        self.protocol_send,
+                    )
+                    await self.protocol.initiate()
+                    await self.idle_task.restart(tasks, self._idle_timeout)
+                    await self._read_data()
+            finally:
+                await self._close()
 
     @property
     def has_rest(self) -> bool:
@@ -120,6 +162,8 @@ class Connection(TCPServer):
                     data = await self.stream.receive_some(MAX_RECV)
                 except GONE:
                     break
+                if len(self._received) < SAMPLE_BYTES:
+                    self._received += data[: SAMPLE_BYTES - len(self._received)]
                 if not self._leaves:
                     await self.protocol.handle(RawData(bytes(data)))
                 if not data:

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from quart import Quart, Response
+from quart import Quart, Response, has_websocket_context, request, websocket
 from werkzeug.exceptions import HTTPException
 
+from node.runtime.containment import Quarantine
 from protocols.errors import OverlayError
 
 log = structlog.get_logger(__name__)
@@ -180,23 +181,26 @@ def _response(code: str, document: Mapping[str, Any]) -> Response:
     return response
 
 
-def register(app: Quart) -> None:
-    """Make every error that leaves a route a problem document."""
+def register(app: Quart, quarantine: Quarantine) -> None:
+    """Make every error that leaves a route a problem document; what was not expected is also kept as evidence."""
 
     async def on_overlay_error(error: OverlayError) -> Response:
         return _response(*described(error))
 
     async def on_http_error(error: HTTPException) -> Response:
         code = HTTP_CODES.get(error.code or 500, "bad-request")
-        original = getattr(error, "original_exception", None)
-        if code == "internal":
-            log.error("api.bug", exc_info=original)
-            return problem(code, "The node failed over the request; the failure is logged.")
         response = problem(code, PROBLEMS[code][1] + ".")
         valid_methods = getattr(error, "valid_methods", None)
         if valid_methods:
             response.headers["Allow"] = ", ".join(sorted(valid_methods))
         return response
 
+    async def on_bug(error: Exception) -> Response:
+        asked = websocket if has_websocket_context() else request
+        with quarantine.contain("request", asked.remote_addr or "local", asked.scope["raw_path"] or b""):
+            raise error
+        return problem("internal", "The node failed over the request; the failure is logged.")
+
+    app.register_error_handler(Exception, on_bug)
     app.register_error_handler(OverlayError, on_overlay_error)
     app.register_error_handler(HTTPException, on_http_error)

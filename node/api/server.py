@@ -11,11 +11,20 @@ import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, ConnectionState, Scope
+from hypercorn.typing import (
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    ConnectionState,
+    HTTPScope,
+    Scope,
+    WebsocketScope,
+)
 from hypercorn.utils import repr_socket_addr, wrap_app
 from quart_trio import QuartTrio
 
 from node.api.connection import Connection
+from node.runtime.containment import Quarantine
 
 CLOSING_S: Final = 5.0
 CLIENT_MESSAGE_BYTES_MAX: Final = 64 * 1024  # of a WebSocket; longer ones close it, 1009
@@ -53,15 +62,16 @@ class _Config(Config):
 
 
 class FinishedResponses:
-    """The app, with the end of every response seen through.
+    """The app, with the end of every response seen through, and a fence around every request.
 
     Quart cancels a request's tasks as soon as it is notified of the disconnect that ends it, and with them the
     server's closing of the connection where the request's body was not read to its end: a refused upload
     would go on being received for nothing.
     """
 
-    def __init__(self, app: QuartTrio) -> None:
+    def __init__(self, app: QuartTrio, quarantine: Quarantine) -> None:
         self._app = app
+        self._quarantine = quarantine
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async def send_through(message: ASGISendEvent) -> None:
@@ -72,7 +82,18 @@ class FinishedResponses:
             else:
                 await send(message)
 
-        await self._app(scope, receive, send_through)
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send_through)
+            return
+        # what fails before an answer begins, the app answers; what fails later can only end the request
+        with self._quarantine.contain("request", origin_of(scope), scope["raw_path"] or b""):
+            await self._app(scope, receive, send_through)
+
+
+def origin_of(scope: HTTPScope | WebsocketScope) -> str:
+    """The address of a request's client."""
+    client = scope["client"]
+    return client[0] if client is not None else "local"
 
 
 def server_config(bind: str, limits: ServerLimits) -> Config:
@@ -96,6 +117,7 @@ async def serve(
     app: QuartTrio,
     bind: str,
     *,
+    quarantine: Quarantine | None = None,
     limits: ServerLimits | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     task_status: "trio.TaskStatus[str]" = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]
@@ -107,19 +129,20 @@ async def serve(
     """
     config = server_config(bind, limits or ServerLimits())
     async with trio.open_nursery() as nursery:
-        urls: list[str] = await nursery.start(_serve, app, config, shutdown_trigger)
+        urls: list[str] = await nursery.start(_serve, app, config, quarantine or Quarantine(), shutdown_trigger)
         task_status.started(urls[0])
 
 
 async def _serve(
     app: QuartTrio,
     config: Config,
+    quarantine: Quarantine,
     shutdown_trigger: Callable[[], Awaitable[None]] | None,
     *,
     task_status: "trio.TaskStatus[list[str]]",  # type: ignore[name-defined]
 ) -> None:
     """Hypercorn's worker, with connections that streams can write to directly, and without TLS and HTTP/3."""
-    wrapped = wrap_app(FinishedResponses(app), config.wsgi_max_body_size, "asgi")
+    wrapped = wrap_app(FinishedResponses(app, quarantine), config.wsgi_max_body_size, "asgi")
     lifespan = Lifespan(wrapped, config, {})
     context = WorkerContext(None)
     async with trio.open_nursery() as life:
@@ -135,7 +158,7 @@ async def _serve(
             task_status.started(urls)
 
             async def serve_connection(stream: trio.SocketStream) -> None:
-                await Connection(wrapped, config, context, ConnectionState({}), stream)
+                await Connection(wrapped, config, context, ConnectionState({}), stream, quarantine)
 
             try:
                 async with trio.open_nursery() as listening:

@@ -17,6 +17,7 @@ from node.network.sync import Freshness
 from node.overlay.objects import Objects
 from node.overlay.services import OverlayServices
 from node.runtime.access import Access
+from node.runtime.containment import Quarantine
 from node.runtime.nonces import NonceLedger
 from node.sources import SourceManager
 from protocols.keys import PrivateKey
@@ -65,6 +66,7 @@ class Services:
     freshness: How far the node has caught up with its peers.
     readiness: Database, workers, p2p, caught up: each condition with its state now.
     metrics: The Prometheus text of everything the node counts.
+    quarantine: The fence around connections and requests.
     """
 
     settings: ApiSettings
@@ -86,3 +88,4 @@ class Services:
     readiness: Callable[[], Awaitable[Sequence[Check]]]
     freshness: Callable[[], Freshness]
     metrics: Callable[[], str]
+    quarantine: Quarantine = attrs.Factory(Quarantine)

@@ -74,7 +74,7 @@ class Quarantine:
 
     @contextmanager
     def contain(
-        self, kind: str, origin: str, sample: bytes, on_failure: Callable[[Failure], None] = ignore
+        self, kind: str, origin: str, sample: bytes | bytearray, on_failure: Callable[[Failure], None] = ignore
     ) -> Iterator[None]:
         """Keep a failure with the item that caused it.
 
@@ -85,7 +85,8 @@ class Quarantine:
         Args:
             kind: See ``Failure``.
             origin: See ``Failure``.
-            sample: The item's first bytes; at most ``SAMPLE_BYTES`` of them are logged.
+            sample: The item's first bytes; at most ``SAMPLE_BYTES`` of them are logged. A ``bytearray`` may be
+                filled while the item is handled.
             on_failure: Rejects the item: answers it, strikes its sender, or closes its origin.
         """
         try:
@@ -94,12 +95,23 @@ class Quarantine:
             raise
         except Exception as error:  # noqa: BLE001  # the fence: see the module
             self._quarantine(kind, origin, sample, error, on_failure)
+        except BaseExceptionGroup as group:  # tasks that failed while the block was being cancelled
+            failed, others = group.split(Exception)
+            if failed is not None:
+                self._quarantine(kind, origin, sample, failed, on_failure)
+            assert others is not None, "else it were an ExceptionGroup"
+            raise others from None
         else:
             if self._in_a_row:
                 self._in_a_row.pop((kind, origin), None)
 
     def _quarantine(
-        self, kind: str, origin: str, sample: bytes, error: Exception, on_failure: Callable[[Failure], None]
+        self,
+        kind: str,
+        origin: str,
+        sample: bytes | bytearray,
+        error: Exception,
+        on_failure: Callable[[Failure], None],
     ) -> None:
         repeated = self._in_a_row.pop((kind, origin), 0) + 1
         self._in_a_row[kind, origin] = repeated

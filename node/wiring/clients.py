@@ -235,6 +235,7 @@ def build_interface(
         readiness=health.readiness,
         freshness=peers.sync.freshness,
         metrics=base.metrics.text,
+        quarantine=base.quarantine,
     )
     return Interface(
         health=health,

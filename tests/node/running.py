@@ -38,6 +38,7 @@ from node.overlay.services import OverlayServices
 from node.runtime.access import Access
 from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
+from node.runtime.containment import Quarantine
 from node.runtime.nonces import NonceLedger
 from node.runtime.settings import ReadGroup
 from node.runtime.supervisor import RestartPolicy
@@ -160,6 +161,7 @@ class Running:
     overlay: OverlayServices
     market: Market
     app: QuartTrio
+    quarantine: Quarantine
 
     async def post(self, *events: Any, source: str = "s1", **more: Any) -> httpx.Response:
         return await self.client.post(
@@ -310,7 +312,7 @@ async def _served(services: Services, recorder: Recorder, server: ServerLimits |
             nursery.start_soon(part.run)
 
         async def serve_app(*, task_status: "trio.TaskStatus[str]") -> None:  # type: ignore[name-defined]
-            await serve(app, "127.0.0.1:0", limits=server, task_status=task_status)
+            await serve(app, "127.0.0.1:0", quarantine=services.quarantine, limits=server, task_status=task_status)
 
         url: str = await nursery.start(serve_app)
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [check_answer]}
@@ -327,6 +329,7 @@ async def _served(services: Services, recorder: Recorder, server: ServerLimits |
                 overlay=services.overlay,
                 market=services.market,
                 app=app,
+                quarantine=services.quarantine,
             )
         nursery.cancel_scope.cancel()
 

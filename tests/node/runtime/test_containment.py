@@ -52,6 +52,23 @@ async def test_cancellation_passes() -> None:
     assert counted(quarantine) == {}
 
 
+async def test_a_failure_while_the_block_is_cancelled_is_kept_and_the_cancellation_passes() -> None:
+    quarantine = Quarantine()
+
+    async def fail_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("a bug")
+
+    with trio.move_on_after(0) as scope, quarantine.contain("connection", "a", b""):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(fail_when_cancelled)
+    assert scope.cancelled_caught
+    assert counted(quarantine) == {"connection": 1}
+
+
 async def test_a_group_of_bugs_of_one_item_is_one_failure() -> None:
     quarantine = Quarantine()
 
