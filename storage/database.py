@@ -17,6 +17,7 @@ import trio
 from psycopg import errors
 
 from storage.errors import DatabaseInUseError, DatabaseUnavailableError
+from storage.json_values import adapt
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ def connect(url: str, *, autocommit: bool = False) -> psycopg.Connection:
         application_name="overlay-node",
     )
     try:
+        adapt(connection)
         connection.execute(SESSION)
         connection.autocommit = autocommit
     except BaseException:

@@ -7,6 +7,12 @@ class DatabaseUnavailableError(WorldFault):
     code = "database-unavailable"
 
 
+class StorageRefusedError(ClientFault):
+    """The database cannot hold a value: text with U+0000 or half of a surrogate pair, a number out of range."""
+
+    code = "storage-refused"
+
+
 class DatabaseInUseError(OverlayError):
     """Another node process holds this database."""
 

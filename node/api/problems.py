@@ -29,6 +29,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-uhrp-url": (400, "Not a UHRP URL", "Use XU and 50 characters, or a SHA-256 in hex."),
     "invalid-query": (400, "The service does not know the query", "Its documentation describes the queries."),
     "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
+    "storage-refused": (400, "A value cannot be stored", "Leave out U+0000, and send numbers as described."),
     "bad-request": (400, "The request is not understood", "See /openapi.json for the form."),
     "invalid-idempotency-key": (
         400,

@@ -15,6 +15,7 @@ from node.sources.documents import (
     SourceRejection,
 )
 from node.sources.policies import compile_parts, is_same, policy_objects, store_compiled, with_policy
+from node.worker.parsing.text import printable
 from storage import sources
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+HEAD_CHARS_MAX: Final = 1_024
 OPERATORS_COLUMNS: Final = {"identity_key": "identityKey", "trust_score": "trustScore"}
 
 
@@ -143,7 +145,7 @@ def progress(connection: "Connection", source_id: str) -> SourceProgress:
             field=rejected.field,
             reason=rejected.reason,
             remedy=rejected.remedy,
-            head=rejected.head.decode(errors="replace"),
+            head=printable(rejected.head.decode(errors="replace"), HEAD_CHARS_MAX),
             rejected_at=timestamp(at),
         )
         for rejected, at in sources.rejected(connection, source_id)

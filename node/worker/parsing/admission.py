@@ -14,8 +14,8 @@ import jiter
 import orjson
 
 from agents.timestamps import read_rfc3339
-from node.worker.parsing.flaws import DATA_DEPTH_MAX, Flaw, first_flaw, read_with_flaws
-from node.worker.parsing.text import holds_nul
+from node.worker.parsing.flaws import DATA_DEPTH_MAX, POINTER_CHARS_MAX, Flaw, first_flaw, read_with_flaws
+from node.worker.parsing.text import holds_nul, printable
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import ClientFault, InvalidJsonError, NotCanonicalizableError
 from protocols.identifiers import EventIds, record_hash
@@ -32,6 +32,7 @@ from protocols.topic_names import TOPIC_RULE, is_topic
 
 REQUEST_KEYS: Final = ("sourceId", "events", "processingOptions")
 OPTION_KEYS: Final = ("requireCertification", "distributionTopics", "consensusLevel", "durability")
+REASON_CHARS_MAX: Final = 400
 DURABILITIES: Final = ("local", "replicated")
 EVENT_KEYS: Final = ("externalId", "eventType", "timestamp", "data")
 _EVENT_KEY_SET: Final = frozenset(EVENT_KEYS)
@@ -53,14 +54,25 @@ class TooManyEventsError(ClientFault):
     code = "too-many-events"
 
 
+def _pointer(field: str) -> str:
+    return printable(field, POINTER_CHARS_MAX)
+
+
+def _reason(reason: str) -> str:
+    return printable(reason, REASON_CHARS_MAX)
+
+
 @attrs.frozen(kw_only=True)
 class Rejection:
-    """Why one event was not admitted. ``field`` is a JSON pointer into the event."""
+    """Why one event was not admitted. ``field`` is a JSON pointer into the event.
+
+    Pointers and reasons quote keys of the event, which can contain any character: see ``printable``.
+    """
 
     index: int
     external_id: str | None
-    field: str
-    reason: str
+    field: str = attrs.field(converter=_pointer)
+    reason: str = attrs.field(converter=_reason)
     remedy: str
 
 
@@ -229,6 +241,7 @@ def _check_members(source_id: Any, events: Any) -> None:
 
 
 def _refuse(field: str, reason: str, remedy: str) -> Any:
+    field = _pointer(field)
     raise InvalidRequestError(f"{field}: {reason}" if field else reason, field=field, remedy=remedy)
 
 

@@ -1,4 +1,4 @@
-"""What all formats of bodies share: the error of an unreadable one, character sets, U+0000."""
+"""What all formats of bodies share: the error of an unreadable one, character sets, text that can be stored."""
 
 import re
 from typing import Final
@@ -19,6 +19,7 @@ CHARSETS: Final = {
 CHARSET: Final = re.compile(r';\s*+charset\s*+=\s*+"?([A-Za-z0-9_.:-]{1,40})', re.IGNORECASE)
 
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an escaped U+0000, not an escaped backslash before "u0000"
+_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
 
 class UnreadableBodyError(WorldFault):
@@ -54,3 +55,10 @@ def text_of(body: bytes, charset: str) -> str:
 def holds_nul(content: bytes) -> bool:
     """Whether a JSON text contains the character U+0000, which the database cannot store."""
     return b"u0000" in content and _NUL.search(content) is not None
+
+
+def printable(text: str, chars_max: int) -> str:
+    """A text of ours that quotes from outside, as it can be stored, logged and sent: control characters and halves of
+    surrogate pairs are written as JSON escapes them, and what exceeds ``chars_max`` is cut off.
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text[:chars_max])[:chars_max]
