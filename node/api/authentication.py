@@ -20,7 +20,7 @@ from node.api.access import OPEN, Rule, rule_of
 from node.api.models.node import AuthriteMessage, HandshakeMessage
 from node.api.operations import Body, Operation, Resource, json_answer
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, read_body
+from node.api.wire import JSON_TYPE, budget_for, read_body
 from node.runtime.access import Access, Caller, Credential
 from node.runtime.clock import clock_ms
 from protocols.authentication import (
@@ -121,7 +121,7 @@ class Gate:
         settings = self._services.settings
         bytes_max = settings.body_bytes_max if rule.body_bytes_max is None else rule.body_bytes_max
         if request.endpoint == INGEST:
-            g.budget = self._services.ingest.admission.budget()
+            g.budget = budget_for(self._services.ingest, request)
         return await read_body(request, settings.body_timeout_s, bytes_max, g.get("budget"))
 
     async def _prove(self, form: AuthenticationForm, signed: HttpRequest, rule: Rule, endpoint: str | None) -> None:

@@ -22,7 +22,7 @@ from node.api.models.ingest import (
 )
 from node.api.operations import Answer, Body, Operation, Resource
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, read_body, read_query
+from node.api.wire import JSON_TYPE, budget_for, read_body, read_query
 from node.runtime.document_models import optional_member
 from node.worker.parsing.bodies import BodyShape, RequestEncoding
 
@@ -143,7 +143,7 @@ async def ingest_events(context: IngestRoutes) -> Response:
     if context.streams.takes(request, form):
         return await context.streams.respond(request, form)
     started_s = trio.current_time()
-    with g.pop("budget", None) or services.ingest.admission.budget() as budget:
+    with g.pop("budget", None) or budget_for(services.ingest, request) as budget:
         body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, budget)
         if HEADER in request.headers:
             return await ingest_once(services, request, form=form, body=body, budget=budget, started_s=started_s)

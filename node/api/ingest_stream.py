@@ -10,6 +10,7 @@ from node.api.pacing import PacedRequest
 from node.api.problems import described
 from node.api.services import Services
 from node.api.stream_clients import TooManyStreamsError
+from node.api.wire import budget_for
 from node.ingest.ndjson_stream import LineStream
 from node.worker.parsing.bodies import RequestEncoding
 from protocols.errors import OverlayError
@@ -35,7 +36,7 @@ class IngestStreams:
     async def respond(self, asked: Request, form: RequestEncoding) -> Response:
         """Raises TooManyStreamsError, and what makes the first piece be refused."""
         request = cast(PacedRequest, asked)
-        budget = self._services.ingest.admission.budget()
+        budget = budget_for(self._services.ingest, request)
         stream = LineStream(
             ingest=self._services.ingest,
             body=request.body,

@@ -7,8 +7,10 @@ import trio
 from quart import Request, Response, Websocket, g
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
+from node.api.client_address import network_of
 from node.api.models.base import QueryModel
 from node.ingest.admission_control import ByteBudget
+from node.ingest.pipeline import Ingest
 from node.runtime.document_models import FieldProblem
 from node.runtime.document_models import read_document as read_document_as
 from protocols.canonical import parse_json
@@ -17,10 +19,17 @@ from protocols.limits import BEEF_BYTES_MAX
 
 JSON_TYPE: Final = "application/json"
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024  # all bodies but those of events
+BODY_GRACE_S: Final = 10.0
+BODY_RATE_MIN: Final = 16 * 1024  # bytes a second, counted from the end of the grace
 OFF_CHAIN_BYTES_MAX: Final = 1024 * 1024  # of a submission
 SUBMISSION_BYTES_MAX: Final = BEEF_BYTES_MAX + OFF_CHAIN_BYTES_MAX + 16
 
 Q = TypeVar("Q", bound=QueryModel)
+
+
+def budget_for(ingest: Ingest, request: Request) -> ByteBudget:
+    """A budget for the body of a request, in the share of its client; raises as ``AdmissionControl.budget``."""
+    return ingest.admission.budget(network_of(request.remote_addr))
 
 
 class InvalidParameterError(ClientFault):
@@ -42,9 +51,11 @@ def require_json(request: Request) -> None:
 async def read_body(request: Request, timeout_s: float, bytes_max: int, budget: ByteBudget | None = None) -> bytes:
     """Read a body whole, counting its bytes as they come; one read for authentication is not read again.
 
+    What is declared costs a client nothing, so it reserves nothing.
+
     Raises:
         RequestEntityTooLarge: Past ``bytes_max``; nothing more of it is kept.
-        RequestTimeout: It did not arrive within ``timeout_s``.
+        RequestTimeout: It did not arrive within ``timeout_s``, or came more slowly than ``BODY_RATE_MIN``.
         OverloadedError: ``budget`` is used up.
     """
     if "body" in g:
@@ -52,19 +63,20 @@ async def read_body(request: Request, timeout_s: float, bytes_max: int, budget: 
     declared = request.content_length
     if declared is not None and declared > bytes_max:
         raise RequestEntityTooLarge
-    if budget is not None and declared is not None:
-        budget.take(declared)
     parts: list[bytes] = []
     size = 0
-    with trio.move_on_after(timeout_s):
+    ends_s = trio.current_time() + timeout_s
+    slowest_s = trio.current_time() + BODY_GRACE_S
+    with trio.move_on_at(min(ends_s, slowest_s)) as patience:
         async for part in request.body:
             size += len(part)
             if size > bytes_max:
                 parts.clear()
                 raise RequestEntityTooLarge
-            if budget is not None and declared is None:
+            if budget is not None:
                 budget.take(len(part))
             parts.append(part)
+            patience.deadline = min(ends_s, slowest_s + size / BODY_RATE_MIN)
         return b"".join(parts)
     raise RequestTimeout
 

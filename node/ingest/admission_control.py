@@ -1,5 +1,6 @@
 """How much unfinished work the node takes in: bytes of bodies under way, and events that have no end yet."""
 
+from collections import Counter
 from types import TracebackType
 from typing import Final
 
@@ -10,6 +11,9 @@ from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
 
 BYTES_IN_FLIGHT_MAX: Final = 64 * 1024 * 1024
 UNSETTLED_MAX: Final = 100_000
+SHARE_OF_FREE: Final = 3
+"""What one origin may hold in several bodies, as a multiple of the bytes that are free: alone it gets three quarters,
+and whatever others hold, a newcomer finds room."""
 
 
 class OverloadedError(ClientFault):
@@ -51,6 +55,7 @@ class AdmissionControl:
         self.limits = limits
         self.bytes_in_flight = 0
         self.unsettled = 0
+        self._bytes_by_origin: Counter[str] = Counter()
 
     def unsettle(self, events: int) -> None:
         """Count events in: of a request that waits for its commit, or unfinished since an earlier run."""
@@ -74,17 +79,44 @@ class AdmissionControl:
             raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
         self.refuse_if_full()
 
-    def budget(self) -> "ByteBudget":
-        """A budget for one body; raises as ``refuse_unless_open``."""
+    def budget(self, origin: str) -> "ByteBudget":
+        """A budget for one body; raises as ``refuse_unless_open``. ``origin``: the client, its network address."""
         self.refuse_unless_open()
-        return ByteBudget(self)
+        return ByteBudget(self, origin)
+
+    def reserve(self, origin: str, count: int, of_body: int) -> None:
+        """Count ``count`` more bytes of a body in, of which ``of_body`` are counted already.
+
+        Raises:
+            OverloadedError: They do not fit in, or are more than the origin's share; nothing was counted.
+        """
+        bound, held = self.limits.bytes_in_flight_max, self._bytes_by_origin[origin]
+        free = bound - self.bytes_in_flight - count
+        if free < 0:
+            raise OverloadedError(f"bodies of {bound} bytes in all are under way already", retryAfter=1)
+        if held > of_body and held + count > SHARE_OF_FREE * free:
+            raise OverloadedError(
+                f"bodies of {held} bytes are under way from your address; at most {SHARE_OF_FREE} times what is free "
+                f"may be, now {SHARE_OF_FREE * free}",
+                retryAfter=1,
+            )
+        self.bytes_in_flight += count
+        self._bytes_by_origin[origin] = held + count
+
+    def release(self, origin: str, count: int) -> None:
+        """Count bytes out."""
+        self.bytes_in_flight -= count
+        self._bytes_by_origin[origin] -= count
+        if not self._bytes_by_origin[origin]:
+            del self._bytes_by_origin[origin]
 
 
 class ByteBudget:
     """Bytes of one body, counted while they are in memory: taken as they come, given back when the request ends."""
 
-    def __init__(self, control: AdmissionControl) -> None:
+    def __init__(self, control: AdmissionControl, origin: str) -> None:
         self._control = control
+        self._origin = origin
         self._taken = 0
 
     def __enter__(self) -> "ByteBudget":
@@ -96,24 +128,21 @@ class ByteBudget:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._control.bytes_in_flight -= self._taken
+        self._control.release(self._origin, self._taken)
         self._taken = 0
 
     def take(self, count: int) -> None:
         """Count ``count`` more bytes in.
 
         Raises:
-            OverloadedError: They do not fit; the budget is as it was.
+            OverloadedError: They do not fit, or are more than the origin's share; the budget is as it was.
         """
-        bound = self._control.limits.bytes_in_flight_max
-        if self._control.bytes_in_flight + count > bound:
-            raise OverloadedError(f"bodies of {bound} bytes in all are under way already", retryAfter=1)
-        self._control.bytes_in_flight += count
+        self._control.reserve(self._origin, count, self._taken)
         self._taken += count
 
     def transfer(self) -> "ByteBudget":
         """Move the bytes counted here to a new budget, for a task that outlives this one."""
-        other = ByteBudget(self._control)
+        other = ByteBudget(self._control, self._origin)
         other._taken, self._taken = self._taken, 0
         return other
 
@@ -126,5 +155,5 @@ class ByteBudget:
         if count > self._taken:
             self.take(count - self._taken)
         else:
-            self._control.bytes_in_flight -= self._taken - count
+            self._control.release(self._origin, self._taken - count)
             self._taken = count

@@ -3,14 +3,17 @@
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import h11
 import pytest
 import trio
 
-from node.api import connection
+from node.api import connection, wire
+from node.api.services import ApiSettings
 from node.api.wire import DOCUMENT_BYTES_MAX
-from tests.node.running import Running, running
+from tests.node.certified_batches import NETWORK
+from tests.node.running import Running, running, until
 
 HEAD = b"POST /overlay/sources HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -82,6 +85,32 @@ async def test_who_has_said_all_keeps_the_connection(node: Running) -> None:
             return found
 
     assert await trio.to_thread.run_sync(send_twice) == [(400, False), (400, False)]
+
+
+async def test_what_is_declared_and_not_sent_takes_no_room(postgres_url: str) -> None:
+    """Fifty clients that declare 16 MiB each and send one byte, where 64 MiB may be under way."""
+    settings = ApiSettings(network=NETWORK, body_bytes_max=16 * 1024 * 1024)
+    head = HEAD.replace(b"/overlay/sources", b"/overlay/events/ingest") + b"Content-Length: 16777216\r\n\r\n{"
+    async with running(postgres_url, settings=settings) as node:
+        await node.source()
+        with ExitStack() as stack:
+            for _ in range(50):
+                stack.enter_context(connected(node)).sendall(head)
+            await until(lambda: node.ingest.admission.bytes_in_flight == 50)
+            answered = await node.post({"externalId": "a", "eventType": "t", "data": {}})
+            assert answered.status_code == 202
+        await until(lambda: node.ingest.admission.bytes_in_flight == 0)
+
+
+async def test_a_body_that_comes_too_slowly_is_cut_off(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "BODY_GRACE_S", 0.2)
+
+    def send() -> int:
+        with connected(node) as sock:
+            sock.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
+            return read_answer(sock)[0].status_code
+
+    assert await trio.to_thread.run_sync(send) == 408
 
 
 async def test_who_never_stops_sending_is_cut_off(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def control(**limits: int | bool) -> AdmissionControl:
 
 def test_bytes_are_given_back_when_a_request_ends() -> None:
     admission = control()
-    with admission.budget() as budget:
+    with admission.budget("a") as budget:
         budget.take(60)
         budget.take(40)
         assert admission.bytes_in_flight == 100
@@ -30,7 +30,7 @@ def test_bytes_are_given_back_when_a_request_ends() -> None:
 
 def test_bytes_are_given_back_when_a_request_fails() -> None:
     admission = control()
-    with pytest.raises(OverloadedError), admission.budget() as budget:
+    with pytest.raises(OverloadedError), admission.budget("a") as budget:
         _take_too_much(budget)
     assert admission.bytes_in_flight == 0
 
@@ -42,7 +42,7 @@ def _take_too_much(budget: ByteBudget) -> None:
 
 def test_what_does_not_fit_is_refused_and_counts_for_nothing() -> None:
     admission = control()
-    with admission.budget() as first, admission.budget() as second:
+    with admission.budget("a") as first, admission.budget("b") as second:
         first.take(90)
         with pytest.raises(OverloadedError) as refused:
             second.take(11)
@@ -51,9 +51,35 @@ def test_what_does_not_fit_is_refused_and_counts_for_nothing() -> None:
         assert admission.bytes_in_flight == 100
 
 
+def filled(admission: AdmissionControl, origin: str) -> int:
+    """Open bodies of a byte each until one is refused; how many there are."""
+    for number in range(10_000):
+        try:
+            admission.budget(origin).take(1)
+        except OverloadedError:
+            return number
+    pytest.fail("nothing was refused")
+
+
+def test_whatever_others_take_a_newcomer_finds_room() -> None:
+    admission = control(bytes_in_flight_max=1_000)
+    assert [filled(admission, origin) for origin in "abc"] == [750, 187, 47]
+    admission.budget("d").take(16)
+    assert admission.bytes_in_flight == 1_000
+    with pytest.raises(OverloadedError, match="in all"):
+        admission.budget("e").take(1)
+
+
+def test_one_body_may_take_all_there_is() -> None:
+    admission = control()
+    with admission.budget("a") as budget:
+        budget.take(BYTES_MAX)
+    assert admission.bytes_in_flight == 0
+
+
 def test_a_budget_is_resized_up_and_down() -> None:
     admission = control()
-    with admission.budget() as budget:
+    with admission.budget("a") as budget:
         budget.resize(70)
         budget.resize(30)
         assert admission.bytes_in_flight == 30
@@ -66,7 +92,7 @@ def test_a_budget_is_resized_up_and_down() -> None:
 
 def test_transferred_bytes_outlive_the_first_budget() -> None:
     admission = control()
-    with admission.budget() as first:
+    with admission.budget("a") as first:
         first.take(50)
         second = first.transfer()
     assert admission.bytes_in_flight == 50
@@ -79,9 +105,9 @@ def test_a_full_node_refuses_until_events_settle() -> None:
     admission = control()
     admission.unsettle(10)
     with pytest.raises(OverloadedError, match="10 events wait"):
-        admission.budget()
+        admission.budget("a")
     admission.settle(1)
-    admission.budget()
+    admission.budget("a")
     admission.settle(99)
     assert admission.unsettled == 0, "never below zero"
 
@@ -90,7 +116,7 @@ def test_a_node_that_takes_nothing_in_says_so_first() -> None:
     admission = control(enabled=False)
     admission.unsettle(10)
     with pytest.raises(IngestionDisabledError):
-        admission.budget()
+        admission.budget("a")
 
 
 class Budgets(RuleBasedStateMachine):
@@ -102,11 +128,12 @@ class Budgets(RuleBasedStateMachine):
         super().__init__()
         self.admission = control()
         self.taken: dict[ByteBudget, int] = {}
+        self.origins: dict[ByteBudget, str] = {}
 
-    @rule(target=budgets)
-    def open(self) -> ByteBudget:
-        budget = self.admission.budget()
-        self.taken[budget] = 0
+    @rule(target=budgets, origin=st.sampled_from("ab"))
+    def open(self, origin: str) -> ByteBudget:
+        budget = self.admission.budget(origin)
+        self.taken[budget], self.origins[budget] = 0, origin
         return budget
 
     @rule(budget=budgets, count=st.integers(0, 60))
@@ -114,7 +141,7 @@ class Budgets(RuleBasedStateMachine):
         try:
             budget.take(count)
         except OverloadedError:
-            assert self.admission.bytes_in_flight + count > BYTES_MAX
+            self.is_refused_for_a_reason(budget, count)
         else:
             self.taken[budget] += count
 
@@ -123,14 +150,20 @@ class Budgets(RuleBasedStateMachine):
         try:
             budget.resize(count)
         except OverloadedError:
-            assert self.admission.bytes_in_flight + count - self.taken[budget] > BYTES_MAX
+            self.is_refused_for_a_reason(budget, count - self.taken[budget])
         else:
             self.taken[budget] = count
+
+    def is_refused_for_a_reason(self, budget: ByteBudget, more: int) -> None:
+        """It does not fit, or its origin holds another body: who holds nothing else has all that is free."""
+        of_origin = [other for other in self.taken if self.origins[other] == self.origins[budget]]
+        fits = self.admission.bytes_in_flight + more <= BYTES_MAX
+        assert not fits or any(self.taken[other] for other in of_origin if other is not budget)
 
     @rule(target=budgets, budget=consumes(budgets))
     def transfer(self, budget: ByteBudget) -> ByteBudget:
         other = budget.transfer()
-        self.taken[other] = self.taken.pop(budget)
+        self.taken[other], self.origins[other] = self.taken.pop(budget), self.origins[budget]
         with budget:
             pass
         return other
