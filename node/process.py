@@ -56,6 +56,7 @@ def run(settings: Settings) -> None:
             is raised alone. An exception group with anything else is a fault of this program.
     """
     configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
+    key = load_key(Path(settings.overlay_key_file))  # before a database is made for nothing
     with ExitStack() as stack:
         postgres = None
         if settings.database_url is not None:
@@ -71,7 +72,7 @@ def run(settings: Settings) -> None:
             log.warning("settings.unknown", warning=warning)
         sys.setswitchinterval(SWITCH_S)
         try:
-            trio.run(_run, settings, database, postgres)
+            trio.run(_run, settings, database, key, postgres)
         except ExceptionGroup as failures:
             log.debug("node.failed", exc_info=failures)
             raise _only_cause(failures) from failures
@@ -92,9 +93,8 @@ def _errors_in(failures: ExceptionGroup[Exception]) -> Iterator[Exception]:
             yield failure
 
 
-async def _run(settings: Settings, database: Database, postgres: EmbeddedPostgres | None) -> None:
+async def _run(settings: Settings, database: Database, key: PrivateKey, postgres: EmbeddedPostgres | None) -> None:
     """Run the node beside what keeps its database: the claim on it, and the restart of an embedded one."""
-    key = load_key(Path(settings.overlay_key_file))
     owner = partial(meta.bind, network=settings.overlay_network, identity=key.identity)
     await database.run(owner)
     async with trio.open_nursery() as background:

@@ -6,6 +6,7 @@ more nodes; earlier runs are forgotten.
 
 import argparse
 import csv
+import fcntl
 import gzip
 import itertools
 import json
@@ -308,8 +309,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=8080, help="HTTP port of the first node (default 8080; others where it is taken)"
     )
-    parser.add_argument("--dir", type=Path, default=ROOT / "var" / "demo", help="where keys, databases and logs go")
+    parser.add_argument(
+        "--dir", type=Path, default=ROOT / "var" / "demo", help="where keys, databases and logs go; emptied first"
+    )
     chosen = parser.parse_args()
+    if chosen.rate < 0:
+        parser.error("--rate must be 0 or more")
     if not 2 <= chosen.nodes <= 16:
         parser.error("--nodes takes 2 to 16: level enhanced wants two agents")
     return chosen
@@ -318,8 +323,22 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     chosen = arguments()
     console = Console(width=None if sys.stdout.isatty() else 132)
-    shutil.rmtree(chosen.dir, ignore_errors=True)
-    chosen.dir.mkdir(parents=True)
+    chosen.dir.parent.mkdir(parents=True, exist_ok=True)
+    with (chosen.dir.parent / f"{chosen.dir.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print(
+                f"[red]A demo is running in {chosen.dir}: stop it, or choose another place with --dir[/red]"
+            )
+            return 1
+        shutil.rmtree(chosen.dir, ignore_errors=True)
+        chosen.dir.mkdir()
+        return show(console, chosen)
+
+
+def show(console: Console, chosen: argparse.Namespace) -> int:
+    """Run the demo in its directory. The exit code."""
     # Also where the shell started this in the background with the interrupt ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -23,6 +23,20 @@ from protocols.errors import OverlayError
 
 M = TypeVar("M")
 
+REASONS: Final = {
+    "bool_parsing": "is not true or false",
+    "bool_type": "is not true or false",
+    "float_parsing": "is not a number",
+    "float_type": "is not a number",
+    "int_from_float": "is not an integer",
+    "int_parsing": "is not an integer",
+    "int_type": "is not an integer",
+    "literal_error": "is not one of the values allowed",
+    "path_type": "is not a path",
+    "string_type": "is not a text",
+    "tuple_type": "is not a list",
+}
+"""What is wrong, by pydantic's type of error, where its own text names types of Python."""
 PREFIXES: Final = re.compile(r"(EVENT|OVERLAY|BRC\d*)_")
 
 
@@ -140,7 +154,7 @@ def _from_text(field: FieldInfo, text: str) -> Any:
 
 
 def _unknown(place: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(name.lower() if place != name else name, known, n=1, cutoff=0.7)
     remedy = f"Did you mean {near[0]}?" if near else "Remove it; 'overlay-node settings' lists them all"
     return f"{place}: is not a setting of this version. {remedy}"
 
@@ -165,8 +179,10 @@ def _problems(error: ValidationError, values: Mapping[str, Any], places: Mapping
 
 
 def _reason(detail: ErrorDetails) -> str:
-    if detail["type"] == "path_type":  # its text names a class
-        return "is not a path"
+    """What is wrong: our own words where a check of ours refused it, else that it is not of the kind it has to be."""
+    kind = REASONS.get(detail["type"])
+    if kind is not None:
+        return kind
     return detail["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
 
 

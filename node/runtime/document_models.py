@@ -6,8 +6,9 @@ it. Attributes are snake_case, members of the document camelCase. An error names
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import attrs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,10 +20,18 @@ Schema = dict[str, Any]
 POINTER_CHARS_MAX: Final = 200
 FOUND_CHARS_MAX: Final = 40
 REASON_CHARS_MAX: Final = 400
+CHOICES: Final = re.compile(r"\^\(([\w|-]+)\)\$")
+"""A pattern that lists what is allowed."""
 
 
 class DocumentModel(BaseModel):
-    """Frozen and strict: no value is converted, and unknown members are refused."""
+    """Frozen and strict: no value is converted, and unknown members are refused.
+
+    Attributes:
+        shows_strings: Whether errors repeat a string that was refused; not where members may be secrets.
+    """
+
+    shows_strings: ClassVar[bool] = False
 
     model_config = ConfigDict(
         frozen=True,
@@ -121,11 +130,15 @@ def _words(model: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]:
         return detail["msg"].removeprefix("Value error, "), f"send {allowed}"
     if detail["type"] == "missing":
         return "is missing", f"send {allowed}"
-    return f"must be {allowed}, found {_found(detail)}", f"send {allowed}"
+    return f"must be {allowed}, found {_found(detail, shown=_shows_strings(model))}", f"send {allowed}"
 
 
-def _found(detail: ErrorDetails) -> str:
-    """What stood there. Strings are shown only where the model lists what is allowed: others may be secrets."""
+def _shows_strings(model: type[BaseModel]) -> bool:
+    return issubclass(model, DocumentModel) and model.shows_strings
+
+
+def _found(detail: ErrorDetails, *, shown: bool) -> str:
+    """What stood there. Strings are shown where the model lists what is allowed, or has no secrets (``shown``)."""
     value = detail["input"]
     match value:
         case None:
@@ -134,7 +147,7 @@ def _found(detail: ErrorDetails) -> str:
             return "true" if value else "false"
         case int() | float():
             return f"{value!r:.{FOUND_CHARS_MAX}}"
-        case str() if detail["type"] == "literal_error":
+        case str() if shown or detail["type"] == "literal_error":
             return f"{value[:FOUND_CHARS_MAX]!r}"
         case str():
             return f"a string of {_counted(len(value), 'character')}"
@@ -184,12 +197,14 @@ def allowed_text(schema: Schema) -> str:
 
 def _allowed(schema: Schema) -> str:
     if "enum" in schema:
-        return f"one of {', '.join(map(str, schema['enum']))}"
+        return f"one of {', '.join(str(each) or 'an empty string' for each in schema['enum'])}"
     if "const" in schema:
         return str(schema["const"])
     match schema.get("type"):
         case "string" if schema.get("format") == "date-time":
             return "a time as in RFC 3339"
+        case "string" if (choices := CHOICES.fullmatch(schema.get("pattern", ""))) is not None:
+            return f"one of {choices[1].replace('|', ', ')}"
         case "string":
             pattern = f" matching {schema['pattern']}" if "pattern" in schema else ""
             size = _range(schema.get("minLength"), schema.get("maxLength"), " characters")

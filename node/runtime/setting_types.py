@@ -7,6 +7,7 @@ all settings, where the type alone does not say it.
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import attrs
@@ -49,6 +50,15 @@ class Only:
         if value is not self.value:
             raise ValueError(f"cannot be honoured by this version: {self.reason}")
         return value
+
+
+def _refuse_empty(value: Any) -> Any:
+    if value == "":  # the current directory, which nobody means by it
+        raise ValueError("is empty")
+    return value
+
+
+FilePath: TypeAlias = Annotated[Path, BeforeValidator(_refuse_empty), Accepts("a path")]
 
 
 def _refuse_flag(value: Any) -> Any:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from node.runtime.setting_types import (
     Certifier,
     Decimal,
+    FilePath,
     HostAndPort,
     HttpUrl,
     Identity,
@@ -60,8 +61,8 @@ class ProcessSettings(Section):
     """The process: its name, files, database, log and end."""
 
     overlay_node_name: str = Field("node", min_length=1, max_length=64, description="Name of this node in its logs")
-    overlay_data_dir: Path = Field(Path("var/node"), description="Directory of the key and the embedded Postgres")
-    overlay_key_file: Path = Field(
+    overlay_data_dir: FilePath = Field(Path("var/node"), description="Directory of the key and the embedded Postgres")
+    overlay_key_file: FilePath = Field(
         default_factory=lambda chosen: chosen.get("overlay_data_dir", Path()) / "identity.key",
         description="File of the identity key, mode 0600; unset: identity.key in the data directory",
     )
@@ -97,7 +98,7 @@ class NetworkSettings(Section):
         (),
         "Certificates (BRC-52) that make a node a member where the membership is certified: certifier:type",
     )
-    overlay_member_certificate: Path | None = Field(
+    overlay_member_certificate: FilePath | None = Field(
         None, description="File with this node's own membership certificate, JSON"
     )
     overlay_members: tuple[Identity, ...] = _list(

@@ -113,25 +113,22 @@ def test_a_certificate_verifies_as_the_readme_says(demo: Demo) -> None:
 
 
 def test_a_node_of_ones_own_starts_as_the_readme_says(tmp_path: Path) -> None:
-    """``run`` serves until SIGTERM; its directory and ports come from the environment."""
-    keygen, settings, run = [line.split("#")[0].strip() for line in OWN_NODE.splitlines()]
+    """``run`` serves until SIGTERM; only its ports differ from the README's."""
+    block = OWN_NODE.replace("var/my-node", str(tmp_path)).replace(":8090", ":0")
+    settings, keygen, run = [line.split("#")[0].split() for line in block.splitlines()]
     key = tmp_path / "identity.key"
-    made = subprocess.run(
-        keygen.replace("identity.key", str(key)).split(), cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    made = subprocess.run(keygen, cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.fullmatch(r"0[23][0-9a-f]{64}", made.stdout.strip())
     assert key.stat().st_mode & 0o777 == 0o600
-    listed = subprocess.run(settings.split(), cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(settings, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "OVERLAY_BOOTSTRAP" in listed.stdout
     tmp_path.chmod(0o755)
-    environment = os.environ | {
-        "OVERLAY_DATA_DIR": str(tmp_path),
-        "OVERLAY_HTTP_BIND": "127.0.0.1:0",
-        "OVERLAY_P2P_LISTEN": "/ip4/127.0.0.1/tcp/0",
-    }
+    assignments = [part for part in run if "=" in part]
+    environment = os.environ | dict(part.split("=", 1) for part in assignments)
+    environment["OVERLAY_P2P_LISTEN"] = "/ip4/127.0.0.1/tcp/0"  # the default port may be taken
     environment.pop("DATABASE_URL", None)
     process = subprocess.Popen(
-        run.split(),
+        run[len(assignments) :],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from node.runtime.document_models import DocumentModel
 from protocols.limits import TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
@@ -39,6 +39,7 @@ class QueryModel(DocumentModel):
     """The query parameters of a route: strings, read as what their fields are. Unknown ones are refused."""
 
     model_config = ConfigDict(strict=False)
+    shows_strings = True
 
 
 class HeaderModel(BaseModel):
@@ -69,9 +70,10 @@ class JsonText:
 
 
 def _whole_number(value: object) -> object:
-    """Digits of a query parameter as a number; all else is left for the field to refuse."""
-    is_number = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9
-    return int(str(value)) if is_number else f"{value!s:.40}!"
+    """Digits of a query parameter as a number. Nothing else is one: pydantic would also take ``1_0`` and ``1.0``."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
+        return int(value)
+    raise PydanticCustomError("whole_number", "must be digits")
 
 
 def _split(value: object) -> object:

@@ -36,7 +36,8 @@ async def test_a_page_size_is_a_number_from_1_to_1000(node: Running, limit: str)
     for path in ("/overlay/events", "/overlay/sources", "/overlay/jobs", "/overlay/dead-letters"):
         found = await problem(node, f"{path}?limit={quote(limit)}")
         assert found["field"] == "limit"
-        assert "1 to 1000" in found["detail"] + found["remedy"]
+        shown = limit if limit in ("0", "1001") else repr(limit)
+        assert f"must be an integer of 1 to 1000, found {shown}" in found["detail"]
 
 
 @pytest.mark.parametrize("limit", ["1", "1000", "007"])

@@ -51,6 +51,19 @@ def refusal(environ: dict[str, str], path: Path | None = None) -> list[str]:
     return problems
 
 
+@pytest.mark.parametrize("variable", ["OVERLAY_DATA_DIR", "OVERLAY_KEY_FILE", "OVERLAY_MEMBER_CERTIFICATE"])
+def test_an_empty_path_is_not_the_current_directory(variable: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable} = : is empty. Set it to a path$"):
+        load(None, {variable: ""})
+
+
+def test_a_setting_in_upper_case_in_a_file_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text("EVENT_BATCH_SIZE = 5\n")
+    with pytest.raises(ConfigError, match=r"EVENT_BATCH_SIZE: .* Did you mean event_batch_size\?$"):
+        load(path, {})
+
+
 def test_the_specified_variables_have_the_specified_defaults() -> None:
     unset = load(None, {})
     set_to_default = load(None, SPECIFIED)

@@ -68,6 +68,19 @@ PROBLEMS: tuple[tuple[dict[str, Any], str, str], ...] = (
 )
 
 
+class Choice(DocumentModel):
+    """Strings without secrets, one of them a choice by its pattern."""
+
+    shows_strings = True
+    status: str = Field("any", pattern="^(any|pending|certified)$")
+
+
+def test_strings_without_secrets_are_shown_and_choices_are_listed() -> None:
+    with pytest.raises(RefusedError) as refused:
+        read_document(Choice, {"status": "good"}, RefusedError)
+    assert refused.value.problem.reason == "must be one of any, pending, certified, found 'good'"
+
+
 @pytest.mark.parametrize(("document", "pointer", "reason"), PROBLEMS)
 def test_a_problem_names_the_field_what_was_found_and_what_is_allowed(
     document: dict[str, Any], pointer: str, reason: str

@@ -163,8 +163,8 @@ def test_a_switch_is_true_or_false(name: str, tmp_path: Path) -> None:
         ('overlay_event_topics = ["a,b"]', "'a,b' is not a topic"),
         ("overlay_operator_keys = [5]", "5 is not an identity key"),
         ("overlay_outbound_allow = [1]", "1 is not a network"),
-        ('overlay_roles = "certify"', "should be a valid tuple"),
-        ("overlay_node_name = 5", "should be a valid string"),
+        ('overlay_roles = "certify"', ": is not a list. Set it to a list of"),
+        ("overlay_node_name = 5", ": is not a text. Set it to text of"),
         ("overlay_key_file = true", ": is not a path. Set it to a path"),
     ],
 )
