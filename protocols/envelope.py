@@ -6,13 +6,14 @@ checks no signature: it is for readers of documents, which report on each one by
 
 import hashlib
 import typing
-from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import attrs
 
 from protocols import codec, keys
-from protocols.errors import BadSignatureError, MalformedError, WrongNetworkError
+from protocols.errors import BadSignatureError, MalformedError, UnstorableTextError, WrongNetworkError
 from protocols.limits import FRAME_BYTES_MAX, LENGTH_BYTES
 from protocols.messages import MESSAGES, IdentityKey, Message, Signed
 
@@ -94,6 +95,7 @@ def open_frame(frame: bytes, network: str) -> tuple[Signed[Message], bytes]:
 
     Raises:
         MalformedError, NonCanonicalError, WrongNetworkError, BadSignatureError: the sender is at fault.
+        UnstorableTextError: a text in it holds U+0000, which no database column and no document here can.
     """
     if not LENGTH_BYTES < len(frame) <= FRAME_BYTES_MAX:
         raise MalformedError(f"a frame must have {LENGTH_BYTES + 1} to {FRAME_BYTES_MAX} bytes, not {len(frame)}")
@@ -101,7 +103,7 @@ def open_frame(frame: bytes, network: str) -> tuple[Signed[Message], bytes]:
     if end > len(frame):
         raise MalformedError("the envelope is longer than its frame")
     signed = _decode(frame[LENGTH_BYTES:end])
-    for inner in _all_signed(signed):
+    for inner in check_texts(signed):
         if inner.message.network != network:
             raise WrongNetworkError(f"a message is of another network: {inner.message.network!r:.80}")
         check(inner)
@@ -131,14 +133,40 @@ def _decode(data: bytes) -> Signed[Message]:
         raise MalformedError(str(error)) from error
 
 
-def _all_signed(value: Any) -> Iterator[Signed[Message]]:
-    """The signed messages inside a value, itself included, inmost last."""
-    if isinstance(value, Signed):
-        yield value
-        value = value.message
-    if isinstance(value, tuple):
-        for item in value:
-            yield from _all_signed(item)
-    elif attrs.has(type(value)):
-        for field in attrs.fields(type(value)):
-            yield from _all_signed(getattr(value, field.name))
+def check_texts(value: object) -> list[Signed[Message]]:
+    """Check every text in a decoded value of a peer: what passes can be stored, and shown as JSON.
+
+    This is the one place where texts of peers are checked for that. It is apart from decoding, so that what earlier
+    versions stored stays readable.
+
+    Returns:
+        The signed messages in the value, itself included, inmost last.
+
+    Raises:
+        UnstorableTextError: a text holds U+0000. Lone surrogates are refused before: they have no CBOR.
+    """
+    found: list[Signed[Message]] = []
+    _visit(value, found)
+    return found
+
+
+def _visit(value: object, found: list[Signed[Message]]) -> None:
+    kind = type(value)
+    if kind is str:
+        if "\0" in value:  # type: ignore[operator]
+            raise UnstorableTextError(f"a text must not hold U+0000: {value!r:.80}")
+    elif kind is tuple:
+        for item in value:  # type: ignore[attr-defined]
+            _visit(item, found)
+    elif attrs.has(kind):
+        if isinstance(value, Signed):
+            found.append(value)
+        for name in _names(kind):
+            _visit(getattr(value, name), found)
+
+
+@lru_cache(maxsize=256)
+def _names(kind: Hashable) -> tuple[str, ...]:
+    """The fields of an attrs class."""
+    assert isinstance(kind, type)
+    return tuple(field.name for field in attrs.fields(kind))

@@ -44,6 +44,10 @@ class MalformedError(PeerFault):
     code = "malformed"
 
 
+class UnstorableTextError(MalformedError):
+    """A text with U+0000, which neither Postgres nor most readers of JSON take."""
+
+
 class NonCanonicalError(PeerFault):
     code = "non-canonical"
 

@@ -7,7 +7,7 @@ so a peer cannot invent the topics of a certified batch.
 """
 
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -24,6 +24,19 @@ ENTRIES_MAX: Final = 64
 MANIFESTS_MAX: Final = 64
 ENTRIES_BYTES_MAX: Final = 1024 * 1024
 NUMBER_BYTES: Final = 8
+NUMBER_MAX: Final = 2**63 - 1  # what a column for it holds
+
+
+def is_number(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+    """A validator: the number of a log entry."""
+    if not 0 <= value <= NUMBER_MAX:
+        raise ValueError(f"{attribute.name} must be 0 to {NUMBER_MAX}")
+
+
+def have_numbers(_: object, attribute: "attrs.Attribute[Any]", value: tuple[tuple[int, bytes], ...]) -> None:
+    """A validator: entries that are led by their numbers."""
+    if any(not 0 <= number <= NUMBER_MAX for number, _ in value):
+        raise ValueError(f"the numbers of {attribute.name} must be 0 to {NUMBER_MAX}")
 
 
 @attrs.frozen(kw_only=True)
@@ -32,11 +45,11 @@ class IdPage:
 
     Attributes:
         last: Number of the log's latest entry.
-        entries: (number, SHA-256 of the batch id).
+        entries: (number, SHA-256 of the batch id); numbers are at most ``NUMBER_MAX``.
     """
 
-    last: int
-    entries: tuple[tuple[int, bytes], ...]
+    last: int = attrs.field(validator=is_number)
+    entries: tuple[tuple[int, bytes], ...] = attrs.field(validator=have_numbers)
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +132,7 @@ def check_entries(page: EntryPage, network: str, wanted: Collection[str]) -> tup
     for encoded, context in page.entries:
         try:
             found = codec.decode(QuorumCertificate, encoded)
+            envelope.check_texts(found)
             certificate.verify_quorum(found, network=network)
             if found.statement.batch_id not in wanted:
                 raise MalformedError("the page holds a certificate that was not requested")
