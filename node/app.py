@@ -17,6 +17,7 @@ from node.coordination.retention import Retention
 from node.delivery.feed_reader import begin
 from node.network.requests import RequestTable
 from node.network.transport import Transport
+from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
 from node.runtime.settings import Settings
 from node.runtime.supervisor import RestartPolicy, supervise
@@ -59,8 +60,12 @@ class Node:
         workers: Workers,
         transport: Transport,
         requests: RequestTable,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        """``requests``: the table that the transport answers from; the node fills it."""
+        """Args:
+        requests: The table that the transport answers from; the node fills it.
+        quarantine: That of the transport, where it has one.
+        """
         self._settings = settings
         self._keyring = keyring
         self._transport = transport
@@ -73,6 +78,7 @@ class Node:
             workers=workers,
             transport=transport,
             requests=requests,
+            quarantine=quarantine or Quarantine(),
         )
         self.state = build_state(base)
         self._peers = build_peers(base, self.state)

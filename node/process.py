@@ -23,6 +23,7 @@ from node.network.p2p import open_transport
 from node.network.requests import RequestTable
 from node.network.sender import GOSSIP_WORK
 from node.runtime.build import build_id
+from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring, load_key
 from node.runtime.settings import Settings
 from node.runtime.workers import Workers
@@ -106,13 +107,13 @@ async def _run(settings: Settings, database: Database, key: PrivateKey, postgres
 
 
 async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:
-    requests = RequestTable()
+    requests, quarantine = RequestTable(), Quarantine()
     timeout_s = settings.event_processing_timeout_ms / 1000
     async with (
         Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
-        open_transport(transport_config(settings, key, GOSSIP_TOPICS), requests.answer) as transport,
+        open_transport(transport_config(settings, key, GOSSIP_TOPICS), requests.answer, quarantine) as transport,
     ):
-        node = Node(settings, database, Keyring(key), workers, transport, requests)
+        node = Node(settings, database, Keyring(key), workers, transport, requests, quarantine)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, node)
             await node.run(partial(_serve_http, settings))

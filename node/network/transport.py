@@ -108,3 +108,6 @@ class Transport(Protocol):
 
     def strike(self, identity: IdentityKey, reason: str) -> None:
         """Count a fault of a peer. Past a bound it is cut off and ignored for a time."""
+
+    def disconnect(self, identity: IdentityKey) -> None:
+        """Close the connections to a peer. It may connect anew."""

@@ -222,6 +222,7 @@ def _receiver(
         on_notice=notices.receive,
         on_proof=proofs.take,
         on_fault=base.metrics.peer_fault,
+        quarantine=base.quarantine,
         on_received=base.metrics.received,
     )
 

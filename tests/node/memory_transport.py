@@ -27,6 +27,7 @@ class MemoryTransport:
     def __init__(self, identity: IdentityKey, network: MemoryNetwork | None = None) -> None:
         self.identity = identity
         self.struck: list[tuple[IdentityKey, str]] = []
+        self.disconnected: list[IdentityKey] = []
         self._network = network or MemoryNetwork()
 
     def peers(self) -> tuple[PeerView, ...]:
@@ -47,3 +48,6 @@ class MemoryTransport:
 
     def strike(self, identity: IdentityKey, reason: str) -> None:
         self.struck.append((identity, reason))
+
+    def disconnect(self, identity: IdentityKey) -> None:
+        self.disconnected.append(identity)

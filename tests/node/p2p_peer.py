@@ -10,6 +10,7 @@ import trio
 from node.network.p2p import TransportConfig, open_transport
 from node.network.p2p.network import PeerNetwork
 from node.network.transport import PeerUnreachableError
+from node.runtime.containment import Quarantine
 
 
 async def echo(sender: bytes, body: bytes) -> bytes:
@@ -34,7 +35,7 @@ async def main() -> None:
         bootstrap=tuple(bootstrap),
         redial_s_max=1.0,
     )
-    async with open_transport(config, echo) as network, trio.open_nursery() as nursery:
+    async with open_transport(config, echo, Quarantine()) as network, trio.open_nursery() as nursery:
         nursery.start_soon(send_back, network)
         print(network.addresses[0], flush=True)
         await trio.lowlevel.wait_readable(sys.stdin.fileno())

@@ -81,6 +81,9 @@ class NoPeers:
     def strike(self, identity: IdentityKey, reason: str) -> None:
         raise AssertionError("nobody sends anything")
 
+    def disconnect(self, identity: IdentityKey) -> None:
+        raise AssertionError("nobody is connected")
+
 
 @attrs.define
 class Lone:

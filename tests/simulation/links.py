@@ -175,6 +175,9 @@ class SimulatedTransport:
     def strike(self, identity: IdentityKey, reason: str) -> None:
         self.struck[reason] += 1
 
+    def disconnect(self, identity: IdentityKey) -> None:
+        """Connections here are never closed by a node."""
+
     def gossip(self) -> trio.MemoryReceiveChannel[Gossip]:
         return self._gossip[1]
 

@@ -11,8 +11,9 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
+from node.network.p2p.identities import identity_of, peer_id_of
 from node.network.p2p.links import Link
-from node.network.p2p.stack import Host, identity_of, peer_id_of
+from node.network.p2p.stack import Host
 from node.network.p2p.streams import Wire
 from node.network.transport import PeerUnreachableError
 from protocols.messages import IdentityKey

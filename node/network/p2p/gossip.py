@@ -7,7 +7,7 @@ messages raise. Everything from a peer is therefore looked at here first.
 import math
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -19,7 +19,8 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 
-from node.network.p2p.stack import identity_of
+from node.network.p2p.fence import FencedTasks, PeerFence
+from node.network.p2p.identities import identity_of
 from node.network.transport import Gossip
 from node.runtime.token_bucket import Rate, TokenBuckets
 from protocols.errors import FrameTooLargeError
@@ -42,7 +43,14 @@ KEY_HEAD_BYTES: Final = 2  # a peer id is these bytes, then the key as protobuf
 
 
 class GuardedPubsub(Pubsub):
-    """Pubsub that looks at what peers send before the library does."""
+    """Pubsub that looks at what peers send before the library does, and fences each task of it."""
+
+    fence: PeerFence
+
+    @property
+    def manager(self) -> Any:
+        """What runs the tasks of this service: one for each message, and those that write to a neighbour."""
+        return FencedTasks(super().manager, self.fence)
 
     def report_to(self, on_fault: Callable[[IdentityKey, str], None]) -> None:
         """Set the callback for faults of peers. Called once, before the service reads anything."""
@@ -53,10 +61,11 @@ class GuardedPubsub(Pubsub):
         """Take a message from a neighbour, or from this node itself."""
         fault = None if msg_forwarder == self.my_id else self._fault(msg_forwarder, msg)
         if fault is None:
-            try:
-                await super().push_msg(msg_forwarder, msg)
-            except (ValueError, DecodeError, BaseLibp2pError) as error:
-                fault = f"gossip: {error}"
+            with self.fence.contain("gossip", identity_of(msg_forwarder.to_bytes()), msg.data):
+                try:
+                    await super().push_msg(msg_forwarder, msg)
+                except (ValueError, DecodeError, BaseLibp2pError) as error:
+                    fault = f"gossip: {error}"
         if fault is not None:
             self._blame(msg_forwarder, fault)
 
@@ -92,7 +101,13 @@ class GossipPort:
     """Publishes and receives gossip on the network's topics."""
 
     def __init__(
-        self, host: IHost, network: str, *, admits: Callable[[IdentityKey], bool], eclipse_protection: bool
+        self,
+        host: IHost,
+        network: str,
+        *,
+        admits: Callable[[IdentityKey], bool],
+        eclipse_protection: bool,
+        fence: PeerFence,
     ) -> None:
         self.router = GossipSub(
             protocols=[PROTOCOL_ID_V11],
@@ -112,6 +127,7 @@ class GossipPort:
             max_subscriptions_per_rpc=SUBSCRIPTIONS_MAX,
             max_subscriptions_per_peer=SUBSCRIPTIONS_MAX,
         )
+        self.pubsub.fence = self._fence = fence
         # the library counts from the second it started in: after a restart its numbers would be ones that
         # peers have seen, and they would take its messages for repeats
         self.pubsub.counter = time.time_ns()
@@ -157,7 +173,7 @@ class GossipPort:
     async def run_publisher(self) -> None:
         """Publish what was queued, one after the other, until cancelled."""
         async for topic, data in self._waiting:
-            with trio.move_on_after(PUBLISH_S) as waited:
+            with trio.move_on_after(PUBLISH_S) as waited, self._fence.contain("gossip", None, data, origin="self"):
                 try:
                     await self.pubsub.publish(topic, data)
                 except (BaseLibp2pError, OSError) as error:

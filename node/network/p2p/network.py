@@ -98,3 +98,6 @@ class PeerNetwork:
 
     def strike(self, identity: IdentityKey, reason: str) -> None:
         self._links.strike(identity, reason)
+
+    def disconnect(self, identity: IdentityKey) -> None:
+        self._links.cut(identity)

@@ -14,14 +14,17 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from node.network.p2p.config import TransportConfig
 from node.network.p2p.connector import WILDCARDS, Arrivals, Connector, identity_in
+from node.network.p2p.fence import PeerFence
 from node.network.p2p.gossip import GossipPort
+from node.network.p2p.identities import identity_of
 from node.network.p2p.incoming import IncomingStreams
 from node.network.p2p.network import PeerNetwork
 from node.network.p2p.peer_links import PeerLinks
 from node.network.p2p.requests import PendingRequests
-from node.network.p2p.stack import Host, build_host, identity_of
+from node.network.p2p.stack import Host, build_host
 from node.network.p2p.upkeep import Upkeep
 from node.network.transport import Answer
+from node.runtime.containment import Quarantine
 from protocols.errors import WorldFault
 from protocols.messages import IdentityKey
 
@@ -38,12 +41,15 @@ class ListenError(WorldFault):
 
 
 @asynccontextmanager
-async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterator[PeerNetwork]:
+async def open_transport(
+    config: TransportConfig, answer: Answer, quarantine: Quarantine
+) -> AsyncIterator[PeerNetwork]:
     """Listen, join the topics, dial the bootstrap peers; closes everything within ``CLOSE_S`` on leaving.
 
     Args:
         config: Settings.
         answer: Answers peers' requests.
+        quarantine: Counts the connections, requests and messages whose handling failed.
 
     Raises:
         ListenError: A listen address cannot be had. What is raised after that comes in an exception group.
@@ -55,10 +61,13 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
     for address in config.bootstrap:
         identity_in(address)
     listen = [_free(address) for address in config.listen]
-    host = build_host(config.secret, [_parsed(address) for address in config.announce], config.admits)
+    fence = PeerFence(quarantine)
+    host = build_host(config.secret, [_parsed(address) for address in config.announce], config.admits, fence)
     identity = identity_of(host.get_id().to_bytes())
     assert identity is not None, "made from an identity key"
-    gossip = GossipPort(host, config.network, admits=config.admits, eclipse_protection=config.eclipse_protection)
+    gossip = GossipPort(
+        host, config.network, admits=config.admits, eclipse_protection=config.eclipse_protection, fence=fence
+    )
     arrivals, arrived = trio.open_memory_channel[IdentityKey](ARRIVALS_MAX)
     connector = Connector(host, identity, f"/{config.network}/jobs/1")
     host.get_network().register_notifee(Arrivals(arrivals))
@@ -73,10 +82,16 @@ async def open_transport(config: TransportConfig, answer: Answer) -> AsyncIterat
                 raise ListenError(f"cannot listen on all of {', '.join(config.listen)}")
             requests = PendingRequests()
             links = PeerLinks(
-                config=config, identity=identity, connector=connector, requests=requests, nursery=nursery
+                config=config,
+                identity=identity,
+                connector=connector,
+                requests=requests,
+                nursery=nursery,
+                fence=fence,
             )
-            incoming = IncomingStreams(links, requests, answer)
-            upkeep = Upkeep(config, identity, connector, links)
+            fence.react_by(links.strike, links.cut)
+            incoming = IncomingStreams(links, requests, answer, fence)
+            upkeep = Upkeep(config, identity, connector, links, fence)
             gossip.pubsub.report_to(links.strike)
             host.set_stream_handler(connector.protocol, incoming.serve)
             await gossip.pubsub.wait_until_ready()

@@ -12,6 +12,7 @@ from node.network.p2p.config import TransportConfig
 from node.network.p2p.connector import LINK_ERRORS, Connector, usable_address
 from node.network.p2p.conversation import converse
 from node.network.p2p.faults import Faults
+from node.network.p2p.fence import PeerFence
 from node.network.p2p.links import Link
 from node.network.p2p.requests import PendingRequests
 from node.network.p2p.streams import Wire
@@ -40,6 +41,7 @@ class PeerLinks:
         connector: Connector,
         requests: PendingRequests,
         nursery: trio.Nursery,
+        fence: PeerFence,
     ) -> None:
         self.faults = Faults(trio.current_time)
         self._config = config
@@ -47,6 +49,7 @@ class PeerLinks:
         self._connector = connector
         self._requests = requests
         self._nursery = nursery
+        self._fence = fence
         self._links: dict[IdentityKey, Link] = {}
         self._rng = random.Random(identity + time.time_ns().to_bytes(8, "big"))  # noqa: S311 -- jitter, no secret
 
@@ -117,7 +120,7 @@ class PeerLinks:
 
     def cut(self, identity: IdentityKey) -> None:
         """Close the connections to a peer, in a task of its own."""
-        self._nursery.start_soon(self._connector.cut, identity)
+        self._nursery.start_soon(_cut, self._connector, self._fence, identity)
 
     async def _serve(self, link: Link) -> None:
         """Keep a link up for as long as something wants it."""
@@ -126,7 +129,13 @@ class PeerLinks:
                 if self.faults.ignored(link.identity):
                     await trio.sleep(IGNORED_LOOK_S)
                     continue
-                await self._attempt(link)
+                failures, ended = link.failures, False
+                with self._fence.contain("connection", link.identity):
+                    await self._attempt(link)
+                    ended = True
+                if not ended:
+                    link.failures = failures + 1
+                    self._requests.abandon(link.identity)
                 await link.pause(link.redial_s(self._config.redial_s_max, self._rng))
         if self._links.get(link.identity) is link:
             del self._links[link.identity]
@@ -184,6 +193,11 @@ class PeerLinks:
         if lost:
             log.info("peer.frames_dropped", peer=link.identity.hex(), frames=lost, why=why)
         self._requests.abandon(link.identity)
+
+
+async def _cut(connector: Connector, fence: PeerFence, identity: IdentityKey) -> None:
+    with fence.contain("connection", None, origin=identity.hex()):
+        await connector.cut(identity)
 
 
 async def queue_frame(link: Link, frame: bytes, *, urgent: bool = False) -> None:

@@ -8,16 +8,17 @@ the process ends. The classes here override those methods, through the places th
 import math
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import trio
-from libp2p.abc import IMuxedConn, IMuxedStream, IRawConnection, ISecureConn
+from libp2p.abc import IMuxedConn, IMuxedStream, INetStream, IRawConnection, ISecureConn
 from libp2p.connection_types import ConnectionType
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
-from libp2p.custom_types import TProtocol
+from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.io.abc import ReadWriteCloser
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.exceptions import SwarmException
@@ -36,6 +37,9 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
+from node.network.p2p.fence import FencedTasks, PeerFence
+from node.network.p2p.identities import identity_of
+from node.runtime.containment import Quarantine
 from protocols.messages import IdentityKey
 
 CONNECTIONS_MAX: Final = 256
@@ -45,20 +49,6 @@ CONNECTION_BUFFER_BYTES_MAX: Final = 20 * 1024 * 1024  # above the 16 MiB that y
 GIVE_BACK_BYTES_MIN: Final = 64 * 1024  # a quarter of the smallest window
 UPGRADE_S: Final = 8.0
 READ_BYTES: Final = 128 * 1024
-PEER_ID_HEAD: Final = bytes((0x00, 0x25, 0x08, 0x02, 0x12, 0x21))  # identity multihash of a secp256k1 key in protobuf
-IDENTITY_BYTES: Final = 33
-
-
-def peer_id_of(identity: IdentityKey) -> ID:
-    """The peer id that holds an identity key."""
-    return ID(PEER_ID_HEAD + identity)
-
-
-def identity_of(peer_id: bytes) -> IdentityKey | None:
-    """The identity key in a peer id's bytes, or None for a peer id of another kind of key."""
-    if len(peer_id) != len(PEER_ID_HEAD) + IDENTITY_BYTES or not peer_id.startswith(PEER_ID_HEAD):
-        return None
-    return peer_id[len(PEER_ID_HEAD) :]
 
 
 class BufferedConnection(IRawConnection):
@@ -171,12 +161,39 @@ class QuietConnector(AutoConnector):
 
 
 class ReleasingSwarm(Swarm):
-    """A swarm whose accepted connections give their place and their task back when they end."""
+    """A swarm whose accepted connections give their place and their task back when they end, all of them fenced."""
 
-    def __init__(self, peer_id: ID, peers: PeerStore, upgrader: TransportUpgrader, config: ConnectionConfig) -> None:
+    def __init__(
+        self, peer_id: ID, peers: PeerStore, upgrader: TransportUpgrader, config: ConnectionConfig, fence: PeerFence
+    ) -> None:
+        self.fence = fence
         retries = RetryConfig(max_retries=0)  # the pauses between attempts are this package's
         super().__init__(peer_id, peers, upgrader, transports=[TCP()], retry_config=retries, connection_config=config)
         self.auto_connector = QuietConnector(self)
+
+    @property
+    def manager(self) -> Any:
+        """What runs the tasks of this service: the reading of connections and of their streams."""
+        return FencedTasks(super().manager, self.fence)
+
+    def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
+        """Set what serves each stream that a peer opens: the choice of its protocol, then that protocol's handler."""
+
+        async def serve(stream: INetStream) -> None:
+            sender = identity_of(stream.muxed_conn.peer_id.to_bytes())
+            ended = False
+            with self.fence.contain("connection", sender):
+                await stream_handler(stream)
+                ended = True
+            if not ended:
+                with self.fence.contain("connection", sender):
+                    await stream.reset()
+
+        super().set_stream_handler(serve)
+
+    async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
+        with self.fence.contain("connection", None, origin=str(read_write_closer.get_remote_address())):
+            await super()._handle_inbound_connection(read_write_closer, maddr)
 
     async def upgrade_inbound_raw_conn(self, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
         connection = await super().upgrade_inbound_raw_conn(raw_conn, maddr)
@@ -216,7 +233,10 @@ class Host(BasicHost):
 
 
 def build_host(
-    secret: bytes, announce: Sequence[Multiaddr], admits: Callable[[IdentityKey], bool] = lambda identity: True
+    secret: bytes,
+    announce: Sequence[Multiaddr],
+    admits: Callable[[IdentityKey], bool] = lambda identity: True,
+    fence: PeerFence | None = None,
 ) -> Host:
     """A host that does not listen yet, and lets in identities that ``admits`` accepts.
 
@@ -239,4 +259,4 @@ def build_host(
         inbound_stream_protocol_negotiation_timeout=UPGRADE_S,
         outbound_stream_protocol_negotiation_timeout=UPGRADE_S,
     )
-    return Host(ReleasingSwarm(peer_id, peers, upgrader, config), announce)
+    return Host(ReleasingSwarm(peer_id, peers, upgrader, config, fence or PeerFence(Quarantine())), announce)

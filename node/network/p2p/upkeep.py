@@ -9,6 +9,7 @@ import trio
 from node.network.p2p.config import TransportConfig
 from node.network.p2p.connector import LINK_ERRORS, Connector, identity_in, usable_address
 from node.network.p2p.conversation import ALIVE_EVERY
+from node.network.p2p.fence import PeerFence
 from node.network.p2p.peer_links import PeerLinks
 from protocols.limits import ADDRESSES_PER_PEER_MAX
 from protocols.messages import IdentityKey
@@ -25,12 +26,18 @@ class Upkeep:
     """Tasks over all links."""
 
     def __init__(
-        self, config: TransportConfig, identity: IdentityKey, connector: Connector, links: PeerLinks
+        self,
+        config: TransportConfig,
+        identity: IdentityKey,
+        connector: Connector,
+        links: PeerLinks,
+        fence: PeerFence,
     ) -> None:
         self._config = config
         self._identity = identity
         self._connector = connector
         self._links = links
+        self._fence = fence
         self._rng = random.Random(identity)  # noqa: S311 -- jitter, no secret
 
     async def watch_arrivals(self, arrivals: trio.MemoryReceiveChannel[IdentityKey]) -> None:
@@ -58,10 +65,12 @@ class Upkeep:
         identity = identity_in(address)
         delay_s = BOOTSTRAP_S_FIRST
         while identity is None:
-            try:
-                identity = await self._connector.who_is_at(address)
-            except LINK_ERRORS as error:
-                log.info("bootstrap.unreached", address=address, retry_s=delay_s, why=str(error))
+            with self._fence.contain("connection", None, origin=address):
+                try:
+                    identity = await self._connector.who_is_at(address)
+                except LINK_ERRORS as error:
+                    log.info("bootstrap.unreached", address=address, retry_s=delay_s, why=str(error))
+            if identity is None:
                 await trio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, self._config.redial_s_max)
         if identity == self._identity:

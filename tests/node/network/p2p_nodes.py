@@ -15,6 +15,7 @@ from node.network.p2p import TransportConfig, open_transport
 from node.network.p2p.network import PeerNetwork
 from node.network.p2p.stack import Host, build_host
 from node.network.transport import PeerUnreachableError, Transport
+from node.runtime.containment import Quarantine
 from protocols.errors import ClientFault
 
 SECRETS = count(1)
@@ -39,7 +40,7 @@ async def node(*bootstrap: str, key: bytes | None = None, **settings: Any) -> As
     config = TransportConfig(
         secret=key or secret(), network="test", topics=("jobs",), bootstrap=bootstrap, redial_s_max=1.0, **settings
     )
-    async with open_transport(config, answer) as network:
+    async with open_transport(config, answer, Quarantine()) as network:
         yield network
 
 

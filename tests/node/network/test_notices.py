@@ -21,6 +21,7 @@ from node.network.requests import ABSENT, PRESENT
 from node.network.sync import Synchronizer
 from node.network.transport import Gossip
 from node.runtime.caches import BytesCache
+from node.runtime.containment import Quarantine
 from node.runtime.topic_patterns import Patterns
 from protocols.canonical import sha256
 from protocols.envelope import open_frame, sign, to_frame
@@ -360,6 +361,7 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
         on_notice=told.append,
         on_proof=no_proof,
         on_fault=lambda _: None,
+        quarantine=Quarantine(),
     )
     send, receive = trio.open_memory_channel[Gossip](1)
     transport.gossip = lambda: receive

@@ -22,6 +22,7 @@ from node.network.p2p.network import PeerNetwork
 from node.network.p2p.requests import PendingRequests, answer_frame
 from node.network.p2p.streams import Wire
 from node.network.transport import PeerUnreachableError
+from node.runtime.containment import Quarantine
 from protocols.errors import FrameTooLargeError
 from protocols.framing import COMPRESSED, Frame, FrameKind, FrameReader, encode_frame
 from protocols.keys import PrivateKey
@@ -264,7 +265,7 @@ async def test_another_network_is_refused_and_the_reason_said() -> None:
         config = TransportConfig(
             secret=secret(), network="elsewhere", topics=("jobs",), bootstrap=target.addresses, redial_s_max=1.0
         )
-        async with open_transport(config, answer) as theirs:
+        async with open_transport(config, answer, Quarantine()) as theirs:
             await until(lambda: any("another network" in view.refusal for view in theirs.peers()))
             await until(lambda: any("another network" in view.refusal for view in target.peers()))
             assert not any(view.connected for view in theirs.peers())

@@ -14,6 +14,7 @@ from node.network.fraud_proofs import REMEMBERED_MAX, FraudProofs
 from node.network.receiver import Receiver
 from node.network.transport import Gossip, InboundFrame
 from node.runtime.caches import BytesCache
+from node.runtime.containment import Quarantine
 from protocols.envelope import sign, to_frame
 from protocols.errors import MalformedError
 from protocols.limits import FRAME_BYTES_MAX, GOSSIP_BYTES_MAX, PAYLOAD_BYTES_MAX
@@ -103,6 +104,7 @@ class Reception:
             on_notice=self.notices.append,
             on_proof=self.proofs.take,
             on_fault=self.faults.append,
+            quarantine=Quarantine(),
             on_received=lambda *counted: self.counted.append(counted),
         )
 
