@@ -6,10 +6,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import codec, envelope
-from protocols.errors import BadSignatureError, MalformedError, NonCanonicalError, PeerFault, WrongNetworkError
+from protocols.errors import (
+    BadSignatureError,
+    MalformedError,
+    NonCanonicalError,
+    PeerFault,
+    UnstorableTextError,
+    WrongNetworkError,
+)
 from protocols.limits import FRAME_BYTES_MAX, LENGTH_BYTES
-from protocols.messages import Award, BatchQuery, BatchStatus, Evidence, Manifest, Role, Signed, WorkOrder, WorkResult
+from protocols.messages import (
+    MESSAGES,
+    Award,
+    BatchQuery,
+    BatchStatus,
+    Evidence,
+    Manifest,
+    QuorumCertificate,
+    Role,
+    Signed,
+    WorkOrder,
+    WorkResult,
+)
 from tests.network_of_keys import AGENTS, NETWORK, certified
+from tests.protocols.test_codec import of_class
 
 QUERY = envelope.sign(AGENTS[0], BatchQuery(network=NETWORK, batch_id="batch_1"))
 
@@ -144,3 +164,51 @@ def test_a_signature_of_one_query_is_none_of_another() -> None:
     other = BatchQuery(network=NETWORK, batch_id="batch_2")
     moved = envelope.assemble(BatchQuery, codec.encode(other), QUERY.signer, QUERY.signature)
     assert not envelope.is_valid(moved)
+
+
+def texts_in(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = value if isinstance(value, tuple) else vars_of(value)
+    return [text for part in parts for text in texts_in(part)]
+
+
+def vars_of(value: object) -> tuple[object, ...]:
+    kind = type(value)
+    return tuple(getattr(value, field.name) for field in attrs.fields(kind)) if attrs.has(kind) else ()
+
+
+@settings(deadline=None)
+@given(st.sampled_from(MESSAGES).flatmap(of_class))
+def test_a_text_that_cannot_be_stored_is_refused_wherever_it_stands(message: object) -> None:
+    """Postgres refuses U+0000; it may stand in any text of any message, however deep."""
+    if any("\0" in text for text in texts_in(message)):
+        with pytest.raises(UnstorableTextError, match="U\\+0000"):
+            envelope.check_texts(message)
+    else:
+        envelope.check_texts(message)
+
+
+def test_frames_with_a_text_that_cannot_be_stored_are_refused() -> None:
+    query = BatchQuery(network=NETWORK, batch_id="batch_\0")
+    evidence = attrs.evolve(certified().certificate.evidence[0].message, build="\0")
+    result = WorkResult(
+        network=NETWORK, batch_id="b", evidence=(envelope.sign(AGENTS[1], evidence),), context_out=b"{}"
+    )
+    for message in (query, result):
+        with pytest.raises(UnstorableTextError):
+            envelope.open_frame(envelope.to_frame(envelope.sign(AGENTS[0], message)), NETWORK)
+
+
+def test_a_text_with_a_lone_surrogate_is_not_decoded() -> None:
+    good = codec.encode(QUERY.message)
+    with pytest.raises(MalformedError):
+        codec.decode(BatchQuery, good.replace(b"batch_1", b"bat\xed\xa0\x80_"))
+
+
+def test_a_certificate_stored_by_an_earlier_version_stays_readable() -> None:
+    whole = certified().certificate
+    signed = whole.evidence[0]
+    odd = envelope.sign(AGENTS[1], attrs.evolve(signed.message, build="\0"))
+    stored = codec.encode(attrs.evolve(whole, evidence=(odd,)))
+    assert codec.decode(QuorumCertificate, stored).evidence == (odd,)

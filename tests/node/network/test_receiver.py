@@ -15,8 +15,9 @@ from node.network.receiver import Receiver
 from node.network.transport import Gossip, InboundFrame
 from node.runtime.caches import BytesCache
 from node.runtime.containment import Quarantine
+from protocols.advertisement import InvalidTopicError
 from protocols.envelope import sign, to_frame
-from protocols.errors import MalformedError
+from protocols.errors import MalformedError, OverlayError, WorldFault
 from protocols.limits import FRAME_BYTES_MAX, GOSSIP_BYTES_MAX, PAYLOAD_BYTES_MAX
 from protocols.messages import (
     MESSAGES,
@@ -44,6 +45,7 @@ from protocols.stimuli import (
     Stimulus,
     WorkReceived,
 )
+from storage.errors import DatabaseUnavailableError
 from tests.network_of_keys import AGENTS, NETWORK, KeySigner, certified, witness
 from tests.node.coordination.workbench import hold, order, packed
 from tests.node.memory_transport import MemoryTransport
@@ -86,6 +88,8 @@ class Reception:
         self.notices: list[Signed[Any]] = []
         self.faults: list[str] = []
         self.counted: list[tuple[str, str, int]] = []
+        self.quarantine = Quarantine()
+        self.broken_by: set[IdentityKey] = set()  # whose advertisements reach a bug
         self.payloads = Payloads(own=BytesCache(10), find=self._find, strike=self.transport.strike)
         self.proofs = FraudProofs(
             driver=self.inbox,  # type: ignore[arg-type]
@@ -104,7 +108,7 @@ class Reception:
             on_notice=self.notices.append,
             on_proof=self.proofs.take,
             on_fault=self.faults.append,
-            quarantine=Quarantine(),
+            quarantine=self.quarantine,
             on_received=lambda *counted: self.counted.append(counted),
         )
 
@@ -112,6 +116,8 @@ class Reception:
         return None
 
     async def _advertise(self, signed: Signed[Advertisement]) -> None:
+        if signed.signer in self.broken_by:
+            raise KeyError("a bug of this node")
         self.advertised.append(signed)
 
     async def stream(self, *frames: bytes, sender: KeySigner = PEER) -> Sequence[Stimulus]:
@@ -410,3 +416,53 @@ async def test_every_frame_that_opens_is_counted_by_its_carrier() -> None:
         ("gossip", "Advertisement"),
     ]
     assert at.counted[0][2] == len(GOOD)
+
+
+# --- the fence -----------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_reaches_a_bug_is_dropped_and_its_sender_struck() -> None:
+    at = Reception()
+    at.broken_by = {PEER.identity}
+    bad, good = to_frame(sign(PEER, advertisement())), to_frame(sign(OTHER, advertisement()))
+    await at.gossip(bad)
+    await at.gossip(good, sender=OTHER)
+    assert [each.signer for each in at.advertised] == [OTHER.identity], "the next message is served"
+    assert at.struck("quarantined")
+    assert at.quarantine.counts["gossip"] == 1
+    assert at.transport.disconnected == []
+    await at.gossip(bad)
+    assert at.transport.disconnected == [PEER.identity], "two in a row"
+
+
+async def test_a_frame_that_reaches_a_bug_is_dropped_and_its_sender_struck(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*arguments: object, **members: object) -> None:
+        raise ValueError("a bug of this node")
+
+    at = Reception()
+    monkeypatch.setattr("protocols.certificate.verify_quorum", break_down)
+    frame = to_frame(sign(PEER, sealed()))
+    assert await at.stream(frame, frame) == []
+    assert len(await at.stream(GOOD)) == 1, "the next frame is served"
+    assert at.quarantine.counts["frame"] == 2
+    assert at.faults == ["quarantined", "quarantined"]
+    assert at.transport.disconnected == [PEER.identity]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), InvalidTopicError("of a client")])
+async def test_what_the_surroundings_broke_restarts_the_component(error: OverlayError) -> None:
+    """Only the sender of what is at fault is struck: a database that is away is not its fault."""
+
+    async def fail(signed: Signed[Advertisement]) -> None:
+        raise error
+
+    at = Reception()
+    at.receiver._on_advertisement = fail  # where the directory would be
+    frame = to_frame(sign(PEER, advertisement()))
+    if isinstance(error, WorldFault):
+        with pytest.raises(DatabaseUnavailableError):
+            await at.gossip(frame)
+        assert at.transport.struck == []
+    else:
+        await at.gossip(frame)
+        assert at.struck(error.code), "whatever its kind, a fault in a peer's message is the peer's"
