@@ -25,13 +25,13 @@ from node.api.wire import (
     SUBMISSION_BYTES_MAX,
     InvalidParameterError,
     answer,
+    parse_document,
     read_body,
     require_json,
 )
 from node.overlay.certificate_lookup import CertificateLookup
 from node.overlay.lookup import LookupOutput, LookupService
 from node.overlay.submit import TOPICS_MAX, Accepted
-from protocols.canonical import parse_json
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, MalformedError, OverlayError, WorldFault
 from protocols.overlay_bodies import read_submission, write_lookup_answer
@@ -143,7 +143,7 @@ async def submit(services: Services) -> Response:
 async def lookup(services: Services) -> Response:
     require_json(request)
     body = await read_body(request, services.settings.body_timeout_s, QUERY_BYTES_MAX)
-    service, query = read_question(parse_json(body, depth_max=QUERY_DEPTH_MAX))
+    service, query = read_question(parse_document(body, depth_max=QUERY_DEPTH_MAX))
     found = await services.overlay.lookup(service, query)
     fresh = services.freshness()
     if not found and service == CertificateLookup.name and not fresh.settles:
@@ -236,7 +236,7 @@ def read_topics(header: str | None) -> list[str]:
         InvalidSubmissionError: It is something else.
     """
     try:
-        topics = parse_json((header or "")[:HEADER_CHARS_MAX].encode("latin-1", "replace"), depth_max=2)
+        topics = parse_document((header or "")[:HEADER_CHARS_MAX].encode("latin-1", "replace"), depth_max=2)
     except OverlayError:
         topics = None
     if isinstance(topics, list) and 0 < len(topics) <= TOPICS_MAX and all(isinstance(each, str) for each in topics):

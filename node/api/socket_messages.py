@@ -8,12 +8,12 @@ import orjson
 
 from node.api.models.stream import AcknowledgeRequest, CreditRequest, PingRequest, SubscribeRequest
 from node.api.problems import PROBLEMS
+from node.api.wire import parse_document
 from node.delivery.criteria import criteria_document, read_criteria
 from node.delivery.cursor import Cursor, read_cursor
 from node.delivery.filters import Filter
 from node.runtime.clock import clock_ms
 from node.runtime.document_models import DocumentModel, FieldProblem, read_document
-from protocols.canonical import parse_json
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, OverlayError
 
@@ -87,7 +87,7 @@ def read_request(text: str | bytes) -> Request:
         raise InvalidMessageError(
             f"a message must be text of at most {MESSAGE_CHARS_MAX} characters", field="", remedy="send JSON as text"
         )
-    document = parse_json(text.encode())
+    document = parse_document(text.encode())
     kind = document.get("type") if isinstance(document, dict) else None
     model = REQUESTS.get(kind) if isinstance(kind, str) else None
     if not isinstance(document, dict) or model is None:

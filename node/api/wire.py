@@ -11,11 +11,11 @@ from node.api.client_address import network_of
 from node.api.models.base import QueryModel
 from node.ingest.admission_control import ByteBudget
 from node.ingest.pipeline import Ingest
-from node.runtime.document_models import FieldProblem
+from node.runtime.document_models import FieldProblem, escaped
 from node.runtime.document_models import read_document as read_document_as
-from protocols.canonical import parse_json
+from protocols.canonical import Json, parse_json
 from protocols.errors import ClientFault
-from protocols.limits import BEEF_BYTES_MAX
+from protocols.limits import BEEF_BYTES_MAX, JSON_DEPTH_MAX
 
 JSON_TYPE: Final = "application/json"
 DOCUMENT_BYTES_MAX: Final = 1024 * 1024  # all bodies but those of events
@@ -36,6 +36,12 @@ class InvalidParameterError(ClientFault):
     """Field: ``field``, the parameter's name."""
 
     code = "invalid-parameter"
+
+
+class InvalidTextError(ClientFault):
+    """A string of a document. Fields: ``field``, a JSON pointer to it, and ``remedy``."""
+
+    code = "invalid-request"
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -90,10 +96,37 @@ def _within(body: bytes, bytes_max: int) -> bytes:
 async def read_document(request: Request, timeout_s: float) -> dict[str, Any]:
     """Read a JSON object."""
     require_json(request)
-    document = parse_json(await read_body(request, timeout_s, DOCUMENT_BYTES_MAX))
+    document = parse_document(await read_body(request, timeout_s, DOCUMENT_BYTES_MAX))
     if not isinstance(document, dict):
         raise ClientFault("the body is not a JSON object", field="", remedy="send an object")
     return document
+
+
+def parse_document(body: bytes, *, depth_max: int = JSON_DEPTH_MAX) -> Json:
+    """Parse a JSON document other than events, which ends up in columns of text.
+
+    Raises:
+        InvalidJsonError: As of ``parse_json``. InvalidTextError: A string contains U+0000, which no column can hold.
+    """
+    value = parse_json(body, depth_max=depth_max)
+    if b"\\u0000" in body:  # the only way to write it; the backslash may be one that is escaped itself
+        _refuse_nul(value, "")
+    return value
+
+
+def _refuse_nul(value: Json, pointer: str) -> None:
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidTextError(f"{pointer or '/'}: must not contain U+0000", field=pointer, remedy="leave U+0000 out")
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_nul(item, f"{pointer}/{index}")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if "\0" in name:
+                raise InvalidTextError(
+                    f"{pointer}: a member's name must not contain U+0000", field=pointer, remedy="leave U+0000 out"
+                )
+            _refuse_nul(item, f"{pointer}/{escaped(name)}")
 
 
 def read_query(model: type[Q], asked: Request | Websocket) -> Q:

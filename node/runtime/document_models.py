@@ -110,12 +110,12 @@ def field_problem(model: type[BaseModel], error: ValidationError, *, pointer: st
         pointer: Where the document stands in what the client sent.
     """
     detail = error.errors(include_url=False)[0]
-    place = pointer + "".join(f"/{_escaped(str(part))}" for part in detail["loc"])
+    place = pointer + "".join(f"/{escaped(str(part))}" for part in detail["loc"])
     reason, remedy = _words(model, detail)
     return FieldProblem(pointer=place[:POINTER_CHARS_MAX] or "/", reason=reason[:REASON_CHARS_MAX], remedy=remedy)
 
 
-def _escaped(part: str) -> str:
+def escaped(part: str) -> str:
     """A member's name as a token of a JSON pointer (RFC 6901, section 3)."""
     return part.replace("~", "~0").replace("/", "~1")
 

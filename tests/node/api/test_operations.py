@@ -182,3 +182,25 @@ def test_a_handler_takes_what_its_route_gives() -> None:
     assert resource.routes == []
     resource.get("/things", operation)(without_the_part)
     assert [route.endpoint for route in resource.routes] == ["tests.without_the_part"]
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "field"),
+    [
+        ("/overlay/sources", {"sourceId": "a\0b"}, "/sourceId"),
+        ("/overlay/sources", {"configuration": {"a/b": ["", {"c": "\0"}]}}, "/configuration/a~1b/1/c"),
+        ("/overlay/subscriptions", {"filter": {"\0": 1}}, "/filter"),
+        ("/lookup", {"service": "ls_ship", "query": {"domain": "\0"}}, "/query/domain"),
+    ],
+)
+async def test_a_string_with_nul_is_refused_by_its_place(
+    node: Running, path: str, document: dict[str, Any], field: str
+) -> None:
+    found = await node.client.post(path, json=document)
+    assert found.status_code == 400, found.text
+    assert found.json()["field"] == field
+    assert "U+0000" in found.json()["detail"]
+
+
+async def test_an_escaped_backslash_before_u0000_is_text(node: Running) -> None:
+    assert (await node.source("s2", name="a\\u0000b")).status_code == 201
