@@ -214,12 +214,17 @@ def _call(chosen: argparse.Namespace) -> int:
 
     key = load_key(chosen.key)
     try:
+        data = _read_data(chosen.data)
+    except OSError as error:
+        print(f"overlay-node: --data {chosen.data}: {error.strerror}", file=sys.stderr)
+        return FAILED
+    try:
         url = httpx.URL(chosen.url)
         node = chosen.node or identity_of(f"{url.scheme}://{url.netloc.decode('ascii')}")
         answer = httpx.request(
             chosen.method,
             url,
-            content=_read_data(chosen.data),
+            content=data,
             headers={"Content-Type": "application/json"} if chosen.data is not None else None,
             auth=SignedRequests(key, node),
             timeout=CALL_TIMEOUT_S,

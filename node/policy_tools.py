@@ -24,6 +24,7 @@ from protocols.errors import ClientFault, InvalidPolicyError, OverlayError
 
 OK, FAILED, USAGE = 0, 1, 2
 COLOURS: Final = {"valid": "green", "invalid": "red", "rejected": "magenta", "warning": "yellow", "info": "cyan"}
+FORMATS: Final = "write JSON lines, a JSON array, an object with 'events', or CSV (.csv), as they are or gzip (.gz)"
 VALUE_CHARS_MAX: Final = 60
 LINE_CHARS_MAX: Final = 1_000
 
@@ -61,14 +62,14 @@ def read_events(file: Path) -> list[Any]:
             events: Any = [_of_row(number, row) for number, row in enumerate(csv.DictReader(text.splitlines()), 1)]
         else:
             events = _read_json(text)
-    except (OSError, ValueError) as error:
-        raise UnreadableFileError(f"{file}: {error}") from error
+    except OSError as error:
+        raise UnreadableFileError(f"{file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UnreadableFileError(f"{file}: {error}; {FORMATS}") from error
     if isinstance(events, dict):
         events = events.get("events", [events])
     if not isinstance(events, list) or not events:
-        raise UnreadableFileError(
-            f"{file}: has no events; write JSON lines, a JSON array, or an object with 'events'"
-        )
+        raise UnreadableFileError(f"{file}: has no events; {FORMATS}")
     return [_whole(number, event) for number, event in enumerate(events, 1)]
 
 
@@ -76,7 +77,14 @@ def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [_read_line(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _read_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON: {error}") from None
 
 
 def _of_row(number: int, row: dict[str, str]) -> dict[str, Any]:
@@ -231,9 +239,12 @@ def _value(value: Any) -> str:
 
 
 def _report(file: Path, error: OverlayError) -> int:
-    place = f" ({error.fields.get('path') or 'the whole'})" if isinstance(error, InvalidPolicyError) else ""
-    print(f"overlay-node: {file}{place}: {error}", file=sys.stderr)
-    return USAGE if isinstance(error, UnreadableFileError) else FAILED
+    if isinstance(error, UnreadableFileError):  # its text names the file, which may be another
+        print(f"overlay-node: {error}", file=sys.stderr)
+        return USAGE
+    path = error.fields.get("path") if isinstance(error, InvalidPolicyError) else None
+    print(f"overlay-node: {file}{f' ({path})' if path else ''}: {error}", file=sys.stderr)
+    return FAILED
 
 
 def _console() -> Console:

@@ -69,7 +69,7 @@ async def test_the_body_can_be_a_file(postgres_url: str, tmp_path: Path, capsys:
         assert (code, json.loads(out)["sourceId"]) == (0, "farm")
         code, out, err = await call(capsys, *arguments, "--data", f"@{tmp_path / 'none.json'}")
         assert (code, out) == (1, "")
-        assert "No such file" in err
+        assert err == f"overlay-node: --data @{tmp_path / 'none.json'}: No such file or directory\n"
 
 
 async def test_a_request_for_another_node_is_refused(

@@ -115,7 +115,12 @@ def test_diff_shows_values_levels_and_issues(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     ("name", "text", "why"),
-    [("e.json", "[]", "has no events"), ("e.json", "{", "Expecting"), ("e.csv", "a,b", "has no events")],
+    [
+        ("e.json", "[]", "has no events"),
+        ("e.json", "{", "line 1 is not JSON: "),
+        ("e.jsonl", "{}\n[", "line 2 is not JSON: "),
+        ("e.csv", "a,b", "has no events"),
+    ],
 )
 def test_samples_that_are_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, why: str
