@@ -10,6 +10,7 @@ import trio
 
 from node.coordination.dispatcher import Handlers
 from node.coordination.serialization import certificate_bytes, read_certificate
+from node.network.inbound_fence import InboundFence
 from node.network.sync_messages import (
     ENTRIES,
     ENTRIES_BYTES_MAX,
@@ -25,8 +26,10 @@ from node.network.sync_messages import (
 )
 from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
+from node.runtime.containment import Quarantine
 from protocols import codec
 from protocols.effects import LookUpCertificate, StoreCertificate
+from protocols.errors import PeerFault
 from protocols.identifiers import batch_digest
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
@@ -34,6 +37,7 @@ from protocols.stimuli import CertificateLookedUp, CertificateStored, Stimulus
 from storage import certificate_log, peers
 from storage.certificate_log import Logged
 from storage.database import Database
+from storage.errors import StorageRefusedError
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -56,17 +60,23 @@ class CertificateLog:
         kept_max: int,
         is_known: Callable[[IdentityKey], bool],
         enqueue: Callable[[Stimulus], None],
+        fence: InboundFence,
+        quarantine: Quarantine,
     ) -> None:
         """Args:
         kept_max: How many certificates of others are kept, the latest.
         is_known: Whether a key is a node's of this network: certificates of other keys prove nothing.
         enqueue: Reports to the driver.
+        fence: Contains what peers sent.
+        quarantine: Contains rows read back.
         """
         self._network = network
         self._database = database
         self.kept_max = kept_max
         self._is_known = is_known
         self._enqueue = enqueue
+        self._fence = fence
+        self._quarantine = quarantine
         self._news = trio.Event()
         self._send, self._receive = trio.open_memory_channel[StoreCertificate](QUEUE_MAX)
 
@@ -100,8 +110,7 @@ class CertificateLog:
         async for first in self._receive:
             await trio.sleep(GROUP_S)
             group = [first, *islice(waiting(self._receive), GROUP_MAX - 1)]
-            await self.put([effect.sealed for effect in group])
-            for effect in group:
+            for effect in await self._put_each(group):
                 statement = effect.sealed.certificate.statement
                 kept = CertificateStored(
                     now_ms=clock_ms(),
@@ -110,6 +119,21 @@ class CertificateLog:
                     sender=effect.sender,
                 )
                 self._enqueue(kept)
+
+    async def _put_each(self, group: Sequence[StoreCertificate]) -> Sequence[StoreCertificate]:
+        """Write a group; where that fails, each alone, without those that cannot be written. Returns the written."""
+        try:
+            with self._quarantine.contain("frame", "certificates", b""):
+                await self.put([effect.sealed for effect in group])
+                return group
+        except StorageRefusedError as error:
+            log.warning("certificates.refused", certificates=len(group), why=str(error))
+        kept = []
+        for effect in group:
+            with self._fence.contain("frame", effect.sender, certificate_bytes(effect.sealed.certificate)):
+                await self.put([effect.sealed])
+                kept.append(effect)
+        return kept
 
     async def put(self, sealed: Sequence[BatchSealed]) -> int:
         """Write certificates that were checked. Returns how many were new here."""
@@ -121,10 +145,15 @@ class CertificateLog:
         return entered
 
     async def find(self, batch_id: str) -> BatchSealed | None:
-        """The end of a batch, if it is known here."""
+        """The end of a batch, if it is known here and can be read."""
         found = await self._database.run(partial(certificate_log.find, batch_ids=[batch_id]))
         for certificate, context in found:
-            return BatchSealed(network=self._network, certificate=read_certificate(certificate), context=context)
+            with self._quarantine.contain("row", batch_id, certificate):
+                try:
+                    read = read_certificate(certificate)
+                    return BatchSealed(network=self._network, certificate=read, context=context)
+                except (PeerFault, ValueError) as fault:
+                    log.error("certificate.unreadable", batch=batch_id, why=str(fault))
         return None
 
     async def _find_end(self, effect: LookUpCertificate) -> None:

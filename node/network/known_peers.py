@@ -1,12 +1,14 @@
 """The nodes that this node knew in earlier runs: their addresses, and their advertisements for their membership."""
 
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
+
+import structlog
 
 from node.coordination.serialization import read_advertisement
 from node.network.membership import Membership
 from node.network.transport import Transport
+from node.runtime.containment import Quarantine
 from protocols.envelope import to_frame
 from protocols.errors import PeerFault
 from protocols.messages import Advertisement, IdentityKey, Signed
@@ -16,15 +18,26 @@ from storage.database import Database
 if TYPE_CHECKING:
     from psycopg import Connection
 
+log = structlog.get_logger(__name__)
+
 
 class KnownPeers:
     """Identities that advertised to this node before, kept in the database."""
 
-    def __init__(self, *, network: str, database: Database, transport: Transport, membership: Membership) -> None:
+    def __init__(
+        self,
+        *,
+        network: str,
+        database: Database,
+        transport: Transport,
+        membership: Membership,
+        quarantine: Quarantine,
+    ) -> None:
         self._network = network
         self._database = database
         self._transport = transport
         self._membership = membership
+        self._quarantine = quarantine
         self._identities = {transport.identity}
 
     def __contains__(self, identity: IdentityKey) -> bool:
@@ -43,11 +56,18 @@ class KnownPeers:
             WorldFault: the database is away.
         """
         for frame in await self._database.run(peers.advertisements):
-            with suppress(PeerFault):  # a certificate that is revoked by now makes no member
-                await self._membership.check(read_advertisement(frame, self._network))
+            with self._quarantine.contain("row", "peers", frame):
+                await self._check(frame)
         for identity, addresses in await self._database.run(peers.remembered):
-            self._identities.add(identity)
-            self._transport.learn(identity, addresses)
+            with self._quarantine.contain("row", "peers", identity):
+                self._transport.learn(identity, addresses)
+                self._identities.add(identity)
+
+    async def _check(self, frame: bytes) -> None:
+        try:
+            await self._membership.check(read_advertisement(frame, self._network))
+        except PeerFault as fault:  # a certificate that is revoked by now makes no member
+            log.info("peer.not_a_member_any_more", code=fault.code, why=str(fault))
 
     async def remember(self, signed: Signed[Advertisement], now_ms: int) -> None:
         """Store an advertisement for the next run.

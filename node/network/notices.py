@@ -15,11 +15,12 @@ from typing import Final
 import structlog
 import trio
 
+from node.network.inbound_fence import InboundFence
 from node.network.sync import Synchronizer
-from node.network.transport import PeerUnreachableError, Transport
+from node.network.transport import Transport
 from node.runtime.token_bucket import Rate, TokenBuckets
 from node.runtime.topic_patterns import Patterns
-from protocols.errors import PeerFault
+from protocols.errors import WorldFault
 from protocols.identifiers import batch_of
 from protocols.messages import CertifiedNotice, IdentityKey, Signed
 from storage import certificate_log
@@ -67,12 +68,14 @@ class Notices:
         transport: Transport,
         sync: Synchronizer,
         interests: Interests,
+        fence: InboundFence,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._database = database
         self._transport = transport
         self._sync = sync
         self._interests = interests
+        self._fence = fence
         self._allowed = TokenBuckets[IdentityKey](NODE_RATE, clock, NODES_MAX)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._waiting: dict[IdentityKey, deque[CertifiedNotice]] = {}
@@ -106,7 +109,8 @@ class Notices:
             waiting = self._waiting[announcer]
             try:
                 while waiting:
-                    await self._follow(announcer, waiting.popleft())
+                    with self._fence.contain("gossip", announcer):
+                        await self._follow(announcer, waiting.popleft())
             finally:
                 del self._waiting[announcer]
 
@@ -130,13 +134,11 @@ class Notices:
 
     async def _ask(self, peer: IdentityKey, batch_ids: Sequence[str]) -> None:
         try:
-            learned = await self._sync.fetch(peer, batch_ids)
-        except PeerUnreachableError as error:
+            with self._fence.contain("answer", peer):
+                learned = await self._sync.fetch(peer, batch_ids)
+                log.debug("notice.followed", peer=peer.hex(), certificates=learned)
+        except WorldFault as error:  # of the peer, or of the worker that checks its answer
             log.info("notice.unreachable", peer=peer.hex(), why=str(error))
-        except PeerFault as fault:
-            self._transport.strike(peer, fault.code)
-        else:
-            log.debug("notice.followed", peer=peer.hex(), certificates=learned)
 
     async def _unknown(self, batch_ids: Sequence[str]) -> list[str]:
         return await self._database.run(partial(certificate_log.unknown, batch_ids=batch_ids))

@@ -4,20 +4,17 @@ Every frame is checked whole by ``open_frame`` before anything else uses it. A f
 sender struck; other peers are not affected.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
 from node.coordination.driver import Driver
 from node.coordination.payloads import Payloads
+from node.network.inbound_fence import InboundFence
 from node.network.transport import Gossip, InboundFrame, Transport
 from node.runtime.clock import clock_ms
-from node.runtime.containment import Failure, Quarantine
 from protocols import certificate, envelope
-from protocols.errors import MalformedError, OverlayError, WorldFault
+from protocols.errors import MalformedError
 from protocols.limits import PAYLOAD_BYTES_MAX
 from protocols.messages import (
     Advertisement,
@@ -66,7 +63,6 @@ from protocols.stimuli import (
 
 log = structlog.get_logger(__name__)
 
-QUARANTINED: Final = "quarantined"
 GOSSIPED = (Announcement, Advertisement, FraudProof, CertifiedNotice)
 
 
@@ -87,8 +83,7 @@ class Receiver:
         on_advertisement: Callable[[Signed[Advertisement]], Awaitable[None]],
         on_notice: Callable[[Signed[CertifiedNotice]], None],
         on_proof: Callable[[FraudProof, IdentityKey], Awaitable[None]],
-        on_fault: Callable[[str], None],
-        quarantine: Quarantine,
+        fence: InboundFence,
         on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
         self._network = network
@@ -102,47 +97,25 @@ class Receiver:
         self._on_advertisement = on_advertisement
         self._on_notice = on_notice
         self._on_proof = on_proof
-        self._on_fault = on_fault
-        self._quarantine = quarantine
+        self._fence = fence
         self._on_received = on_received
 
     async def run_streams(self) -> None:
         """Serve frames that came over streams."""
         async for delivery in self._transport.inbound():
-            with self._contain("frame", delivery.sender, delivery.frame):
+            with self._fence.contain("frame", delivery.sender, delivery.frame):
                 await self._receive_frame(delivery)
 
     async def run_gossip(self) -> None:
         """Serve gossiped frames. Their signer counts, not the neighbour that passed them on."""
         async for gossip in self._transport.gossip():
-            with self._contain("gossip", gossip.sender, gossip.data):
+            with self._fence.contain("gossip", gossip.sender, gossip.data):
                 await self._receive_gossip(gossip)
 
     def to_self(self, signed: Signed[Message]) -> None:
         """Hand over a message of this node to itself: the same way as those of peers, without the network."""
         if not isinstance(signed.message, Advertisement):
             self._driver.enqueue(self._stimulus(signed))
-
-    @contextmanager
-    def _contain(self, kind: str, sender: IdentityKey, data: bytes) -> Iterator[None]:
-        """Drop what is at fault, or reaches a bug, and strike its sender; let faults of the surroundings pass."""
-        try:
-            with self._quarantine.contain(kind, sender.hex(), data, partial(self._on_failure, sender)):
-                yield
-        except WorldFault:
-            raise
-        except OverlayError as fault:
-            log.warning("peer.fault", peer=sender.hex(), code=fault.code, why=str(fault))
-            self._strike(sender, fault.code)
-
-    def _on_failure(self, sender: IdentityKey, failure: Failure) -> None:
-        self._strike(sender, QUARANTINED)
-        if failure.closes_origin:
-            self._transport.disconnect(sender)
-
-    def _strike(self, sender: IdentityKey, code: str) -> None:
-        self._on_fault(code)
-        self._transport.strike(sender, code)
 
     async def _receive_frame(self, delivery: InboundFrame) -> None:
         signed, attachment = envelope.open_frame(delivery.frame, self._network)

@@ -16,12 +16,13 @@ import trio
 from node.coordination.serialization import unpack_outputs
 from node.network.checker import Checker
 from node.network.content_exchange import ContentExchange
+from node.network.inbound_fence import InboundFence
 from node.network.requests import PRESENT
 from node.network.sync_messages import MANIFESTS, MANIFESTS_MAX, ManifestPage, read_keys, read_manifests, write_keys
-from node.network.transport import PeerUnreachableError, Transport
+from node.network.transport import Transport
 from node.runtime.caches import BytesCache
 from protocols import codec
-from protocols.errors import MalformedError, PeerFault, WorldFault
+from protocols.errors import MalformedError, WorldFault
 from protocols.limits import GOSSIP_BYTES_MAX
 from protocols.messages import IdentityKey, Manifest, QuorumCertificate, Statement
 from storage import batches
@@ -48,13 +49,21 @@ class RemoteBatches:
     """Requests batches of peers, and answers their requests: what was read here is kept for a while."""
 
     def __init__(
-        self, *, network: str, database: Database, transport: Transport, library: ContentExchange, checker: Checker
+        self,
+        *,
+        network: str,
+        database: Database,
+        transport: Transport,
+        library: ContentExchange,
+        checker: Checker,
+        fence: InboundFence,
     ) -> None:
         self._network = network
         self._database = database
         self._transport = transport
         self._library = library
         self._checker = checker
+        self._fence = fence
         self._manifests: OrderedDict[str, tuple[bytes, Manifest]] = OrderedDict()
         self._outputs: BytesCache[str, tuple[bytes, bytes]] = BytesCache(OUTPUTS_BYTES_KEPT)
 
@@ -135,11 +144,10 @@ class RemoteBatches:
             answer = await self._transport.request(peer, MANIFESTS + write_keys(batch_ids), REQUEST_S)
             if answer[:1] != PRESENT or len(answer) > ANSWER_BYTES_MAX:
                 return {}
-            return await self._check(answer[1:], batch_ids)
-        except PeerUnreachableError as error:
+            with self._fence.contain("answer", peer, answer):
+                return await self._check(answer[1:], batch_ids)
+        except WorldFault as error:  # of the peer, or of the worker that checks its answer
             log.debug("remote_batch.unanswered", peer=peer.hex(), why=str(error))
-        except PeerFault as fault:
-            self._transport.strike(peer, fault.code)
         return {}
 
     async def _check(self, page: bytes, wanted: Collection[str]) -> dict[str, tuple[bytes, Manifest]]:

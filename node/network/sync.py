@@ -15,6 +15,7 @@ import trio
 
 from node.network.certificate_log import CertificateLog
 from node.network.checker import Checker
+from node.network.inbound_fence import InboundFence
 from node.network.requests import PRESENT
 from node.network.sync_messages import (
     ENTRIES,
@@ -30,10 +31,10 @@ from node.network.sync_messages import (
     read_proofs,
     write_keys,
 )
-from node.network.transport import PeerUnreachableError, Transport
+from node.network.transport import Transport
 from node.runtime.clock import clock_ms
 from protocols import codec
-from protocols.errors import MalformedError, PeerFault
+from protocols.errors import MalformedError, WorldFault
 from protocols.identifiers import batch_of
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import FraudProof, IdentityKey
@@ -89,6 +90,7 @@ class Synchronizer:
         certificates: CertificateLog,
         expects_peers: Callable[[], bool],
         on_proof: Callable[[FraudProof, IdentityKey], Awaitable[None]],
+        fence: InboundFence,
     ) -> None:
         """Args:
         expects_peers: Whether this node has peers to join; without any it is caught up from the start.
@@ -100,6 +102,7 @@ class Synchronizer:
         self._checker = checker
         self._certificates = certificates
         self._on_proof = on_proof
+        self._fence = fence
         self._level_ms: dict[IdentityKey, int] = {}  # when a peer's log was last read to its end
         self._cursors: dict[IdentityKey, int] = {}
         self._expects_peers = expects_peers
@@ -137,24 +140,26 @@ class Synchronizer:
         return tuple(peer.identity for peer in self._transport.peers() if peer.connected)
 
     async def _catch_up(self, peer: IdentityKey) -> bool:
-        """Read what a peer has; False where it did not answer."""
+        """Read what a peer has; False where that should be tried again soon."""
         try:
-            learned = await self._read(peer)
-            if peer not in self._level_ms:
-                page = await self._ask(ProofPage, peer, PROOFS)
-                for proof in await self._checker.admit(partial(read_proofs, page, self._network)):
-                    await self._on_proof(proof, peer)
-        except PeerUnreachableError as error:
-            log.info("sync.unreachable", peer=peer.hex(), why=str(error))
-            return False
-        except PeerFault as fault:
-            self._transport.strike(peer, fault.code)
+            with self._fence.contain("answer", peer):
+                await self._read_all(peer)
+                return True
             self._level_ms.pop(peer, None)
-        else:
-            self._level_ms[peer] = clock_ms()
-            if learned:
-                log.info("sync.caught_up", peer=peer.hex(), certificates=learned, number=self._cursors.get(peer, 0))
-        return True
+            return True
+        except WorldFault as error:  # of the peer, the worker that checks its answers, or the database
+            log.info("sync.unreachable", peer=peer.hex(), why=str(error))
+        return False
+
+    async def _read_all(self, peer: IdentityKey) -> None:
+        learned = await self._read(peer)
+        if peer not in self._level_ms:
+            page = await self._ask(ProofPage, peer, PROOFS)
+            for proof in await self._checker.admit(partial(read_proofs, page, self._network)):
+                await self._on_proof(proof, peer)
+        self._level_ms[peer] = clock_ms()
+        if learned:
+            log.info("sync.caught_up", peer=peer.hex(), certificates=learned, number=self._cursors.get(peer, 0))
 
     async def _read(self, peer: IdentityKey) -> int:
         """Read a peer's log from the cursor to its end. Returns how many certificates were new here."""

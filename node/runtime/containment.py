@@ -20,7 +20,7 @@ from protocols.errors import OverlayError
 
 log = structlog.get_logger(__name__)
 
-KINDS: Final = ("connection", "frame", "gossip", "record", "request", "row")
+KINDS: Final = ("answer", "connection", "frame", "gossip", "record", "request", "row")
 """Items that are fenced. A kind that is not listed is counted all the same."""
 SAMPLE_BYTES: Final = 64
 ORIGINS_MAX: Final = 4_096

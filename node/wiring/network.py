@@ -23,6 +23,7 @@ from node.network.content_exchange import OUTPUTS, POLICY, ContentExchange, answ
 from node.network.directory_view import DirectoryView
 from node.network.discovery import Discovery, Offer, make_tokens
 from node.network.fraud_proofs import FraudProofs
+from node.network.inbound_fence import InboundFence
 from node.network.known_peers import KnownPeers
 from node.network.membership import Membership
 from node.network.notices import Interests, Notices
@@ -137,11 +138,18 @@ def build_peers(base: Base, state: State) -> Peers:
     """All that deals with other nodes: members, directory, certificates, notices, and the receiver."""
     offer = make_offer(base.settings)
     settings, database, transport = base.settings, base.database, base.transport
+    fence = InboundFence(base.quarantine, transport, base.metrics.peer_fault)
     permissions = access(settings, base.keyring.identity, partial(outpoint_is_spent, database))
     membership = Membership(
         own=base.keyring.identity, trusted=settings.member_certifiers, is_revoked=permissions.is_revoked
     )
-    known = KnownPeers(network=base.network, database=database, transport=transport, membership=membership)
+    known = KnownPeers(
+        network=base.network,
+        database=database,
+        transport=transport,
+        membership=membership,
+        quarantine=base.quarantine,
+    )
     discovery = _discovery(base, offer, membership, known)
     certificates = CertificateLog(
         network=base.network,
@@ -149,12 +157,19 @@ def build_peers(base: Base, state: State) -> Peers:
         kept_max=settings.overlay_certificates_max,
         is_known=discovery.is_known,
         enqueue=state.driver.enqueue,
+        fence=fence,
+        quarantine=base.quarantine,
     )
     library = ContentExchange(
         transport=transport, find_policy=state.batches.policy, keep_policy=state.batches.keep_policy
     )
     remote_batches = RemoteBatches(
-        network=base.network, database=database, transport=transport, library=library, checker=base.workers
+        network=base.network,
+        database=database,
+        transport=transport,
+        library=library,
+        checker=base.workers,
+        fence=fence,
     )
     proofs = FraudProofs(driver=state.driver, is_known=discovery.is_known)
     sync = Synchronizer(
@@ -165,9 +180,10 @@ def build_peers(base: Base, state: State) -> Peers:
         certificates=certificates,
         expects_peers=lambda: bool(settings.overlay_bootstrap) or known.has_others,
         on_proof=proofs.take,
+        fence=fence,
     )
     interests = Interests()
-    notices = Notices(database=database, transport=transport, sync=sync, interests=interests)
+    notices = Notices(database=database, transport=transport, sync=sync, interests=interests, fence=fence)
     return Peers(
         offer=offer,
         access=permissions,
@@ -188,7 +204,7 @@ def build_peers(base: Base, state: State) -> Peers:
         interests=interests,
         sync=sync,
         notices=notices,
-        receiver=_receiver(base, state, discovery, membership, notices, proofs),
+        receiver=_receiver(base, state, discovery, membership, notices, proofs, fence),
     )
 
 
@@ -207,7 +223,13 @@ def _discovery(base: Base, offer: Offer, membership: Membership, known: KnownPee
 
 
 def _receiver(
-    base: Base, state: State, discovery: Discovery, membership: Membership, notices: Notices, proofs: FraudProofs
+    base: Base,
+    state: State,
+    discovery: Discovery,
+    membership: Membership,
+    notices: Notices,
+    proofs: FraudProofs,
+    fence: InboundFence,
 ) -> Receiver:
     return Receiver(
         network=base.network,
@@ -221,8 +243,7 @@ def _receiver(
         on_advertisement=discovery.on_advertisement,
         on_notice=notices.receive,
         on_proof=proofs.take,
-        on_fault=base.metrics.peer_fault,
-        quarantine=base.quarantine,
+        fence=fence,
         on_received=base.metrics.received,
     )
 

@@ -9,6 +9,7 @@ from node.network.known_peers import KnownPeers
 from node.network.membership import Membership
 from node.network.transport import PeerView
 from node.runtime.clock import clock_ms
+from node.runtime.containment import Quarantine
 from protocols.envelope import sign
 from protocols.messages import Advertisement, IdentityKey, Role, Signed
 from storage.database import Database
@@ -100,6 +101,7 @@ def directory_of(
         database=database,
         transport=transport,  # type: ignore[arg-type]  # as much of one as discovery takes
         membership=membership,
+        quarantine=Quarantine(),
     )
     own = offer()
     discovery = Discovery(

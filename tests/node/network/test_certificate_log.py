@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from node.network.certificate_log import CertificateLog
+from node.network.inbound_fence import InboundFence
 from node.network.sync_messages import (
     ENTRIES,
     ENTRIES_MAX,
@@ -20,6 +21,7 @@ from node.network.sync_messages import (
     check_entries,
     write_keys,
 )
+from node.runtime.containment import Quarantine
 from protocols import codec
 from protocols.effects import LookUpCertificate, StoreCertificate
 from protocols.messages import BatchSealed, IdentityKey
@@ -28,6 +30,7 @@ from storage import certificate_log
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
 from tests.network_of_keys import AGENTS, NETWORK, certified
+from tests.node.memory_transport import MemoryTransport
 from tests.node.running import until
 from tests.outage import out_of_order
 
@@ -45,6 +48,7 @@ class Kept:
     database: Database
     reported: list[Stimulus]
     unknown: set[IdentityKey]
+    transport: MemoryTransport
 
     async def store(self, *sealed: BatchSealed) -> None:
         for each in sealed:
@@ -59,6 +63,7 @@ class Kept:
 async def log(url: str, kept_max: int = 100, *, runs: bool = True) -> AsyncIterator[Kept]:
     reported: list[Stimulus] = []
     unknown: set[IdentityKey] = set()
+    transport = MemoryTransport(AGENTS[0].identity)
     with Database(url, attempts_max=1) as database:
         made = CertificateLog(
             network=NETWORK,
@@ -66,11 +71,13 @@ async def log(url: str, kept_max: int = 100, *, runs: bool = True) -> AsyncItera
             kept_max=kept_max,
             is_known=lambda identity: identity not in unknown,
             enqueue=reported.append,
+            fence=InboundFence(Quarantine(), transport),
+            quarantine=Quarantine(),
         )
         async with trio.open_nursery() as nursery:
             if runs:
                 nursery.start_soon(made.run)
-            yield Kept(log=made, database=database, reported=reported, unknown=unknown)
+            yield Kept(log=made, database=database, reported=reported, unknown=unknown, transport=transport)
             nursery.cancel_scope.cancel()
 
 
@@ -187,3 +194,26 @@ async def test_a_malformed_request_gets_nothing(postgres_url: str, body: bytes) 
 async def test_a_node_without_proofs_has_an_empty_page(postgres_url: str) -> None:
     async with log(postgres_url) as kept:
         assert codec.decode(ProofPage, await kept.log.answer(PROOFS)) == ProofPage(entries=())
+
+
+async def test_one_that_the_database_refuses_is_its_sender_s_fault_and_the_others_are_kept(postgres_url: str) -> None:
+    """A group is one statement: what is refused in it must not keep the others out."""
+    statement = attrs.evolve(SEALED[1].certificate.statement, source_id="a\0b")
+    refused = attrs.evolve(SEALED[1], certificate=attrs.evolve(SEALED[1].certificate, statement=statement))
+    async with log(postgres_url) as kept:
+        await kept.store(SEALED[0], refused, SEALED[2])
+        await until(lambda: len(kept.reported) == 2)
+        unknown = await kept.database.run(partial(certificate_log.unknown, batch_ids=IDENTIFIERS[:3]))
+        assert unknown == [IDENTIFIERS[1]]
+        assert [sender for sender, _ in kept.transport.struck] == [SENDER]
+        await kept.store(SEALED[3])
+        await until(lambda: len(kept.reported) == 3)
+
+
+async def test_a_row_that_cannot_be_read_is_no_end_of_its_batch(postgres_url: str) -> None:
+    async with log(postgres_url, runs=False) as kept:
+        await kept.log.put(SEALED[:2])
+        spoil = "UPDATE certificate_log SET certificate = 'rot' WHERE batch_id = %s"
+        await kept.database.run(lambda connection: connection.execute(spoil, (IDENTIFIERS[0],)) and None)
+        assert await kept.log.find(IDENTIFIERS[0]) is None
+        assert await kept.log.find(IDENTIFIERS[1]) == SEALED[1]

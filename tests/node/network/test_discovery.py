@@ -16,6 +16,7 @@ from node.network.known_peers import KnownPeers
 from node.network.membership import Membership
 from node.network.transport import PeerUnreachableError, PeerView
 from node.runtime.clock import clock_ms
+from node.runtime.containment import Quarantine
 from protocols.envelope import open_frame, sign
 from protocols.errors import PeerFault
 from protocols.membership import NotAMemberError
@@ -126,7 +127,9 @@ async def world(
     own = own or offer()
     with Database(url) as database:
         membership = Membership(own=SELF.identity, trusted=trusted)
-        known = KnownPeers(network=NETWORK, database=database, transport=air, membership=membership)
+        known = KnownPeers(
+            network=NETWORK, database=database, transport=air, membership=membership, quarantine=Quarantine()
+        )
         discovery = Discovery(
             network=NETWORK,
             signer=SELF,

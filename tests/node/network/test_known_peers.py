@@ -92,3 +92,15 @@ async def test_without_a_database_nothing_is_taken_for_known(postgres_url: str) 
         await here.known.remember(advertisement(PEER, offer()), 1)
         await here.known.load()
         assert here.known.has_others
+
+
+async def test_a_row_that_cannot_be_read_keeps_no_other_out(postgres_url: str) -> None:
+    with Database(postgres_url) as database:
+        here = directory_of(SELF, database, membership=certified_only(set()))
+        certificate = issue(CERTIFIER.key, PEER.identity, type=TYPE, serial_number=TYPE)
+        await here.known.remember(advertisement(STRANGER, offer()), 1)
+        await here.known.remember(advertisement(PEER, offer(), membership=certificate), 2)
+        spoil = "UPDATE peers SET advertisement = 'rot' WHERE identity = %s"
+        await database.run(lambda connection: connection.execute(spoil, (STRANGER.identity,)) and None)
+        await here.known.load()
+        assert is_known(here) == [True, True, False]

@@ -15,6 +15,7 @@ from node.coordination.payloads import Payloads
 from node.coordination.serialization import read_certificate
 from node.delivery.announcer import GOSSIP_CERTIFIED, Announcer
 from node.network.certificate_log import CertificateLog
+from node.network.inbound_fence import InboundFence
 from node.network.notices import NODE_RATE, Interests, Notices
 from node.network.receiver import Receiver
 from node.network.requests import ABSENT, PRESENT
@@ -222,6 +223,8 @@ async def hearing(url: str) -> AsyncIterator[Hearing]:
             kept_max=1_000,
             is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
             enqueue=lambda stimulus: None,
+            fence=InboundFence(Quarantine(), transport),
+            quarantine=Quarantine(),
         )
         sync = Synchronizer(
             network=NETWORK,
@@ -231,9 +234,16 @@ async def hearing(url: str) -> AsyncIterator[Hearing]:
             certificates=log,
             expects_peers=lambda: False,
             on_proof=no_proof,
+            fence=InboundFence(Quarantine(), transport),
         )
         interests = Interests()
-        notices = Notices(database=database, transport=transport, sync=sync, interests=interests)
+        notices = Notices(
+            database=database,
+            transport=transport,
+            sync=sync,
+            interests=interests,
+            fence=InboundFence(Quarantine(), transport),
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notices.run)
             yield Hearing(
@@ -250,6 +260,8 @@ def serving(node: Running) -> Any:
         kept_max=1_000,
         is_known=lambda _: True,
         enqueue=lambda stimulus: None,
+        fence=InboundFence(Quarantine(), MemoryTransport(NODE.identity)),
+        quarantine=Quarantine(),
     )
 
     async def answer(_: IdentityKey, body: bytes) -> bytes:
@@ -360,8 +372,7 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
         on_advertisement=nothing,
         on_notice=told.append,
         on_proof=no_proof,
-        on_fault=lambda _: None,
-        quarantine=Quarantine(),
+        fence=InboundFence(Quarantine(), transport),
     )
     send, receive = trio.open_memory_channel[Gossip](1)
     transport.gossip = lambda: receive

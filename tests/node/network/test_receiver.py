@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from node.coordination.payloads import Payloads
 from node.network.fraud_proofs import REMEMBERED_MAX, FraudProofs
+from node.network.inbound_fence import InboundFence
 from node.network.receiver import Receiver
 from node.network.transport import Gossip, InboundFrame
 from node.runtime.caches import BytesCache
@@ -107,8 +108,7 @@ class Reception:
             on_advertisement=self._advertise,
             on_notice=self.notices.append,
             on_proof=self.proofs.take,
-            on_fault=self.faults.append,
-            quarantine=self.quarantine,
+            fence=InboundFence(self.quarantine, self.transport, self.faults.append),
             on_received=lambda *counted: self.counted.append(counted),
         )
 

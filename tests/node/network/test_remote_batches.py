@@ -9,9 +9,11 @@ import attrs
 import pytest
 
 from node.network.content_exchange import OUTPUTS, ContentExchange, answer_outputs
+from node.network.inbound_fence import InboundFence
 from node.network.remote_batches import ASKED_MAX, BatchUnavailableError, RemoteBatches
 from node.network.requests import ABSENT, PRESENT
 from node.network.sync_messages import MANIFESTS, MANIFESTS_MAX, ManifestPage, read_keys, write_keys
+from node.runtime.containment import Quarantine
 from node.worker import compute
 from protocols import codec
 from protocols.envelope import sign, to_frame
@@ -79,6 +81,7 @@ async def reading(url: str, holders: dict[IdentityKey, Holder]) -> AsyncIterator
             transport=transport,
             library=ContentExchange(transport=transport, find_policy=nothing, keep_policy=nothing),
             checker=ThreadWorkers(),
+            fence=InboundFence(Quarantine(), transport),
         )
         yield Reading(remote=remote, transport=transport, network=network)
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from node.network.certificate_log import CertificateLog
+from node.network.inbound_fence import InboundFence
 from node.network.requests import ABSENT, PRESENT
 from node.network.sync import Synchronizer
 from node.network.sync_messages import (
@@ -24,6 +25,7 @@ from node.network.sync_messages import (
     read_keys,
 )
 from node.runtime.clock import clock_ms
+from node.runtime.containment import Quarantine
 from protocols import codec
 from protocols.envelope import sign, to_frame
 from protocols.messages import FraudProof, IdentityKey, QuorumCertificate, Role
@@ -107,6 +109,8 @@ async def reading(url: str, logs: dict[IdentityKey, Log], *, expects_peers: bool
             kept_max=1_000,
             is_known=lambda identity: identity not in unknown,
             enqueue=lambda stimulus: None,
+            fence=InboundFence(Quarantine(), transport),
+            quarantine=Quarantine(),
         )
         sync = Synchronizer(
             network=NETWORK,
@@ -116,6 +120,7 @@ async def reading(url: str, logs: dict[IdentityKey, Log], *, expects_peers: bool
             certificates=log,
             expects_peers=lambda: expects_peers,
             on_proof=take,
+            fence=InboundFence(Quarantine(), transport),
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sync.run)

@@ -13,10 +13,12 @@ import trio
 from agents.roles import read_payload
 from node.network.certificate_log import CertificateLog
 from node.network.content_exchange import OUTPUTS, ContentExchange, answer_outputs
+from node.network.inbound_fence import InboundFence
 from node.network.notices import Interests
 from node.network.remote_batches import RemoteBatches
 from node.network.requests import ABSENT, PRESENT, RequestTable
 from node.network.sync_messages import MANIFESTS, ManifestPage
+from node.runtime.containment import Quarantine
 from node.sources import SourceConnector, SourceIntake
 from node.sources.overlay import OverlayReader
 from node.worker.compute import unpack
@@ -151,6 +153,8 @@ async def opened(reader_url: str, origin_url: str, kept_max: int = 1_000) -> Asy
                 kept_max=kept_max,
                 is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
                 enqueue=lambda stimulus: None,
+                fence=InboundFence(Quarantine(), MemoryTransport(AGENT.identity)),
+                quarantine=Quarantine(),
             )
             hidden: set[str] = set()
             honest = answers_of(origin.database, network, hidden)
@@ -193,6 +197,7 @@ def foreign(database: Database, transport: MemoryTransport) -> RemoteBatches:
         transport=transport,  # type: ignore[arg-type]
         library=library,
         checker=ThreadWorkers(),
+        fence=InboundFence(Quarantine(), transport),
     )
 
 
