@@ -2,21 +2,26 @@
 
 psycopg's async classes need asyncio, so connections are synchronous and run under a ``CapacityLimiter``.
 A caller that is cancelled lets its transaction finish: what was committed was committed.
+
+Nothing waits without bound. The server ends what takes longer than ``STATEMENT_S``, or waits longer than ``LOCK_S``
+for a lock; a connection to a server that says nothing is closed after ``ATTEMPT_S``, or at its caller's deadline.
 """
 
+import contextlib
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 import structlog
 import trio
-from psycopg import errors
 
-from storage.errors import DatabaseInUseError, DatabaseUnavailableError
+from storage.errors import DatabaseInUseError, DatabaseUnavailableError, SchemaError, StorageRefusedError
+from storage.faults import CAUSES, SCHEMA, Reaction, Verdict, verdict_of
 from storage.json_values import adapt
 
 log = structlog.get_logger(__name__)
@@ -28,26 +33,60 @@ DELAY_S_FIRST, DELAY_S_MAX = 0.05, 2.0  # all delays together: about 12 s, longe
 CONNECT_S_MAX = 5
 NODE_LOCK = 0x6E6F6465
 HOLD_S = 5.0
-RETRIED = (
-    errors.SerializationFailure,
-    errors.DeadlockDetected,
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-)
+STATEMENT_S: Final = 60
+LOCK_S: Final = 10
+ATTEMPT_S: Final = 75.0  # longer than a statement may take: the server's own limits come first
+ROLLBACK_S: Final = 0.25  # past the end, for the end of the transaction
+CANCEL_S: Final = 0.25
+WAKE_S: Final = 0.1
+TCP_MS_MAX: Final = 15_000  # until data that a host does not acknowledge breaks a connection
 # What the node relies on, whatever the server's defaults are: UTC, flushed commits, a new snapshot per statement.
-SESSION = """SET TIME ZONE 'UTC'; SET default_transaction_isolation = 'read committed'; SET jit = off;
-    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
+SESSION = f"""SET TIME ZONE 'UTC'; SET default_transaction_isolation = 'read committed'; SET jit = off;
+    SET statement_timeout = '{STATEMENT_S}s'; SET lock_timeout = '{LOCK_S}s';
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+    """.encode()
 
 
-def connect(url: str, *, autocommit: bool = False) -> psycopg.Connection:
+class BoundedConnection(psycopg.Connection):
+    """A connection that waits for its server until ``ends_s`` at most, by the monotonic clock."""
+
+    ends_s = math.inf
+
+    def wait(self, gen: Any, interval: float = WAKE_S, timeout: float | None = None) -> Any:
+        """As psycopg's. Closes the connection to a server that has not answered by ``ends_s``.
+
+        Raises:
+            psycopg.errors.QueryCanceled: It did not answer; what a commit under way came to is not known.
+        """
+        if self.ends_s == math.inf:
+            return super().wait(gen, interval, timeout)
+        left_s = max(self.ends_s - time.monotonic(), ROLLBACK_S)
+        cut_off_s = time.monotonic() + left_s
+        try:
+            return super().wait(gen, interval, left_s if timeout is None else min(timeout, left_s))
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None or self.closed or time.monotonic() < cut_off_s:
+                raise
+            self._leave()
+            raise psycopg.errors.QueryCanceled("the server did not answer in time") from error
+
+    def _leave(self) -> None:
+        """Ask the server to end the statement, then close, whether it heard that or not."""
+        with contextlib.suppress(psycopg.Error):
+            self.cancel_safe(timeout=CANCEL_S)
+        self.close()
+
+
+def connect(url: str, *, autocommit: bool = False) -> BoundedConnection:
     """A connection with the session settings that the rest of this package relies on."""
-    connection = psycopg.connect(
+    connection = BoundedConnection.connect(
         url,
         autocommit=True,
         connect_timeout=CONNECT_S_MAX,
         keepalives_idle=10,
         keepalives_interval=5,
         keepalives_count=3,
+        tcp_user_timeout=TCP_MS_MAX,
         application_name="overlay-node",
     )
     try:
@@ -68,17 +107,36 @@ class Database:
         self._url = url
         self._attempts_max = attempts_max
         self._limiter = trio.CapacityLimiter(connections_max)
-        self._idle: deque[psycopg.Connection] = deque()
-        self._lock: psycopg.Connection | None = None
+        self._idle: deque[BoundedConnection] = deque()
+        self._lock: BoundedConnection | None = None
 
-    async def run(self, work: Callable[[psycopg.Connection], T]) -> T:
+    async def run(self, work: Callable[[psycopg.Connection], T], *, deadline_s: float | None = None) -> T:
         """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed, also
         where a connection broke during the commit and its outcome is not known.
 
+        Args:
+            deadline_s: How long the caller waits, a free thread included. What runs then is cancelled; where it was
+                being committed its outcome is not known.
+
         Raises:
-            DatabaseUnavailableError: after the last attempt; nothing is known to be committed.
+            DatabaseUnavailableError: after the last attempt or at the deadline; nothing is known to be committed.
+            StorageRefusedError: The database cannot hold a value of it; nothing is committed.
+            SchemaError: The database is not that of this program; nothing is committed.
         """
-        return await trio.to_thread.run_sync(self._attempts, work, limiter=self._limiter)
+        if deadline_s is None:
+            return await trio.to_thread.run_sync(self._attempts, work, math.inf, limiter=self._limiter)
+        ends_s = time.monotonic() + deadline_s
+        with trio.move_on_after(deadline_s):
+            return await trio.to_thread.run_sync(
+                self._attempts,
+                work,
+                ends_s,
+                abandon_on_cancel=True,  # type: ignore[call-arg]  # an older trio's stubs are installed
+                limiter=self._limiter,
+            )
+        raise DatabaseUnavailableError(
+            f"the database does not answer within {deadline_s:g} s; the request can be repeated", cause="slow"
+        )
 
     def claim(self) -> None:
         """Take the database for this process, for its life.
@@ -89,9 +147,12 @@ class Database:
         """
         try:
             connection = connect(self._url, autocommit=True)
+            connection.ends_s = time.monotonic() + ATTEMPT_S
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (NODE_LOCK,)).fetchone()
         except psycopg.OperationalError as error:
-            raise DatabaseUnavailableError(f"the database cannot be reached: {str(error).strip()}") from error
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (NODE_LOCK,)).fetchone()
+            raise DatabaseUnavailableError(
+                f"the database cannot be reached: {str(error).strip()}", cause=verdict_of(error).cause
+            ) from error
         if row is None or not row[0]:
             connection.close()
             raise DatabaseInUseError(
@@ -112,8 +173,11 @@ class Database:
     def _claim_again(self) -> None:
         assert self._lock is not None, "claimed before it is held"
         try:
+            self._lock.ends_s = time.monotonic() + ATTEMPT_S
             self._lock.execute("SELECT 1")
-        except RETRIED as error:
+        except psycopg.Error as error:
+            if verdict_of(error).reaction is not Reaction.RETRY:
+                raise
             log.warning("database.claim_lost", why=str(error).strip())
             self._lock.close()
             try:
@@ -134,36 +198,40 @@ class Database:
     ) -> None:
         self.close()
 
-    def _attempts(self, work: Callable[[psycopg.Connection], T]) -> T:
+    def _attempts(self, work: Callable[[psycopg.Connection], T], ends_s: float) -> T:
         delay_s = DELAY_S_FIRST
         for attempt in range(1, self._attempts_max + 1):
             try:
-                return self._transact(work)
-            except RETRIED as error:
-                log.warning("database.retry", attempt=attempt, why=str(error).strip())
-                if attempt == self._attempts_max:
-                    text = "the database does not answer; the request can be repeated"
-                    raise DatabaseUnavailableError(text) from error
-            time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  # spread, no secret
+                return self._transact(work, ends_s)
+            except (psycopg.Error, UnicodeEncodeError) as error:
+                verdict = verdict_of(error)
+                if verdict.reaction is not Reaction.RETRY:
+                    raise _fault(error, verdict) from error
+                log.warning("database.retry", attempt=attempt, cause=verdict.cause, why=str(error).strip())
+                pause_s = delay_s * random.uniform(0.5, 1.0)  # noqa: S311  # spread, no secret
+                if attempt == self._attempts_max or time.monotonic() + pause_s >= ends_s:
+                    raise _fault(error, verdict) from error
+            time.sleep(pause_s)
             delay_s = min(2 * delay_s, DELAY_S_MAX)
         raise AssertionError("the last attempt returns or raises")
 
-    def _transact(self, work: Callable[[psycopg.Connection], T]) -> T:
+    def _transact(self, work: Callable[[psycopg.Connection], T], ends_s: float) -> T:
         connection = self._take()
+        connection.ends_s = min(ends_s, time.monotonic() + ATTEMPT_S)
         try:
             with connection.transaction():
                 result = work(connection)
-        except BaseException:
-            if connection.closed or connection.broken:
+        except BaseException as error:
+            if connection.closed or connection.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 connection.close()
-                self._discard_idle()  # they were open as long: a server that restarted broke them all
+                self._discard_idle()  # opened as long ago: to a server that restarted, or is no longer the primary
             else:
                 self._idle.append(connection)
             raise
         self._idle.append(connection)
         return result
 
-    def _take(self) -> psycopg.Connection:
+    def _take(self) -> BoundedConnection:
         try:
             return self._idle.pop()  # another thread may have emptied it since a look at its length
         except IndexError:
@@ -175,3 +243,14 @@ class Database:
                 self._idle.pop().close()
             except IndexError:
                 return
+
+
+def _fault(error: Exception, verdict: Verdict) -> Exception:
+    """The fault that an error is to those who asked; the error itself where the program is wrong."""
+    text = str(error).strip()
+    if verdict.reaction is Reaction.RETRY:
+        cause = CAUSES.get(verdict.cause, "the database does not answer")
+        return DatabaseUnavailableError(f"{cause}; the request can be repeated", cause=verdict.cause)
+    if verdict.reaction is Reaction.REFUSE:
+        return StorageRefusedError(f"the database cannot store a value: {text.partition(chr(10))[0]}")
+    return SchemaError(f"the database's schema is not that of this program: {text}") if verdict is SCHEMA else error

@@ -11,7 +11,7 @@ import trio.testing
 from trio._core import _run as trio_run
 
 from node.runtime.processor_time import ProcessorTimes
-from storage.database import connect
+from storage.database import BoundedConnection, connect
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def reset(connection: psycopg.Connection) -> None:
 
 
 @contextmanager
-def grounds(server: str, prefix: str, nodes: int) -> Iterator[tuple[list[str], dict[str, psycopg.Connection]]]:
+def grounds(server: str, prefix: str, nodes: int) -> Iterator[tuple[list[str], dict[str, BoundedConnection]]]:
     """Databases for so many nodes on a server that has one to copy, named ``overlay``."""
     names = [f"{prefix}_{index}" for index in range(nodes)]
     maintenance = server.replace("/overlay?", "/postgres?")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from node.runtime.settings import Settings
 from node.worker import compute
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey
-from storage.database import Database
+from storage.database import BoundedConnection, Database
 from storage.errors import DatabaseUnavailableError
 from tests.simulation.links import Links, Reply, SimulatedTransport
 
@@ -39,10 +40,10 @@ class InlineDatabase(Database):
         self.owner = owner
         self.gone = False
 
-    async def run(self, work: Callable[[psycopg.Connection], T]) -> T:
+    async def run(self, work: Callable[[psycopg.Connection], T], *, deadline_s: float | None = None) -> T:
         await trio.sleep(self.links.rng.uniform(0.0002, 0.003))
         self._die_sometimes()
-        result = self._transact(work)
+        result = self._transact(work, math.inf)
         self._die_sometimes()
         return result
 
@@ -86,7 +87,7 @@ class InlineWorkers:
 class Member:
     """One node, through all its lives."""
 
-    def __init__(self, links: Links, index: int, url: str, connection: psycopg.Connection) -> None:
+    def __init__(self, links: Links, index: int, url: str, connection: BoundedConnection) -> None:
         self.links = links
         self.index = index
         self.url = url

@@ -17,12 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-import psycopg
 import structlog
 import trio
 import trio.testing
 
 from protocols.messages import IdentityKey
+from storage.database import BoundedConnection
 from tests.simulation.ground import deterministic, grounds, reset
 from tests.simulation.inspection import Inspection
 from tests.simulation.links import STORM_S, Faults, Links
@@ -67,7 +67,7 @@ class NetworkOfNodes(Links):
         self,
         seed: int,
         databases: list[str],
-        connections: dict[str, psycopg.Connection],
+        connections: dict[str, BoundedConnection],
         faults: Faults | None = None,
     ) -> None:
         rng = random.Random(seed)
@@ -202,7 +202,7 @@ class NetworkOfNodes(Links):
 
 
 def run(
-    seed: int, databases: list[str], connections: dict[str, psycopg.Connection], faults: Faults | None = None
+    seed: int, databases: list[str], connections: dict[str, BoundedConnection], faults: Faults | None = None
 ) -> Outcome:
     """One seed, from empty databases; ``faults`` in place of those that it draws."""
     with deterministic(seed):
@@ -228,7 +228,7 @@ def main() -> None:
             print(report(seed, urls, connections), flush=True)
 
 
-def report(seed: int, urls: list[str], connections: dict[str, psycopg.Connection]) -> str:
+def report(seed: int, urls: list[str], connections: dict[str, BoundedConnection]) -> str:
     """The outcome as JSON, or what did not hold."""
     try:
         return json.dumps(attrs.asdict(run(seed, urls, connections)))

@@ -10,6 +10,7 @@ import trio.testing
 
 from node.network import sync
 from node.runtime.settings import Settings
+from storage.database import BoundedConnection
 from storage.embedded import EmbeddedPostgres
 from tests.simulation.ground import deterministic, grounds, reset
 from tests.simulation.links import STORM_S, Faults
@@ -23,7 +24,7 @@ CALM = Faults(delay_ms=2)
 class Quiet(NetworkOfNodes):
     """Nodes without faults and without clients of their own, for what a test has them do."""
 
-    def __init__(self, databases: list[str], connections: dict[str, psycopg.Connection]) -> None:
+    def __init__(self, databases: list[str], connections: dict[str, BoundedConnection]) -> None:
         super().__init__(0, databases, connections, CALM)
         self.members = [Member(self, index, url, connections[url]) for index, url in enumerate(databases)]
         self.by_identity = {member.identity: member for member in self.members}
