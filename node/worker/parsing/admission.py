@@ -34,6 +34,7 @@ REQUEST_KEYS: Final = ("sourceId", "events", "processingOptions")
 OPTION_KEYS: Final = ("requireCertification", "distributionTopics", "consensusLevel", "durability")
 REASON_CHARS_MAX: Final = 400
 DURABILITIES: Final = ("local", "replicated")
+FOUND_CHARS_MAX: Final = 40
 EVENT_KEYS: Final = ("externalId", "eventType", "timestamp", "data")
 _EVENT_KEY_SET: Final = frozenset(EVENT_KEYS)
 _PLAIN: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
@@ -227,17 +228,39 @@ def _check_members(source_id: Any, events: Any) -> None:
     if type(source_id) is not str or not 0 < len(source_id) <= SOURCE_ID_CHARS_MAX or not _is_text(source_id):
         _refuse(
             "/sourceId",
-            f"must be a string of 1 to {SOURCE_ID_CHARS_MAX} characters",
+            f"must be a string of 1 to {SOURCE_ID_CHARS_MAX} characters, found {_found(source_id)}",
             "send the id of the registered source that the events come from",
         )
     if type(events) is not list or not events:
-        _refuse("/events", f"must be an array of 1 to {EVENTS_PER_REQUEST_MAX} events", "send at least one event")
+        _refuse(
+            "/events",
+            f"must be an array of 1 to {EVENTS_PER_REQUEST_MAX} events, found {_found(events)}",
+            "send at least one event",
+        )
     if len(events) > EVENTS_PER_REQUEST_MAX:
         raise TooManyEventsError(
             f"/events: has {len(events)} events, at most {EVENTS_PER_REQUEST_MAX} are allowed in a request",
             field="/events",
             remedy=f"send them in requests of at most {EVENTS_PER_REQUEST_MAX}",
         )
+
+
+def _found(value: Any) -> str:
+    """What a client sent in place of something else."""
+    if value is None:
+        return "nothing"
+    if type(value) is list:
+        return f"an array of {len(value)}"
+    if type(value) is str and len(value) > FOUND_CHARS_MAX:
+        return f"a string of {len(value)} characters"
+    return repr(value) if type(value) is str else json_kind(value)
+
+
+def _one_of(options: dict[str, Any], name: str, choices: Sequence[str]) -> None:
+    value = options.get(name)
+    if value is not None and value not in choices:
+        reason = f"must be one of {', '.join(choices)}, found {_found(value)}"
+        _refuse(f"/processingOptions/{name}", reason, f"send {choices[0]}, or leave it out")
 
 
 def _refuse(field: str, reason: str, remedy: str) -> Any:
@@ -254,12 +277,12 @@ def _options(options: Any) -> dict[str, Any]:
     for key in options:
         if key not in OPTION_KEYS:
             _refuse(f"{place}/{key}"[:80], "unknown field", f"known fields are {', '.join(OPTION_KEYS)}")
-    if options.get("consensusLevel") not in (None, *LEVEL_WORDS):
-        _refuse(f"{place}/consensusLevel", f"must be one of {', '.join(LEVEL_WORDS)}", "send one, or leave it out")
-    if options.get("durability") not in (None, *DURABILITIES):
-        _refuse(f"{place}/durability", f"must be one of {', '.join(DURABILITIES)}", "send one, or leave it out")
-    if type(options.get("requireCertification", True)) is not bool:
-        _refuse(f"{place}/requireCertification", "must be true or false", "send true, or leave it out")
+    _one_of(options, "consensusLevel", LEVEL_WORDS)
+    _one_of(options, "durability", DURABILITIES)
+    required = options.get("requireCertification", True)
+    if type(required) is not bool:
+        reason = f"must be true or false, found {_found(required)}"
+        _refuse(f"{place}/requireCertification", reason, "send true, or leave it out")
     checked: dict[str, Any] = options
     return checked
 
@@ -269,7 +292,8 @@ def _topics(topics: Any) -> tuple[str, ...] | None:
         return None
     place = "/processingOptions/distributionTopics"
     if type(topics) is not list or not all(type(topic) is str for topic in topics):
-        _refuse(place, "must be an array of strings", "send topics like 'gitdata.events.iot'")
+        reason = f"must be an array of strings, found {_found(topics)}"
+        _refuse(place, reason, "send topics like 'gitdata.events.iot'")
     distinct = tuple(sorted(set(topics)))
     if len(distinct) > TOPICS_PER_BATCH_MAX:
         _refuse(

@@ -62,12 +62,20 @@ WHOLE = [
     (b'{"sourceId":"a","sourceId":"b","events":[]}', "invalid-json", "the key 'sourceId' occurs twice"),
     (b'{"sourceId":NaN,"events":[1]}', "invalid-json", "/sourceId: NaN is not JSON"),
     (b"[]", "invalid-request", "the body must be an object, not an array"),
-    (b"{}", "invalid-request", "/sourceId: must be a string of 1 to 128 characters"),
-    (b'{"sourceId":7}', "invalid-request", "/sourceId: must be a string of 1 to 128 characters"),
-    (b'{"sourceId":"s1"}', "invalid-request", "/events: must be an array of 1 to 10000 events"),
-    (b'{"sourceId":"s1","events":[]}', "invalid-request", "/events: must be an array of 1 to 10000 events"),
+    (b"{}", "invalid-request", "/sourceId: must be a string of 1 to 128 characters, found nothing"),
+    (b'{"sourceId":7}', "invalid-request", "/sourceId: must be a string of 1 to 128 characters, found a number"),
+    (b'{"sourceId":"s1"}', "invalid-request", "/events: must be an array of 1 to 10000 events, found nothing"),
+    (
+        b'{"sourceId":"s1","events":[]}',
+        "invalid-request",
+        "/events: must be an array of 1 to 10000 events, found an array of 0",
+    ),
     (body(event(), source="x"), "invalid-request", "/source: unknown field"),
-    (body(event(), sourceId="s" * 129), "invalid-request", "/sourceId: must be a string of 1 to 128 characters"),
+    (
+        body(event(), sourceId="s" * 129),
+        "invalid-request",
+        "/sourceId: must be a string of 1 to 128 characters, found a string of 129 characters",
+    ),
     (body(event(), processingOptions=[]), "invalid-request", "/processingOptions: must be an object, not an array"),
     (
         body(event(), processingOptions={"level": "basic"}),
@@ -77,12 +85,12 @@ WHOLE = [
     (
         body(event(), processingOptions={"consensusLevel": "absolute"}),
         "invalid-request",
-        "/processingOptions/consensusLevel: must be one of basic, enhanced, critical",
+        "/processingOptions/consensusLevel: must be one of basic, enhanced, critical, found 'absolute'",
     ),
     (
         body(event(), processingOptions={"requireCertification": "yes"}),
         "invalid-request",
-        "/processingOptions/requireCertification: must be true or false",
+        "/processingOptions/requireCertification: must be true or false, found 'yes'",
     ),
     (
         body(event(), processingOptions={"distributionTopics": ["a,b"]}),
