@@ -13,7 +13,7 @@ import trio
 from psycopg import errors
 
 from storage.database import Database, connect
-from storage.errors import DatabaseUnavailableError
+from storage.errors import DatabaseUnavailableError, SchemaError, StorageRefusedError
 from tests.outage import out_of_order
 
 Connection = psycopg.Connection[Any]
@@ -41,7 +41,21 @@ async def written(database: Database) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "error", [errors.SerializationFailure, errors.DeadlockDetected, psycopg.OperationalError, psycopg.InterfaceError]
+    "error",
+    [
+        errors.SerializationFailure,
+        errors.DeadlockDetected,
+        errors.UniqueViolation,
+        errors.DiskFull,
+        errors.ReadOnlySqlTransaction,
+        errors.LockNotAvailable,
+        errors.QueryCanceled,
+        errors.AdminShutdown,
+        errors.CannotConnectNow,
+        errors.TooManyConnections,
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+    ],
 )
 async def test_what_the_world_broke_is_run_again_and_counts_once(
     postgres_url: str, error: Callable[[], Exception]
@@ -52,13 +66,24 @@ async def test_what_the_world_broke_is_run_again_and_counts_once(
         assert await written(database) == ["run 2"], "the attempts before were rolled back"
 
 
-@pytest.mark.parametrize("error", [ValueError, errors.UniqueViolation, errors.DataError, KeyError])
-async def test_what_we_broke_is_raised_at_once_and_leaves_nothing(
-    postgres_url: str, error: Callable[[], Exception]
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ValueError, ValueError),
+        (KeyError, KeyError),
+        (errors.SyntaxError, errors.SyntaxError),
+        (errors.UndefinedTable, SchemaError),
+        (psycopg.DataError, StorageRefusedError),
+        (errors.NumericValueOutOfRange, StorageRefusedError),
+        (errors.CheckViolation, StorageRefusedError),
+    ],
+)
+async def test_what_will_never_succeed_is_raised_at_once_and_leaves_nothing(
+    postgres_url: str, error: Callable[[], Exception], raised: type[Exception]
 ) -> None:
     with Database(postgres_url, attempts_max=4) as database:
         work = Failing(9, error)
-        with pytest.raises(type(error())):
+        with pytest.raises(raised):
             await database.run(work)
         assert work.runs == 1
         assert await written(database) == []
