@@ -12,6 +12,7 @@ from node.coordination.dispatcher import Handlers
 from node.network.transport import PeerUnreachableError, Transport
 from protocols.effects import Publish, Send
 from protocols.envelope import Signer, sign, to_frame
+from protocols.errors import InvalidKeyError
 from protocols.messages import Message, Signed
 
 log = structlog.get_logger(__name__)
@@ -49,10 +50,13 @@ class Sender:
 
     async def run(self) -> None:
         async for effect in self._receive:
-            if isinstance(effect, Publish):
-                await self._publish(effect)
-            else:
-                await self._deliver(effect)
+            try:
+                if isinstance(effect, Publish):
+                    await self._publish(effect)
+                else:
+                    await self._deliver(effect)
+            except InvalidKeyError as error:  # a peer chose the id that a message to it would be signed under
+                log.warning("sender.unsignable", message=type(effect.message).__name__, why=str(error))
 
     async def _publish(self, effect: Publish) -> None:
         signed = sign(self._signer, effect.message)
