@@ -118,3 +118,15 @@ async def test_the_driver_waits_while_the_queue_is_full() -> None:
             await at.put(effect)
         with pytest.raises(trio.TooSlowError), trio.fail_after(0.05):
             await at.put(effect)
+
+
+@pytest.mark.parametrize("batch_id", ["", "\U0010ffff" * 512])
+async def test_a_message_under_an_id_that_cannot_be_signed_holds_up_nobody(batch_id: str) -> None:
+    """Peers choose ids: one of 512 characters beyond U+FFFF is well-formed, and too long for a key id."""
+    async with leaving() as at:
+        unsignable = BatchQuery(network=NETWORK, batch_id=batch_id)
+        await at.put(Send(to=PEER.identity, message=unsignable), Publish(message=unsignable))
+        await at.put(Send(to=PEER.identity, message=query(1)))
+        await until(lambda: len(at.wire.sent) == 1)
+        assert at.sent() == [(PEER.identity, query(1), b"")]
+        assert at.wire.published == []
