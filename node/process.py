@@ -13,7 +13,8 @@ import structlog
 import trio
 
 from node.api.app import create_app
-from node.api.server import ServerLimits, serve
+from node.api.server import serve
+from node.api.server_limits import ServerLimits
 from node.api.services import Services
 from node.app import Node
 from node.delivery.announcer import GOSSIP_CERTIFIED

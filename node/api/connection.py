@@ -15,12 +15,13 @@ A connection is an item from outside: what its bytes make fail in the layers abo
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 import h11
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
@@ -28,12 +29,18 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, HTTPScope, Scope, WebsocketScope
 from hypercorn.utils import parse_socket_addr
 
-from node.api.http2 import Protocols
+from node.api.client_address import network_of
+from node.api.http1 import Http1
+from node.api.open_connections import OpenConnections
+from node.api.protocols import Protocols
+from node.api.server_limits import ServerLimits
 from node.runtime.containment import SAMPLE_BYTES, Quarantine
 
 CONNECTION: Final = "overlay.connection"  # in the extensions of a request's scope
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 16 * 1024 * 1024
+REFUSAL_S: Final = 1.0
+REFUSAL: Final = b"HTTP/1.1 503 \r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -47,15 +54,32 @@ class Connection(TCPServer):
         context: WorkerContext,
         state: ConnectionState,
         stream: trio.SocketStream,
+        *,
         quarantine: Quarantine,
+        limits: ServerLimits,
+        open_connections: OpenConnections,
     ) -> None:
         super().__init__(_WithConnection(app, self), config, context, state, stream)  # type: ignore[arg-type]
         self._socket = stream.socket
         self._quarantine = quarantine
+        self._limits = limits
+        self._open_connections = open_connections
         self._received = bytearray()  # its first bytes
         self._rest: bytes | memoryview = b""
         self._reading = trio.CancelScope()
         self._leaves = False
+        self._is_idle = True
+        self._has_begun = False  # some of a request's headers are there
+        self._client = "local"
+
+    @property
+    def client(self) -> str:
+        """The network that it comes from."""
+        return self._client
+
+    def drop(self) -> None:
+        """Close now; for one without a request."""
+        self._reading.cancel()
 
     async def run(self) -> None:
         """Serve the client until it or we close."""
@@ -67,27 +91,39 @@ class Connection(TCPServer):
         except OSError:  # the client is gone
             await trio.aclose_forcefully(self.stream)
             return
-        origin = client[0] if client is not None else "local"
-        with self._quarantine.contain("connection", origin, self._received):
+        self._client = network_of(client[0] if client is not None else None)
+        if not self._open_connections.admit(self):
+            await self._refuse()
+            return
+        with self._quarantine.contain("connection", self._client, self._received):
             try:
                 async with TaskGroup() as tasks:
-                    self._task_group = tasks
-                    self.protocol = Protocols(
-                        self.app,
-                        self.config,
-                        self.context,
-                        tasks,
-                        ConnectionState(self.state),
-                        False,  # no TLS here
-                        client,
-                        server,
-                        self.protocol_send,
-                    )
-                    await self.protocol.initiate()
-                    await self.idle_task.restart(tasks, self._idle_timeout)
-                    await self._read_data()
+                    await self._serve(tasks, client, server)
             finally:
+                self._open_connections.forget(self)
                 await self._close()
+
+    async def _serve(self, tasks: TaskGroup, client: tuple[str, int] | None, server: tuple[str, int] | None) -> None:
+        self._task_group = tasks
+        self.protocol = Protocols(
+            self._limits,
+            self.app,
+            self.config,
+            self.context,
+            tasks,
+            ConnectionState(self.state),
+            False,  # no TLS here
+            client,
+            server,
+            self.protocol_send,
+        )
+        self._reading.deadline = trio.current_time() + self._limits.keep_alive_s
+        await self._read_data()
+
+    async def _refuse(self) -> None:
+        with trio.move_on_after(REFUSAL_S), suppress(*GONE):
+            await self.stream.send_all(REFUSAL)
+        await trio.aclose_forcefully(self.stream)
 
     @property
     def has_rest(self) -> bool:
@@ -138,13 +174,37 @@ class Connection(TCPServer):
             await self._leave()
             return
         if not isinstance(event, RawData):
-            await super().protocol_send(event)
+            assert isinstance(event, Updated), "there are no others"
+            self._become(idle=event.idle)
             return
         with trio.CancelScope(shield=True):
             try:
                 await self.send(event.data)
             except GONE:
                 await self.protocol.handle(Closed())
+
+    def _become(self, *, idle: bool) -> None:
+        """A request has begun, or the last one has ended: a connection without one is closed after a while."""
+        self._is_idle, self._has_begun = idle, False
+        if self._leaves:
+            return
+        if idle and self.context.terminated.is_set():
+            self.drop()
+        if idle:
+            self._open_connections.become_idle(self)
+            self._reading.deadline = trio.current_time() + self._limits.keep_alive_s
+        else:
+            self._open_connections.become_busy(self)
+            self._reading.deadline = inf
+
+    def _expect_headers(self) -> None:
+        """Where a request of HTTP/1.1 has begun to come, the rest of its headers is due."""
+        protocol = self.protocol.protocol
+        if self._is_idle and not self._leaves and not self._has_begun and isinstance(protocol, Http1):
+            self._has_begun = len(protocol.connection.trailing_data[0]) > 0
+            if self._has_begun:
+                due_s = trio.current_time() + self._limits.header_s
+                self._reading.deadline = min(self._reading.deadline, due_s)
 
     async def _leave(self) -> None:
         """Write no more. What the client still sends is discarded by the task that reads, which then closes."""
@@ -166,6 +226,7 @@ class Connection(TCPServer):
                     self._received += data[: SAMPLE_BYTES - len(self._received)]
                 if not self._leaves:
                     await self.protocol.handle(RawData(bytes(data)))
+                    self._expect_headers()
                 if not data:
                     break
                 discarded += len(data) if self._leaves else 0

@@ -2,21 +2,57 @@
 
 A request that was answered before its body came is closed for hypercorn, but not for its client, which goes on
 sending until it reads the answer (RFC 9113, section 8.1). That is no error: the data is counted and discarded.
+
+Frames that cost the client nothing and the server work are counted: past a rate the connection is closed with
+ENHANCE_YOUR_CALM (section 10.5). What comes is parsed in small pieces, between which others get their turn.
 """
 
+from typing import Any, Final
+
 import h2.events
+import trio
 from h2.errors import ErrorCodes
-from hypercorn.events import Event, RawData
-from hypercorn.protocol import ProtocolWrapper
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
+
+from node.api.server_limits import ServerLimits
+from node.runtime.token_bucket import TokenBucket
+
+PIECE_BYTES: Final = 4 * 1024
+CONTROL: Final = (
+    h2.events.PingReceived,
+    h2.events.PriorityUpdated,
+    h2.events.RemoteSettingsChanged,
+    h2.events.UnknownFrameReceived,
+)
 
 
 class Http2(H2Protocol):
     """One connection of HTTP/2."""
 
+    def __init__(self, limits: ServerLimits, *args: Any) -> None:
+        """``args``: as hypercorn gives them to its protocols."""
+        super().__init__(*args)
+        self._resets = TokenBucket(limits.resets, trio.current_time)
+        self._control = TokenBucket(limits.control_frames, trio.current_time)
+
+    async def handle(self, event: Event) -> None:
+        if not isinstance(event, RawData) or len(event.data) <= PIECE_BYTES:
+            await super().handle(event)
+            return
+        for start in range(0, len(event.data), PIECE_BYTES):
+            if self.closed:
+                return
+            await super().handle(RawData(data=event.data[start : start + PIECE_BYTES]))
+            await trio.lowlevel.checkpoint()
+
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
+            if not self._is_within_limits(event):
+                self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+                await self._flush()
+                await self.send(Closed())
+                return
             if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
                 self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.RequestReceived) and not _is_well_formed(event):
@@ -25,41 +61,16 @@ class Http2(H2Protocol):
                 await super()._handle_events([event])
         await self._flush()
 
+    def _is_within_limits(self, event: h2.events.Event) -> bool:
+        if isinstance(event, h2.events.StreamReset):  # also where the client made us do it (CVE-2025-8671)
+            return self._resets.take()
+        if isinstance(event, h2.events.RequestReceived) and not _is_well_formed(event):
+            return self._resets.take()
+        is_empty = isinstance(event, h2.events.DataReceived) and not event.data and event.stream_ended is None
+        return self._control.take() if is_empty or isinstance(event, CONTROL) else True
+
 
 def _is_well_formed(request: h2.events.RequestReceived) -> bool:
     """Whether method and path are there, and are ASCII as a URI is: else the request is malformed (section 8.1.1)."""
     given = {name: value for name, value in request.headers if name in (b":method", b":path")}
     return len(given) == 2 and all(value.isascii() for value in given.values())
-
-
-class Protocols(ProtocolWrapper):
-    """The protocol of a connection: HTTP/1.1 until its client asks for HTTP/2."""
-
-    async def handle(self, event: Event) -> None:
-        try:
-            await self.protocol.handle(event)
-        except H2ProtocolAssumedError as asked:
-            self.protocol = self._http2()
-            await self.protocol.initiate()
-            await self._pass_on(asked.data)
-        except H2CProtocolRequiredError as asked:
-            self.protocol = self._http2()
-            await self.protocol.initiate(asked.headers, asked.settings)
-            await self._pass_on(asked.data)
-
-    def _http2(self) -> Http2:
-        return Http2(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.state,
-            self.ssl,
-            self.client,
-            self.server,
-            self.send,
-        )
-
-    async def _pass_on(self, data: bytes) -> None:
-        if data:
-            await self.protocol.handle(RawData(data=data))

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-import attrs
 import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio.lifespan import Lifespan
@@ -24,40 +23,25 @@ from hypercorn.utils import repr_socket_addr, wrap_app
 from quart_trio import QuartTrio
 
 from node.api.connection import Connection
+from node.api.open_connections import OpenConnections
+from node.api.server_limits import ServerLimits
 from node.runtime.containment import Quarantine
 
 CLOSING_S: Final = 5.0
 CLIENT_MESSAGE_BYTES_MAX: Final = 64 * 1024  # of a WebSocket; longer ones close it, 1009
 
 
-@attrs.frozen(kw_only=True)
-class ServerLimits:
-    """Bounds of the HTTP server. Times in seconds.
-
-    Attributes:
-        stall_s: A connection whose client takes nothing for so long is dropped by the kernel: without it a
-            stalled reader would hold its stream, and the shutdown, for ever.
-    """
-
-    header_bytes_max: int = 16 * 1024
-    keep_alive_s: float = 75.0
-    requests_per_connection_max: int = 100_000
-    graceful_s: float = 5.0
-    stall_s: float = 30.0
-    backlog: int = 512
-
-
 class _Config(Config):
-    """Hypercorn's settings, and one of TCP that it does not know."""
+    """Hypercorn's settings, and what it does not know."""
 
-    stall_s = 30.0
+    limits = ServerLimits()
 
     def create_sockets(self) -> Sockets:
         sockets = super().create_sockets()
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted connections inherit it
             for listener in sockets.insecure_sockets:
                 if listener.family in (socket.AF_INET, socket.AF_INET6):
-                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.stall_s * 1000))
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.limits.stall_s * 1000))
         return sockets
 
 
@@ -96,13 +80,12 @@ def origin_of(scope: HTTPScope | WebsocketScope) -> str:
     return client[0] if client is not None else "local"
 
 
-def server_config(bind: str, limits: ServerLimits) -> Config:
+def server_config(bind: str, limits: ServerLimits) -> _Config:
     config = _Config()
     config.bind = [bind]
-    config.stall_s = limits.stall_s
+    config.limits = limits
     config.h11_max_incomplete_size = limits.header_bytes_max
     config.h2_max_header_list_size = limits.header_bytes_max
-    config.keep_alive_timeout = limits.keep_alive_s
     config.keep_alive_max_requests = limits.requests_per_connection_max
     config.graceful_timeout = limits.graceful_s
     config.backlog = limits.backlog
@@ -135,7 +118,7 @@ async def serve(
 
 async def _serve(
     app: QuartTrio,
-    config: Config,
+    config: _Config,
     quarantine: Quarantine,
     shutdown_trigger: Callable[[], Awaitable[None]] | None,
     *,
@@ -145,6 +128,7 @@ async def _serve(
     wrapped = wrap_app(FinishedResponses(app, quarantine), config.wsgi_max_body_size, "asgi")
     lifespan = Lifespan(wrapped, config, {})
     context = WorkerContext(None)
+    open_connections = OpenConnections(config.limits)
     async with trio.open_nursery() as life:
         await life.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
@@ -158,7 +142,8 @@ async def _serve(
             task_status.started(urls)
 
             async def serve_connection(stream: trio.SocketStream) -> None:
-                await Connection(wrapped, config, context, ConnectionState({}), stream, quarantine)
+                place = partial(Connection, limits=config.limits, open_connections=open_connections)
+                await place(wrapped, config, context, ConnectionState({}), stream, quarantine=quarantine)
 
             try:
                 async with trio.open_nursery() as listening:
@@ -169,6 +154,8 @@ async def _serve(
                     listening.cancel_scope.cancel()
             finally:
                 await context.terminated.set()
+                for connection in open_connections.idle:
+                    connection.drop()
                 connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
         await lifespan.wait_for_shutdown()
         life.cancel_scope.cancel()

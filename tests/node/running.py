@@ -13,7 +13,8 @@ from quart_trio import QuartTrio
 
 from agents.functions import Declarations
 from node.api.app import create_app
-from node.api.server import ServerLimits, serve
+from node.api.server import serve
+from node.api.server_limits import ServerLimits
 from node.api.services import ApiSettings, Check, Services
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.dead_letters import DeadLetters

@@ -10,7 +10,7 @@ import orjson
 import pytest
 import trio
 
-from node.api.server import ServerLimits
+from node.api.server_limits import ServerLimits
 from node.api.services import ApiSettings
 from node.delivery.criteria import read_criteria
 from node.delivery.cursor import START, Cursor, read_cursor

@@ -1,0 +1,32 @@
+"""HTTP/1.1 as hypercorn speaks it, less what it lets pass.
+
+A request whose end two readers could see in different places is refused, and the connection closed (RFC 9112, section
+6.1 to 6.3): else a proxy before the node could be made to take one client's bytes for another's request. h11 refuses
+differing Content-Lengths and unknown transfer codings itself. The upgrade to HTTP/2 is ignored, as any server may
+(RFC 9110, section 7.8) and RFC 9113 has it no more; HTTP/2 begins with its preface.
+"""
+
+import h11
+from hypercorn.events import Closed
+from hypercorn.protocol.h11 import H11Protocol
+
+
+class Http1(H11Protocol):
+    """One connection of HTTP/1.1."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        if event.method == b"PRI":
+            await super()._check_protocol(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if is_ambiguous(request):
+            await self._send_error_response(400)
+            await self.send(Closed())
+        else:
+            await super()._create_stream(request)
+
+
+def is_ambiguous(request: h11.Request) -> bool:
+    """Whether a request has a Transfer-Encoding beside a Content-Length, or in a version that has none."""
+    names = {name for name, _ in request.headers}
+    return b"transfer-encoding" in names and (b"content-length" in names or request.http_version < b"1.1")

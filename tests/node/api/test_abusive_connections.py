@@ -1,0 +1,138 @@
+"""Connections that cost a client little and the server much: bounded in number, in time, and in what they may ask."""
+
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from typing import Final
+
+import pytest
+import trio
+from hyperframe.frame import GoAwayFrame, HeadersFrame, PingFrame, PriorityFrame, RstStreamFrame, SettingsFrame
+
+from node.api.server_limits import ServerLimits
+from tests.node.api.test_hostile_connections import GET_HEALTHZ, HELLO, REQUEST, connected, talk
+from tests.node.running import Running, running
+
+
+@pytest.fixture
+async def node(postgres_url: str) -> AsyncIterator[Running]:
+    async with running(postgres_url) as started:
+        yield started
+
+
+AMBIGUOUS: Final = {
+    "both": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "both, the other way": b"transfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "two lengths in one": b"Content-Length: 5, 6\r\n\r\nhello!",
+    "no length": b"Content-Length: +5\r\n\r\nhello",
+    "a version without": b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a space before the colon": b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+async def test_a_request_with_two_ends_is_refused(node: Running, name: str) -> None:
+    """What comes after it on the connection may be another client's and is not answered."""
+    version = b"1.0" if name == "a version without" else b"1.1"
+    head = b"POST /lookup HTTP/%s\r\nHost: x\r\n" % version
+    following = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    answered = await talk(node, head + AMBIGUOUS[name] + following, quiet_s=0.5)
+    assert answered.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in answered.lower()
+    assert answered.count(b"HTTP/1.1 ") == 1
+
+
+async def test_an_unknown_coding_is_refused(node: Running) -> None:
+    coded = b"POST /lookup HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+    assert (await talk(node, coded, quiet_s=0.5)).startswith(b"HTTP/1.1 501 ")
+
+
+async def is_closed(sock: socket.socket) -> bool:
+    """Whether the server closes a connection that says nothing more."""
+
+    def wait() -> bool:
+        sock.settimeout(15)
+        try:
+            while sock.recv(65_536):
+                pass
+        except TimeoutError:
+            return False
+        except ConnectionResetError:
+            pass
+        return True
+
+    return await trio.to_thread.run_sync(wait)
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n", HELLO])
+async def test_a_connection_without_a_request_is_closed(postgres_url: str, start: bytes) -> None:
+    limits = ServerLimits(header_s=0.2, keep_alive_s=0.5)
+    async with running(postgres_url, server=limits) as node:
+        with connected(node) as sock:
+            sock.sendall(start)
+            assert await is_closed(sock)
+        assert (await node.client.get("/healthz")).status_code == 200
+
+
+async def test_headers_that_come_a_byte_at_a_time_are_due_in_all(postgres_url: str) -> None:
+    async with running(postgres_url, server=ServerLimits(header_s=0.5, keep_alive_s=60)) as node:
+        with connected(node) as sock:
+
+            def drip() -> None:
+                for _ in range(1_000):
+                    sock.sendall(b"X")
+                    time.sleep(0.02)
+
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                await trio.to_thread.run_sync(drip)
+
+
+async def test_a_request_may_take_longer_than_its_headers(postgres_url: str) -> None:
+    limits = ServerLimits(header_s=0.1, keep_alive_s=0.3)
+    async with running(postgres_url, server=limits) as node:
+        with connected(node) as sock:
+            sock.sendall(REQUEST[:-1])
+            await trio.sleep(1.0)
+            sock.sendall(REQUEST[-1:])
+            assert (await trio.to_thread.run_sync(sock.recv, 12)).startswith(b"HTTP/1.1 4")
+
+
+async def test_idle_connections_make_room_and_streams_do_not(postgres_url: str) -> None:
+    async with running(postgres_url, server=ServerLimits(connections_max=8)) as node:
+        with ExitStack() as stack:
+            stream = stack.enter_context(connected(node))
+            stream.sendall(b"GET /overlay/events/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await trio.to_thread.run_sync(stream.recv, 1_000)
+            idle = [stack.enter_context(connected(node)) for _ in range(20)]
+            assert await is_closed(idle[0])
+            assert (await node.client.get("/healthz")).status_code == 200
+            assert await trio.to_thread.run_sync(stream.recv, 1_000), "a heartbeat"
+
+
+def flood(frame: bytes) -> Callable[[int], bytes]:
+    return lambda number: frame
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        flood(PingFrame(0, opaque_data=bytes(8)).serialize()),
+        flood(SettingsFrame(0, settings={4: 65_535}).serialize()),
+        flood(PriorityFrame(1, depends_on=0, stream_weight=1).serialize()),
+        lambda number: (
+            HeadersFrame(2 * number + 1, GET_HEALTHZ, flags=["END_HEADERS", "END_STREAM"]).serialize()
+            + RstStreamFrame(2 * number + 1, error_code=8).serialize()
+        ),
+    ],
+    ids=["ping", "settings", "priority", "rapid reset"],
+)
+async def test_frames_that_only_cost_the_server_end_their_connection(
+    node: Running, frames: Callable[[int], bytes]
+) -> None:
+    answered = await talk(node, HELLO + b"".join(frames(number) for number in range(2_000)), quiet_s=0.5)
+    calm = GoAwayFrame(0, error_code=11).serialize()
+    assert b"\x00\x00\x00\x0b" in answered[-len(calm) - 64 :], "ENHANCE_YOUR_CALM"
+    assert (await node.client.get("/healthz")).status_code == 200
+    assert not any(node.quarantine.counts.values())
