@@ -20,6 +20,7 @@ from protocols.errors import WorldFault
 from storage.database import Database
 
 GAUGES_S = 2.0
+DATABASE_S = 1.5
 
 
 class HealthMonitor:
@@ -69,8 +70,9 @@ class HealthMonitor:
     async def readiness(self) -> Sequence[Check]:
         """The conditions for the node to be ready, each with its present state."""
         try:
-            await self._database.run(lambda connection: connection.execute("SELECT 1") and None)
-            database = Check(name="database", ok=True)
+            await self._database.check(DATABASE_S)
+            trouble = self._ingest.trouble
+            database = Check(name="database", ok=not trouble, detail=trouble)
         except WorldFault as fault:
             database = Check(name="database", ok=False, detail=str(fault))
         connected = sum(peer.connected for peer in self._transport.peers())

@@ -110,13 +110,20 @@ class Database:
         self._idle: deque[BoundedConnection] = deque()
         self._lock: BoundedConnection | None = None
 
-    async def run(self, work: Callable[[psycopg.Connection], T], *, deadline_s: float | None = None) -> T:
+    async def run(
+        self,
+        work: Callable[[psycopg.Connection], T],
+        *,
+        deadline_s: float | None = None,
+        on_retry: Callable[[str], None] = lambda cause: None,
+    ) -> T:
         """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed, also
         where a connection broke during the commit and its outcome is not known.
 
         Args:
             deadline_s: How long the caller waits, a free thread included. What runs then is cancelled; where it was
                 being committed its outcome is not known.
+            on_retry: Called with the cause when an attempt failed, in the thread.
 
         Raises:
             DatabaseUnavailableError: after the last attempt or at the deadline; nothing is known to be committed.
@@ -124,19 +131,28 @@ class Database:
             SchemaError: The database is not that of this program; nothing is committed.
         """
         if deadline_s is None:
-            return await trio.to_thread.run_sync(self._attempts, work, math.inf, limiter=self._limiter)
+            return await trio.to_thread.run_sync(self._attempts, work, math.inf, on_retry, limiter=self._limiter)
         ends_s = time.monotonic() + deadline_s
         with trio.move_on_after(deadline_s):
             return await trio.to_thread.run_sync(
                 self._attempts,
                 work,
                 ends_s,
+                on_retry,
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # an older trio's stubs are installed
                 limiter=self._limiter,
             )
         raise DatabaseUnavailableError(
             f"the database does not answer within {deadline_s:g} s; the request can be repeated", cause="slow"
         )
+
+    async def check(self, deadline_s: float) -> None:
+        """Ask whether transactions can be written.
+
+        Raises:
+            DatabaseUnavailableError: They cannot, or there is no answer within the deadline.
+        """
+        await self.run(_refuse_read_only, deadline_s=deadline_s)
 
     def claim(self) -> None:
         """Take the database for this process, for its life.
@@ -198,7 +214,7 @@ class Database:
     ) -> None:
         self.close()
 
-    def _attempts(self, work: Callable[[psycopg.Connection], T], ends_s: float) -> T:
+    def _attempts(self, work: Callable[[psycopg.Connection], T], ends_s: float, on_retry: Callable[[str], None]) -> T:
         delay_s = DELAY_S_FIRST
         for attempt in range(1, self._attempts_max + 1):
             try:
@@ -208,6 +224,7 @@ class Database:
                 if verdict.reaction is not Reaction.RETRY:
                     raise _fault(error, verdict) from error
                 log.warning("database.retry", attempt=attempt, cause=verdict.cause, why=str(error).strip())
+                on_retry(verdict.cause)
                 pause_s = delay_s * random.uniform(0.5, 1.0)  # noqa: S311  # spread, no secret
                 if attempt == self._attempts_max or time.monotonic() + pause_s >= ends_s:
                     raise _fault(error, verdict) from error
@@ -245,12 +262,23 @@ class Database:
                 return
 
 
+def unavailable(cause: str) -> DatabaseUnavailableError:
+    """The fault for one of the causes of ``faults``."""
+    text = CAUSES.get(cause, "the database does not answer")
+    return DatabaseUnavailableError(f"{text}; the request can be repeated", cause=cause)
+
+
+def _refuse_read_only(connection: psycopg.Connection) -> None:
+    row = connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
+    if row is None or row[0] != "off":
+        raise unavailable("read-only")
+
+
 def _fault(error: Exception, verdict: Verdict) -> Exception:
     """The fault that an error is to those who asked; the error itself where the program is wrong."""
     text = str(error).strip()
     if verdict.reaction is Reaction.RETRY:
-        cause = CAUSES.get(verdict.cause, "the database does not answer")
-        return DatabaseUnavailableError(f"{cause}; the request can be repeated", cause=verdict.cause)
+        return unavailable(verdict.cause)
     if verdict.reaction is Reaction.REFUSE:
         return StorageRefusedError(f"the database cannot store a value: {text.partition(chr(10))[0]}")
     return SchemaError(f"the database's schema is not that of this program: {text}") if verdict is SCHEMA else error

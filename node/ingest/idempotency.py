@@ -26,6 +26,7 @@ KEPT_MS: Final = 24 * 3600 * 1000
 KEYS_MAX: Final = 100_000
 BYTES_MAX: Final = 256 * 1024 * 1024  # of the bodies of all answers
 PRUNED_TO: Final = 0.9  # share of the bounds that is left after the oldest were deleted
+FIND_S: Final = 1.8  # a client waits for it
 UNDER_WAY_MAX: Final = 1_024
 PRUNE_S: Final = 60.0
 KEY: Final = re.compile("[!-~]{1,255}", re.ASCII)
@@ -134,7 +135,7 @@ class IdempotencyLedger:
         mine = self._under_way[asked.scope] = _UnderWay(fingerprint=asked.fingerprint)
         try:
             find = partial(idempotency.find, scope=asked.scope, since_ms=clock_ms() - self._kept_ms)
-            kept = await self._database.run(find)
+            kept = await self._database.run(find, deadline_s=FIND_S)
         except BaseException:
             del self._under_way[asked.scope]
             raise

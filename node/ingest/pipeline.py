@@ -4,6 +4,10 @@ A request is parsed in a worker process; then a single committer takes everythin
 thread, one transaction, one flush to disk for all of it. Only then are the requests answered and does the driver get
 the batches. So the commit rate follows the disk, and the batch size follows the load.
 
+A commit that the database holds up goes on, and its requests are answered meanwhile: their outcome is not known.
+Those that come while it lasts are refused. A group that the database refuses is committed in halves, so that one
+request does not cost the others.
+
 Where the policy of a request's source has level rules, the commit finds that out and gives the request back; its
 events' levels are evaluated in a worker process, and it is queued again with them. The next request of that source
 has its levels evaluated first.
@@ -21,6 +25,7 @@ import trio
 
 from node.ingest.admission_control import AdmissionControl, IngestLimits
 from node.ingest.batch_rows import CommittedBatch
+from node.ingest.commit_watch import CommitWatch
 from node.ingest.group_commit import Committed, GroupWriter, Outcome, RequestGroup
 from node.ingest.replication import Replications
 from node.ingest.requests import EventLevels, LevelsNeeded, QueuedRequest, SourceRead
@@ -31,11 +36,12 @@ from node.runtime.clock import clock_ms
 from node.runtime.event_levels import event_levels
 from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import PLAIN, RawEvent, RequestEncoding, admit_form, admit_read
-from protocols.errors import WorldFault
+from protocols.errors import OverlayError, WorldFault
 from protocols.messages import IdentityKey, Level
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage import sources
 from storage.database import Database
+from storage.errors import StorageRefusedError
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +111,7 @@ class Ingest:
         self._on_answer = on_answer
         self._level_policies = BytesCache[str, tuple[bytes, bytes]](LEVEL_POLICIES_BYTES_MAX)  # hash, document
         self._send, self._receive = trio.open_memory_channel[QueuedRequest](WAITING_MAX)
+        self._watch = CommitWatch(database, self._refuse_waiting)
 
     async def submit(
         self,
@@ -173,8 +180,18 @@ class Ingest:
         """Run a call in the process that parses requests."""
         return await self._workers.admit(call)
 
+    @property
+    def trouble(self) -> str:
+        """What holds commits up; empty while nothing does."""
+        return self._watch.trouble
+
     async def run(self) -> None:
         """Commit group after group until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch.run)
+            await self._run()
+
+    async def _run(self) -> None:
         async for first in self._receive:
             group = [first]
             events = len(first.admitted.lines)
@@ -192,6 +209,7 @@ class Ingest:
         self, admitted: Admitted, *, caller: IdentityKey | None, read: SourceRead | None, started_s: float
     ) -> IngestAnswer:
         self.admission.refuse_if_full()
+        self._watch.refuse_if_held_up()
         request = QueuedRequest(
             admitted=admitted,
             caller=caller,
@@ -255,12 +273,18 @@ class Ingest:
         group = RequestGroup(requests=requests, holders=self._holders())
         write = partial(self._writer.write, group=group, now_ms=clock_ms())
         try:
-            committed: Committed = await self._database.run(write)
+            with self._watch.over(requests):
+                committed: Committed = await self._database.run(write, on_retry=self._watch.failed)
+        except StorageRefusedError as fault:
+            if len(requests) > 1:
+                middle = len(requests) // 2
+                await self._commit(requests[:middle])
+                await self._commit(requests[middle:])
+            else:
+                self._refuse(requests, fault)
+            return
         except WorldFault as fault:
-            log.warning("ingest.commit_failed", requests=len(requests), reason=str(fault))
-            self.admission.settle(queued)
-            for request in requests:
-                request.finish(fault)
+            self._refuse(requests, fault)
             return
         taken = sum(batch.manifest.message.events for batch in committed.batches)
         self.admission.settle(queued - taken)
@@ -272,6 +296,19 @@ class Ingest:
                 self._on_answer(answer, trio.current_time() - request.started_s)
             else:
                 request.finish(outcome)
+
+    def _refuse(self, requests: Sequence[QueuedRequest], fault: OverlayError) -> None:
+        """Answer requests that are not known to be committed."""
+        log.warning("ingest.commit_failed", requests=len(requests), reason=str(fault))
+        for request in requests:
+            self.admission.settle(len(request.admitted.lines))
+            request.finish(fault)
+
+    def _refuse_waiting(self, fault: OverlayError) -> None:
+        """Answer those who wait behind a commit that is held up: nothing of them was written."""
+        behind = list(waiting(self._receive))
+        if behind:
+            self._refuse(behind, fault)
 
     async def _hand_over(self, batches: Sequence[CommittedBatch]) -> None:
         for batch in batches:

@@ -70,6 +70,9 @@ class QueuedRequest:
         self.done = trio.Event()
 
     def finish(self, outcome: IngestAnswer | OverlayError | LevelsNeeded) -> None:
+        """Answer it; the first answer counts."""
+        if self.done.is_set():
+            return
         self.outcome = outcome
         self.done.set()
 

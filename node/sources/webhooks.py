@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FIND_S: Final = 1.8  # a sender waits for it
 INLINE_BYTES_MAX: Final = 16 * 1024  # a longer body is hashed on a thread and read in a worker process
 CHALLENGE_CHARS_MAX: Final = 512
 REFUSED: Final = "the delivery does not prove that it comes from this source"
@@ -78,7 +79,7 @@ class Webhooks:
             UnknownSourceError, NoWebhookError, SourceDisabledError: It has no endpoint, or not now.
             SourceBoundError: It is bound to an identity, and its deliveries are not authenticated.
         """
-        return await self._database.run(partial(_endpoint, source_id=source_id))
+        return await self._database.run(partial(_endpoint, source_id=source_id), deadline_s=FIND_S)
 
     async def receive(
         self, endpoint: WebhookEndpoint, body: bytes, *, headers: Mapping[str, str], media_type: str, coding: Coding

@@ -40,7 +40,13 @@ class InlineDatabase(Database):
         self.owner = owner
         self.gone = False
 
-    async def run(self, work: Callable[[psycopg.Connection], T], *, deadline_s: float | None = None) -> T:
+    async def run(
+        self,
+        work: Callable[[psycopg.Connection], T],
+        *,
+        deadline_s: float | None = None,
+        on_retry: Callable[[str], None] = lambda cause: None,
+    ) -> T:
         await trio.sleep(self.links.rng.uniform(0.0002, 0.003))
         self._die_sometimes()
         result = self._transact(work, math.inf)

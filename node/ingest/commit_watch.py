@@ -1,0 +1,107 @@
+"""Notices a commit that the database holds up, so that nobody waits for it without bound.
+
+The commit itself goes on: cutting it off would leave its outcome unknown just the same, and its events would have to
+be sent and written again. Whoever repeats the request learns what came of it; a repeat is harmless.
+
+A commit that is merely slow, since the machine is busy, is not held up: the database answers beside it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from node.ingest.requests import QueuedRequest
+from protocols.errors import OverlayError
+from storage.database import Database, unavailable
+from storage.errors import DatabaseUnavailableError
+from storage.waits import is_waiting_for_lock
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+log = structlog.get_logger(__name__)
+
+LOOK_S: Final = 1.0  # how long a commit takes before it is looked at
+PROBE_S: Final = 0.6  # within which a database that works answers
+SLOW_S: Final = 10.0  # a commit that takes longer is held up, whatever else the database does
+PAUSE_S: Final = 0.2
+
+
+class CommitWatch:
+    """Watches one commit at a time."""
+
+    def __init__(self, database: Database, on_held_up: Callable[[OverlayError], None]) -> None:
+        """``on_held_up``: Answers those who wait behind the commit; called again and again while it lasts."""
+        self._database = database
+        self._on_held_up = on_held_up
+        self._requests: Sequence[QueuedRequest] = ()
+        self._began = trio.Event()
+        self._began_s = 0.0
+        self._failed = ""
+        self._fault: DatabaseUnavailableError | None = None
+
+    @property
+    def trouble(self) -> str:
+        """What holds the commit up; empty while nothing does."""
+        return "" if self._fault is None else str(self._fault)
+
+    def failed(self, cause: str) -> None:
+        """Take note that an attempt at the commit failed, and goes on to the next; any thread may call it."""
+        self._failed = cause
+
+    def refuse_if_held_up(self) -> None:
+        """Raises:
+        DatabaseUnavailableError: A commit is held up: nothing is taken in behind it.
+        """
+        if self._fault is not None:
+            raise self._fault
+
+    @contextmanager
+    def over(self, requests: Sequence[QueuedRequest]) -> Iterator[None]:
+        """Watch the commit of these requests, made within the block."""
+        self._requests, self._failed, self._began_s = requests, "", trio.current_time()
+        self._began.set()
+        try:
+            yield
+        finally:
+            self._requests, self._fault, self._began = (), None, trio.Event()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            began = self._began
+            await began.wait()
+            left_s = self._began_s + LOOK_S - trio.current_time()
+            if left_s > 0:
+                await trio.sleep(left_s)
+                continue
+            fault = await self._look()
+            if fault is not None and began is self._began:
+                self._hold_up(fault)
+            await trio.sleep(PAUSE_S)
+
+    async def _look(self) -> DatabaseUnavailableError | None:
+        if self._failed:
+            return unavailable(self._failed)
+        if trio.current_time() - self._began_s >= SLOW_S:
+            return unavailable("slow")
+        try:
+            blocked = await self._database.run(_is_blocked, deadline_s=PROBE_S)
+        except DatabaseUnavailableError as fault:
+            return fault
+        return unavailable("locked") if blocked else None
+
+    def _hold_up(self, fault: DatabaseUnavailableError) -> None:
+        if self._fault is None:
+            log.warning("ingest.held_up", requests=len(self._requests), why=str(fault))
+        self._fault = fault
+        for request in self._requests:
+            request.finish(fault)
+        self._on_held_up(fault)
+
+
+def _is_blocked(connection: "Connection") -> bool:
+    return is_waiting_for_lock(connection, seconds=PROBE_S)

@@ -1,0 +1,122 @@
+"""Commits that the database holds up or refuses: what their clients are answered, and what becomes of the events."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import psycopg
+import pytest
+import trio
+
+from node.worker.parsing.bodies import RawEvent
+from storage.embedded import EmbeddedPostgres
+from storage.errors import StorageRefusedError
+from tests.node.running import Running, running
+from tests.storage.test_database_faults import frozen
+
+PATIENCE_S = 8.0  # on a busy machine; without a watch, a request waits for a minute
+
+
+@pytest.fixture
+async def node(postgres_url: str) -> AsyncIterator[Running]:
+    async with running(postgres_url) as started:
+        assert (await started.source()).status_code == 201
+        assert (await post(started, "before")).status_code == 202
+        yield started
+
+
+async def post(node: Running, name: str) -> httpx.Response:
+    return await node.post({"externalId": name, "eventType": "reading", "data": {"v": 1}})
+
+
+async def refused(node: Running, name: str) -> dict[str, object]:
+    with trio.fail_after(PATIENCE_S):
+        answer = await post(node, name)
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) > 0
+    problem: dict[str, object] = answer.json()
+    assert problem["type"] == "urn:overlay:problem:database-unavailable"
+    return problem
+
+
+async def until_taken(node: Running, *names: str) -> None:
+    """Every event once, whether the commit that was held up took it or its repeat."""
+    with trio.fail_after(60):
+        for name in names:
+            while (answer := await post(node, name)).status_code == 503:
+                await trio.sleep(0.1)
+            assert answer.status_code == 202, answer.text
+    assert not node.ingest.trouble
+    digests = await node.database.run(
+        lambda connection: connection.execute("SELECT event_digest FROM event_index").fetchall()
+    )
+    assert len(digests) == len(set(digests)) == 1 + len(names)
+    assert node.ingest.admission.unsettled == len(digests)
+    assert sum(each.manifest.message.events for each in node.recorder.told) == len(digests), "given to the driver"
+
+
+async def test_a_locked_table_holds_nobody_up(node: Running, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as other:
+        other.execute("LOCK TABLE batches")
+        assert (await refused(node, "first"))["cause"] == "locked"
+        assert node.ingest.trouble
+        with trio.fail_after(1):
+            assert (await post(node, "second")).status_code == 503, "what comes while it lasts is refused at once"
+        other.rollback()
+    await until_taken(node, "first", "second")
+
+
+async def test_a_frozen_server_holds_nobody_up(node: Running, postgres: EmbeddedPostgres) -> None:
+    with frozen(postgres):
+        assert (await refused(node, "first"))["cause"] == "slow"
+        await refused(node, "second")
+    await until_taken(node, "first", "second")
+
+
+async def test_a_read_only_database_is_named_and_left_when_it_can_be_written(
+    node: Running, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("SET default_transaction_read_only = off")
+        name = other.info.dbname
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        other.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+        )
+        assert (await refused(node, "first"))["cause"] == "read-only"
+        assert (await node.client.get("/overlay/events")).status_code == 200, "reads go on"
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off".encode())
+    await until_taken(node, "first")
+
+
+async def test_a_commit_that_is_slow_alone_is_waited_for(node: Running, postgres_url: str) -> None:
+    """The database answers beside it: the machine is busy, and nothing is wrong with the database."""
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute(
+            """CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN PERFORM pg_sleep(2.5); RETURN NEW; END'"""
+        )
+        other.execute("CREATE TRIGGER linger BEFORE INSERT ON batches FOR EACH ROW EXECUTE FUNCTION linger()")
+        try:
+            assert (await post(node, "slow")).status_code == 202
+        finally:
+            other.execute("DROP FUNCTION linger CASCADE")
+
+
+async def test_what_the_database_refuses_of_one_request_does_not_cost_the_others(node: Running) -> None:
+    statuses: list[int] = []
+
+    async def good(number: int) -> None:
+        statuses.append((await post(node, f"good-{number}")).status_code)
+
+    async def bad(number: int) -> None:
+        events = [RawEvent(data=b"1", event_type="reading", external_id=f"bad-{number}")]
+        with pytest.raises(StorageRefusedError):
+            await node.ingest.submit_read("s1", events, {"position": "\x00"})
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(good, number)
+            nursery.start_soon(bad, number)
+    assert statuses == [202] * 8
+    assert node.ingest.admission.unsettled == 9, "what was refused is not waited for"
