@@ -58,6 +58,11 @@ class InboundFence:
             log.warning("peer.fault", peer=sender.hex(), code=fault.code, why=str(fault))
             self._strike(sender, fault.code)
 
+    def drop(self, sender: IdentityKey, code: str) -> None:
+        """Count an item that is dropped without a strike."""
+        log.debug("peer.item_dropped", peer=sender.hex(), code=code)
+        self._on_fault(code)
+
     def _on_failure(self, sender: IdentityKey, failure: Failure) -> None:
         self._strike(sender, QUARANTINED)
         if failure.closes_origin:

@@ -5,12 +5,14 @@ sender struck; other peers are not affected.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import structlog
 
 from node.coordination.driver import Driver
 from node.coordination.payloads import Payloads
 from node.network.inbound_fence import InboundFence
+from node.network.quotas import InboundQuotas
 from node.network.transport import Gossip, InboundFrame, Transport
 from node.runtime.clock import clock_ms
 from protocols import certificate, envelope
@@ -63,6 +65,7 @@ from protocols.stimuli import (
 
 log = structlog.get_logger(__name__)
 
+PAST_QUOTA: Final = "past-quota"
 GOSSIPED = (Announcement, Advertisement, FraudProof, CertifiedNotice)
 
 
@@ -84,6 +87,7 @@ class Receiver:
         on_notice: Callable[[Signed[CertifiedNotice]], None],
         on_proof: Callable[[FraudProof, IdentityKey], Awaitable[None]],
         fence: InboundFence,
+        quotas: InboundQuotas,
         on_received: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
         self._network = network
@@ -98,6 +102,7 @@ class Receiver:
         self._on_notice = on_notice
         self._on_proof = on_proof
         self._fence = fence
+        self._quotas = quotas
         self._on_received = on_received
 
     async def run_streams(self) -> None:
@@ -118,12 +123,19 @@ class Receiver:
             self._driver.enqueue(self._stimulus(signed))
 
     async def _receive_frame(self, delivery: InboundFrame) -> None:
+        if not self._quotas.take_frame(delivery.sender):
+            self._fence.drop(delivery.sender, PAST_QUOTA)
+            return
         signed, attachment = envelope.open_frame(delivery.frame, self._network)
-        self._on_received("stream", type(signed.message).__name__, len(delivery.frame))
+        kind = type(signed.message).__name__
+        self._on_received("stream", kind, len(delivery.frame))
         if signed.signer != delivery.sender:
             raise MalformedError("the frame is signed by another node than its sender")
         if isinstance(signed.message, GOSSIPED):
             raise MalformedError(f"{type(signed.message).__name__} is sent by gossip alone, not by stream")
+        if not self._quotas.take_kind(delivery.sender, kind):
+            self._fence.drop(delivery.sender, PAST_QUOTA)
+            return
         if not self._admits(signed.signer):
             return  # its advertisement may be on its way: what is still needed then is sent again
         if isinstance(signed.message, WorkOrder | HoldBatch):
@@ -133,7 +145,7 @@ class Receiver:
         if isinstance(signed.message, BatchSealed):
             certificate.verify_quorum(signed.message.certificate, network=self._network)
         if not self._is_by_members(signed.message):
-            log.info("certificate.unknown_signer", peer=delivery.sender.hex(), message=type(signed.message).__name__)
+            log.info("certificate.unknown_signer", peer=delivery.sender.hex(), message=kind)
             return
         await self._driver.submit(self._stimulus(signed))
 
@@ -153,6 +165,9 @@ class Receiver:
             self._payloads.receive(manifest.batch_id, sender, attachment)
 
     async def _receive_gossip(self, gossip: Gossip) -> None:
+        if not self._quotas.take_gossip(gossip.sender):
+            self._fence.drop(gossip.sender, PAST_QUOTA)
+            return
         signed, attachment = envelope.open_frame(gossip.data, self._network)
         self._on_received("gossip", type(signed.message).__name__, len(gossip.data))
         if not isinstance(signed.message, GOSSIPED):

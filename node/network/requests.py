@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
 from node.network.membership import StrangerError
+from node.network.quotas import request_quota
+from protocols.errors import WorldFault
 from protocols.messages import IdentityKey
 
 ABSENT: Final = b"\0"
@@ -17,11 +19,18 @@ Answerer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 """Answers a whole request, tag included; empty where it has nothing. Raises only ``OverlayError``."""
 
 
+class TooManyRequestsError(WorldFault):
+    """A peer asks more often than it may; it can ask again later."""
+
+    code = "too-many-requests"
+
+
 class RequestTable:
     """The answerer of each request. Before ``serve``, every request is answered with ``ABSENT``."""
 
     def __init__(self) -> None:
         self._answerers: Mapping[bytes, Answerer] = {}
+        self._quota = request_quota()
         self._admits: Callable[[IdentityKey], bool] = lambda sender: True
 
     def serve(self, answerers: Mapping[bytes, Answerer], admits: Callable[[IdentityKey], bool]) -> None:
@@ -41,7 +50,10 @@ class RequestTable:
 
         Raises:
             StrangerError: the peer has not shown that it is a member.
+            TooManyRequestsError: it asks more often than it may.
         """
+        if not self._quota.take(sender):
+            raise TooManyRequestsError("too many requests: ask again later")
         if not self._admits(sender):
             raise StrangerError("show a membership certificate first")
         answerer = self._answerers.get(body[:1])

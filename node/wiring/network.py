@@ -27,6 +27,7 @@ from node.network.inbound_fence import InboundFence
 from node.network.known_peers import KnownPeers
 from node.network.membership import Membership
 from node.network.notices import Interests, Notices
+from node.network.quotas import InboundQuotas
 from node.network.receiver import Receiver
 from node.network.remote_batches import RemoteBatches
 from node.network.requests import RequestTable
@@ -244,6 +245,7 @@ def _receiver(
         on_notice=notices.receive,
         on_proof=proofs.take,
         fence=fence,
+        quotas=InboundQuotas(discovery.is_known),
         on_received=base.metrics.received,
     )
 

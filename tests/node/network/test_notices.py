@@ -17,6 +17,7 @@ from node.delivery.announcer import GOSSIP_CERTIFIED, Announcer
 from node.network.certificate_log import CertificateLog
 from node.network.inbound_fence import InboundFence
 from node.network.notices import NODE_RATE, Interests, Notices
+from node.network.quotas import InboundQuotas
 from node.network.receiver import Receiver
 from node.network.requests import ABSENT, PRESENT
 from node.network.sync import Synchronizer
@@ -373,6 +374,7 @@ async def test_who_gossips_a_notice_signed_it_and_is_a_member(
         on_notice=told.append,
         on_proof=no_proof,
         fence=InboundFence(Quarantine(), transport),
+        quotas=InboundQuotas(lambda identity: True),
     )
     send, receive = trio.open_memory_channel[Gossip](1)
     transport.gossip = lambda: receive

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from node.coordination.payloads import Payloads
 from node.network.fraud_proofs import REMEMBERED_MAX, FraudProofs
 from node.network.inbound_fence import InboundFence
+from node.network.quotas import FRAMES, FRAMES_OF_A_KIND, STRANGER_FRAMES, STRANGER_GOSSIP, InboundQuotas
 from node.network.receiver import Receiver
 from node.network.transport import Gossip, InboundFrame
 from node.runtime.caches import BytesCache
@@ -109,6 +110,7 @@ class Reception:
             on_notice=self.notices.append,
             on_proof=self.proofs.take,
             fence=InboundFence(self.quarantine, self.transport, self.faults.append),
+            quotas=InboundQuotas(lambda identity: identity not in self.strangers),
             on_received=lambda *counted: self.counted.append(counted),
         )
 
@@ -235,6 +237,8 @@ def advertisement() -> Advertisement:
         build="",
     )
 
+
+ADVERTISED = to_frame(sign(OTHER, advertisement()))
 
 # --- streams: what does not ----------------------------------------------------------------------------------
 
@@ -466,3 +470,52 @@ async def test_what_the_surroundings_broke_restarts_the_component(error: Overlay
     else:
         await at.gossip(frame)
         assert at.struck(error.code), "whatever its kind, a fault in a peer's message is the peer's"
+
+
+# --- quotas --------------------------------------------------------------------------------------------------
+
+
+async def test_strangers_share_one_quota_of_gossip_and_known_nodes_go_on(autojump_clock: object) -> None:
+    """A key costs nothing to make: a bucket for each would bound nothing."""
+    at = Reception()
+    taken = 0
+    for number in range(int(STRANGER_GOSSIP.burst) + 50):
+        stranger = KeySigner(f"stranger {number}")
+        at.strangers.add(stranger.identity)
+        before = len(at.advertised)
+        await at.gossip(ADVERTISED, sender=stranger)
+        taken += len(at.advertised) - before
+    assert taken == STRANGER_GOSSIP.burst
+    assert at.faults == ["past-quota"] * 50
+    assert at.transport.struck == [], "it may be a node among many that join"
+    await at.gossip(ADVERTISED, sender=OTHER)
+    assert len(at.advertised) == taken + 1
+    await trio.sleep(1)
+    await at.gossip(ADVERTISED, sender=STRANGER)
+    assert len(at.advertised) == taken + 2, "there is room again"
+
+
+async def test_a_peer_s_frames_are_bounded_by_kind_and_in_all(autojump_clock: object) -> None:
+    at = Reception()
+    quotas = InboundQuotas(lambda identity: identity != STRANGER.identity)
+    for _ in range(int(FRAMES_OF_A_KIND.burst)):
+        assert quotas.take_kind(PEER.identity, "Bid")
+    assert not quotas.take_kind(PEER.identity, "Bid")
+    assert quotas.take_kind(PEER.identity, "Award")
+    assert quotas.take_kind(OTHER.identity, "Bid")
+    assert sum(quotas.take_frame(PEER.identity) for _ in range(int(2 * FRAMES.burst))) == FRAMES.burst
+    assert sum(quotas.take_frame(STRANGER.identity) for _ in range(10_000)) == STRANGER_FRAMES.burst
+    assert await at.stream(*[to_frame(sign(STRANGER, CONFIRMED))] * 100, sender=STRANGER) == []
+    assert at.faults == []
+
+
+async def test_an_honest_load_stays_within_the_quotas(autojump_clock: object) -> None:
+    """20 batches a second with ten messages of each of five kinds, and a backlog of 1,000 batches at the start."""
+    quotas = InboundQuotas(lambda identity: True)
+    kinds = ("WorkOrder", "CertifyOrder", "HoldBatch", "BatchSealed", "BatchQuery")
+    for batches in (1_000, *[20] * 60):
+        for kind in kinds * 2:
+            assert all(
+                quotas.take_frame(PEER.identity) and quotas.take_kind(PEER.identity, kind) for _ in range(batches)
+            )
+        await trio.sleep(1)

@@ -1,12 +1,14 @@
 """Peers' requests: answered by tag, by members only, and alike whether garbage or absent."""
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from node.network.content_exchange import OUTPUTS, POLICY, ContentExchange, answer_outputs
 from node.network.membership import StrangerError
-from node.network.requests import ABSENT, PRESENT, RequestTable
+from node.network.quotas import REQUESTS
+from node.network.requests import ABSENT, PRESENT, RequestTable, TooManyRequestsError
 from protocols.canonical import sha256
 from protocols.messages import IdentityKey
 from tests.node.certified_batches import AGENT, NODE
@@ -52,6 +54,18 @@ def test_a_table_is_filled_once_and_by_single_bytes() -> None:
     table.serve({b"X": echo}, admits=everybody)
     with pytest.raises(AssertionError, match="once"):
         table.serve({b"Y": echo}, admits=everybody)
+
+
+async def test_a_peer_that_asks_too_often_is_refused_until_later(autojump_clock: object) -> None:
+    table = RequestTable()
+    table.serve({b"X": echo}, admits=everybody)
+    for _ in range(int(REQUESTS.burst)):
+        assert await table.answer(AGENT.identity, b"Xa") == PRESENT + b"a"
+    with pytest.raises(TooManyRequestsError):
+        await table.answer(AGENT.identity, b"Xa")
+    assert await table.answer(NODE.identity, b"Xa") == PRESENT + b"a", "another peer is answered"
+    await trio.sleep(1)
+    assert await table.answer(AGENT.identity, b"Xa") == PRESENT + b"a"
 
 
 class Holder:
