@@ -27,6 +27,7 @@ from node.ingest.admission_control import AdmissionControl, IngestLimits
 from node.ingest.batch_rows import CommittedBatch
 from node.ingest.commit_watch import CommitWatch
 from node.ingest.group_commit import Committed, GroupWriter, Outcome, RequestGroup
+from node.ingest.rejections import HEAD_BYTES, record_refused
 from node.ingest.replication import Replications
 from node.ingest.requests import EventLevels, LevelsNeeded, QueuedRequest, SourceRead
 from node.ingest.responses import IngestAnswer
@@ -51,7 +52,6 @@ GROUP_REQUESTS_MAX: Final = 256
 GROUP_EVENTS_MAX: Final = 10_000
 WAITING_MAX: Final = 1_024
 REPLICATE_S: Final = 10.0
-HEAD_BYTES: Final = 512  # of an event that is rejected, kept for the operator
 LEVEL_POLICIES_BYTES_MAX: Final = 8 * 1024 * 1024
 LEVEL_ROUNDS_MAX: Final = 4  # each but the first for a policy that the source was given meanwhile
 
@@ -175,6 +175,10 @@ class Ingest:
     async def remember(self, source_id: str, mark: Mapping[str, Any]) -> None:
         """Write down how far a source is read, where it sent no events."""
         await self._database.run(partial(sources.set_mark, source_id=source_id, value=mark))
+
+    async def reject(self, source_id: str, event: RawEvent, reason: str, mark: Mapping[str, Any] | None) -> None:
+        """Write down an event of a source that ``submit_read`` refused, with the position after it."""
+        await self._database.run(partial(record_refused, source_id=source_id, event=event, reason=reason, mark=mark))
 
     async def run_beside(self, call: Callable[[], T]) -> T:
         """Run a call in the process that parses requests."""

@@ -12,6 +12,7 @@ import trio
 
 from protocols.errors import WorldFault
 from storage.database import Database
+from storage.errors import StorageRefusedError
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -20,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 FLUSH_S: Final = 1.0
 LAST_FLUSH_S: Final = 5.0
+ENTRY_CHARS: Final = 200  # of an entry that is dropped, in the log
 ENTRIES_MAX: Final = 100_000
 
 K = TypeVar("K")
@@ -68,7 +70,7 @@ class WriteBehind(Generic[K, V]):
 
     @property
     def dropped(self) -> int:
-        """Changes left out since the start because ``entries_max`` keys waited."""
+        """Changes left out since the start: ``entries_max`` keys waited, or the database cannot hold them."""
         return self._dropped
 
     def add(self, key: K, value: V) -> None:
@@ -110,12 +112,30 @@ class WriteBehind(Generic[K, V]):
             if not self._in_flight:
                 return
             try:
-                await self._database.run(lambda connection: self._write(connection, self._in_flight))
+                await self._write_part(self._in_flight)
             except BaseException:
                 self._put_back()
                 raise
             finally:
                 self._in_flight = {}
+
+    async def _write_part(self, part: Mapping[K, V]) -> None:
+        """Write entries. Those that the database refuses are found by halving, and dropped: they would be refused
+        again with every flush, and the others with them.
+        """
+        try:
+            await self._database.run(lambda connection: self._write(connection, part))
+        except StorageRefusedError as fault:
+            if len(part) == 1:
+                self._dropped += 1
+                log.error("write_behind.refused", of=self._name, entry=repr(part)[:ENTRY_CHARS], why=str(fault))
+            else:
+                entries, middle = list(part.items()), len(part) // 2
+                await self._write_part(dict(entries[:middle]))
+                await self._write_part(dict(entries[middle:]))
+                return
+        for key in list(part):
+            del self._in_flight[key]
 
     async def _try_to_flush(self) -> None:
         dropped = self._dropped

@@ -17,6 +17,7 @@ from node.sources.settings import SourceSettings
 from node.sources.status import SourceStatus
 from node.worker.parsing.bodies import RawEvent
 from protocols.errors import WorldFault
+from storage.errors import StorageRefusedError
 
 T = TypeVar("T")
 SavedPosition: TypeAlias = Mapping[str, Any]
@@ -57,6 +58,13 @@ class IntakeCounts:
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
+
+    def plus(self, other: "IntakeCounts") -> "IntakeCounts":
+        return IntakeCounts(
+            accepted=self.accepted + other.accepted,
+            duplicates=self.duplicates + other.duplicates,
+            rejected=self.rejected + other.rejected,
+        )
 
 
 class SourceIntake:
@@ -111,12 +119,7 @@ class SourceIntake:
         for start in range(0, max(1, len(events)), EVENTS_MAX):
             part = events[start : start + EVENTS_MAX]
             is_last = start + EVENTS_MAX >= len(events)
-            counts = await self._take(part, position if is_last else None)
-            total = IntakeCounts(
-                accepted=total.accepted + counts.accepted,
-                duplicates=total.duplicates + counts.duplicates,
-                rejected=total.rejected + counts.rejected,
-            )
+            total = total.plus(await self._take(part, position if is_last else None))
         if position is not None:
             self.position = position
         return total
@@ -134,9 +137,25 @@ class SourceIntake:
             except OverloadedError:
                 self._status.held_up = True
                 await trio.sleep(OVERLOADED_PAUSE_S)
+            except StorageRefusedError as fault:
+                return await self._take_in_halves(events, position, fault)
         counts = answer.counts
         self._status.count(len(events), counts)
         return IntakeCounts(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
+
+    async def _take_in_halves(
+        self, events: Sequence[RawEvent], position: SavedPosition | None, fault: StorageRefusedError
+    ) -> IntakeCounts:
+        """Find the event that the database refuses: it is rejected, and the others are taken."""
+        if len(events) == 1:
+            await self._ingest.reject(self.source_id, events[0], str(fault), position)
+            counts = {"accepted": 0, "duplicates": 0, "rejected": 1}
+            self._status.count(1, counts)
+            return IntakeCounts(**counts)
+        middle = len(events) // 2
+        first = await self._take(events[:middle], None)
+        second = await self._take(events[middle:], position)
+        return first.plus(second)
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Run a picklable call in a worker process: parsing, above all."""

@@ -20,6 +20,9 @@ DATABASE: Final = "overlay"
 START_S: Final = 120.0  # a start may have to recover a gigabyte of log
 STARTS_MAX: Final = 5
 CHECK_S: Final = 0.25
+PAUSE_S_MAX: Final = 8.0
+FAILURES_COUNTED: Final = 16
+REASON_CHARS: Final = 300
 CONNECT_S_MAX: Final = 5
 
 
@@ -76,24 +79,23 @@ class EmbeddedPostgres:
     async def supervise(self) -> None:
         """Start the server again whenever it ends, until cancelled or stopped.
 
-        Raises:
-            EmbeddedPostgresError: it does not start any more.
+        It is never given up: what keeps it from starting, a full disk above all, can pass without anybody restarting
+        the node, which answers meanwhile that its database is unavailable.
         """
         failures = 0
         while self._process.is_started:
-            await trio.sleep(CHECK_S * (1 + failures))
+            await trio.sleep(min(CHECK_S * 2**failures, PAUSE_S_MAX))
             if not self._process.is_started or self._process.exit_status is None:
                 continue
             log.warning("postgres.ended", status=self._process.exit_status)
-            await trio.to_thread.run_sync(self._cluster.clear_leftover)
-            self._process.spawn()  # takes milliseconds, and has to be in this thread
             try:
+                await trio.to_thread.run_sync(self._cluster.clear_leftover)
+                self._process.spawn()  # takes milliseconds, and has to be in this thread
                 await self._until_serving()
                 failures = 0
-            except EmbeddedPostgresError:
-                failures += 1
-                if failures == STARTS_MAX:
-                    raise
+            except (EmbeddedPostgresError, OSError) as error:
+                failures = min(failures + 1, FAILURES_COUNTED)
+                log.error("postgres.start_failed", why=str(error)[-REASON_CHARS:])
 
     def stop(self) -> None:
         """Fast shutdown: running transactions are rolled back, everything committed is on disk."""
@@ -116,7 +118,7 @@ class EmbeddedPostgres:
                 self._process.end()
                 if attempt == STARTS_MAX:
                     raise
-                log.warning("postgres.start_failed", attempt=attempt, reason=str(error)[-300:])
+                log.warning("postgres.start_failed", attempt=attempt, reason=str(error)[-REASON_CHARS:])
                 time.sleep(CHECK_S * attempt)  # a killed server's last processes may hold its memory for a moment
 
     def _wait_until_serving(self) -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+import structlog
 import trio
 
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
-from storage.errors import DataDirectoryInUseError, EmbeddedPostgresError
+from storage.embedded.server import STARTS_MAX
+from storage.errors import DatabaseUnavailableError, DataDirectoryInUseError, EmbeddedPostgresError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -159,6 +161,37 @@ async def test_a_server_that_dies_is_started_again_and_nobody_notices_but_for_a_
             assert server.url == url
             assert server.pid != pid
             nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_cannot_start_is_started_when_it_can(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a PANIC on a full disk: each start fails, until there is room again."""
+    monkeypatch.setattr("storage.embedded.server.CHECK_S", 0.01)
+    monkeypatch.setattr("storage.embedded.server.PAUSE_S_MAX", 0.05)
+    with EmbeddedPostgres(home) as server, Database(server.url) as database:
+        await trio.to_thread.run_sync(keep, server.url)
+        control = server.data_directory / "global" / "pg_control"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.supervise)
+            control.rename(control.with_suffix(".away"))
+            os.kill(server.pid, signal.SIGKILL)
+            with structlog.testing.capture_logs() as logs, trio.fail_after(60):
+                while sum(entry["event"] == "postgres.start_failed" for entry in logs) <= STARTS_MAX:
+                    await trio.sleep(0.05)
+            with pytest.raises(DatabaseUnavailableError):
+                await database.run(lambda connection: connection.execute("SELECT 1"), deadline_s=0.5)
+            control.with_suffix(".away").rename(control)
+            with trio.fail_after(60):
+                while not await counted(database):
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+
+
+async def counted(database: Database) -> bool:
+    try:
+        found = await database.run(lambda connection: connection.execute("SELECT count(*) FROM kept").fetchone())
+    except DatabaseUnavailableError:
+        return False
+    return found == (1,)
 
 
 def test_the_password_is_private_and_needed(home: Path) -> None:

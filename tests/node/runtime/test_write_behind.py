@@ -61,6 +61,19 @@ async def test_changes_of_one_key_are_merged_and_written_once(postgres_url: str)
         assert await stored(database) == {"a": 3, "b": 5}
 
 
+async def test_entries_that_the_database_refuses_cost_no_others(postgres_url: str) -> None:
+    with Database(postgres_url) as database:
+        ledger = counts(database)
+        for key, value in (("a", 1), ("b", 2**63), ("c", 3), ("d", 2**70), ("e", 5)):
+            ledger.add(key, value)
+        await ledger.flush()
+        assert await stored(database) == {"a": 1, "c": 3, "e": 5}
+        assert (len(ledger), ledger.dropped) == (0, 2)
+        ledger.add("b", 7)
+        await ledger.flush()
+        assert await stored(database) == {"a": 1, "b": 7, "c": 3, "e": 5}
+
+
 async def test_what_failed_to_be_written_is_put_back_and_merged_with_what_came_since(postgres_url: str) -> None:
     with Database(postgres_url, attempts_max=1) as database:
         ledger = counts(database)

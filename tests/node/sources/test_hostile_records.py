@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
@@ -11,6 +12,8 @@ from node.sources import settings as source_settings
 from node.sources.intake import IntakeCounts
 from node.sources.settings import SourceSettings
 from node.worker.parsing.bodies import RawEvent
+from protocols.identifiers import event_id
+from tests.node.certified_batches import NETWORK
 from tests.node.running import Running, running
 
 BIG = b"123456789012345678901234567890"
@@ -101,6 +104,29 @@ async def test_hostile_records_are_rejected_and_the_others_taken(node: Running, 
         assert len(rejection["reason"]) <= 400
         assert (rejection["field"] + rejection["reason"]).isprintable()
         assert rejection["head"].isprintable()
+
+
+async def test_an_event_that_only_the_database_refuses_is_rejected_too(
+    node: Running, reader: Reader, postgres_url: str
+) -> None:
+    assert (await node.source("s1", sourceType="mqtt")).status_code == 201
+    intake = await reader.intakes.receive()
+    digests = [event_id(NETWORK, "s1", f"e{number}").removeprefix("event_") for number in (3, 10)]
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        listed = ", ".join(f"'\\x{digest}'::bytea" for digest in digests)
+        connection.execute(
+            f"ALTER TABLE event_index ADD CONSTRAINT unholdable CHECK (event_digest NOT IN ({listed}))".encode()
+        )
+        try:
+            events = [RawEvent(data=b"1", event_type="read", external_id=f"e{number}") for number in range(11)]
+            taken = await intake.take(events, position={"next": 11})
+        finally:
+            connection.execute("ALTER TABLE event_index DROP CONSTRAINT unholdable")
+    assert taken == IntakeCounts(accepted=9, rejected=2)
+    shown = await progress(node)
+    assert (shown["mark"], intake.position) == ({"next": 11}, {"next": 11})
+    assert [each["externalId"] for each in shown["rejections"]] == ["e10", "e3"]
+    assert "unholdable" in shown["rejections"][0]["reason"]
 
 
 @pytest.mark.parametrize("data", [*HOSTILE[:12], *HOSTILE[18:]])
