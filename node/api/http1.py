@@ -10,6 +10,8 @@ import h11
 from hypercorn.events import Closed
 from hypercorn.protocol.h11 import H11Protocol
 
+from node.api.host_names import is_host
+
 
 class Http1(H11Protocol):
     """One connection of HTTP/1.1."""
@@ -19,7 +21,7 @@ class Http1(H11Protocol):
             await super()._check_protocol(event)
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if is_ambiguous(request):
+        if is_ambiguous(request) or not all(is_host(value) for name, value in request.headers if name == b"host"):
             await self._send_error_response(400)
             await self.send(Closed())
         else:

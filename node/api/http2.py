@@ -15,6 +15,7 @@ from h2.errors import ErrorCodes
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.h2 import H2Protocol
 
+from node.api.host_names import is_host
 from node.api.server_limits import ServerLimits
 from node.runtime.token_bucket import TokenBucket
 
@@ -73,4 +74,5 @@ class Http2(H2Protocol):
 def _is_well_formed(request: h2.events.RequestReceived) -> bool:
     """Whether method and path are there, and are ASCII as a URI is: else the request is malformed (section 8.1.1)."""
     given = {name: value for name, value in request.headers if name in (b":method", b":path")}
-    return len(given) == 2 and all(value.isascii() for value in given.values())
+    hosts = [value for name, value in request.headers if name in (b":authority", b"host")]
+    return len(given) == 2 and all(value.isascii() for value in given.values()) and all(map(is_host, hosts))

@@ -44,6 +44,12 @@ async def test_a_request_with_two_ends_is_refused(node: Running, name: str) -> N
     assert answered.count(b"HTTP/1.1 ") == 1
 
 
+@pytest.mark.parametrize("host", [b"a..b", b"a" * 64, b"\xc3\xa9", b"x/y", b"[::1"])
+async def test_a_host_that_is_none_is_refused_before_any_route(node: Running, host: bytes) -> None:
+    answered = await talk(node, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n\r\n", quiet_s=0.5)
+    assert answered.startswith(b"HTTP/1.1 400 ")
+
+
 async def test_an_unknown_coding_is_refused(node: Running) -> None:
     coded = b"POST /lookup HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
     assert (await talk(node, coded, quiet_s=0.5)).startswith(b"HTTP/1.1 501 ")

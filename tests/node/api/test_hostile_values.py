@@ -1,6 +1,7 @@
 """Every parameter and member of every operation with values that nobody should send: refused, never by a failure."""
 
 import json
+import random
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 from urllib.parse import quote
@@ -53,6 +54,45 @@ VALUES: Final = (
     '"\\u202e\\ud83d\\ude00\\uffff"',
 )
 """JSON texts, in the place of a member."""
+HEADERS: Final = (
+    "Accept",
+    "Accept-Encoding",
+    "Authorization",
+    "Content-Encoding",
+    "Content-Type",
+    "Host",
+    "If-None-Match",
+    "If-Range",
+    "Last-Event-ID",
+    "Origin",
+    "Range",
+    "X-Forwarded-For",
+    "X-Request-Id",
+    "ce-id",
+    "ce-source",
+    "ce-specversion",
+    "ce-time",
+    "x-bsv-auth-identity-key",
+    "x-bsv-auth-nonce",
+    "x-bsv-auth-version",
+)
+"""Those that the node, or what it is built with, may read; beside those that operations describe."""
+HEADER_VALUES: Final = (
+    b"",
+    b"\xff\xfe",
+    b"a, b;q=1e400, c;q=" + b"9" * 5_000,
+    b"9" * 5_000,
+    b"bytes=" + b"9" * 5_000 + b"-",
+    b"bytes=-18446744073709551616",
+    b'["a\\u0000b"]',
+    b'["\\ud800"]',
+    b"text/\xe9; charset=nothing; boundary=",
+    b"application/json; charset=utf-7",
+    b"multipart/form-data",
+    b"[::1",
+    b"{" * 9_000,
+    b"a%00b",
+)
 HELD_BACK: Final = "\x01"
 
 
@@ -61,6 +101,7 @@ class Call:
     method: str
     path: str
     body: str | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @pytest.fixture
@@ -107,6 +148,17 @@ def calls_of(route: Route) -> Iterator[Call]:
                 yield Call(route.method, filled(route.path, {}), json.dumps(changed).replace('"\\u0001"', text))
 
 
+def headers_of(route: Route, rng: random.Random) -> Iterator[Call]:
+    """Every header, with some of the values."""
+    described = () if route.operation.headers is None else route.operation.headers.model_fields.values()
+    body = json.dumps(example_of(route))
+    for name in (*HEADERS, *(str(field.alias) for field in described)):
+        for value in rng.sample(HEADER_VALUES, 2):
+            yield Call(route.method, filled(route.path, {}), body, ((name, value),))
+            if name == "Range":
+                yield Call(route.method, filled(route.path, {}), None, ((name, value),))
+
+
 def changes(value: Any) -> Iterator[Any]:
     """The value with one of its parts held back, at any depth; and the members a model may have beside."""
     if isinstance(value, dict):
@@ -133,10 +185,13 @@ def members_of(route: Route) -> Iterator[Call]:
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.name)
 async def test_no_value_makes_an_operation_fail(node: Running, resource: Any) -> None:
     failures: list[tuple[int, Call]] = []
+    rng = random.Random(14)  # the same every time
     limit = trio.CapacityLimiter(8)
 
     async def make(client: httpx.AsyncClient, call: Call) -> None:
-        headers = {} if call.body is None else {"Content-Type": JSON_TYPE}
+        headers = {name.encode(): value for name, value in call.headers}
+        if call.body is not None:
+            headers.setdefault(b"Content-Type", JSON_TYPE.encode())
         async with (
             limit,
             client.stream(call.method, call.path, content=call.body, headers=headers) as response,
@@ -146,8 +201,8 @@ async def test_no_value_makes_an_operation_fail(node: Running, resource: Any) ->
 
     async with httpx.AsyncClient(base_url=node.url, timeout=60) as client, trio.open_nursery() as nursery:
         for route in resource.routes:
-            for call in dict.fromkeys((*calls_of(route), *members_of(route))):
+            for call in dict.fromkeys((*calls_of(route), *members_of(route), *headers_of(route, rng))):
                 nursery.start_soon(make, client, call)
-    shown = [(status, call.method, call.path[:80], (call.body or "")[:400]) for status, call in failures]
+    shown = [(status, attrs.evolve(call, body=(call.body or "")[:400])) for status, call in failures]
     assert not shown
     assert not any(node.quarantine.counts.values())
