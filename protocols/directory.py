@@ -1,6 +1,6 @@
 """The directory of advertisements: which node offers what, until when. Pure values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -56,13 +56,26 @@ class Directory:
         )
 
 
+def _nobody(identity: IdentityKey) -> bool:
+    return False
+
+
 def hear(
-    directory: Directory, signed: Signed[Advertisement], now_ms: int, *, allow_local_urls: bool
+    directory: Directory,
+    signed: Signed[Advertisement],
+    now_ms: int,
+    *,
+    allow_local_urls: bool,
+    stays: Callable[[IdentityKey], bool] = _nobody,
 ) -> tuple[Directory, DirectoryEntry | None]:
     """Take in an advertisement whose signature was checked.
 
+    Args:
+        stays: Whether an entry may not make room for another one where the directory is full. Of the others, the one
+            that was heard of longest ago goes.
+
     Returns:
-        The directory after it, and its entry; None when it was old news or a withdrawal.
+        The directory after it, and its entry; None when it was old news or a withdrawal, or there was no room.
 
     Raises:
         MalformedError, BadSignatureError: a token is not its signer's, or the times make no sense.
@@ -75,12 +88,15 @@ def hear(
         raise MalformedError("the advertisement is from the future")
     if message.expires_ms <= now_ms:
         return _without(directory, signed.signer), None
-    if known is None and len(directory.entries) >= ADVERTISEMENTS_MAX:
-        raise MalformedError("the directory is full")
     tokens = tuple(check_token(token, allow_local_urls=allow_local_urls) for token in message.tokens)
     if any(token.identity != signed.signer for token in tokens):
         raise MalformedError("the advertisement carries a token of another identity")
     first_ms = known.first_heard_ms if known is not None else now_ms
+    if known is None and len(directory.entries) >= ADVERTISEMENTS_MAX:
+        others = [identity for identity in directory.entries if not stays(identity)]
+        if not others:
+            return directory, None
+        directory = _without(directory, min(others, key=lambda each: directory.entries[each].heard_ms))
     entry = DirectoryEntry(advertisement=signed, tokens=tokens, first_heard_ms=first_ms, heard_ms=now_ms)
     return Directory(entries={**directory.entries, signed.signer: entry}), entry
 

@@ -20,10 +20,27 @@ def remember(
     )
 
 
+def prune(connection: psycopg.Connection, kept_max: int) -> int:
+    """Delete the peers past ``kept_max`` that were seen longest ago; those that worked for this node go last.
+
+    Returns how many were deleted.
+    """
+    return connection.execute(
+        """DELETE FROM peers WHERE identity IN (
+               SELECT identity FROM peers
+               ORDER BY EXISTS (SELECT FROM reputations WHERE agent = identity AND agreed > 0), last_seen_at, identity
+               LIMIT greatest(0, (SELECT count(*) FROM peers) - %s))""",
+        (kept_max,),
+    ).rowcount
+
+
 def remembered(connection: psycopg.Connection, limit: int = 256) -> list[tuple[bytes, list[str]]]:
-    """(identity, addresses) of the peers seen last."""
+    """(identity, addresses) of the peers that worked for this node, then of the others; those seen last first."""
     rows = connection.execute(
-        "SELECT identity, addresses FROM peers ORDER BY last_seen_at DESC LIMIT %s", (limit,)
+        """SELECT identity, addresses FROM peers
+           ORDER BY EXISTS (SELECT FROM reputations WHERE agent = identity AND agreed > 0) DESC, last_seen_at DESC
+           LIMIT %s""",
+        (limit,),
     ).fetchall()
     return [(bytes(row[0]), list(row[1])) for row in rows]
 

@@ -78,6 +78,10 @@ class Reputations:
         """The outcomes that were counted, by role."""
         return {role: known for (key, role), known in self._known.items() if key == agent}
 
+    def has_agreed(self, agent: IdentityKey) -> bool:
+        """Whether an agent did work here that others confirmed."""
+        return any(known.agreed > 0 for role in Role if (known := self._known.get((agent, role))) is not None)
+
     async def run(self) -> None:
         """Write what changed, again and again, until cancelled."""
         await self._changes.run()

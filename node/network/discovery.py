@@ -55,9 +55,11 @@ class Discovery:
         offer: Offer,
         membership: Membership,
         known: KnownPeers,
+        has_worked: Callable[[IdentityKey], bool] = lambda identity: False,
         certificate: bytes = b"",
         on_sent: Callable[[str, str, int], None] = lambda carrier, message, size: None,
     ) -> None:
+        """``has_worked``: whether an identity did work that this node knows of: it stays in a full directory."""
         self.directory = Directory()
         self._network = network
         self._signer = signer
@@ -67,6 +69,7 @@ class Discovery:
         self._membership = membership
         self._certificate = certificate
         self._known = known
+        self._has_worked = has_worked
         self._on_sent = on_sent
         self._seen: frozenset[bytes] = frozenset()
 
@@ -107,7 +110,9 @@ class Discovery:
         await self._membership.check(signed)
         now_ms = clock_ms()
         local = self._offer.allow_local_urls
-        self.directory, entry = directory.hear(self.directory, signed, now_ms, allow_local_urls=local)
+        self.directory, entry = directory.hear(
+            self.directory, signed, now_ms, allow_local_urls=local, stays=self._stays
+        )
         if entry is None:
             return
         if entry.first_heard_ms == now_ms:
@@ -115,6 +120,9 @@ class Discovery:
             log.info("peer.advertised", peer=signed.signer.hex(), roles=roles, operator=signed.message.operator)
         self._transport.learn(signed.signer, signed.message.addresses)
         await self._known.remember(signed, now_ms)
+
+    def _stays(self, identity: IdentityKey) -> bool:
+        return self._membership.has_certificate(identity) or self._has_worked(identity)
 
     async def run(self) -> None:
         """Advertise at once, whenever a new peer connects, and well before the advertisement expires."""

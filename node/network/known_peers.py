@@ -11,6 +11,7 @@ from node.network.transport import Transport
 from node.runtime.containment import Quarantine
 from protocols.envelope import to_frame
 from protocols.errors import PeerFault
+from protocols.limits import ADVERTISEMENTS_MAX
 from protocols.messages import Advertisement, IdentityKey, Signed
 from storage import peers
 from storage.database import Database
@@ -82,3 +83,4 @@ def _remember(signed: Signed[Advertisement], now_ms: int, connection: "Connectio
     message = signed.message
     expires_ms = max(message.expires_ms, now_ms)
     peers.remember(connection, signed.signer, message.addresses, to_frame(signed), expires_ms)
+    peers.prune(connection, ADVERTISEMENTS_MAX)

@@ -49,6 +49,10 @@ class Membership:
         """Whether messages of a node are taken in."""
         return self._trusted is None or identity in self._certified
 
+    def has_certificate(self, identity: IdentityKey) -> bool:
+        """Whether a node showed a certificate that was accepted; this node needs none."""
+        return identity in self._certified
+
     async def check(self, signed: Signed[Advertisement]) -> None:
         """Check the certificate in an advertisement: each one decides anew.
 

@@ -151,7 +151,7 @@ def build_peers(base: Base, state: State) -> Peers:
         membership=membership,
         quarantine=base.quarantine,
     )
-    discovery = _discovery(base, offer, membership, known)
+    discovery = _discovery(base, state, offer, membership, known)
     certificates = CertificateLog(
         network=base.network,
         database=database,
@@ -209,7 +209,7 @@ def build_peers(base: Base, state: State) -> Peers:
     )
 
 
-def _discovery(base: Base, offer: Offer, membership: Membership, known: KnownPeers) -> Discovery:
+def _discovery(base: Base, state: State, offer: Offer, membership: Membership, known: KnownPeers) -> Discovery:
     return Discovery(
         network=base.network,
         signer=base.keyring,
@@ -218,6 +218,7 @@ def _discovery(base: Base, offer: Offer, membership: Membership, known: KnownPee
         offer=offer,
         membership=membership,
         known=known,
+        has_worked=state.reputations.has_agreed,
         certificate=own_certificate(base.settings, base.keyring.identity),
         on_sent=base.metrics.sent,
     )

@@ -86,3 +86,25 @@ def test_impossible_advertisements_are_refused(broken: Signed[Advertisement]) ->
 def test_local_addresses_are_refused_in_a_public_network() -> None:
     with pytest.raises(MalformedError):
         hear(Directory(), advertised(0), NOW, allow_local_urls=False)
+
+
+def test_a_full_directory_drops_the_stranger_heard_of_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.directory.ADVERTISEMENTS_MAX", 3)
+    directory = Directory()
+    for second, agent in enumerate((0, 1, 2)):
+        directory, _ = hear(directory, advertised(agent), NOW + second, allow_local_urls=True)
+    stays = {AGENTS[0].identity}.__contains__
+    directory, entry = hear(directory, advertised(3), NOW + 3, allow_local_urls=True, stays=stays)
+    assert entry is not None
+    assert set(directory.entries) == {AGENTS[each].identity for each in (0, 2, 3)}
+    directory, _ = hear(directory, advertised(2, 2), NOW + 4, allow_local_urls=True, stays=stays)
+    assert len(directory.entries) == 3, "a renewal takes no room"
+    directory, _ = hear(directory, advertised(4), NOW + 5, allow_local_urls=True, stays=stays)
+    assert set(directory.entries) == {AGENTS[each].identity for each in (0, 2, 4)}
+
+
+def test_a_directory_of_those_who_stay_takes_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.directory.ADVERTISEMENTS_MAX", 2)
+    directory = heard(advertised(0), advertised(1))
+    full, entry = hear(directory, advertised(2), NOW, allow_local_urls=True, stays=lambda identity: True)
+    assert (full, entry) == (directory, None)

@@ -5,9 +5,10 @@ from typing import Any
 import attrs
 import psycopg
 
-from storage import batches, nonces, notices, peers
+from storage import batches, nonces, notices, peers, reputations
 from storage.nonces import Nonce
 from storage.peers import PROOFS_PER_SIGNER_MAX, StoredEquivocation
+from storage.reputations import Reputation
 from tests.storage.making import AGENT, new_batch, sealed_batch
 
 OTHER = b"\x03" + bytes(32)
@@ -30,6 +31,22 @@ def test_the_latest_of_a_peer_is_remembered(connection: psycopg.Connection) -> N
     assert peers.remembered(connection, limit=1) == [(AGENT, ["/ip4/2", "/ip4/3"])]
     assert peers.advertisements(connection) == [b"new", b"other"]
     assert peers.advertisements(connection, limit=1) == [b"new"]
+
+
+def test_those_that_worked_here_are_the_last_to_go(connection: psycopg.Connection) -> None:
+    """Keys cost nothing to make: strangers must not push out those whose work was confirmed."""
+    worked = Reputation(agent=AGENT, role="validate", agreed=1)
+    reputations.save(connection, [worked, Reputation(agent=OTHER, role="validate", late=1)], [])
+    strangers = [b"\x03" + bytes((number,)) * 32 for number in (1, 2, 3)]
+    for number, identity in enumerate((AGENT, OTHER, *strangers)):
+        peers.remember(connection, identity, [f"/ip4/{number}"], b"", 10)
+        connection.commit()
+    assert peers.remembered(connection, limit=2) == [(AGENT, ["/ip4/0"]), (strangers[-1], ["/ip4/4"])]
+    assert peers.prune(connection, 5) == 0
+    assert peers.prune(connection, 2) == 3
+    assert [identity for identity, _ in peers.remembered(connection)] == [AGENT, strangers[-1]]
+    assert peers.prune(connection, 1) == 1
+    assert [identity for identity, _ in peers.remembered(connection)] == [AGENT]
 
 
 def test_a_proof_is_kept_once(connection: psycopg.Connection) -> None:

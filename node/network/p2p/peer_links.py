@@ -66,8 +66,12 @@ class PeerLinks:
         link = self._links.get(identity)
         if link is None:
             if len(self._links) >= PEERS_MAX:
-                log.warning("peer.too_many", peers=PEERS_MAX)
-                return None
+                gone = _first_to_go(self._links.values())
+                if gone is None:
+                    log.warning("peer.too_many", peers=PEERS_MAX)
+                    return None
+                del self._links[gone.identity]
+                gone.scope.cancel()
             link = self._links[identity] = Link(identity)
             self._nursery.start_soon(self._serve, link)
         return link
@@ -193,6 +197,12 @@ class PeerLinks:
         if lost:
             log.info("peer.frames_dropped", peer=link.identity.hex(), frames=lost, why=why)
         self._requests.abandon(link.identity)
+
+
+def _first_to_go(links: Iterable[Link]) -> Link | None:
+    """The link that makes room for another: one whose addresses lead nowhere, since they cost nothing to invent."""
+    failing = [link for link in links if link.failures and not link.connected and not link.bootstrap]
+    return max(failing, key=lambda link: link.failures, default=None)
 
 
 async def _cut(connector: Connector, fence: PeerFence, identity: IdentityKey) -> None:

@@ -351,6 +351,21 @@ async def test_no_more_peers_are_kept_than_may_be(monkeypatch: pytest.MonkeyPatc
             await network.send(known, b"")
 
 
+async def test_a_peer_whose_addresses_lead_nowhere_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can advertise addresses of keys that nobody has: they must not keep out peers that can be reached."""
+    monkeypatch.setattr("node.network.p2p.peer_links.PEERS_MAX", 3)
+    async with node() as network, node() as peer:
+        for number in range(3):
+            other = PrivateKey.from_bytes((20_000 + number).to_bytes(32, "big")).identity
+            network.learn(other, [f"/ip4/127.0.0.1/tcp/{number + 1}"])
+        with trio.fail_after(10):
+            while peer.identity not in {view.identity for view in network.peers()}:
+                network.learn(peer.identity, peer.addresses)
+                await trio.sleep(0.05)
+        await connected(network, peer.identity)
+        assert len(network.peers()) == 3
+
+
 async def test_an_answer_counts_for_the_peer_that_was_asked() -> None:
     requests = PendingRequests()
     frame = Frame(kind=FrameKind.ANSWER, compressed=False, request_id=1, body=b"a", wire_bytes=1)
