@@ -25,6 +25,7 @@ from node.network.requests import RequestTable
 from node.network.sender import GOSSIP_WORK
 from node.runtime.build import build_id
 from node.runtime.containment import Quarantine
+from node.runtime.descriptors import raise_limit
 from node.runtime.keyring import Keyring, load_key
 from node.runtime.settings import Settings
 from node.runtime.workers import Workers
@@ -58,6 +59,7 @@ def run(settings: Settings) -> None:
             is raised alone. An exception group with anything else is a fault of this program.
     """
     configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
+    raise_limit()
     key = load_key(Path(settings.overlay_key_file))  # before a database is made for nothing
     with ExitStack() as stack:
         postgres = None
