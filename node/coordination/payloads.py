@@ -5,6 +5,7 @@ worker compares it with the manifest's input root before anything rests on it: n
 or what this node stored.
 """
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -31,24 +32,37 @@ class Payloads:
         own: Payloads that this node packed itself, by batch id.
         find: Reads the payload of a batch that this node coordinates or holds from the database.
         strike: Counts a fault of a peer.
-        received_bytes_max: The payloads received longest ago are dropped past it.
+        received_bytes_max: Past it, payloads of the sender that has the most bytes here are dropped, oldest first.
         """
         self._own = own
         self._find = find
         self._strike = strike
         self._received_bytes_max = received_bytes_max
-        self._received: OrderedDict[tuple[str, IdentityKey], bytes] = OrderedDict()
+        self._received: dict[IdentityKey, OrderedDict[str, bytes]] = {}
+        self._bytes: dict[IdentityKey, int] = {}
         self._senders: dict[str, set[IdentityKey]] = {}
         self.received_bytes = 0
 
     def receive(self, batch_id: str, sender: IdentityKey, packed: bytes) -> None:
         """Keep the payload that came with a peer's order."""
         self._drop(batch_id, sender)
-        self._received[batch_id, sender] = packed
+        self._received.setdefault(sender, OrderedDict())[batch_id] = packed
         self._senders.setdefault(batch_id, set()).add(sender)
+        self._bytes[sender] = self._bytes.get(sender, 0) + len(packed)
         self.received_bytes += len(packed)
-        while self.received_bytes > self._received_bytes_max and len(self._received) > 1:
-            self._drop(*next(iter(self._received)))
+        while self.received_bytes > self._received_bytes_max:
+            gone = self._first_to_go((batch_id, sender))
+            if gone is None:
+                return
+            self._drop(*gone)
+
+    def _first_to_go(self, latest: tuple[str, IdentityKey]) -> tuple[str, IdentityKey] | None:
+        """The oldest payload of the sender that has the most bytes here; never the latest one of all."""
+        for sender in heapq.nlargest(2, self._bytes, key=self._bytes.__getitem__):
+            oldest = next(iter(self._received[sender])), sender
+            if oldest != latest:
+                return oldest
+        return None
 
     async def own(self, batch_id: str) -> bytes | None:
         """The payload of a batch that this node coordinates or holds."""
@@ -61,7 +75,8 @@ class Payloads:
 
     async def sent_by(self, sender: IdentityKey, batch_id: str) -> bytes | None:
         """The payload that a peer sent, not compared with anything yet; else the one stored here."""
-        packed = self._received.get((batch_id, sender))
+        received = self._received.get(sender)
+        packed = None if received is None else received.get(batch_id)
         return await self.own(batch_id) if packed is None else packed
 
     def reject(self, batch_id: str, sender: IdentityKey) -> None:
@@ -76,10 +91,14 @@ class Payloads:
             self._drop(batch_id, sender)
 
     def _drop(self, batch_id: str, sender: IdentityKey) -> bool:
-        packed = self._received.pop((batch_id, sender), None)
-        if packed is None:
+        received = self._received.get(sender)
+        if received is None or batch_id not in received:
             return False
+        packed = received.pop(batch_id)
         self.received_bytes -= len(packed)
+        self._bytes[sender] -= len(packed)
+        if not received:
+            del self._received[sender], self._bytes[sender]
         senders = self._senders[batch_id]
         senders.discard(sender)
         if not senders:

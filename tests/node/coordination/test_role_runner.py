@@ -225,3 +225,16 @@ async def test_a_payload_from_the_database_is_read_once() -> None:
     payloads.forget("known")
     await payloads.own("known")
     assert reads == ["known", "unknown", "known"]
+
+
+async def test_a_peer_that_floods_pushes_out_its_own_payloads_alone() -> None:
+    payloads = Payloads(own=BytesCache(1), find=absent, strike=lambda peer, why: None, received_bytes_max=100)
+    payloads.receive("batch_1", AGENT.identity, bytes(30))
+    for number in range(50):
+        payloads.receive(f"batch_{number}", OTHER.identity, bytes(10))
+    assert payloads.received_bytes <= 100
+    assert await payloads.sent_by(AGENT.identity, "batch_1") == bytes(30)
+    assert await payloads.sent_by(OTHER.identity, "batch_0") is None
+    assert await payloads.sent_by(OTHER.identity, "batch_49") == bytes(10)
+    payloads.receive("batch_2", AGENT.identity, bytes(95))
+    assert await payloads.sent_by(AGENT.identity, "batch_2") == bytes(95), "the latest one is kept whatever its size"
