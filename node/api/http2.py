@@ -12,7 +12,7 @@ from typing import Any, Final
 import h2.events
 import trio
 from h2.errors import ErrorCodes
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 
 from node.api.host_names import is_host
@@ -60,6 +60,8 @@ class Http2(H2Protocol):
                 self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
             else:
                 await super()._handle_events([event])
+            if isinstance(event, h2.events.StreamReset) and self.idle:
+                await self.send(Updated(idle=True))  # hypercorn says so only of streams that were answered
         await self._flush()
 
     def _is_within_limits(self, event: h2.events.Event) -> bool:

@@ -72,7 +72,14 @@ async def is_closed(sock: socket.socket) -> bool:
     return await trio.to_thread.run_sync(wait)
 
 
-@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n", HELLO])
+ENDLESS: Final = b"\x82\x86\x44\x16/overlay/events/stream\x41\x01x"  # HPACK: GET, http, the path, :authority x
+GIVEN_UP: Final = (
+    HeadersFrame(1, ENDLESS, flags=["END_HEADERS", "END_STREAM"]).serialize()
+    + RstStreamFrame(1, error_code=8).serialize()
+)
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n", HELLO, HELLO + GIVEN_UP])
 async def test_a_connection_without_a_request_is_closed(postgres_url: str, start: bytes) -> None:
     limits = ServerLimits(header_s=0.2, keep_alive_s=0.5)
     async with running(postgres_url, server=limits) as node:
