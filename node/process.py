@@ -41,6 +41,7 @@ from storage.migrate import migrate
 log = structlog.get_logger(__name__)
 
 GOSSIP_TOPICS: Final = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
+PATIENCE_S: Final = 10.0  # for a database that is away when the node starts
 HTTP_GRACEFUL_S: Final = 2.0
 CANNOT_BIND: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
 
@@ -68,8 +69,8 @@ def run(settings: Settings) -> None:
         else:
             postgres = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir)))
             url = postgres.url
-        database = stack.enter_context(Database(url))
-        database.claim()
+        database = stack.enter_context(Database(url, directory=postgres.data_directory if postgres else None))
+        database.claim(PATIENCE_S)
         applied = migrate(url)
         log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
         for warning in settings.warnings():

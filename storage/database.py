@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,7 @@ import psycopg
 import structlog
 import trio
 
+from storage.disk import DiskReserve
 from storage.errors import DatabaseInUseError, DatabaseUnavailableError, SchemaError, StorageRefusedError
 from storage.faults import CAUSES, SCHEMA, Reaction, Verdict, verdict_of
 from storage.json_values import adapt
@@ -33,6 +35,7 @@ DELAY_S_FIRST, DELAY_S_MAX = 0.05, 2.0  # all delays together: about 12 s, longe
 CONNECT_S_MAX = 5
 NODE_LOCK = 0x6E6F6465
 HOLD_S = 5.0
+CLAIM_PAUSE_S: Final = 1.0
 STATEMENT_S: Final = 60
 LOCK_S: Final = 10
 ATTEMPT_S: Final = 75.0  # longer than a statement may take: the server's own limits come first
@@ -102,8 +105,14 @@ def connect(url: str, *, autocommit: bool = False) -> BoundedConnection:
 class Database:
     """A bounded set of connections to one database, and the lock that says it is this process's."""
 
-    def __init__(self, url: str, connections_max: int = 6, attempts_max: int = ATTEMPTS_MAX) -> None:
-        """``attempts_max``: how often a transaction is run before it is given up."""
+    def __init__(
+        self, url: str, connections_max: int = 6, attempts_max: int = ATTEMPTS_MAX, directory: Path | None = None
+    ) -> None:
+        """Args:
+        attempts_max: How often a transaction is run before it is given up.
+        directory: Where a server of the node's own keeps its files.
+        """
+        self.reserve = DiskReserve(directory)
         self._url = url
         self._attempts_max = attempts_max
         self._limiter = trio.CapacityLimiter(connections_max)
@@ -150,31 +159,49 @@ class Database:
         """Ask whether transactions can be written.
 
         Raises:
-            DatabaseUnavailableError: They cannot, or there is no answer within the deadline.
+            DatabaseUnavailableError: They cannot, there is too little room, or no answer within the deadline.
         """
+        self.reserve.refuse_if_low()
         await self.run(_refuse_read_only, deadline_s=deadline_s)
 
-    def claim(self) -> None:
+    def claim(self, patience_s: float = 0.0) -> None:
         """Take the database for this process, for its life.
+
+        Args:
+            patience_s: How long to wait for a server that cannot be reached.
 
         Raises:
             DatabaseInUseError: another process has it.
             DatabaseUnavailableError: it cannot be reached.
         """
+        ends_s = time.monotonic() + patience_s
+        while True:
+            try:
+                self._lock = self._claimed()
+                return
+            except DatabaseUnavailableError as fault:
+                if time.monotonic() + CLAIM_PAUSE_S >= ends_s:
+                    raise
+                log.warning("database.awaited", why=str(fault))
+            time.sleep(CLAIM_PAUSE_S)
+
+    def _claimed(self) -> BoundedConnection:
         try:
             connection = connect(self._url, autocommit=True)
             connection.ends_s = time.monotonic() + ATTEMPT_S
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (NODE_LOCK,)).fetchone()
         except psycopg.OperationalError as error:
+            text = str(error).strip().partition("\n")[0]
             raise DatabaseUnavailableError(
-                f"the database cannot be reached: {str(error).strip()}", cause=verdict_of(error).cause
+                f"the database cannot be reached: {text}; check that its server runs, and DATABASE_URL",
+                cause=verdict_of(error).cause,
             ) from error
         if row is None or not row[0]:
             connection.close()
             raise DatabaseInUseError(
                 "another node process uses this database: stop it, or give each node a database of its own"
             )
-        self._lock = connection
+        return connection
 
     async def hold(self) -> None:
         """Keep the claim: take it again when its connection broke, until cancelled.

@@ -214,6 +214,7 @@ class Ingest:
     ) -> IngestAnswer:
         self.admission.refuse_if_full()
         self._watch.refuse_if_held_up()
+        self._database.reserve.refuse_if_low()
         request = QueuedRequest(
             admitted=admitted,
             caller=caller,

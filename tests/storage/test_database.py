@@ -12,6 +12,7 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseInUseError, DatabaseUnavailableError, ForeignDatabaseError, SchemaError
 from storage.migrate import migrate, migrations
+from tests.outage import out_of_order
 
 SPEC_TABLES = {
     "overlay_event_sources": 14,
@@ -155,6 +156,28 @@ def test_a_database_serves_one_node_process(postgres_url: str) -> None:
             second.claim()
         first.close()
         second.claim()
+
+
+async def test_a_database_that_is_away_at_the_start_is_waited_for(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.database.CLAIM_PAUSE_S", 0.05)
+    with Database(postgres_url) as database, out_of_order(postgres_url):
+        with pytest.raises(DatabaseUnavailableError, match="cannot be reached"):
+            database.claim(patience_s=0.2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, database.claim, 60.0)
+            await trio.sleep(0.2)
+            nursery.start_soon(_make_available, postgres_url)
+
+
+async def _make_available(url: str) -> None:
+    def change() -> None:
+        name = url.rpartition("/")[2].partition("?")[0]
+        with psycopg.connect(url.replace(f"/{name}?", "/postgres?"), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+    await trio.to_thread.run_sync(change)
 
 
 def test_a_database_stays_with_the_key_and_network_it_began_with(postgres_url: str) -> None:

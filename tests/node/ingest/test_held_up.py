@@ -1,6 +1,7 @@
 """Commits that the database holds up or refuses: what their clients are answered, and what becomes of the events."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -8,6 +9,7 @@ import pytest
 import trio
 
 from node.worker.parsing.bodies import RawEvent
+from storage import disk
 from storage.embedded import EmbeddedPostgres
 from storage.errors import StorageRefusedError
 from tests.node.running import Running, running
@@ -86,6 +88,21 @@ async def test_a_read_only_database_is_named_and_left_when_it_can_be_written(
         assert (await refused(node, "first"))["cause"] == "read-only"
         assert (await node.client.get("/overlay/events")).status_code == 200, "reads go on"
         other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off".encode())
+    await until_taken(node, "first")
+
+
+async def test_events_are_refused_before_the_disk_is_full(
+    node: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "RESERVE_BYTES_MIN", 2**60)
+    monkeypatch.setattr(node.database, "reserve", disk.DiskReserve(tmp_path))
+    problem = await refused(node, "first")
+    assert (problem["cause"], problem["remedy"]) == (
+        "disk-low",
+        "free some space on that disk; the request can be repeated",
+    )
+    assert (await node.client.get("/overlay/sources/s1")).status_code == 200, "reads go on"
+    monkeypatch.setattr(node.database, "reserve", disk.DiskReserve(None))
     await until_taken(node, "first")
 
 
