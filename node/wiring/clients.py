@@ -8,6 +8,7 @@ import attrs
 from node.api.services import Services
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.dead_letters import DeadLetters
+from node.coordination.driver import Driver
 from node.coordination.market import Market
 from node.delivery.announcer import Announcer
 from node.delivery.cursor_ledger import CursorLedger
@@ -225,13 +226,7 @@ def build_interface(
         database=database,
         network_view=peers.view,
         market=market,
-        dead_letters=DeadLetters(
-            network=base.network,
-            database=database,
-            submit=driver.submit,
-            unsettle=ingest.admission.unsettle,
-            refuse_if_full=ingest.admission.refuse_if_full,
-        ),
+        dead_letters=_dead_letters(base, driver, ingest),
         readiness=health.readiness,
         freshness=peers.sync.freshness,
         metrics=base.metrics.text,
@@ -245,6 +240,16 @@ def build_interface(
         overlay=overlay,
         market=market,
         services=services,
+    )
+
+
+def _dead_letters(base: Base, driver: Driver, ingest: Ingest) -> DeadLetters:
+    return DeadLetters(
+        network=base.network,
+        database=base.database,
+        submit=driver.submit,
+        unsettle=ingest.admission.unsettle,
+        refuse_if_full=ingest.admission.refuse_if_full,
     )
 
 
