@@ -152,15 +152,7 @@ def build_peers(base: Base, state: State) -> Peers:
         quarantine=base.quarantine,
     )
     discovery = _discovery(base, state, offer, membership, known)
-    certificates = CertificateLog(
-        network=base.network,
-        database=database,
-        kept_max=settings.overlay_certificates_max,
-        is_known=discovery.is_known,
-        enqueue=state.driver.enqueue,
-        fence=fence,
-        quarantine=base.quarantine,
-    )
+    certificates = _certificates(base, state, discovery, fence)
     library = ContentExchange(
         transport=transport, find_policy=state.batches.policy, keep_policy=state.batches.keep_policy
     )
@@ -173,16 +165,7 @@ def build_peers(base: Base, state: State) -> Peers:
         fence=fence,
     )
     proofs = FraudProofs(driver=state.driver, is_known=discovery.is_known)
-    sync = Synchronizer(
-        network=base.network,
-        database=database,
-        transport=transport,
-        checker=base.workers,
-        certificates=certificates,
-        expects_peers=lambda: bool(settings.overlay_bootstrap) or known.has_others,
-        on_proof=proofs.take,
-        fence=fence,
-    )
+    sync = _synchronizer(base, certificates, known, proofs, fence)
     interests = Interests()
     notices = Notices(database=database, transport=transport, sync=sync, interests=interests, fence=fence)
     return Peers(
@@ -221,6 +204,33 @@ def _discovery(base: Base, state: State, offer: Offer, membership: Membership, k
         has_worked=state.reputations.has_agreed,
         certificate=own_certificate(base.settings, base.keyring.identity),
         on_sent=base.metrics.sent,
+    )
+
+
+def _certificates(base: Base, state: State, discovery: Discovery, fence: InboundFence) -> CertificateLog:
+    return CertificateLog(
+        network=base.network,
+        database=base.database,
+        kept_max=base.settings.overlay_certificates_max,
+        is_known=discovery.is_known,
+        enqueue=state.driver.enqueue,
+        fence=fence,
+        quarantine=base.quarantine,
+    )
+
+
+def _synchronizer(
+    base: Base, certificates: CertificateLog, known: KnownPeers, proofs: FraudProofs, fence: InboundFence
+) -> Synchronizer:
+    return Synchronizer(
+        network=base.network,
+        database=base.database,
+        transport=base.transport,
+        checker=base.workers,
+        certificates=certificates,
+        expects_peers=lambda: bool(base.settings.overlay_bootstrap) or known.has_others,
+        on_proof=proofs.take,
+        fence=fence,
     )
 
 

@@ -19,6 +19,7 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 
+from node.network.p2p.config import TransportConfig
 from node.network.p2p.fence import FencedTasks, PeerFence
 from node.network.p2p.identities import identity_of
 from node.network.transport import Gossip
@@ -100,15 +101,7 @@ class GuardedPubsub(Pubsub):
 class GossipPort:
     """Publishes and receives gossip on the network's topics."""
 
-    def __init__(
-        self,
-        host: IHost,
-        network: str,
-        *,
-        admits: Callable[[IdentityKey], bool],
-        eclipse_protection: bool,
-        fence: PeerFence,
-    ) -> None:
+    def __init__(self, host: IHost, config: TransportConfig, fence: PeerFence) -> None:
         self.router = GossipSub(
             protocols=[PROTOCOL_ID_V11],
             degree=DEGREE,
@@ -117,7 +110,7 @@ class GossipPort:
             heartbeat_interval=1,
             adaptive_gossip_enabled=False,
             spam_protection_enabled=False,  # the budget above stands in its place, and counts
-            eclipse_protection_enabled=eclipse_protection,
+            eclipse_protection_enabled=config.eclipse_protection,
             prune_back_off=10,
         )
         self.pubsub = GuardedPubsub(
@@ -131,9 +124,9 @@ class GossipPort:
         # the library counts from the second it started in: after a restart its numbers would be ones that
         # peers have seen, and they would take its messages for repeats
         self.pubsub.counter = time.time_ns()
-        self._admits = admits
+        self._admits = config.admits
         self._self = host.get_id().to_bytes()
-        self._network = network
+        self._network = config.network
         self._send, self.inbox = trio.open_memory_channel[Gossip](INBOX_MAX)
         self._out, self._waiting = trio.open_memory_channel[tuple[str, bytes]](OUTBOX_MAX)
         self._dropped = 0

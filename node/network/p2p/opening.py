@@ -55,19 +55,12 @@ async def open_transport(
         ListenError: A listen address cannot be had. What is raised after that comes in an exception group.
         ValueError: A bootstrap or announced address cannot be read.
     """
-    # the library keeps its log from the root logger; and reports each failed dial as an error, which is news of ours
-    logging.getLogger("libp2p").propagate = True
-    logging.getLogger("libp2p.transport.tcp.tcp").setLevel(logging.CRITICAL)
-    for address in config.bootstrap:
-        identity_in(address)
-    listen = [_free(address) for address in config.listen]
+    _keep_library_log()
+    listen = _checked_addresses(config)
     fence = PeerFence(quarantine)
     host = build_host(config.secret, [_parsed(address) for address in config.announce], config.admits, fence)
-    identity = identity_of(host.get_id().to_bytes())
-    assert identity is not None, "made from an identity key"
-    gossip = GossipPort(
-        host, config.network, admits=config.admits, eclipse_protection=config.eclipse_protection, fence=fence
-    )
+    identity = _identity(host)
+    gossip = GossipPort(host, config, fence)
     arrivals, arrived = trio.open_memory_channel[IdentityKey](ARRIVALS_MAX)
     connector = Connector(host, identity, f"/{config.network}/jobs/1")
     host.get_network().register_notifee(Arrivals(arrivals))
@@ -78,8 +71,7 @@ async def open_transport(
             background_trio_service(gossip.router),
             trio.open_nursery() as nursery,
         ):
-            if len(host.get_transport_addrs()) < len(listen):
-                raise ListenError(f"cannot listen on all of {', '.join(config.listen)}")
+            _check_listening(host, config)
             requests = PendingRequests()
             links = PeerLinks(
                 config=config,
@@ -89,7 +81,6 @@ async def open_transport(
                 nursery=nursery,
                 fence=fence,
             )
-            fence.react_by(links.strike, links.cut)
             incoming = IncomingStreams(links, requests, answer, fence)
             upkeep = Upkeep(config, identity, connector, links, fence)
             gossip.pubsub.report_to(links.strike)
@@ -108,11 +99,39 @@ async def open_transport(
                 )
             finally:
                 scope.deadline = trio.current_time() + CLOSE_S
-                with trio.CancelScope(deadline=scope.deadline, shield=True):
-                    await upkeep.flush()
-                    await connector.cut_all()
-                    await host.close()  # else its listeners go on accepting: no nursery of ours holds their tasks
+                await _close(upkeep, connector, host, scope.deadline)
                 nursery.cancel_scope.cancel()
+
+
+def _keep_library_log() -> None:
+    """Let the library's log through to the root logger, but for failed dials: it reports each as an error."""
+    logging.getLogger("libp2p").propagate = True
+    logging.getLogger("libp2p.transport.tcp.tcp").setLevel(logging.CRITICAL)
+
+
+def _checked_addresses(config: TransportConfig) -> list[Multiaddr]:
+    """The addresses to listen on, each free; those to dial can be read."""
+    for address in config.bootstrap:
+        identity_in(address)
+    return [_free(address) for address in config.listen]
+
+
+def _check_listening(host: Host, config: TransportConfig) -> None:
+    if len(host.get_transport_addrs()) < len(config.listen):
+        raise ListenError(f"cannot listen on all of {', '.join(config.listen)}")
+
+
+def _identity(host: Host) -> IdentityKey:
+    identity = identity_of(host.get_id().to_bytes())
+    assert identity is not None, "made from an identity key"
+    return identity
+
+
+async def _close(upkeep: Upkeep, connector: Connector, host: Host, deadline_s: float) -> None:
+    with trio.CancelScope(deadline=deadline_s, shield=True):
+        await upkeep.flush()
+        await connector.cut_all()
+        await host.close()  # else its listeners go on accepting: no nursery of ours holds their tasks
 
 
 def _addresses(host: Host) -> tuple[str, ...]:

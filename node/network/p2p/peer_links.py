@@ -50,6 +50,7 @@ class PeerLinks:
         self._requests = requests
         self._nursery = nursery
         self._fence = fence
+        fence.react_by(self.strike, self.cut)
         self._links: dict[IdentityKey, Link] = {}
         self._rng = random.Random(identity + time.time_ns().to_bytes(8, "big"))  # noqa: S311 -- jitter, no secret
 
