@@ -262,6 +262,8 @@ GOOD = to_frame(sign(PEER, CONFIRMED))
         (to_frame(sign(PEER, proof())), "malformed"),
         (to_frame(witness(STATEMENT, Role.VALIDATE, PEER)), "malformed"),
         (to_frame(sign(PEER, BATCH.manifest.message)), "malformed"),
+        (to_frame(sign(PEER, attrs.evolve(bid().message, operator="\0"))), "malformed"),
+        (to_frame(sign(PEER, attrs.evolve(CONFIRMED, batch_id="batch_\0"))), "malformed"),
     ],
     ids=[
         "nothing",
@@ -280,6 +282,8 @@ GOOD = to_frame(sign(PEER, CONFIRMED))
         "a proof by stream",
         "evidence on its own",
         "a manifest on its own",
+        "a text with U+0000",
+        "an id with U+0000",
     ],
 )
 async def test_a_frame_at_fault_is_dropped_and_its_sender_struck(frame: bytes, code: str) -> None:
@@ -356,7 +360,14 @@ async def test_what_this_node_gossiped_itself_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [GOOD, to_frame(sign(PEER, advertisement()), b"attached"), GOOD[:-2], bytes(GOSSIP_BYTES_MAX)]
+    "frame",
+    [
+        GOOD,
+        to_frame(sign(PEER, advertisement()), b"attached"),
+        to_frame(sign(PEER, attrs.evolve(advertisement(), addresses=("/ip4/127.0.0.1/tcp/1\0",)))),
+        GOOD[:-2],
+        bytes(GOSSIP_BYTES_MAX),
+    ],
 )
 async def test_gossip_at_fault_counts_against_its_origin(frame: bytes) -> None:
     at = Reception()
