@@ -23,7 +23,7 @@ import trio
 
 from storage.disk import DiskReserve
 from storage.errors import DatabaseInUseError, DatabaseUnavailableError, SchemaError, StorageRefusedError
-from storage.faults import CAUSES, SCHEMA, Reaction, Verdict, verdict_of
+from storage.faults import SCHEMA, Reaction, Verdict, unavailable, verdict_of
 from storage.json_values import adapt
 
 log = structlog.get_logger(__name__)
@@ -287,12 +287,6 @@ class Database:
                 self._idle.pop().close()
             except IndexError:
                 return
-
-
-def unavailable(cause: str) -> DatabaseUnavailableError:
-    """The fault for one of the causes of ``faults``."""
-    text = CAUSES.get(cause, "the database does not answer")
-    return DatabaseUnavailableError(f"{text}; the request can be repeated", cause=cause)
 
 
 def _refuse_read_only(connection: psycopg.Connection) -> None:

@@ -11,6 +11,8 @@ from typing import Final
 import attrs
 import psycopg
 
+from storage.errors import DatabaseUnavailableError
+
 
 class Reaction(Enum):
     RETRY = "retry"
@@ -67,6 +69,12 @@ CAUSES: Final = {
     "server-disk": "the database cannot read or write its files",
 }
 """What operators read; of other causes that the database does not answer."""
+
+
+def unavailable(cause: str) -> DatabaseUnavailableError:
+    """The fault for one of the causes of this module."""
+    text = CAUSES.get(cause, "the database does not answer")
+    return DatabaseUnavailableError(f"{text}; the request can be repeated", cause=cause)
 
 
 def verdict_of(error: Exception) -> Verdict:

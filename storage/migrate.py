@@ -6,6 +6,7 @@ from importlib import resources
 import psycopg
 
 from storage.errors import SchemaError
+from storage.faults import Reaction, unavailable, verdict_of
 
 LOCK = 0x6F766C79  # any number, the same in every node
 
@@ -22,7 +23,18 @@ def migrate(url: str) -> list[str]:
 
     Raises:
         SchemaError: an applied migration is unknown here or was changed since.
+        DatabaseUnavailableError: the database cannot be reached or written now.
     """
+    try:
+        return _migrate(url)
+    except psycopg.Error as error:
+        verdict = verdict_of(error)
+        if verdict.reaction is not Reaction.RETRY:
+            raise
+        raise unavailable(verdict.cause) from error
+
+
+def _migrate(url: str) -> list[str]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
         connection.execute(

@@ -15,8 +15,9 @@ import trio
 
 from node.ingest.requests import QueuedRequest
 from protocols.errors import OverlayError
-from storage.database import Database, unavailable
+from storage.database import Database
 from storage.errors import DatabaseUnavailableError
+from storage.faults import unavailable
 from storage.waits import is_waiting_for_lock
 
 if TYPE_CHECKING:

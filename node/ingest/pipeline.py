@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import attrs
 import structlog
@@ -34,6 +34,7 @@ from node.ingest.responses import IngestAnswer
 from node.runtime.caches import BytesCache
 from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
+from node.runtime.containment import Failure, Quarantine
 from node.runtime.event_levels import event_levels
 from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import PLAIN, RawEvent, RequestEncoding, admit_form, admit_read
@@ -43,6 +44,9 @@ from protocols.stimuli import BatchCommitted, Stimulus
 from storage import sources
 from storage.database import Database
 from storage.errors import StorageRefusedError
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +64,12 @@ class NotReplicatedError(WorldFault):
     """The batches are on this node's disk, but not on enough others. Field ``batches``: their ids."""
 
     code = "not-replicated"
+
+
+class RequestFailedError(OverlayError):
+    """A request reached a bug of this node; the others of its group were committed."""
+
+    code = "internal"
 
 
 class IngestWorkers(Protocol):
@@ -91,12 +101,14 @@ class Ingest:
         holders: Callable[[], tuple[IdentityKey, ...]],
         shortfall: Callable[[Level, int], str],
         on_answer: Callable[[IngestAnswer, float], None] = lambda answer, seconds: None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         """Args:
         submit: Gives a stimulus to the driver.
         holders: Peers that could hold a batch now.
         shortfall: What keeps the network from a level and quorum now; empty if nothing does.
         on_answer: Called for every request that is committed, with the seconds since its first byte.
+        quarantine: Counts the requests that reach a bug.
         """
         self._network = network
         self.admission = AdmissionControl(limits)
@@ -109,6 +121,7 @@ class Ingest:
         self._holders = holders
         self._shortfall = shortfall
         self._on_answer = on_answer
+        self._quarantine = quarantine or Quarantine()
         self._level_policies = BytesCache[str, tuple[bytes, bytes]](LEVEL_POLICIES_BYTES_MAX)  # hash, document
         self._send, self._receive = trio.open_memory_channel[QueuedRequest](WAITING_MAX)
         self._watch = CommitWatch(database, self._refuse_waiting)
@@ -278,9 +291,8 @@ class Ingest:
         group = RequestGroup(requests=requests, holders=self._holders())
         write = partial(self._writer.write, group=group, now_ms=clock_ms())
         try:
-            with self._watch.over(requests):
-                committed: Committed = await self._database.run(write, on_retry=self._watch.failed)
-        except StorageRefusedError as fault:
+            committed = await self._write(requests, write)
+        except (StorageRefusedError, RequestFailedError) as fault:
             if len(requests) > 1:
                 middle = len(requests) // 2
                 await self._commit(requests[:middle])
@@ -301,6 +313,21 @@ class Ingest:
                 self._on_answer(answer, trio.current_time() - request.started_s)
             else:
                 request.finish(outcome)
+
+    async def _write(
+        self, requests: Sequence[QueuedRequest], write: "Callable[[Connection], Committed]"
+    ) -> Committed:
+        """Raises:
+        StorageRefusedError: The database cannot hold something of the group.
+        RequestFailedError: Something of the group reaches a bug.
+        WorldFault: The group is not known to be committed.
+        """
+        failures: list[Failure] = []
+        first = requests[0].admitted
+        sample = first.lines[0] if first.lines else b""
+        with self._quarantine.contain("record", first.source_id, sample, failures.append), self._watch.over(requests):
+            return await self._database.run(write, on_retry=self._watch.failed)
+        raise RequestFailedError(f"the node failed over the request ({failures[0].error}); the failure is logged")
 
     def _refuse(self, requests: Sequence[QueuedRequest], fault: OverlayError) -> None:
         """Answer requests that are not known to be committed."""

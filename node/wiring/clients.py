@@ -94,6 +94,7 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
         holders=peers.candidates.holders,
         shortfall=peers.candidates.shortfall,
         on_answer=lambda answer, seconds: base.metrics.admitted(answer.counts, seconds),
+        quarantine=base.quarantine,
     )
     trust = TrustScores(database)
     bisection = Bisection(

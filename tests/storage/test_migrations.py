@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from storage import migrate as module
-from storage.errors import SchemaError
+from storage.errors import DatabaseUnavailableError, SchemaError
 from storage.migrate import LOCK, migrate, migrations
 
 KNOWN = [(1, "0001_one.sql", "CREATE TABLE one (n int);"), (2, "0002_two.sql", "CREATE TABLE two (n int);")]
@@ -63,6 +63,16 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(empty_url: str, monkeyp
     assert tables(empty_url) == {"one", "schema_migrations"}, "those before it stay"
     use(monkeypatch, *KNOWN)
     assert migrate(empty_url) == ["0002_two.sql"], "it can be mended and tried again"
+
+
+def test_a_database_that_cannot_be_written_is_the_world_s_fault(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, *KNOWN)
+    with pytest.raises(DatabaseUnavailableError, match="read-only"):
+        migrate(empty_url + "&options=-c%20default_transaction_read_only%3Don")
+    with pytest.raises(DatabaseUnavailableError, match="does not answer"):
+        migrate("postgresql://nobody@127.0.0.1:1/none")
 
 
 def test_a_file_that_was_changed_is_refused_before_anything_is_applied(

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 import trio
 
+from node.ingest.pipeline import RequestFailedError
+from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import RawEvent
 from storage import disk
 from storage.embedded import EmbeddedPostgres
@@ -118,6 +121,30 @@ async def test_a_commit_that_is_slow_alone_is_waited_for(node: Running, postgres
             assert (await post(node, "slow")).status_code == 202
         finally:
             other.execute("DROP FUNCTION linger CASCADE")
+
+
+async def test_a_request_that_reaches_a_bug_costs_no_others(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug is put in here: none is known."""
+
+    def failing(connection: psycopg.Connection, admitted: Admitted, *others: Any) -> None:
+        raise KeyError(admitted.source_id)
+
+    monkeypatch.setattr("node.ingest.group_commit.record_read", failing)
+    statuses: list[int] = []
+
+    async def good(number: int) -> None:
+        statuses.append((await post(node, f"good-{number}")).status_code)
+
+    async def bad(number: int) -> None:
+        with pytest.raises(RequestFailedError, match="KeyError"):
+            await node.ingest.submit_read("s1", [RawEvent(data=b"1", event_type="reading")], {})
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(good, number)
+            nursery.start_soon(bad, number)
+    assert statuses == [202] * 6
+    assert node.ingest.admission.unsettled == 7
 
 
 async def test_what_the_database_refuses_of_one_request_does_not_cost_the_others(node: Running) -> None:
