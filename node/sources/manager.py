@@ -100,10 +100,10 @@ class SourceManager:
         self.changed(source_id)
 
     def state(self, source_id: str) -> SourceState | None:
-        """How a source is doing; None where this node does not read it."""
+        """How a source is doing; None where this node does not read it, and has ended reading it."""
         desired = self._desired.get(source_id)
         if desired is None:
-            return None
+            return SourceStatus().document() if self._reconciler.is_running(source_id) else None
         change = self._changing.get(source_id)
         is_changing = change is not None and not change.is_set()
         return (SourceStatus() if is_changing else desired.status).document()

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.slow
 
 HELD = 2_000
 FLOOD_S = 10.0
+REFUSED_MIN = 50
+PATIENCE_S = 60.0  # for a busy machine
 GROWN_BYTES_MAX = 64 * 1024 * 1024
 SETTINGS = {"event_batch_size": 100, "event_parallel_workers": 1, "overlay_unsettled_events_max": HELD}
 
@@ -44,7 +46,7 @@ def test_a_full_node_says_so_holds_its_memory_and_recovers(tmp_path: Path) -> No
         taken = refused = 0
         before = 0
         until = time.monotonic() + FLOOD_S
-        while time.monotonic() < until:
+        while time.monotonic() < until or (refused <= REFUSED_MIN and time.monotonic() < until + PATIENCE_S):
             answer = post(first, source, events)  # refused before its body is read, which ends the connection
             if answer.status_code == 202:
                 taken += len(events)
@@ -58,13 +60,13 @@ def test_a_full_node_says_so_holds_its_memory_and_recovers(tmp_path: Path) -> No
         grown = resident_bytes(first) - before
         print(f"{taken} events taken, then {refused} requests refused; grown by {grown / 2**20:.1f} MiB meanwhile")
         assert HELD <= taken <= HELD + 100
-        assert refused > 50
+        assert refused > REFUSED_MIN
         assert grown < GROWN_BYTES_MAX
         for other in others:
             other.start()
         for other in others:
             network.wait_ready(other)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 3 * PATIENCE_S
         while get(first, "/overlay/stats")["pending"] and time.monotonic() < deadline:
             time.sleep(0.2)
         stats = get(first, "/overlay/stats")

@@ -82,8 +82,8 @@ def leaf(offset: int, digest: bytes | None) -> Leaf:
 @pytest.mark.parametrize(
     ("levels", "why"),
     [
-        ([[]], "without a txid"),
-        ([[leaf(1, None)]], "without a txid"),
+        ([[]], "must name a txid"),
+        ([[leaf(1, None)]], "must name a txid"),
         ([[leaf(0, A)], []], "lacks node 1"),
         ([[leaf(1, A)]], "lacks node 0"),
         ([[leaf(0, A), leaf(1, B)], []], "lacks node 1 of level 1"),
