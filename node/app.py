@@ -5,7 +5,6 @@ and **endpoints** (ingest, HTTP). They close from the endpoints inward: first no
 progress come to their end within the grace period, then the node withdraws its advertisement.
 """
 
-import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol, TypeAlias
 
@@ -47,6 +46,19 @@ class ServeEndpoints(Protocol):
         task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
     ) -> None:
         """Serve until ``stop``; reports the URL once requests are accepted."""
+
+
+class _FirstStart:
+    """A task status that takes the first start, however many runs ended before it, and ignores those of restarts."""
+
+    def __init__(self, status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
+        self._status = status
+        self._has_started = False
+
+    def started(self, value: None = None) -> None:
+        if not self._has_started:
+            self._has_started = True
+            self._status.started(value)
 
 
 class Node:
@@ -163,12 +175,10 @@ class Node:
 
     async def _run_driver(self, *, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
         """Run the driver; after the database was away, it goes on from what is stored."""
-        starts = itertools.count()
+        report = _FirstStart(task_status)
 
         async def drive() -> None:
-            is_first = next(starts) == 0
-            status = task_status if is_first else trio.TASK_STATUS_IGNORED
-            await self.state.driver.run(self._execution.dispatcher.dispatch, status)
+            await self.state.driver.run(self._execution.dispatcher.dispatch, report)
 
         await supervise("driver", drive, RESTARTS)
 

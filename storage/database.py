@@ -36,7 +36,10 @@ CONNECT_S_MAX = 5
 NODE_LOCK = 0x6E6F6465
 HOLD_S = 5.0
 CLAIM_PAUSE_S: Final = 1.0
+URGENT_MAX: Final = 2  # connections for calls with a deadline: these do not queue behind the others
 STATEMENT_S: Final = 60
+MAINTENANCE_S: Final = 3_600  # for a statement that walks a large table, where nobody waits for it
+SLOW_ATTEMPTS_MAX: Final = 2  # what took too long once will take too long again, and holds a connection meanwhile
 LOCK_S: Final = 10
 ATTEMPT_S: Final = 75.0  # longer than a statement may take: the server's own limits come first
 ROLLBACK_S: Final = 0.25  # past the end, for the end of the transaction
@@ -46,6 +49,9 @@ TCP_MS_MAX: Final = 15_000  # until data that a host does not acknowledge breaks
 # What the node relies on, whatever the server's defaults are: UTC, flushed commits, a new snapshot per statement.
 SESSION = f"""SET TIME ZONE 'UTC'; SET default_transaction_isolation = 'read committed'; SET jit = off;
     SET statement_timeout = '{STATEMENT_S}s'; SET lock_timeout = '{LOCK_S}s';
+    SET idle_in_transaction_session_timeout = '{STATEMENT_S}s';
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET tcp_user_timeout = {TCP_MS_MAX};
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
     """.encode()
 
@@ -93,9 +99,11 @@ def connect(url: str, *, autocommit: bool = False) -> BoundedConnection:
         application_name="overlay-node",
     )
     try:
+        connection.ends_s = time.monotonic() + CONNECT_S_MAX
         adapt(connection)
         connection.execute(SESSION)
         connection.autocommit = autocommit
+        connection.ends_s = math.inf
     except BaseException:
         connection.close()
         raise
@@ -109,6 +117,7 @@ class Database:
         self, url: str, connections_max: int = 6, attempts_max: int = ATTEMPTS_MAX, directory: Path | None = None
     ) -> None:
         """Args:
+        connections_max: For calls without a deadline; there are ``URGENT_MAX`` more for those with one.
         attempts_max: How often a transaction is run before it is given up.
         directory: Where a server of the node's own keeps its files.
         """
@@ -116,6 +125,8 @@ class Database:
         self._url = url
         self._attempts_max = attempts_max
         self._limiter = trio.CapacityLimiter(connections_max)
+        self._urgent = trio.CapacityLimiter(URGENT_MAX)
+        self._claim_pid: int | None = None  # the server's process that holds the claim for this one
         self._idle: deque[BoundedConnection] = deque()
         self._lock: BoundedConnection | None = None
 
@@ -124,6 +135,7 @@ class Database:
         work: Callable[[psycopg.Connection], T],
         *,
         deadline_s: float | None = None,
+        statement_s: int = STATEMENT_S,
         on_retry: Callable[[str], None] = lambda cause: None,
     ) -> T:
         """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed, also
@@ -132,6 +144,7 @@ class Database:
         Args:
             deadline_s: How long the caller waits, a free thread included. What runs then is cancelled; where it was
                 being committed its outcome is not known.
+            statement_s: How long a statement may take; ``MAINTENANCE_S`` for what walks a large table.
             on_retry: Called with the cause when an attempt failed, in the thread.
 
         Raises:
@@ -140,16 +153,19 @@ class Database:
             SchemaError: The database is not that of this program; nothing is committed.
         """
         if deadline_s is None:
-            return await trio.to_thread.run_sync(self._attempts, work, math.inf, on_retry, limiter=self._limiter)
+            return await trio.to_thread.run_sync(
+                self._attempts, work, math.inf, statement_s, on_retry, limiter=self._limiter
+            )
         ends_s = time.monotonic() + deadline_s
         with trio.move_on_after(deadline_s):
             return await trio.to_thread.run_sync(
                 self._attempts,
                 work,
                 ends_s,
+                statement_s,
                 on_retry,
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # an older trio's stubs are installed
-                limiter=self._limiter,
+                limiter=self._urgent,
             )
         raise DatabaseUnavailableError(
             f"the database does not answer within {deadline_s:g} s; the request can be repeated", cause="slow"
@@ -190,18 +206,25 @@ class Database:
             connection = connect(self._url, autocommit=True)
             connection.ends_s = time.monotonic() + ATTEMPT_S
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (NODE_LOCK,)).fetchone()
+            held = row is not None and bool(row[0])
+            holder = None if held else _claim_holder(connection)
         except psycopg.OperationalError as error:
             text = str(error).strip().partition("\n")[0]
             raise DatabaseUnavailableError(
                 f"the database cannot be reached: {text}; check that its server runs, and DATABASE_URL",
                 cause=verdict_of(error).cause,
             ) from error
-        if row is None or not row[0]:
-            connection.close()
-            raise DatabaseInUseError(
-                "another node process uses this database: stop it, or give each node a database of its own"
+        if held:
+            self._claim_pid = connection.info.backend_pid
+            return connection
+        connection.close()
+        if holder is not None and holder == self._claim_pid:
+            raise DatabaseUnavailableError(
+                "the server still holds this node's own claim, by a connection that broke", cause="unreachable"
             )
-        return connection
+        raise DatabaseInUseError(
+            "another node process uses this database: stop it, or give each node a database of its own"
+        )
 
     async def hold(self) -> None:
         """Keep the claim: take it again when its connection broke, until cancelled.
@@ -211,7 +234,7 @@ class Database:
         """
         while True:
             await trio.sleep(HOLD_S)
-            await trio.to_thread.run_sync(self._claim_again, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._claim_again, limiter=self._urgent)
 
     def _claim_again(self) -> None:
         assert self._lock is not None, "claimed before it is held"
@@ -241,11 +264,17 @@ class Database:
     ) -> None:
         self.close()
 
-    def _attempts(self, work: Callable[[psycopg.Connection], T], ends_s: float, on_retry: Callable[[str], None]) -> T:
+    def _attempts(
+        self,
+        work: Callable[[psycopg.Connection], T],
+        ends_s: float,
+        statement_s: int,
+        on_retry: Callable[[str], None],
+    ) -> T:
         delay_s = DELAY_S_FIRST
         for attempt in range(1, self._attempts_max + 1):
             try:
-                return self._transact(work, ends_s)
+                return self._transact(work, ends_s, statement_s)
             except (psycopg.Error, UnicodeEncodeError) as error:
                 verdict = verdict_of(error)
                 if verdict.reaction is not Reaction.RETRY:
@@ -253,17 +282,20 @@ class Database:
                 log.warning("database.retry", attempt=attempt, cause=verdict.cause, why=str(error).strip())
                 on_retry(verdict.cause)
                 pause_s = delay_s * random.uniform(0.5, 1.0)  # noqa: S311  # spread, no secret
-                if attempt == self._attempts_max or time.monotonic() + pause_s >= ends_s:
+                most = SLOW_ATTEMPTS_MAX if verdict.cause == "slow" else self._attempts_max
+                if attempt >= most or time.monotonic() + pause_s >= ends_s:
                     raise _fault(error, verdict) from error
             time.sleep(pause_s)
             delay_s = min(2 * delay_s, DELAY_S_MAX)
         raise AssertionError("the last attempt returns or raises")
 
-    def _transact(self, work: Callable[[psycopg.Connection], T], ends_s: float) -> T:
+    def _transact(self, work: Callable[[psycopg.Connection], T], ends_s: float, statement_s: int) -> T:
         connection = self._take()
-        connection.ends_s = min(ends_s, time.monotonic() + ATTEMPT_S)
+        connection.ends_s = min(ends_s, time.monotonic() + statement_s + ATTEMPT_S - STATEMENT_S)
         try:
             with connection.transaction():
+                if statement_s != STATEMENT_S:
+                    connection.execute(f"SET LOCAL statement_timeout = '{statement_s:d}s'".encode())
                 result = work(connection)
         except BaseException as error:
             if connection.closed or connection.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
@@ -287,6 +319,16 @@ class Database:
                 self._idle.pop().close()
             except IndexError:
                 return
+
+
+def _claim_holder(connection: psycopg.Connection) -> int | None:
+    """The server's process that holds the claim on this database."""
+    row = connection.execute(
+        """SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %s AND objsubid = 1
+           AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
+        (NODE_LOCK,),
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _refuse_read_only(connection: psycopg.Connection) -> None:

@@ -490,3 +490,8 @@ CREATE INDEX idx_certificate_log_object ON certificate_log (sha256(certificate))
 
 -- on whose word a subscription is delivered: the caller who wrote it last, and what gave it the right
 ALTER TABLE overlay_event_subscriptions ADD COLUMN authority JSONB NOT NULL DEFAULT '{}'::jsonb;
+
+-- what pruning and retention look for: without these they walk whole tables, with locks held
+CREATE INDEX idx_certificate_log_foreign ON certificate_log (number) WHERE certificate IS NOT NULL;
+CREATE INDEX idx_batches_retention ON batches (policy_hash, certified_ms)
+    WHERE state = 'certified' AND expired_ms IS NULL;

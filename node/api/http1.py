@@ -9,6 +9,7 @@ differing Content-Lengths and unknown transfer codings itself. The upgrade to HT
 import h11
 from hypercorn.events import Closed
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.ws_stream import WSStream
 
 from node.api.host_names import is_host
 
@@ -26,6 +27,8 @@ class Http1(H11Protocol):
             await self.send(Closed())
         else:
             await super()._create_stream(request)
+            if isinstance(self.stream, WSStream) and self.stream.closed:  # a handshake that hypercorn refused
+                await self.send(Closed())
 
 
 def is_ambiguous(request: h11.Request) -> bool:

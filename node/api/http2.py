@@ -66,7 +66,8 @@ class Http2(H2Protocol):
 
     def _is_within_limits(self, event: h2.events.Event) -> bool:
         if isinstance(event, h2.events.StreamReset):  # also where the client made us do it (CVE-2025-8671)
-            return self._resets.take()
+            # an upload that was answered early is reset by an honest client (RFC 9113, section 8.1)
+            return (self._resets if event.stream_id in self.streams else self._control).take()
         if isinstance(event, h2.events.RequestReceived) and not _is_well_formed(event):
             return self._resets.take()
         is_empty = isinstance(event, h2.events.DataReceived) and not event.data and event.stream_ended is None

@@ -66,7 +66,7 @@ class OpenConnections:
         idle = self._idle.setdefault(connection.client, {})
         idle[connection] = None
         self._idle_order[connection] = None
-        if len(idle) > self._limits.idle_per_client_max:
+        if len(idle) > self._limits.idle_per_client_max and not _is_loopback(connection.client):
             self._drop(next(iter(idle)))
 
     def become_busy(self, connection: Droppable) -> None:

@@ -25,6 +25,7 @@ class BatchStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._sealing = trio.Lock()
 
     async def payload(self, batch_id: str) -> bytes | None:
         """The packed payload of a batch that this node coordinates or holds."""
@@ -68,7 +69,8 @@ class BatchStore:
 
     async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
         sealed = _sealed_batch(effect, run, certified_ms)
-        return await self._database.run(lambda connection: batches.seal(connection, sealed))
+        async with self._sealing:  # seals take turns in the database anyway: waiting there would hold its connections
+            return await self._database.run(lambda connection: batches.seal(connection, sealed))
 
     async def mark_dead(self, batch_id: str, reasons: tuple[str, ...]) -> int:
         return await self._database.run(lambda connection: batches.mark_dead(connection, batch_id, reasons))

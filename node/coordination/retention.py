@@ -10,7 +10,7 @@ import trio
 from agents.policy import policy_facts
 from node.runtime.clock import clock_ms
 from storage import retention
-from storage.database import Database
+from storage.database import MAINTENANCE_S, Database
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Retention:
                 now_ms=now_ms,
                 limit=BATCHES_AT_ONCE,
             )
-            while found := await self._database.run(expire):
+            while found := await self._database.run(expire, statement_s=MAINTENANCE_S):
                 expired += found
         if expired:
             log.info("retention.expired", batches=expired)

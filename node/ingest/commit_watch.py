@@ -29,6 +29,7 @@ LOOK_S: Final = 1.0  # how long a commit takes before it is looked at
 PROBE_S: Final = 0.6  # within which a database that works answers
 SLOW_S: Final = 10.0  # a commit that takes longer is held up, whatever else the database does
 PAUSE_S: Final = 0.2
+CONFLICT: Final = "conflict"
 
 
 class CommitWatch:
@@ -50,15 +51,19 @@ class CommitWatch:
         return "" if self._fault is None else str(self._fault)
 
     def failed(self, cause: str) -> None:
-        """Take note that an attempt at the commit failed, and goes on to the next; any thread may call it."""
-        self._failed = cause
+        """Take note that an attempt at the commit failed, and goes on to the next; any thread may call it.
+
+        A conflict with another transaction is no trouble of the database's: the next attempt follows at once.
+        """
+        if cause != CONFLICT:
+            self._failed = cause
 
     def refuse_if_held_up(self) -> None:
         """Raises:
         DatabaseUnavailableError: A commit is held up: nothing is taken in behind it.
         """
         if self._fault is not None:
-            raise self._fault
+            raise _again(self._fault)
 
     @contextmanager
     def over(self, requests: Sequence[QueuedRequest]) -> Iterator[None]:
@@ -100,8 +105,13 @@ class CommitWatch:
             log.warning("ingest.held_up", requests=len(self._requests), why=str(fault))
         self._fault = fault
         for request in self._requests:
-            request.finish(fault)
+            request.finish(_again(fault))
         self._on_held_up(fault)
+
+
+def _again(fault: DatabaseUnavailableError) -> DatabaseUnavailableError:
+    """An exception of its own for each request: one that is raised twice keeps the frames of both alive."""
+    return DatabaseUnavailableError(str(fault), **fault.fields)
 
 
 def _is_blocked(connection: "Connection") -> bool:

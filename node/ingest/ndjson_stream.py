@@ -23,6 +23,7 @@ from node.worker.parsing.bodies import RequestEncoding
 from node.worker.parsing.lines import LineGatherer, Piece
 from node.worker.parsing.unpacking import unpacker
 from protocols.errors import ClientFault, OverlayError
+from storage.errors import DatabaseUnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +162,7 @@ class LineStream:
         while True:
             try:
                 answer = await submit()
-            except (OverloadedError, WorkersBusyError):
+            except (OverloadedError, WorkersBusyError, DatabaseUnavailableError):  # a repeat is harmless
                 if not self._has_begun or trio.current_time() >= deadline_s:
                     raise
                 await trio.sleep(FULL_S)

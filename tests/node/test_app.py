@@ -1,6 +1,6 @@
 """A whole node in this process: it certifies alone, answers peers, and ends in order or with what went wrong."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,9 @@ from node.network.transport import Gossip, InboundFrame, PeerUnreachableError, P
 from node.runtime.config import load
 from node.runtime.keyring import Keyring
 from node.runtime.workers import Workers
+from protocols.entities import Entity
 from protocols.envelope import open_frame
+from protocols.errors import WorldFault
 from protocols.keys import PrivateKey
 from protocols.messages import Advertisement, IdentityKey
 from storage import events
@@ -223,6 +225,28 @@ async def test_a_stop_before_anything_came_ends_at_once(postgres_url: str) -> No
         started = trio.current_time()
         await running(lone, nothing)
         assert trio.current_time() - started < 60, "there was nothing to drain"
+
+
+async def test_a_database_that_fails_while_the_driver_loads_delays_the_start(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lone_node(postgres_url) as lone:
+        journal, loads = lone.node.state.journal, 0
+        load_once_more = journal.load
+
+        async def load_at_the_second_try() -> Sequence[Entity]:
+            nonlocal loads
+            loads += 1
+            if loads == 1:
+                raise WorldFault("the database went away")
+            return await load_once_more()
+
+        async def use() -> None:
+            assert (await lone.call("GET", "/healthz"))[0] == 200
+
+        monkeypatch.setattr(journal, "load", load_at_the_second_try)
+        await running(lone, use)
+        assert loads == 2
 
 
 @pytest.mark.parametrize("fault", [AssertionError("a fault of our own"), RuntimeError("a fault of our own")])

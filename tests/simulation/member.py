@@ -21,7 +21,7 @@ from node.runtime.settings import Settings
 from node.worker import compute
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey
-from storage.database import BoundedConnection, Database
+from storage.database import STATEMENT_S, BoundedConnection, Database
 from storage.errors import DatabaseUnavailableError
 from tests.simulation.links import Links, Reply, SimulatedTransport
 
@@ -45,11 +45,12 @@ class InlineDatabase(Database):
         work: Callable[[psycopg.Connection], T],
         *,
         deadline_s: float | None = None,
+        statement_s: int = STATEMENT_S,
         on_retry: Callable[[str], None] = lambda cause: None,
     ) -> T:
         await trio.sleep(self.links.rng.uniform(0.0002, 0.003))
         self._die_sometimes()
-        result = self._transact(work, math.inf)
+        result = self._transact(work, math.inf, statement_s)
         self._die_sometimes()
         return result
 

@@ -254,3 +254,18 @@ async def test_a_lost_claim_is_taken_again_or_ends_the_node(
             second.claim()
             with pytest.raises(DatabaseInUseError):
                 await first.hold()
+
+
+async def test_the_claim_of_a_connection_that_broke_is_not_another_process(postgres_url: str) -> None:
+    """The server learns later than the node that their connection is gone."""
+    with Database(postgres_url) as before, Database(postgres_url) as after:
+        before.claim()
+        assert before._lock is not None
+        after._claim_pid = before._lock.info.backend_pid
+        with pytest.raises(DatabaseUnavailableError, match="this node's own claim"):
+            after.claim()
+        before.close()
+        after.claim(patience_s=30.0)
+        before._claim_pid = None
+        with pytest.raises(DatabaseInUseError):
+            before.claim()

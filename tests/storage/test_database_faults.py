@@ -14,9 +14,10 @@ import pytest
 import trio
 from psycopg.types.json import Jsonb
 
-from storage.database import Database
+from storage.database import MAINTENANCE_S, SLOW_ATTEMPTS_MAX, Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseUnavailableError, SchemaError, StorageRefusedError
+from storage.waits import is_waiting_for_lock
 
 MARGIN_S = 5.0  # for a busy machine: what hangs takes a minute and longer
 
@@ -176,3 +177,69 @@ async def test_what_the_database_cannot_hold_is_refused_and_rolled_back(
 async def test_a_missing_table_is_the_schema_s_fault(database: Database) -> None:
     with pytest.raises(SchemaError, match="does not exist"):
         await database.run(lambda connection: connection.execute("SELECT * FROM nowhere") and None)
+
+
+async def test_what_took_too_long_twice_is_given_up(database: Database) -> None:
+    """Each attempt holds a connection for as long as a statement may take."""
+    attempts = 0
+
+    def sleep(connection: psycopg.Connection) -> None:
+        nonlocal attempts
+        attempts += 1
+        connection.execute("SET LOCAL statement_timeout = '50ms'")
+        connection.execute("SELECT pg_sleep(60)")
+
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        await database.run(sleep)
+    assert (attempts, caught.value.fields["cause"]) == (SLOW_ATTEMPTS_MAX, "slow")
+
+
+async def test_maintenance_may_take_longer_than_a_request(database: Database) -> None:
+    def limit(connection: psycopg.Connection) -> str:
+        row = connection.execute("SELECT current_setting('statement_timeout')").fetchone()
+        assert row is not None
+        return str(row[0])
+
+    assert await database.run(limit, statement_s=MAINTENANCE_S) == "1h"
+    assert await database.run(limit) == "1min", "the longer limit ended with its transaction"
+
+
+async def test_sessions_end_with_a_client_that_is_gone(database: Database) -> None:
+    def settings(connection: psycopg.Connection) -> list[str]:
+        rows = connection.execute(
+            "SELECT setting FROM pg_settings WHERE name IN ('idle_in_transaction_session_timeout', 'lock_timeout') "
+            "ORDER BY name"
+        ).fetchall()
+        return [str(row[0]) for row in rows]
+
+    assert await database.run(settings) == ["60000", "10000"]
+
+
+async def test_transactions_that_take_turns_are_not_held_up(database: Database, postgres_url: str) -> None:
+    """Seals wait for each other by an advisory lock; a table that somebody locked is another matter."""
+    with psycopg.connect(postgres_url) as other, psycopg.connect(postgres_url, autocommit=True) as watching:
+        watching.execute("SET application_name = 'overlay-node'")
+        for lock, shows in (("SELECT pg_advisory_xact_lock(7)", False), ("LOCK TABLE proof", True)):
+            other.execute(lock)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_wait_for, database, lock)
+                await _until_waiting(watching)
+                found = is_waiting_for_lock(watching, seconds=0.0)
+                other.rollback()
+            assert found is shows
+
+
+async def _wait_for(database: Database, lock: str) -> None:
+    await database.run(lambda connection: connection.execute(lock) and None)
+
+
+async def _until_waiting(watching: psycopg.Connection) -> None:
+    with trio.fail_after(30):
+        while True:
+            row = watching.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND application_name = 'overlay-node' AND datname = current_database()"
+            ).fetchone()
+            if row is not None and row[0]:
+                return
+            await trio.sleep(0.02)

@@ -81,6 +81,21 @@ def _until_silence(sock: socket.socket) -> bytes:
     return found
 
 
+async def test_a_refused_handshake_ends_its_connection(node: Running) -> None:
+    """Else it would count as busy for as long as the client likes, and be closed for nobody's sake."""
+
+    def run() -> bytes:
+        with connected(node) as sock:
+            sock.sendall(UPGRADE.replace(b"Sec-WebSocket-Key", b"X-Other"))
+            found = b""
+            while data := sock.recv(65_536):  # ends where the server closes
+                found += data
+            return found
+
+    answered = await trio.to_thread.run_sync(run)
+    assert answered.startswith(b"HTTP/1.1 400")
+
+
 async def test_a_body_after_an_early_answer_over_http2_is_discarded(node: Running) -> None:
     """An upload that is refused before it came: the next request on the connection is answered."""
     headers = HeadersFrame(1, GET_HEALTHZ, flags=["END_HEADERS"]).serialize()

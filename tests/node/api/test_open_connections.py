@@ -58,6 +58,11 @@ def test_what_one_client_leaves_idle_is_bounded() -> None:
     assert connections.idle == (*mine[3:], *other)
 
 
+def test_a_proxy_on_this_machine_may_keep_as_many_idle_as_it_likes() -> None:
+    connections = OpenConnections(ServerLimits(idle_per_client_max=2))
+    assert not any(each.dropped for each in admitted(connections, *["127.0.0.1"] * 5))
+
+
 def test_what_one_client_has_in_use_is_bounded_but_for_loopback() -> None:
     connections = OpenConnections(ServerLimits(connections_per_client_max=2))
     admitted(connections, *["192.0.2.1"] * 2, busy=True)
