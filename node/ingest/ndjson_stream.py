@@ -33,6 +33,7 @@ QUIET_S: Final = 0.2  # without further bytes: the lines that were received are 
 LINGER_S: Final = 1.0  # the oldest line waits no longer, however steadily others arrive
 IDLE_S: Final = 60.0
 FULL_S: Final = 0.5
+AWAY_MAX_S: Final = 12.0  # a database that restarts is back by then
 FULL_MAX_S: Final = 300.0  # after so long a full node ends the stream with an error
 LAST_LINE_S: Final = 2.0  # for the client to read why its stream ends, before the connection is closed
 
@@ -158,12 +159,13 @@ class LineStream:
 
     async def _submit_when_possible(self, submit: Callable[[], Awaitable[IngestAnswer]]) -> IngestAnswer:
         """The answer, once the node has capacity. At the first piece a full node raises; later the stream waits."""
-        deadline_s = trio.current_time() + FULL_MAX_S
+        began_s = trio.current_time()
         while True:
             try:
                 answer = await submit()
-            except (OverloadedError, WorkersBusyError, DatabaseUnavailableError):  # a repeat is harmless
-                if not self._has_begun or trio.current_time() >= deadline_s:
+            except (OverloadedError, WorkersBusyError, DatabaseUnavailableError) as fault:  # a repeat is harmless
+                most_s = AWAY_MAX_S if isinstance(fault, DatabaseUnavailableError) else FULL_MAX_S
+                if not self._has_begun or trio.current_time() - began_s >= most_s:
                     raise
                 await trio.sleep(FULL_S)
             else:
