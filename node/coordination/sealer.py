@@ -19,11 +19,11 @@ from node.runtime.clock import clock_ms
 from node.runtime.workers import Workers
 from node.worker import compute
 from protocols.effects import MarkDead, ReproduceBatch, WriteBatch
-from protocols.entities import Findings
+from protocols.entities import Findings, batch_entity_id
 from protocols.errors import MalformedError, OverlayError
 from protocols.limits import PAYLOAD_BYTES_MAX
 from protocols.messages import BatchSealed, IdentityKey, Statement
-from protocols.stimuli import BatchReproduced, BatchWritten, Stimulus
+from protocols.stimuli import BatchReproduced, BatchWritten, Restarted, Stimulus
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +104,8 @@ class Sealer:
     async def _write(self, effect: WriteBatch) -> None:
         statement = effect.certificate.statement
         run = await self._certified_run(effect)
-        if run is None:
+        if run is None:  # the batch still owes its seal: it asks for it again
+            self._enqueue(Restarted(now_ms=clock_ms(), entity_id=batch_entity_id(statement.batch_id)))
             return
         certified_ms = clock_ms()
         sequence = await self._store.seal(effect, run, certified_ms)
@@ -191,13 +192,13 @@ class Sealer:
         return run if run.findings.output_root == effect.certificate.statement.output_root else None
 
     async def _fetched(self, effect: WriteBatch) -> compute.Run | None:
-        """The outputs as one of the signers has them, where they are those of the payload and the certificate."""
+        """The outputs that a signer has, or the coordinator of an adopted batch: those of payload and certificate."""
         statement = effect.certificate.statement
         packed = await self._payloads.own(statement.batch_id)
         if packed is None:
             return None
-        for certification in effect.certificate.certifications:
-            signer = certification.signer
+        signers = (certification.signer for certification in effect.certificate.certifications)
+        for signer in dict.fromkeys((*signers, effect.manifest.coordinator)):  # the latter of an adopted batch
             if signer == self._identity:
                 continue
             found = await self._remote.outputs(statement.batch_id, signer)

@@ -16,7 +16,7 @@ from tests.faults.injection import resume, stop
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_MS = 60_000  # long enough that a third of it is time also on a busy machine
+DEADLINE_MS = 30_000
 SETTINGS = {
     "event_parallel_workers": 1,
     "event_processing_timeout_ms": DEADLINE_MS,
@@ -105,7 +105,9 @@ def test_a_stopped_agent_is_replaced_long_before_the_deadline(tmp_path: Path) ->
             assert {event["eventId"] for event in all_events(node)} == client.acknowledged
             for batch in batches(node):
                 received_s, certified_s = seconds(batch["receivedAt"]), seconds(batch["certifiedAt"])
-                assert 1_000 * (certified_s - received_s) < DEADLINE_MS / 3, batch
+                assert 1_000 * (certified_s - received_s) < DEADLINE_MS / 2, (
+                    batch
+                )  # a third, and what a busy machine adds
                 if batch["level"] == "basic" and certified_s < stopped_s:
                     of_victim.append(batch)
                 elif batch["level"] == "basic" and received_s > stopped_s:  # those before it may have signed

@@ -19,6 +19,7 @@ TWICE = int(os.environ.get("NETWORK_SEEDS_TWICE", "40"))  # of them, run by both
 REGRESSIONS = {
     5: "a certificate came while the batch was being adopted, and the adopted rows never ended",
     134: "after a restart a batch started beside one of its source that had failed, from the same context",
+    133: "an adopter whose own outputs differed asked the signers alone, and they had forgotten the batch",
     1: "an auction closed before the bids of nodes 200 ms away could arrive, every time",
 }
 

@@ -12,8 +12,9 @@ from node.runtime.clock import clock_ms
 from node.runtime.workers import WorkerCrashedError
 from node.worker import compute
 from protocols.effects import MarkDead, ReproduceBatch
+from protocols.entities import batch_entity_id
 from protocols.messages import BatchSealed
-from protocols.stimuli import BatchReproduced, BatchWritten
+from protocols.stimuli import BatchReproduced, BatchWritten, Restarted
 from storage.database import Database
 from tests.network_of_keys import AGENTS, NETWORK, certified
 from tests.node.coordination.workbench import AGENT, COORDINATOR, OTHER, Workbench, enter, packed, stored, write
@@ -136,7 +137,9 @@ async def test_without_true_outputs_nothing_is_stored(autojump_clock: object, li
     bench = differing()
     if lie is not None:
         bench.peers.results = {agent.identity: LIES[lie] for agent in AGENTS[1:3]}
-    assert await bench.carry_out(write(BATCH)) == []
+    (owed,) = await bench.carry_out(write(BATCH))
+    assert isinstance(owed, Restarted), "the batch asks for its seal again"
+    assert owed.entity_id == batch_entity_id(BATCH_ID)
     assert bench.certified == []
     asked = [peer for peer in bench.peers.asked if peer != COORDINATOR.identity]
     assert len(asked) == 2 * SEAL_ROUNDS, "every signer but this node, in every round"
@@ -169,6 +172,16 @@ async def test_a_worker_that_fails_over_outputs_is_no_fault_of_the_signer() -> N
     assert run is not None
     assert bench.struck == []
     assert bench.peers.asked[-2:] == [AGENTS[1].identity, AGENTS[2].identity]
+
+
+async def test_the_coordinator_of_an_adopted_batch_is_asked_last(autojump_clock: object) -> None:
+    """The signers may have forgotten the batch, where its coordinator certified it too."""
+    bench = differing()
+    other = AGENTS[4].identity
+    effect = write(BATCH)
+    effect = attrs.evolve(effect, manifest=attrs.evolve(effect.manifest, coordinator=other))
+    await bench.sealer._fetched(effect)
+    assert bench.peers.asked[-3:] == [AGENTS[1].identity, AGENTS[2].identity, other]
 
 
 async def test_outputs_beyond_their_bound_are_not_even_checked(monkeypatch: pytest.MonkeyPatch) -> None:
