@@ -105,9 +105,8 @@ def test_a_stopped_agent_is_replaced_long_before_the_deadline(tmp_path: Path) ->
             assert {event["eventId"] for event in all_events(node)} == client.acknowledged
             for batch in batches(node):
                 received_s, certified_s = seconds(batch["receivedAt"]), seconds(batch["certifiedAt"])
-                assert 1_000 * (certified_s - received_s) < DEADLINE_MS / 2, (
-                    batch
-                )  # a third, and what a busy machine adds
+                # an agent of whom nothing is known is waited for a third of it; a busy machine adds to that
+                assert 1_000 * (certified_s - received_s) < DEADLINE_MS / 2, batch
                 if batch["level"] == "basic" and certified_s < stopped_s:
                     of_victim.append(batch)
                 elif batch["level"] == "basic" and received_s > stopped_s:  # those before it may have signed
