@@ -54,7 +54,7 @@ class FeedStats:
 
 
 class Feed:
-    """Takes certified batches and hands them, in the order of their sequence, to whoever subscribed to them.
+    """Takes certified batches and hands them, in the order of their sequence, to their subscribers.
 
     Attributes:
         closing: The node stops.

@@ -77,7 +77,7 @@ class BatchRenderer:
                 yield index
 
     def _is_match(self, index: int, selection: Selection) -> bool:
-        """The expression's result for an event, computed once whoever asks."""
+        """The expression's result for an event, computed once for all subscribers."""
         if selection.expression is None:
             return True
         key = (selection.expression.text, index)

@@ -1,8 +1,8 @@
 """Subscriptions: created, read, changed and deleted by their holders; where the streams of subscriptions start.
 
 Operators may use every subscription, an identity its own. Anonymous callers may have cursors of streams, where these
-are public, for a limited time: whoever knows the id, which cannot be guessed, may use such a cursor. Nothing is sent
-out for callers that did not prove an identity.
+are public, for a limited time: any client that knows the id, which cannot be guessed, may use such a cursor. Nothing
+is sent out for callers that did not prove an identity.
 """
 
 import secrets

@@ -183,7 +183,7 @@ class WebhookManager:
             await self._deliver(desired)
 
     def _interrupted(self, desired: DesiredDelivery, error: Exception, pause_s: float) -> float:
-        """Show that the node itself could not go on, which is no fault of the receiver."""
+        """Show that the node itself could not go on, which is not the receiver's fault."""
         log.warning("webhook.interrupted", why=str(error))
         delivery = self._deliveries.get(desired.subscription_id)
         if delivery is None:

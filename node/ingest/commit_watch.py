@@ -53,7 +53,7 @@ class CommitWatch:
     def failed(self, cause: str) -> None:
         """Take note that an attempt at the commit failed, and goes on to the next; any thread may call it.
 
-        A conflict with another transaction is no trouble of the database's: the next attempt follows at once.
+        A conflict with another transaction does not count: the next attempt follows at once.
         """
         if cause != CONFLICT:
             self._failed = cause

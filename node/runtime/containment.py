@@ -1,7 +1,7 @@
 """The fence around each item that comes from outside: a connection, a request, a frame, a record, a row read back.
 
 A component restarts after what the world broke, and our own bug ends the node. But no item from outside may be what
-ends it, so whoever handles such an item does it inside ``Quarantine.contain``. Nothing else has a blind handler.
+ends it, so such an item is handled inside ``Quarantine.contain``. Nothing else has a blind handler.
 Coordination is the exception: a violated assertion in ``step`` ends the process, since its state can no longer be
 trusted.
 """
@@ -78,9 +78,9 @@ class Quarantine:
     ) -> Iterator[None]:
         """Keep a failure with the item that caused it.
 
-        Expected faults (``OverlayError``) pass through to whoever answers them; so does cancellation. Anything else
-        is a bug that this item reached: it is counted, logged with its traceback and the item's first bytes (within
-        the rate ``LOGGED``), and handed to ``on_failure``, and the block is left as if it had ended.
+        Expected faults (``OverlayError``) pass through to the code that answers them; so does cancellation. Anything
+        else is a bug that this item reached: it is counted, logged with its traceback and the item's first bytes
+        (within the rate ``LOGGED``), and handed to ``on_failure``, and the block is left as if it had ended.
 
         Args:
             kind: See ``Failure``.
