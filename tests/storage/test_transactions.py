@@ -49,7 +49,6 @@ async def written(database: Database) -> list[str]:
         errors.DiskFull,
         errors.ReadOnlySqlTransaction,
         errors.LockNotAvailable,
-        errors.QueryCanceled,
         errors.AdminShutdown,
         errors.CannotConnectNow,
         errors.TooManyConnections,
@@ -64,6 +63,16 @@ async def test_what_the_world_broke_is_run_again_and_counts_once(
         work = Failing(2, error)
         assert await database.run(work) == 3
         assert await written(database) == ["run 2"], "the attempts before were rolled back"
+
+
+async def test_what_took_too_long_is_run_again_once(postgres_url: str) -> None:
+    with Database(postgres_url, attempts_max=4) as database:
+        work = Failing(9, errors.QueryCanceled)
+        with pytest.raises(DatabaseUnavailableError, match="takes too long"):
+            await database.run(work)
+        assert work.runs == 2
+        assert await database.run(Failing(1, errors.QueryCanceled)) == 2
+        assert await written(database) == ["run 1"]
 
 
 @pytest.mark.parametrize(
