@@ -1,6 +1,7 @@
 """Errors, by who is at fault; `node/api/problems.py` alone turns their codes into statuses."""
 
-from typing import Any, ClassVar
+import copy
+from typing import Any, ClassVar, Self
 
 
 class OverlayError(Exception):
@@ -20,6 +21,12 @@ class OverlayError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with all fields, whatever the constructor takes: errors cross between processes."""
         return _again, (type(self), self.args), self.__dict__
+
+    def anew(self) -> Self:
+        """The same error without a traceback, for each of several tasks that raise it: one instance would gather the
+        frames of all of them, and keep them alive.
+        """
+        return copy.copy(self)
 
 
 class ClientFault(OverlayError):

@@ -63,7 +63,7 @@ class CommitWatch:
         DatabaseUnavailableError: A commit is held up: nothing is taken in behind it.
         """
         if self._fault is not None:
-            raise _again(self._fault)
+            raise self._fault.anew()
 
     @contextmanager
     def over(self, requests: Sequence[QueuedRequest]) -> Iterator[None]:
@@ -105,13 +105,8 @@ class CommitWatch:
             log.warning("ingest.held_up", requests=len(self._requests), why=str(fault))
         self._fault = fault
         for request in self._requests:
-            request.finish(_again(fault))
+            request.finish(fault.anew())
         self._on_held_up(fault)
-
-
-def _again(fault: DatabaseUnavailableError) -> DatabaseUnavailableError:
-    """An exception of its own for each request: one that is raised twice keeps the frames of both alive."""
-    return DatabaseUnavailableError(str(fault), **fault.fields)
 
 
 def _is_blocked(connection: "Connection") -> bool:

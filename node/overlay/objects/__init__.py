@@ -105,7 +105,7 @@ class Objects:
             self._searches[digest] = search
         await search.done.wait()
         if isinstance(search.outcome, WorldFault):
-            raise search.outcome
+            raise search.outcome.anew()
         return search.outcome
 
     async def own_adverts(self, digests: Sequence[bytes]) -> list[bytes | None]:
