@@ -1,7 +1,14 @@
-"""Spends nonces: concurrent requests share a transaction, and each waits until its nonce is on disk."""
+"""Spends nonces: concurrent requests share a transaction, and each waits until its nonce is on disk.
 
+This node alone writes its nonces, one group after the other. So what one attempt at a group found unspent, and the
+next one finds spent, was spent by the first: its commit counted, though its answer was lost.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import structlog
@@ -14,11 +21,18 @@ from storage import nonces
 from storage.database import Database
 from storage.nonces import Nonce
 
+if TYPE_CHECKING:
+    from psycopg import Connection
+
 log = structlog.get_logger(__name__)
 
-WAITING_MAX = 1_024
-GROUP_MAX = 256
-PRUNE_S = 60.0
+WAITING_MAX: Final = 1_024
+GROUP_MAX: Final = 256
+PRUNE_S: Final = 60.0
+UNANSWERED_MAX: Final = 4_096
+
+NonceKey: TypeAlias = tuple[bytes, str]
+"""Identity and nonce."""
 
 
 class ReplayedError(ClientFault):
@@ -40,6 +54,8 @@ class NonceLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._send, self._receive = trio.open_memory_channel[_Claim](WAITING_MAX)
+        # found unspent by an attempt whose outcome is not known: their requests were refused, and may be sent again
+        self._unanswered: OrderedDict[NonceKey, None] = OrderedDict()
 
     async def spend(self, nonce: Nonce) -> None:
         """Return once the nonce is on disk.
@@ -52,7 +68,7 @@ class NonceLedger:
         await self._send.send(claim)
         await claim.done.wait()
         if isinstance(claim.outcome, WorldFault):
-            raise claim.outcome
+            raise claim.outcome.anew()
         if not claim.outcome:
             raise ReplayedError(
                 "the nonce was used before", field="X-Nonce", remedy="sign every request with a nonce of its own"
@@ -67,19 +83,27 @@ class NonceLedger:
 
     async def _write(self, group: list[_Claim]) -> None:
         # of equal nonces in one group only the first is accepted
-        claims: dict[tuple[bytes, str], _Claim] = {}
+        claims: dict[NonceKey, _Claim] = {}
         for claim in group:
             claims.setdefault((claim.nonce.identity, claim.nonce.nonce), claim)
+        accepted = claims.keys() & self._unanswered.keys()
         try:
-            spent = await self._database.run(partial(nonces.spend, nonces=[each.nonce for each in claims.values()]))
+            await self._database.run(partial(_spend, [each.nonce for each in claims.values()], accepted))
         except WorldFault as fault:
             for claim in group:
                 claim.outcome = fault
+            self._remember(accepted)
         else:
             for key, claim in claims.items():
-                claim.outcome = key in spent
+                claim.outcome = key in accepted
+                self._unanswered.pop(key, None)
         for claim in group:
             claim.done.set()
+
+    def _remember(self, unanswered: set[NonceKey]) -> None:
+        self._unanswered.update(dict.fromkeys(unanswered))
+        while len(self._unanswered) > UNANSWERED_MAX:
+            self._unanswered.popitem(last=False)
 
     async def _prune(self) -> None:
         while True:
@@ -88,3 +112,8 @@ class NonceLedger:
                 await self._database.run(partial(nonces.prune, now_ms=clock_ms()))
             except WorldFault as fault:
                 log.warning("nonces.not_pruned", why=str(fault))
+
+
+def _spend(group: Sequence[Nonce], accepted: set[NonceKey], connection: "Connection") -> None:
+    """Write nonces, and add those that were unspent; what earlier attempts added stays."""
+    accepted |= nonces.spend(connection, group)
