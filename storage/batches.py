@@ -93,6 +93,16 @@ def seal(connection: psycopg.Connection, sealed: SealedBatch) -> int | None:
     return int(row[0])
 
 
+def sealed_as(connection: psycopg.Connection, batch_id: str, certified_ms: int) -> int | None:
+    """The sequence of a batch that was sealed with this time; None of any other. Waits for a seal under way."""
+    row = connection.execute(  # what is looked for stands outside of WHERE: a row that does not match is not locked
+        """SELECT CASE WHEN state = 'certified' AND certified_ms = %s THEN seal_sequence END
+           FROM batches WHERE batch_id = %s FOR UPDATE""",
+        (certified_ms, batch_id),
+    ).fetchone()
+    return None if row is None or row[0] is None else int(row[0])
+
+
 def insert_evidence(connection: psycopg.Connection, batch_id: str, rows: Sequence[EvidenceRow]) -> None:
     """Store evidence once per batch, role and signer."""
     for row in rows:
@@ -144,6 +154,18 @@ def mark_dead(connection: psycopg.Connection, batch_id: str, reasons: Sequence[s
         (len(reasons), list(reasons), batch_id),
     )
     return int(row[0]) if row[1] else 0
+
+
+def dead_as(connection: psycopg.Connection, batch_id: str, reasons: Sequence[str]) -> int:
+    """What ``mark_dead`` returned for a batch that is dead for exactly these reasons, which name their times; 0 for
+    any other. Waits for a change under way.
+    """
+    row = connection.execute(
+        """SELECT CASE WHEN state = 'dead' AND reasons = %s AND coordinator IS NULL THEN events ELSE 0 END
+           FROM batches WHERE batch_id = %s FOR UPDATE""",
+        (list(reasons), batch_id),
+    ).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def dead_to_split(connection: psycopg.Connection, batch_id: str) -> DeadBatch | None:

@@ -1,8 +1,10 @@
 """Batches in Postgres: payloads and policies, replicas of other nodes' batches, and how a batch ends."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from node.coordination.serialization import certificate_bytes, evidence_row, hold_bytes, manifest_bytes, read_hold
@@ -11,17 +13,28 @@ from node.worker import compute
 from protocols import codec
 from protocols.certificate import agent_id
 from protocols.effects import WriteBatch
+from protocols.errors import WorldFault
 from protocols.messages import HoldBatch, Role, Signed
 from storage import batches, policies, replicas
 from storage.database import Database
 from storage.replicas import Adoption
 from storage.rows import EvidenceRow, PendingBatch, SealedBatch
 
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+log = structlog.get_logger(__name__)
+
 MATERIALISE_S: Final = 10.0
+LOOK_S: Final = 5.0
 
 
 class BatchStore:
-    """What running, holding and sealing a batch reads and writes. Each method is one transaction."""
+    """What running, holding and sealing a batch reads and writes. Each method is one transaction.
+
+    Where the answer to a commit that ends a batch is lost, the database is asked whether the batch has the end that
+    this node gave it: what follows from an end must follow once.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -69,11 +82,42 @@ class BatchStore:
 
     async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
         sealed = _sealed_batch(effect, run, certified_ms)
-        async with self._sealing:  # seals take turns in the database anyway: waiting there would hold its connections
-            return await self._database.run(lambda connection: batches.seal(connection, sealed))
+        end = _End(
+            write=partial(batches.seal, sealed=sealed),
+            look=partial(batches.sealed_as, batch_id=sealed.batch_id, certified_ms=certified_ms),
+        )
+        try:
+            async with self._sealing:  # seals take turns in the database anyway: waiting there holds its connections
+                return await self._database.run(end.attempt) or None
+        except WorldFault as fault:
+            return await self._outcome(sealed.batch_id, end, fault)
 
     async def mark_dead(self, batch_id: str, reasons: tuple[str, ...]) -> int:
-        return await self._database.run(lambda connection: batches.mark_dead(connection, batch_id, reasons))
+        end = _End(
+            write=partial(batches.mark_dead, batch_id=batch_id, reasons=reasons),
+            look=partial(batches.dead_as, batch_id=batch_id, reasons=reasons),
+        )
+        try:
+            return await self._database.run(end.attempt)
+        except WorldFault as fault:
+            return await self._outcome(batch_id, end, fault)
+
+    async def _outcome(self, batch_id: str, end: "_End", fault: WorldFault) -> int:
+        """What came of an end that is not known to be written, once the database answers.
+
+        Raises:
+            WorldFault: It is not written.
+        """
+        log.warning("batch.outcome_unknown", batch=batch_id, why=str(fault))
+        while True:
+            try:
+                found = await self._database.run(end.look)
+            except WorldFault:
+                await trio.sleep(LOOK_S)
+                continue
+            if not found:
+                raise fault
+            return found
 
     async def run_materialise(self) -> None:
         """Show batches that wait for agents as pending rows of the events table."""
@@ -81,6 +125,29 @@ class BatchStore:
             await trio.sleep(MATERIALISE_S)
             before_ms = clock_ms() - int(1000 * MATERIALISE_S)
             await self._database.run(partial(batches.materialise, received_before_ms=before_ms))
+
+
+class _End:
+    """A transaction that ends a batch, and may be run again though an earlier attempt of it was committed."""
+
+    def __init__(
+        self, write: "Callable[[Connection], int | None]", look: "Callable[[Connection], int | None]"
+    ) -> None:
+        """Args:
+        write: Ends the batch; returns 0 or None if it has an end already.
+        look: What ``write`` returned where it is what ended the batch, else 0 or None.
+        """
+        self._write = write
+        self._look = look
+        self._attempts = 0
+
+    def attempt(self, connection: "Connection") -> int:
+        self._attempts += 1
+        written = self._write(connection) or 0
+        return self.look(connection) if self._attempts > 1 and not written else written
+
+    def look(self, connection: "Connection") -> int:
+        return self._look(connection) or 0
 
 
 def _sealed_batch(effect: WriteBatch, run: compute.Run, certified_ms: int) -> SealedBatch:

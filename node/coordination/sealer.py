@@ -36,10 +36,18 @@ class SealStore(Protocol):
     """Where the end of a batch is stored."""
 
     async def seal(self, effect: WriteBatch, run: compute.Run, certified_ms: int) -> int | None:
-        """Store a certified batch, whole or not at all. Its sequence, or None if it has its end already."""
+        """Store a certified batch, whole or not at all. Its sequence, or None if it has its end already.
+
+        Raises:
+            WorldFault: It is known not to be stored.
+        """
 
     async def mark_dead(self, batch_id: str, reasons: tuple[str, ...]) -> int:
-        """Mark a batch dead. Its number of events; 0 for another node's, or one that has its end already."""
+        """Mark a batch dead. Its number of events; 0 for another node's, or one that has its end already.
+
+        Raises:
+            WorldFault: It is known not to be marked.
+        """
 
 
 class CertificateStore(Protocol):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest
+import trio
 
 from node.coordination.result_cache import content_key
 from node.coordination.sealer import SEAL_ROUNDS
@@ -16,6 +17,8 @@ from protocols.entities import batch_entity_id
 from protocols.messages import BatchSealed
 from protocols.stimuli import BatchReproduced, BatchWritten, Restarted
 from storage.database import Database
+from storage.errors import DatabaseUnavailableError
+from tests.lost_replies import lossy_way
 from tests.network_of_keys import AGENTS, NETWORK, certified
 from tests.node.coordination.workbench import AGENT, COORDINATOR, OTHER, Workbench, enter, packed, stored, write
 
@@ -237,6 +240,87 @@ async def test_a_certificate_is_not_checked_with_a_payload_that_a_peer_sent() ->
     bench = Workbench(COORDINATOR)
     bench.payloads.receive(BATCH_ID, AGENT.identity, packed(BATCH))
     assert await bench.carry_out(reproduce()) == []
+
+
+# --- lost answers --------------------------------------------------------------------------------------------
+
+LOST = [(carried_out, attempts_max) for carried_out in (True, False) for attempts_max in (1, 3)]
+
+
+@pytest.mark.parametrize(("carried_out", "attempts_max"), LOST)
+async def test_a_seal_whose_answer_is_lost_is_made_known_once(
+    postgres_url: str, carried_out: bool, attempts_max: int
+) -> None:
+    """Fails where the repeated seal, finding the batch sealed, takes it for the end of an earlier one."""
+    with lossy_way(postgres_url) as way, Database(way.url, attempts_max=attempts_max) as database:
+        await enter(database, BATCH)
+        bench = Workbench(COORDINATOR, database)
+        way.lose("UPDATE batches SET state = 'certified'", carried_out=carried_out)
+        if carried_out or attempts_max > 1:
+            (written,) = await bench.carry_out(write(BATCH))
+        else:
+            with pytest.raises(DatabaseUnavailableError):
+                await bench.carry_out(write(BATCH))
+            assert bench.certified == []
+            (written,) = await bench.carry_out(write(BATCH))
+        assert way.lost == 1
+        assert isinstance(written, BatchWritten)
+        (result,) = bench.certified
+        row = await stored(database, BATCH)
+        assert result.sequence == row.seal_sequence == 1
+        assert result.certified_ms == row.certified_ms
+        await bench.carry_out(write(BATCH))
+        assert len(bench.certified) == 1
+
+
+async def test_the_end_that_another_gave_a_batch_is_not_made_known_again(postgres_url: str) -> None:
+    """The first attempt is rolled back, and the batch is sealed by a node before it is tried again."""
+    with Database(postgres_url) as other, lossy_way(postgres_url) as way, Database(way.url) as database:
+        await enter(other, BATCH)
+        await Workbench(COORDINATOR, other).carry_out(write(BATCH))
+        bench = Workbench(COORDINATOR, database)
+        way.lose("UPDATE batches SET state = 'certified'")
+        await bench.carry_out(write(BATCH))
+        assert way.lost == 1
+        assert bench.certified == []
+
+
+@pytest.mark.parametrize(("carried_out", "attempts_max"), LOST)
+async def test_a_death_whose_answer_is_lost_is_made_known_once(
+    postgres_url: str, carried_out: bool, attempts_max: int
+) -> None:
+    effect = MarkDead(batch_id=BATCH_ID, reasons=("attempt 1, 2024-01-15T10:30:00.123Z: no bids",))
+    with lossy_way(postgres_url) as way, Database(way.url, attempts_max=attempts_max) as database:
+        await enter(database, BATCH)
+        bench = Workbench(COORDINATOR, database)
+        way.lose("UPDATE batches SET state = 'dead'", carried_out=carried_out)
+        if carried_out or attempts_max > 1:
+            await bench.carry_out(effect)
+        else:
+            with pytest.raises(DatabaseUnavailableError):
+                await bench.carry_out(effect)
+            assert bench.dead == []
+            await bench.carry_out(effect)
+        assert way.lost == 1
+        assert bench.dead == [(BATCH_ID, 5)]
+
+
+async def test_an_end_is_looked_for_until_the_database_answers(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.coordination.batch_store.LOOK_S", 0.05)
+    with lossy_way(postgres_url) as way, Database(way.url, attempts_max=1) as database:
+        await enter(database, BATCH)
+        bench = Workbench(COORDINATOR, database)
+        way.lose("UPDATE batches SET state = 'certified'", cuts=True)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bench.carry_out, write(BATCH))
+                while way.refused < 3:
+                    await trio.sleep(0.01)
+                assert bench.certified == []
+                way.mend()
+        assert [result.sequence for result in bench.certified] == [1]
 
 
 # --- death ---------------------------------------------------------------------------------------------------
