@@ -46,18 +46,18 @@ class DeadLetters:
         network: str,
         database: Database,
         submit: Callable[[Stimulus], Awaitable[None]],
-        unsettle: Callable[[int], None],
+        enter: Callable[[str, int], None],
         refuse_if_full: Callable[[], None],
     ) -> None:
         """Args:
         submit: Hands a stimulus to the driver.
-        unsettle: Counts events in that wait for their end again.
+        enter: Counts a batch in, with its events, that waits for its end again.
         refuse_if_full: Raises OverloadedError while as many are unsettled as may be.
         """
         self._network = network
         self._database = database
         self._submit = submit
-        self._unsettle = unsettle
+        self._enter = enter
         self._refuse_if_full = refuse_if_full
 
     async def page(self, before: str, limit: int) -> Document:
@@ -140,7 +140,7 @@ class DeadLetters:
         with trio.CancelScope(shield=True):  # a client that leaves must not keep the stimulus from the driver
             replayed = await self._database.run(work)
             for each in replayed:
-                self._unsettle(each.events)
+                self._enter(each.batch_id, each.events)
                 signed = read_manifest(each.manifest, self._network)
                 stimulus = BatchReplayed(
                     now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders

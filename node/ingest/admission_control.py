@@ -1,6 +1,11 @@
-"""How much unfinished work the node takes in: bytes of bodies under way, and events that have no end yet."""
+"""How much unfinished work the node takes in: bytes of bodies under way, and events that have no end yet.
+
+Events are counted by request until these are committed, then by batch: the end of a batch may be reported twice, or
+found out later from the database, and counts once.
+"""
 
 from collections import Counter
+from collections.abc import Collection
 from types import TracebackType
 from typing import Final
 
@@ -48,22 +53,44 @@ class AdmissionControl:
 
     Attributes:
         bytes_in_flight: Bytes of bodies in memory.
-        unsettled: Events taken in that are neither certified, invalid nor dead.
     """
 
     def __init__(self, limits: IngestLimits) -> None:
         self.limits = limits
         self.bytes_in_flight = 0
-        self.unsettled = 0
         self._bytes_by_origin: Counter[str] = Counter()
+        self._queued = 0  # events of requests that wait for their commit
+        self._batches: dict[str, int] = {}
+        self._in_batches = 0
 
-    def unsettle(self, events: int) -> None:
-        """Count events in: of a request that waits for its commit, or unfinished since an earlier run."""
-        self.unsettled += events
+    @property
+    def unsettled(self) -> int:
+        """Events taken in that are neither certified, invalid nor dead."""
+        return self._queued + self._in_batches
 
-    def settle(self, events: int) -> None:
-        """Count events out that were certified, found invalid or marked dead, or not taken after all."""
-        self.unsettled = max(0, self.unsettled - events)
+    @property
+    def batches(self) -> Collection[str]:
+        """The batches of this node's own that are counted: they have no end yet."""
+        return self._batches.keys()
+
+    def queue(self, events: int) -> None:
+        """Count the events of a request in that waits for its commit."""
+        self._queued += events
+
+    def unqueue(self, events: int) -> None:
+        """Count the events of a request out: it was committed, and its batches count from now on, or refused."""
+        self._queued -= events
+        assert self._queued >= 0, "every request is counted out once"
+
+    def enter(self, batch_id: str, events: int) -> None:
+        """Count a batch in that waits for its end, unless it is counted already."""
+        if batch_id not in self._batches:
+            self._batches[batch_id] = events
+            self._in_batches += events
+
+    def leave(self, batch_id: str) -> None:
+        """Count a batch out that is certified, dead or split; one that is not counted is another node's."""
+        self._in_batches -= self._batches.pop(batch_id, 0)
 
     def refuse_if_full(self) -> None:
         """Raise OverloadedError while as many events as may are without an end."""

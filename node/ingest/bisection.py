@@ -43,12 +43,12 @@ class Bisection:
         splitter: BatchSplitter,
         contents: ContentExchange,
         submit: Callable[[Stimulus], Awaitable[None]],
-        unsettle: Callable[[int], None],
+        enter: Callable[[str, int], None],
         timeout_s: float,
     ) -> None:
         """Args:
         submit: Gives a stimulus to the driver.
-        unsettle: Counts events in that wait for their end again.
+        enter: Counts a batch in, with its events, that waits for its end.
         timeout_s: What the roles may take over a whole batch.
         """
         self._network = network
@@ -57,7 +57,7 @@ class Bisection:
         self._splitter = splitter
         self._contents = contents
         self._submit = submit
-        self._unsettle = unsettle
+        self._enter = enter
         self._timeout_s = timeout_s
         self._send, self._receive = trio.open_memory_channel[str](QUEUE_MAX)
 
@@ -98,7 +98,7 @@ class Bisection:
         """Have the part without the bad events processed."""
         log.warning("batch.split", batch=batch_id, dead=split.dead, events=split.bad, rest=split.rest_id)
         if split.rest is not None:
-            self._unsettle(split.rest.manifest.message.events)
+            self._enter(split.rest.batch_id, split.rest.manifest.message.events)
             await self._submit(_committed(split.rest))
 
     async def _ends_workers(self, source_id: str, policy: bytes, whole: int, lines: Sequence[bytes]) -> bool:

@@ -258,11 +258,11 @@ class Ingest:
     async def _commit_one(self, request: QueuedRequest) -> IngestAnswer | LevelsNeeded:
         """Queue a request and wait for its commit; raises its refusal."""
         events = len(request.admitted.lines)
-        self.admission.unsettle(events)
+        self.admission.queue(events)
         try:
             await self._send.send(request)
         except trio.Cancelled:  # the client left before there was a place in the queue
-            self.admission.settle(events)
+            self.admission.unqueue(events)
             raise
         await request.done.wait()
         if isinstance(request.outcome, Exception):
@@ -303,8 +303,9 @@ class Ingest:
         except WorldFault as fault:
             self._refuse(requests, fault)
             return
-        taken = sum(batch.manifest.message.events for batch in committed.batches)
-        self.admission.settle(queued - taken)
+        self.admission.unqueue(queued)
+        for batch in committed.batches:
+            self.admission.enter(batch.batch_id, batch.manifest.message.events)
         await self._hand_over(committed.batches)
         for request, outcome in zip(requests, committed.outcomes, strict=True):
             if isinstance(outcome, Outcome):
@@ -333,8 +334,8 @@ class Ingest:
         """Answer requests that are not known to be committed."""
         log.warning("ingest.commit_failed", requests=len(requests), reason=str(fault))
         for request in requests:
-            self.admission.settle(len(request.admitted.lines))
-            request.finish(fault)
+            self.admission.unqueue(len(request.admitted.lines))
+            request.finish(fault.anew())
 
     def _refuse_waiting(self, fault: OverlayError) -> None:
         """Answer those who wait behind a commit that is held up: nothing of them was written."""

@@ -1,5 +1,6 @@
 """Resumes batches that an earlier run left unfinished, or whose stimulus was lost in this one."""
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import structlog
@@ -8,6 +9,7 @@ import trio
 from node.coordination.batch_store import BatchStore
 from node.coordination.driver import Driver
 from node.coordination.serialization import read_manifest
+from node.ingest.admission_control import AdmissionControl
 from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
@@ -39,7 +41,7 @@ class Recovery:
             if each.coordinator is not None:
                 adopted.append(each.batch_id)
                 continue
-            self._ingest.admission.unsettle(each.events)
+            self._ingest.admission.enter(each.batch_id, each.events)
             if each.holders:
                 self._replications.expect(each.batch_id)
             if self._driver.find(batch_entity_id(each.batch_id)) is None:
@@ -51,16 +53,19 @@ class Recovery:
 
     async def run(self) -> None:
         """Give the driver, until cancelled, batches that have neither an end nor an entity: their stimulus was lost
-        with a restart of the driver, or with a commit whose outcome is not known.
+        with a restart of the driver, or with a commit whose outcome is not known. Keep the count of events without
+        an end true.
         """
         dead: set[str] = set()
+        recount = _Recount(self._ingest.admission)
         while True:
             await trio.sleep(CHECK_S)
             not_marked: set[str] = set()
             before_ms = clock_ms() - int(1000 * CHECK_S)
-            for each in await self._batches.pending():
-                if each.coordinator is not None:
-                    continue
+            counted = frozenset(self._ingest.admission.batches)
+            pending = [each for each in await self._batches.pending() if each.coordinator is None]
+            recount.compare(counted, {each.batch_id: each.events for each in pending})
+            for each in pending:
                 signed = read_manifest(each.manifest, self._network)
                 known = self._driver.find(batch_entity_id(each.batch_id))
                 if isinstance(known, Batch) and known.stage is Stage.DEAD:
@@ -89,3 +94,30 @@ class Recovery:
             recovered=recovered,
         )
         await self._driver.submit(stimulus)
+
+
+class _Recount:
+    """Corrects the count of events without an end where a batch was not reported, or its end was not.
+
+    What differs twice, ``CHECK_S`` apart, is no report under way.
+    """
+
+    def __init__(self, admission: AdmissionControl) -> None:
+        self._admission = admission
+        self._ended: frozenset[str] = frozenset()
+        self._missing: frozenset[str] = frozenset()
+
+    def compare(self, counted: Collection[str], pending: Mapping[str, int]) -> None:
+        """Args:
+        counted: The batches that were counted before ``pending`` was read.
+        pending: The events of each batch that has no end.
+        """
+        ended = frozenset(counted) - pending.keys()
+        missing = pending.keys() - frozenset(self._admission.batches)
+        for batch_id in ended & self._ended:
+            log.warning("batch.counted_out", batch=batch_id)
+            self._admission.leave(batch_id)
+        for batch_id in missing & self._missing:
+            log.warning("batch.counted_in", batch=batch_id)
+            self._admission.enter(batch_id, pending[batch_id])
+        self._ended, self._missing = ended, frozenset(missing)

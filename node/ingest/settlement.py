@@ -31,7 +31,7 @@ class Settlement:
         """Count out a batch that is certified and stored."""
         statement = result.certificate.statement
         if statement.coordinator == self._identity:
-            self._admission.settle(statement.events)
+            self._admission.leave(statement.batch_id)
             self._replications.held(statement.batch_id, ())  # a certified batch needs no holders any more
             self._trust.note(statement)
 
@@ -41,6 +41,6 @@ class Settlement:
         ``events`` is 0 for a batch of another node, or one that had its end before.
         """
         self._replications.held(batch_id, ())  # a request that waits for holders is answered by the end instead
-        self._admission.settle(events)
         if events:
+            self._admission.leave(batch_id)
             self._bisection.enqueue(batch_id)

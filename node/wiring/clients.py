@@ -104,7 +104,7 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
         splitter=BatchSplitter(base.network, signer),
         contents=peers.library,
         submit=driver.submit,
-        unsettle=ingest.admission.unsettle,
+        enter=ingest.admission.enter,
         timeout_s=settings.event_processing_timeout_ms / 1000,
     )
     _settle_ends(base, state, execution, ingest, trust, bisection)
@@ -249,7 +249,7 @@ def _dead_letters(base: Base, driver: Driver, ingest: Ingest) -> DeadLetters:
         network=base.network,
         database=base.database,
         submit=driver.submit,
-        unsettle=ingest.admission.unsettle,
+        enter=ingest.admission.enter,
         refuse_if_full=ingest.admission.refuse_if_full,
     )
 

@@ -86,9 +86,8 @@ class Fed:
             (await self._node.post(*events, source=SOURCE)).raise_for_status()
             manifest = self._node.recorder.told.pop().manifest
         sealed = await self._node.seal(manifest)
-        self._node.ingest.admission.settle(
-            batch
-        )  # as the node does it: what has ended no longer counts against the next
+        # as the node does it: what has ended no longer counts against the next
+        self._node.ingest.admission.leave(manifest.message.batch_id)
         seals[sealed.sequence] = (batch, time.monotonic_ns())
 
 

@@ -103,18 +103,29 @@ def test_transferred_bytes_outlive_the_first_budget() -> None:
 
 def test_a_full_node_refuses_until_events_settle() -> None:
     admission = control()
-    admission.unsettle(10)
+    admission.queue(4)
+    admission.enter("first", 6)
     with pytest.raises(OverloadedError, match="10 events wait"):
         admission.budget("a")
-    admission.settle(1)
+    admission.unqueue(1)
     admission.budget("a")
-    admission.settle(99)
-    assert admission.unsettled == 0, "never below zero"
+
+
+def test_a_batch_counts_once_however_often_it_is_reported() -> None:
+    admission = control()
+    for _ in range(2):
+        admission.enter("first", 6)
+        admission.enter("second", 3)
+    assert (admission.unsettled, sorted(admission.batches)) == (9, ["first", "second"])
+    for _ in range(2):
+        admission.leave("first")
+        admission.leave("of another node")
+    assert (admission.unsettled, sorted(admission.batches)) == (3, ["second"])
 
 
 def test_a_node_that_takes_nothing_in_says_so_first() -> None:
     admission = control(enabled=False)
-    admission.unsettle(10)
+    admission.queue(10)
     with pytest.raises(IngestionDisabledError):
         admission.budget("a")
 

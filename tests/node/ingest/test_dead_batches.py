@@ -41,8 +41,8 @@ class Examined:
         assert answer.status_code == 202, answer.text
         batch_id = self.node.recorder.told[-1].manifest.message.batch_id
         mark = partial(batches.mark_dead, batch_id=batch_id, reasons=["worker-crashed"])
-        events_dead = await self.node.database.run(mark)
-        self.node.ingest.admission.settle(events_dead)
+        await self.node.database.run(mark)
+        self.node.ingest.admission.leave(batch_id)
         return batch_id, [event["eventId"] for event in answer.json()["processedEvents"]]
 
     async def state(self, batch_id: str) -> str:
@@ -88,7 +88,7 @@ async def examining(postgres_url: str, site: Path, *, timeout_s: float = 30.0) -
             splitter=BatchSplitter(NETWORK, BatchSigner(NETWORK, NODE)),
             contents=contents,
             submit=node.recorder.tell,
-            unsettle=node.ingest.admission.unsettle,
+            enter=node.ingest.admission.enter,
             timeout_s=timeout_s,
         )
         async with trio.open_nursery() as nursery:

@@ -60,7 +60,7 @@ class Restarted:
         return self.node.recorder.told[-1].manifest.message.batch_id
 
     def forget_counts(self) -> None:
-        self.node.ingest.admission.settle(self.node.ingest.admission.unsettled)
+        self.node.forget_unsettled()
 
 
 @asynccontextmanager
@@ -137,4 +137,39 @@ async def test_a_lost_stimulus_is_made_up_for_while_the_node_runs(
         lost = await found.post(0)
         await until(lambda: found.known() == {lost})
         assert found.node.ingest.admission.unsettled == EVENTS, "it was counted when it was taken in"
+        nursery.cancel_scope.cancel()
+
+
+async def test_events_of_a_commit_whose_outcome_was_unknown_are_counted_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where they are counted by number: refused with their request and certified later, they left twice."""
+    monkeypatch.setattr("node.ingest.recovery.CHECK_S", CHECK_S)
+    async with restarted(postgres_url) as found, trio.open_nursery() as nursery:
+        admission = found.node.ingest.admission
+        admission.enter("waiting", 100)
+        refused = await found.post(0)
+        admission.leave(refused)  # as if its request had been refused, and its batch had been committed all the same
+        assert admission.unsettled == 100
+        nursery.start_soon(found.recovery.run)
+        await until(lambda: refused in admission.batches)
+        await until(lambda: "waiting" not in admission.batches)
+        assert admission.unsettled == EVENTS, "what is pending in the database, and nothing else"
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_end_that_was_not_reported_is_counted_out(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.ingest.recovery.CHECK_S", CHECK_S)
+    async with restarted(postgres_url) as found, trio.open_nursery() as nursery:
+        await found.post(0)
+        sealed = found.node.recorder.told[-1].manifest
+        dead, left = await found.post(10), await found.post(20)
+        await found.node.seal(sealed)
+        await found.node.database.run(partial(batches.mark_dead, batch_id=dead, reasons=["no quorum"]))
+        assert found.node.ingest.admission.unsettled == 3 * EVENTS
+        nursery.start_soon(found.recovery.run)
+        await until(lambda: set(found.node.ingest.admission.batches) == {left})
+        assert found.node.ingest.admission.unsettled == EVENTS
         nursery.cancel_scope.cancel()

@@ -49,7 +49,7 @@ def settled(database: Database, identity: bytes = COORDINATOR.identity) -> Settl
         trust=trust,
         bisection=searches,  # type: ignore[arg-type]  # as much of it as settling takes
     )
-    admission.unsettle(EVENTS)
+    admission.enter(BATCH_ID, EVENTS)
     return Settled(settlement, admission, replications, trust, searches)
 
 

@@ -296,7 +296,7 @@ async def test_a_node_that_is_full_stays_in_the_group_and_gives_up_only_what_it_
         assert (await state(full))["accepted"] == 0
 
         async def is_all_taken() -> bool:
-            full.ingest.admission.settle(1_000)
+            full.forget_unsettled()
             return await has(full, 200)
 
         await until(is_all_taken)

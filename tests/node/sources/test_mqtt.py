@@ -270,11 +270,11 @@ async def test_what_was_received_and_not_committed_comes_again(
         assert [(type(each), getattr(each, "payload", None)) for each in waiting] == [
             (codec.Published, b'{"n":%d}' % number) for number in range(1, 10)
         ]
-        node.ingest.admission.settle(1)
+        node.forget_unsettled()
         await node.client.patch("/overlay/sources/s1", json={"enabled": True})
         assert numbers(await events(node, 10)) == list(range(10))
         assert "resumed session" in (await state(node))["detail"]
-        node.ingest.admission.settle(9)
+        node.forget_unsettled()
         await nothing_is_held(node, broker, version, sent=10)
 
 
@@ -293,7 +293,7 @@ async def test_a_full_node_leaves_messages_with_the_broker(
             assert trio.current_time() < deadline_s, f"{seen} of {len(said)} messages came"
             count = sum(told.manifest.message.events for told in node.recorder.told)
             assert count - seen <= full + window + chunk, "what fits, and one batch"
-            node.ingest.admission.settle(count - seen)
+            node.forget_unsettled()
             seen = count
             await trio.sleep(0.01)
         assert numbers(await records(node)) == list(range(len(said)))

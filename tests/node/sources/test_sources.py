@@ -234,7 +234,7 @@ async def test_a_full_node_holds_its_sources_up(
             with trio.fail_after(10):
                 while not (await state(node))["heldUp"]:
                     await trio.sleep(0.01)
-            node.ingest.admission.settle(5)
+            node.forget_unsettled()
         shown = await state(node)
         assert (shown["heldUp"], shown["accepted"]) == (False, 6)
 
