@@ -14,6 +14,7 @@ import trio
 from node.api.services import Services
 from node.coordination.retention import Retention
 from node.delivery.feed_reader import begin
+from node.health.lifecycle import Phase
 from node.network.requests import RequestTable
 from node.network.transport import Transport
 from node.runtime.containment import Quarantine
@@ -22,6 +23,7 @@ from node.runtime.settings import Settings
 from node.runtime.supervisor import RestartPolicy, supervise
 from node.runtime.workers import Workers
 from node.wiring.clients import build_delivery, build_ingestion, build_interface, count_ends
+from node.wiring.health import build_health
 from node.wiring.network import Base, answer_requests, build_execution, build_peers, build_state
 from storage.database import Database
 
@@ -98,8 +100,9 @@ class Node:
         self._ingestion = build_ingestion(base, self.state, self._peers, self._execution)
         count_ends(base.metrics, self._execution)
         self._delivery = build_delivery(base, self._peers, self._execution)
+        self._health = build_health(base, self.state, self._peers, self._execution, self._ingestion, self._delivery)
         self._interface = build_interface(
-            base, self.state, self._peers, self._execution, self._ingestion, self._delivery
+            base, self.state, self._peers, self._ingestion, self._delivery, self._health.monitor
         )
         answer_requests(base, self._peers, self._execution, self._interface.objects)
 
@@ -122,7 +125,8 @@ class Node:
             await self._ingestion.recovery.resume_unfinished()
             async with trio.open_nursery() as edges:
                 _start(edges, self._edge_tasks())
-                edges.start_soon(self._interface.health.run)
+                edges.start_soon(self._health.monitor.run)
+                edges.start_soon(self._health.gauges.run)
                 await self._interface.market.load()
                 await self._serve_endpoints(serve)
                 await self._drain()
@@ -192,12 +196,12 @@ class Node:
         """Serve until the stop; then requests in progress are answered, and streams end."""
         async with trio.open_nursery() as web:
             url = await web.start(serve, self._interface.services, self._stop)
-            self._interface.health.is_accepting = True
+            self._health.lifecycle.phase = Phase.SERVING
             log.info(
                 "node.ready", url=url, identity=self._keyring.identity.hex(), addresses=self._transport.addresses
             )
             await self._stop.wait()
-            self._interface.health.is_accepting = False
+            self._health.lifecycle.phase = Phase.DRAINING
             self._delivery.feed.close()
             web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
 

@@ -35,6 +35,7 @@ from protocols.errors import OverlayError
 from protocols.keys import PrivateKey
 from storage import meta
 from storage.database import Database
+from storage.disk import DiskReserve
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 
@@ -69,7 +70,8 @@ def run(settings: Settings) -> None:
         else:
             postgres = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir)))
             url = postgres.url
-        database = stack.enter_context(Database(url, directory=postgres.data_directory if postgres else None))
+        reserve = DiskReserve(postgres.data_directory if postgres else None, settings.disk_reserve_bytes)
+        database = stack.enter_context(Database(url, reserve=reserve))
         database.claim(PATIENCE_S)
         applied = migrate(url)
         log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
@@ -99,11 +101,12 @@ def _errors_in(failures: ExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 async def _run(settings: Settings, database: Database, key: PrivateKey, postgres: EmbeddedPostgres | None) -> None:
-    """Run the node beside what keeps its database: the claim on it, and the restart of an embedded one."""
+    """Run the node beside what keeps its database: the claim on it, its disk, the restart of an embedded one."""
     owner = partial(meta.bind, network=settings.overlay_network, identity=key.identity)
     await database.run(owner)
     async with trio.open_nursery() as background:
         background.start_soon(database.hold)
+        background.start_soon(database.reserve.watch)
         if postgres is not None:
             background.start_soon(postgres.supervise)
         await _run_node(settings, database, key)

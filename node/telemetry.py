@@ -15,6 +15,7 @@ from structlog.typing import EventDict, Processor
 from node.delivery.feed import FeedStats
 from node.delivery.webhook_manager import WebhookStats
 from node.sources.documents import SourceState
+from storage.disk import Room
 
 QUIET: Final = ("libp2p", "multiaddr", "zeroconf", "trio-websocket", "httpx", "httpcore", "urllib3", "asyncio")
 BURST: Final = 5
@@ -163,6 +164,30 @@ class DeliveryFigures(Collector):
         yield from (events, cut_off, receivers, deliveries)
 
 
+class ConditionFigures(Collector):
+    """What is wrong with the node, and the room on its disk."""
+
+    def __init__(self, held: Callable[[], Mapping[str, bool]], room: Callable[[], Room | None]) -> None:
+        self._held, self._room = held, room
+
+    def collect(self) -> Iterator[Metric]:
+        """A row for each condition, whether it holds or not."""
+        conditions = GaugeMetricFamily(
+            "overlay_condition", "Whether a reason of /readyz holds: 1, or 0", labels=["reason"]
+        )
+        for code, holds in self._held().items():
+            conditions.add_metric([code], float(holds))
+        free = GaugeMetricFamily("overlay_disk_free_bytes", "Room on the disk of the node's own database")
+        reserved = GaugeMetricFamily(
+            "overlay_disk_reserved_bytes", "Room kept back there: with less, events are refused"
+        )
+        room = self._room()
+        if room is not None:
+            free.add_metric([], room.free_bytes)
+            reserved.add_metric([], room.reserved_bytes)
+        yield from (conditions, free, reserved)
+
+
 class QuarantineFigures(Collector):
     """Items from outside that reached a bug and were contained, by kind."""
 
@@ -215,6 +240,7 @@ class Metrics:
         self._leases = gauge("leases", "Leases in force that this node awarded")
         self._inbox = gauge("driver_inbox", "Stimuli waiting for the driver")
         self._unsettled = gauge("events_unsettled", "Events acknowledged that have not ended")
+        self._oldest = gauge("events_oldest_unsettled_seconds", "Age of the oldest event that has not ended; 0: none")
         self._clients = gauge("stream_clients", "Event streams being served")
         self._cached = gauge("processing_cache_bytes", "Size of the cached results")
         self._connected = gauge("peers_connected", "Peers connected")
@@ -230,6 +256,10 @@ class Metrics:
     def watch_quarantine(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Show how many items were quarantined, read whenever metrics are read. ``counts``: by kind."""
         self._registry.register(QuarantineFigures(counts))
+
+    def watch_conditions(self, held: Callable[[], Mapping[str, bool]], room: Callable[[], Room | None]) -> None:
+        """Show what is wrong, read whenever metrics are read. ``held``: by code. ``room``: on the disk."""
+        self._registry.register(ConditionFigures(held, room))
 
     def admitted(self, counts: Mapping[str, int], seconds: float) -> None:
         """A request was answered: its events ``accepted``, ``duplicates`` and ``rejected``."""
@@ -285,6 +315,7 @@ class Metrics:
         *,
         inbox: int,
         unsettled: int,
+        oldest_s: float,
         connected: int,
         subscribers: int,
         stages: Mapping[str, int],
@@ -294,6 +325,7 @@ class Metrics:
         """Set the gauges. ``stages`` names every stage, the empty ones too."""
         self._inbox.set(inbox)
         self._unsettled.set(unsettled)
+        self._oldest.set(oldest_s)
         self._connected.set(connected)
         self._clients.set(subscribers)
         self._leases.set(leases)

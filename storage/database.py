@@ -13,7 +13,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -114,14 +113,18 @@ class Database:
     """A bounded set of connections to one database, and the lock that says it is this process's."""
 
     def __init__(
-        self, url: str, connections_max: int = 6, attempts_max: int = ATTEMPTS_MAX, directory: Path | None = None
+        self,
+        url: str,
+        connections_max: int = 6,
+        attempts_max: int = ATTEMPTS_MAX,
+        reserve: DiskReserve | None = None,
     ) -> None:
         """Args:
         connections_max: For calls without a deadline; there are ``URGENT_MAX`` more for those with one.
         attempts_max: How often a transaction is run before it is given up.
-        directory: Where a server of the node's own keeps its files.
+        reserve: Of the disk of a server of the node's own.
         """
-        self.reserve = DiskReserve(directory)
+        self.reserve = reserve or DiskReserve(None)
         self._url = url
         self._attempts_max = attempts_max
         self._limiter = trio.CapacityLimiter(connections_max)
@@ -175,9 +178,8 @@ class Database:
         """Ask whether transactions can be written.
 
         Raises:
-            DatabaseUnavailableError: They cannot, there is too little room, or no answer within the deadline.
+            DatabaseUnavailableError: They cannot, or there is no answer within the deadline.
         """
-        self.reserve.refuse_if_low()
         await self.run(_refuse_read_only, deadline_s=deadline_s)
 
     def claim(self, patience_s: float = 0.0) -> None:

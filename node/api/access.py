@@ -83,6 +83,7 @@ RULES: Final[dict[str, Rule]] = {
     "dead_letters.replay_dead_letter": OPERATORS,
     "dead_letters.replay_dead_letters": OPERATORS,
     "health.healthz": OPEN,
+    "health.livez": OPEN,
     "health.readyz": OPEN,
     "health.metrics": Rule(Need.READ, "metrics"),
     "health.stats": Rule(Need.READ, "metrics"),

@@ -45,7 +45,15 @@ ENTROPY_BYTES: Final = 32
 CERTIFICATES_WAIT_S: Final = 10.0
 WAITING_MAX: Final = 256  # requests held at once for the certificates of their sessions
 INGEST: Final = "ingest.ingest_events"
-WEBHOOK: Final = "webhooks.take_delivery"  # proven by its source's secret, in headers of any name
+UNPROVEN: Final = frozenset(
+    {
+        "webhooks.take_delivery",  # proven by its source's secret, in headers of any name
+        "health.healthz",  # answered alike to everybody, and whatever a proof would have to wait for
+        "health.livez",
+        "health.readyz",
+    }
+)
+"""Routes whose callers are not asked who they are."""
 ENDLESS: Final = frozenset({"stream.stream_events", "stream.stream_socket"})  # no answer that could be signed
 
 
@@ -83,7 +91,7 @@ class Gate:
             query=asked.scope["query_string"],
             headers=tuple((bytes(name).lower(), bytes(value)) for name, value in asked.scope["headers"]),
         )
-        form = None if asked.endpoint == WEBHOOK else form_of(bare)
+        form = None if asked.endpoint in UNPROVEN else form_of(bare)
         if form is not None:
             g.body = await self._body(rule) if asked is request else b""
             await self._prove(form, attrs.evolve(bare, body=g.body), rule, asked.endpoint)

@@ -17,6 +17,7 @@ from node.network.sync import Freshness
 from node.overlay.objects import Objects
 from node.overlay.services import OverlayServices
 from node.runtime.access import Access
+from node.runtime.conditions import HealthReport
 from node.runtime.containment import Quarantine
 from node.runtime.nonces import NonceLedger
 from node.sources import SourceManager
@@ -32,15 +33,6 @@ class NetworkView(Protocol):
 
     def peers(self) -> Sequence[Mapping[str, Any]]:
         """Connections and known addresses."""
-
-
-@attrs.frozen(kw_only=True)
-class Check:
-    """One condition of being ready."""
-
-    name: str
-    ok: bool
-    detail: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +56,7 @@ class Services:
     """Attributes:
     key: The node's identity key, which sessions and answers are signed with.
     freshness: How far the node has caught up with its peers.
-    readiness: Database, workers, p2p, caught up: each condition with its state now.
+    readiness: What is wrong with the node now; answers within 2 s.
     metrics: The Prometheus text of everything the node counts.
     quarantine: The fence around connections and requests.
     """
@@ -85,7 +77,7 @@ class Services:
     network_view: NetworkView
     market: Market
     dead_letters: DeadLetters
-    readiness: Callable[[], Awaitable[Sequence[Check]]]
+    readiness: Callable[[], Awaitable[HealthReport]]
     freshness: Callable[[], Freshness]
     metrics: Callable[[], str]
     quarantine: Quarantine = attrs.Factory(Quarantine)

@@ -29,6 +29,7 @@ LOOK_S: Final = 1.0  # how long a commit takes before it is looked at
 PROBE_S: Final = 0.6  # within which a database that works answers
 SLOW_S: Final = 10.0  # a commit that takes longer is held up, whatever else the database does
 PAUSE_S: Final = 0.2
+REMEMBERED_S: Final = 15.0  # without a commit since: whether the next one would succeed is not known
 CONFLICT: Final = "conflict"
 
 
@@ -44,11 +45,15 @@ class CommitWatch:
         self._began_s = 0.0
         self._failed = ""
         self._fault: DatabaseUnavailableError | None = None
+        self._last_fault: DatabaseUnavailableError | None = None
+        self._last_fault_s = 0.0
 
     @property
-    def trouble(self) -> str:
-        """What holds the commit up; empty while nothing does."""
-        return "" if self._fault is None else str(self._fault)
+    def trouble(self) -> DatabaseUnavailableError | None:
+        """What holds the commit up, or made the last one fail; a failure counts for ``REMEMBERED_S``."""
+        if self._fault is None and trio.current_time() - self._last_fault_s < REMEMBERED_S:
+            return self._last_fault
+        return self._fault
 
     def failed(self, cause: str) -> None:
         """Take note that an attempt at the commit failed, and goes on to the next; any thread may call it.
@@ -72,6 +77,10 @@ class CommitWatch:
         self._began.set()
         try:
             yield
+            self._last_fault = None
+        except DatabaseUnavailableError as fault:
+            self._last_fault, self._last_fault_s = fault.anew(), trio.current_time()
+            raise
         finally:
             self._requests, self._fault, self._began = (), None, trio.Event()
 

@@ -43,7 +43,7 @@ from protocols.messages import IdentityKey, Level
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage import sources
 from storage.database import Database
-from storage.errors import StorageRefusedError
+from storage.errors import DatabaseUnavailableError, StorageRefusedError
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -198,8 +198,8 @@ class Ingest:
         return await self._workers.admit(call)
 
     @property
-    def trouble(self) -> str:
-        """What holds commits up; empty while nothing does."""
+    def trouble(self) -> DatabaseUnavailableError | None:
+        """What holds commits up, or made the last one fail a moment ago."""
         return self._watch.trouble
 
     async def run(self) -> None:

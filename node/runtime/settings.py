@@ -71,7 +71,25 @@ class ProcessSettings(Section):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged")
     log_format: Literal["json", "console"] = Field("json", description="Form of the log on stderr")
+    overlay_disk_reserve_mb: Integer = _number(
+        0,
+        0,
+        1_048_576,
+        "Room kept back on the disk of the node's own database, MiB: with less, events are refused; "
+        "0: 5 % of the disk, 48 to 256 MiB",
+    )
+    overlay_ready_needs_quorum: bool = _flag(
+        False, "A node that reaches no quorum for a level in use is not ready; off: /readyz only warns"
+    )
+    overlay_ready_event_age_s: Decimal = _number(
+        120.0, 1, 86_400, "Age of an event without a certificate from which /readyz warns, s"
+    )
     overlay_shutdown_grace_s: Decimal = _number(10.0, 0, 300, "Time to end in order after SIGTERM, s")
+
+    @property
+    def disk_reserve_bytes(self) -> int | None:
+        """What is kept back on the disk of the node's own database; None: a share of the disk."""
+        return self.overlay_disk_reserve_mb * 2**20 or None
 
 
 class NetworkSettings(Section):

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -121,6 +122,14 @@ class Workers:
         """Run a call of a role once, to see whether it ends its worker; raises as ``admit``."""
         return await self._roles.run(call, attempts=1, timeout_s=timeout_s)
 
+    async def parsers_answer(self, within_s: float) -> bool:
+        """Whether the processes that requests depend on answer, see ``_Pool.answers``."""
+        return await self._admission.answers(within_s) and await self._levels.answers(within_s)
+
+    async def workers_answer(self, within_s: float) -> bool:
+        """Whether the processes of roles and of sources' documents answer, see ``_Pool.answers``."""
+        return await self._roles.answers(within_s) and await self._reading.answers(within_s)
+
 
 class _Pool:
     def __init__(
@@ -134,6 +143,10 @@ class _Pool:
             idle_timeout=idle_s, grace_period=GRACE_S, init=partial(begin, os.getpid(), niceness, name)
         )
         self._context: WorkerContext | None = None
+        self._idle_s = idle_s
+        self._under_way = 0
+        self._used_s = -inf  # when the last call ended, questions of ``answers`` aside
+        self._answered_s = 0.0  # when a worker last answered, or the first of the calls under way began
 
     async def __aenter__(self) -> None:
         self._context = await self._context_manager.__aenter__()
@@ -151,10 +164,36 @@ class _Pool:
             raise WorkersBusyError(
                 f"{self._waiting_max} calls are waiting for a worker already, the most that may", pool=self._name
             )
+        self._answered_s = self._answered_s if self._under_way else trio.current_time()
+        self._under_way += 1
+        try:
+            return await self._attempts(call, attempts, self._timeout_s if timeout_s is None else timeout_s)
+        finally:
+            self._under_way -= 1
+            self._used_s = trio.current_time()
+
+    async def answers(self, within_s: float) -> bool:
+        """Whether a worker answered within that time. Where no call is under way one is asked, unless it was not used
+        for so long that it may retire: that would keep it.
+        """
+        if self._under_way:
+            return trio.current_time() - self._answered_s <= within_s
+        used_s = self._used_s
+        if trio.current_time() - used_s > self._idle_s:
+            return True
+        try:
+            await self.run(os.getpid, attempts=1, timeout_s=within_s)
+        except (WorkerTimeoutError, WorkerCrashedError):
+            return False
+        finally:
+            self._used_s = used_s
+        return True
+
+    async def _attempts(self, call: Callable[[], T], attempts: int, timeout_s: float) -> T:
         async with self._limiter:
             for attempt in range(1, attempts + 1):
                 try:
-                    return await self._once(call, self._timeout_s if timeout_s is None else timeout_s)
+                    return await self._once(call, timeout_s)
                 except BrokenWorkerError:
                     log.warning("workers.crashed", pool=self._name, attempt=attempt)
         raise WorkerCrashedError(f"a call ended {attempts} worker processes", pool=self._name)
@@ -163,6 +202,13 @@ class _Pool:
         assert self._context is not None, "the pool is entered before it is used"
         with trio.move_on_after(timeout_s):
             # The library has a limiter for all contexts: one of its own for each call leaves the bound to ours.
-            result: T = await self._context.run_sync(call, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
+            try:
+                result: T = await self._context.run_sync(call, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
+            except BrokenWorkerError:
+                raise
+            except Exception:
+                self._answered_s = trio.current_time()  # by refusing
+                raise
+            self._answered_s = trio.current_time()
             return result
         raise WorkerTimeoutError(f"a call took over {timeout_s:g} s", pool=self._name)

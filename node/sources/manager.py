@@ -113,6 +113,11 @@ class SourceManager:
         read = {source_id: desired.status.document() for source_id, desired in self._desired.items()}
         return self.endpoints.states() | read
 
+    @property
+    def failing(self) -> int:
+        """How many sources cannot be read now."""
+        return sum(desired.status.state == "failing" for desired in self._desired.values())
+
     async def run(self) -> None:
         """Run the connectors until cancelled."""
         self._desired = {source_id: self._fresh(desired) for source_id, desired in self._desired.items()}

@@ -14,7 +14,7 @@ from node.delivery.announcer import Announcer
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.webhook_manager import WebhookManager
-from node.health import HealthMonitor
+from node.health.monitor import HealthMonitor
 from node.ingest.batch_rows import BatchSigner
 from node.ingest.batch_split import BatchSplitter
 from node.ingest.bisection import Bisection
@@ -66,7 +66,6 @@ class Delivery:
 class Interface:
     """What the routes of the HTTP interface use."""
 
-    health: HealthMonitor
     nonces: NonceLedger
     idempotency: IdempotencyLedger
     objects: Objects
@@ -188,9 +187,9 @@ def build_delivery(base: Base, peers: Peers, execution: Execution) -> Delivery:
 
 
 def build_interface(
-    base: Base, state: State, peers: Peers, execution: Execution, ingestion: Ingestion, delivery: Delivery
+    base: Base, state: State, peers: Peers, ingestion: Ingestion, delivery: Delivery, health: HealthMonitor
 ) -> Interface:
-    """What the routes use, and the health of all of it."""
+    """What the routes use."""
     database, driver, ingest = base.database, state.driver, ingestion.ingest
     nonces, idempotency = NonceLedger(database), IdempotencyLedger(database)
     objects = Objects(
@@ -201,16 +200,6 @@ def build_interface(
     )
     overlay = _overlay(base, peers, objects)
     market = Market(database=database, driver=driver, reputations=state.reputations, agent=peers.view.agent)
-    health = HealthMonitor(
-        database=database,
-        driver=driver,
-        ingest=ingest,
-        transport=base.transport,
-        feed=delivery.feed,
-        cache=execution.cache,
-        metrics=base.metrics,
-        freshness=peers.sync.freshness,
-    )
     services = Services(
         settings=api_settings(base.settings),
         key=base.keyring.key,
@@ -228,13 +217,12 @@ def build_interface(
         network_view=peers.view,
         market=market,
         dead_letters=_dead_letters(base, driver, ingest),
-        readiness=health.readiness,
+        readiness=health.report,
         freshness=peers.sync.freshness,
         metrics=base.metrics.text,
         quarantine=base.quarantine,
     )
     return Interface(
-        health=health,
         nonces=nonces,
         idempotency=idempotency,
         objects=objects,

@@ -15,7 +15,7 @@ from agents.functions import Declarations
 from node.api.app import create_app
 from node.api.server import serve
 from node.api.server_limits import ServerLimits
-from node.api.services import ApiSettings, Check, Services
+from node.api.services import ApiSettings, Services
 from node.coordination.certified_result import CertifiedResult
 from node.coordination.dead_letters import DeadLetters
 from node.coordination.driver import Driver
@@ -25,6 +25,9 @@ from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.feed_reader import begin
 from node.delivery.webhook_manager import WebhookManager
+from node.health.lifecycle import Lifecycle, Phase
+from node.health.monitor import HealthMonitor
+from node.health.storage import database_probe, disk_probe
 from node.ingest.admission_control import IngestLimits
 from node.ingest.batch_rows import BatchSigner
 from node.ingest.group_commit import GroupWriter
@@ -163,6 +166,7 @@ class Running:
     market: Market
     app: QuartTrio
     quarantine: Quarantine
+    lifecycle: Lifecycle
 
     async def post(self, *events: Any, source: str = "s1", **more: Any) -> httpx.Response:
         return await self.client.post(
@@ -284,8 +288,9 @@ def _market(database: Database) -> Market:
     return Market(database=database, driver=driver, reputations=Reputations(database), agent=agent_of)
 
 
-async def _ready() -> Sequence[Check]:
-    return [Check(name="database", ok=True), Check(name="p2p", ok=False, detail="no peers")]
+def _health(database: Database, ingest: Ingest, lifecycle: Lifecycle) -> HealthMonitor:
+    probes = (lifecycle.probe(), database_probe(database, lambda: ingest.trouble), disk_probe(database.reserve))
+    return HealthMonitor(Quarantine(), probes)
 
 
 def _dead_letters(database: Database, recorder: Recorder, ingest: Ingest) -> DeadLetters:
@@ -299,7 +304,9 @@ def _dead_letters(database: Database, recorder: Recorder, ingest: Ingest) -> Dea
 
 
 @asynccontextmanager
-async def _served(services: Services, recorder: Recorder, server: ServerLimits | None) -> AsyncIterator[Running]:
+async def _served(
+    services: Services, recorder: Recorder, server: ServerLimits | None, health: HealthMonitor, lifecycle: Lifecycle
+) -> AsyncIterator[Running]:
     """Run the parts that have tasks, and the interface on a port of its own."""
     app = create_app(services)
     parts = (
@@ -312,6 +319,7 @@ async def _served(services: Services, recorder: Recorder, server: ServerLimits |
         services.objects,
         services.overlay.propagation,
         services.feed,
+        health,
     )
     async with trio.open_nursery() as nursery:
         for part in parts:
@@ -336,6 +344,7 @@ async def _served(services: Services, recorder: Recorder, server: ServerLimits |
                 market=services.market,
                 app=app,
                 quarantine=services.quarantine,
+                lifecycle=lifecycle,
             )
         nursery.cancel_scope.cancel()
 
@@ -369,6 +378,8 @@ async def running(
         await begin(feed, database)
         ingest = _ingest(database, recorder, limits=limits, policy=policy, workers=workers, installed=installed)
         cursors = CursorLedger(database, flush_s=0.05)
+        lifecycle = Lifecycle(Phase.SERVING)
+        health = _health(database, ingest, lifecycle)
         objects = _objects(database, transport or MemoryTransport(NODE.identity))
         services = Services(
             settings=settings or ApiSettings(network=NETWORK, body_bytes_max=1024 * 1024, heartbeat_ms=200),
@@ -393,11 +404,11 @@ async def running(
             network_view=View(),
             market=_market(database),
             dead_letters=_dead_letters(database, recorder, ingest),
-            readiness=_ready,
+            readiness=health.report,
             freshness=lambda: Freshness(synced=True, as_of_ms=clock_ms(), peers=1, connected=1, alone=False),
             metrics=lambda: "# HELP x y\n",
         )
-        async with _served(services, recorder, server) as node:
+        async with _served(services, recorder, server, health, lifecycle) as node:
             yield node
 
 

@@ -17,6 +17,7 @@ from node.sources.documents import SourceState
 from node.sources.status import SourceStatus
 from node.telemetry import Metrics, RateLimit, configure_logging
 from protocols.errors import WorldFault
+from storage.disk import Room
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -160,7 +161,7 @@ def test_metrics_say_what_happened() -> None:
     metrics.looked_up("normalization", True)
     metrics.looked_up("certification", False)
     stages = {"processing": 5, "dead": 0}
-    metrics.observe(inbox=1, unsettled=2, connected=3, subscribers=4, stages=stages, leases=6, cached=7)
+    metrics.observe(inbox=1, unsettled=2, oldest_s=2.5, connected=3, subscribers=4, stages=stages, leases=6, cached=7)
     found = samples(metrics)
     expected = {
         "overlay_events_acknowledged_total": 5,
@@ -181,6 +182,7 @@ def test_metrics_say_what_happened() -> None:
         "overlay_peer_faults_totalbad-signature": 1,
         "overlay_driver_inbox": 1,
         "overlay_events_unsettled": 2,
+        "overlay_events_oldest_unsettled_seconds": 2.5,
         "overlay_peers_connected": 3,
         "overlay_stream_clients": 4,
         "overlay_batchesprocessing": 5,
@@ -230,11 +232,24 @@ def test_delivery_is_shown_as_it_is_when_it_is_asked_for() -> None:
     assert found["overlay_webhook_deliveries_totalfailed"] == 9
 
 
+def test_every_condition_is_shown_whether_it_holds_or_not() -> None:
+    metrics, room = Metrics(), None
+    held = {"disk-low": False, "no-peers": True}
+    metrics.watch_conditions(lambda: held, lambda: room)
+    found = samples(metrics)
+    assert (found["overlay_conditiondisk-low"], found["overlay_conditionno-peers"]) == (0, 1)
+    assert "overlay_disk_free_bytes" not in found, "the disk is another machine's"
+    room = Room(free_bytes=5, reserved_bytes=7)
+    found = samples(metrics)
+    assert (found["overlay_disk_free_bytes"], found["overlay_disk_reserved_bytes"]) == (5, 7)
+
+
 def test_the_names_of_metrics_are_an_interface() -> None:
     """Dashboards and alerts of operators are written with these names: none may go or change."""
     metrics = Metrics()
     metrics.watch_sources(dict)
     metrics.watch_quarantine(lambda: {"frame": 1})
+    metrics.watch_conditions(lambda: {"disk-low": True}, lambda: Room(free_bytes=1, reserved_bytes=2))
     feed = FeedStats(subscriptions=0, events=0, cut_off=0, serialised=0, evaluated=0)
     metrics.watch_delivery(lambda: feed, lambda: WebhookStats(active=0, failing=0, deliveries=0, failures=0))
     kinds = {
@@ -245,7 +260,8 @@ def test_the_names_of_metrics_are_an_interface() -> None:
     counters = """agent_outcomes events_acknowledged events_certified events_dead events_duplicates events_invalid
         events_rejected feed_events frame_bytes frames peer_faults processing_cache_lookups processor_seconds
         quarantined role_cpu_seconds role_runs source_errors source_events stream_cut_off webhook_deliveries"""
-    gauges = """batches driver_inbox events_unsettled leases peers_connected processing_cache_bytes source_lag
+    gauges = """batches condition disk_free_bytes disk_reserved_bytes driver_inbox events_oldest_unsettled_seconds
+        events_unsettled leases peers_connected processing_cache_bytes source_lag
         source_up stream_clients webhook_receivers"""
     expected = {
         **{f"overlay_{name}": "counter" for name in counters.split()},

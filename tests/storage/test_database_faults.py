@@ -18,6 +18,7 @@ from storage.database import MAINTENANCE_S, SLOW_ATTEMPTS_MAX, Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseUnavailableError, SchemaError, StorageRefusedError
 from storage.waits import is_waiting_for_lock
+from tests.outage import set_read_only
 
 MARGIN_S = 5.0  # for a busy machine: what hangs takes a minute and longer
 
@@ -118,22 +119,13 @@ async def test_sessions_have_both_limits(database: Database) -> None:
 
 
 async def test_a_read_only_database_is_retried_until_it_can_be_written(postgres_url: str, database: Database) -> None:
-    def set_read_only(value: str) -> None:
-        with psycopg.connect(postgres_url, autocommit=True) as other:
-            name = other.info.dbname
-            other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}".encode())
-            other.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-
     def writable_again() -> None:
         time.sleep(0.5)
         with psycopg.connect(postgres_url, autocommit=True) as other:
             other.execute("SET default_transaction_read_only = off")
             other.execute(f"ALTER DATABASE {other.info.dbname} SET default_transaction_read_only = off".encode())
 
-    set_read_only("on")
+    set_read_only(postgres_url, "on")
     await fails_in_time(database, insert, "read-only")
     thread = threading.Thread(target=writable_again)
     thread.start()

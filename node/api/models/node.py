@@ -47,15 +47,28 @@ class HealthDocument(AnswerModel):
     status: str
 
 
+class Reason(AnswerModel):
+    """Something that is wrong with the node."""
+
+    code: str = Field(description="For machines; the metric overlay_condition has it as its label 'reason'.")
+    detail: str
+    since: Time = Field(description="When it was first found.")
+    remedy: str = Field(description="What its operator can do about it.")
+
+
 class ReadinessCheck(AnswerModel):
+    """What was looked at. ``ok``: nothing of it keeps the node from its work."""
+
     ok: bool
     detail: str
 
 
 class Readiness(AnswerModel):
-    """Whether the node can do its work, condition by condition."""
+    """Whether the node can do its work, and what is wrong with it."""
 
     status: Annotated[str, OneOf(("ready", "not-ready"))]
+    reasons: list[Reason] = Field(description="What keeps the node from taking or serving something.")
+    warnings: list[Reason] = Field(description="What is wrong while the rest works.")
     checks: dict[str, ReadinessCheck]
 
 

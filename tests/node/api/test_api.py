@@ -432,9 +432,7 @@ async def test_a_receipt_covers_the_records_that_were_sent(node: Running) -> Non
     assert manifest.input_root == root_of_leaves([leaf_hash(record)])
 
 
-async def test_health_and_the_network_as_seen(node: Running) -> None:
-    ready = await node.client.get("/readyz")
-    assert (ready.status_code, ready.json()["checks"]["p2p"]) == (503, {"ok": False, "detail": "no peers"})
+async def test_the_network_as_seen(node: Running) -> None:
     assert (await node.client.get("/metrics")).headers["content-type"].startswith("text/plain")
     assert (await node.client.get("/overlay/agents")).json()["agents"][0]["roles"] == ["normalize"]
     assert (await node.client.get("/overlay/peers")).json() == {"peers": []}

@@ -12,10 +12,11 @@ import trio
 from node.ingest.pipeline import RequestFailedError
 from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import RawEvent
-from storage import disk
+from storage.disk import DiskReserve
 from storage.embedded import EmbeddedPostgres
 from storage.errors import StorageRefusedError
 from tests.node.running import Running, running
+from tests.outage import set_read_only
 from tests.storage.test_database_faults import frozen
 
 PATIENCE_S = 8.0  # on a busy machine; without a watch, a request waits for a minute
@@ -80,32 +81,26 @@ async def test_a_frozen_server_holds_nobody_up(node: Running, postgres: Embedded
 async def test_a_read_only_database_is_named_and_left_when_it_can_be_written(
     node: Running, postgres_url: str
 ) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as other:
-        other.execute("SET default_transaction_read_only = off")
-        name = other.info.dbname
-        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
-        other.execute(
-            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-               WHERE datname = current_database() AND pid <> pg_backend_pid()"""
-        )
-        assert (await refused(node, "first"))["cause"] == "read-only"
-        assert (await node.client.get("/overlay/events")).status_code == 200, "reads go on"
-        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off".encode())
+    set_read_only(postgres_url, "on")
+    assert (await refused(node, "first"))["cause"] == "read-only"
+    assert (await node.client.get("/overlay/events")).status_code == 200, "reads go on"
+    set_read_only(postgres_url, "off")
     await until_taken(node, "first")
 
 
 async def test_events_are_refused_before_the_disk_is_full(
     node: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "RESERVE_BYTES_MIN", 2**60)
-    monkeypatch.setattr(node.database, "reserve", disk.DiskReserve(tmp_path))
+    reserve = DiskReserve(tmp_path, reserved_bytes=2**60)
+    reserve.look()
+    monkeypatch.setattr(node.database, "reserve", reserve)
     problem = await refused(node, "first")
     assert (problem["cause"], problem["remedy"]) == (
         "disk-low",
         "free some space on that disk; the request can be repeated",
     )
     assert (await node.client.get("/overlay/sources/s1")).status_code == 200, "reads go on"
-    monkeypatch.setattr(node.database, "reserve", disk.DiskReserve(None))
+    monkeypatch.setattr(node.database, "reserve", DiskReserve(None))
     await until_taken(node, "first")
 
 
