@@ -39,7 +39,7 @@ from node.runtime.containment import SAMPLE_BYTES, Quarantine
 CONNECTION: Final = "overlay.connection"  # in the extensions of a request's scope
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 16 * 1024 * 1024
-REFUSAL_S: Final = 1.0
+HEALTH_PATHS: Final = ("/healthz", "/livez", "/readyz")
 REFUSAL: Final = b"HTTP/1.1 503 \r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -69,6 +69,7 @@ class Connection(TCPServer):
         self._reading = trio.CancelScope()
         self._leaves = False
         self._is_idle = True
+        self._is_reserved = False
         self._has_begun = False  # some of a request's headers are there
         self._client = "local"
 
@@ -77,8 +78,19 @@ class Connection(TCPServer):
         """The network that it comes from."""
         return self._client
 
+    @property
+    def has_request(self) -> bool:
+        return not self._is_idle
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether there was no place for it: it may only ask how the node is, once."""
+        return self._is_reserved
+
     def drop(self) -> None:
         """Close now; for one without a request."""
+        if self._is_reserved and not self.has_request:
+            self.take(REFUSAL)
         self._reading.cancel()
 
     async def run(self) -> None:
@@ -92,9 +104,9 @@ class Connection(TCPServer):
             await trio.aclose_forcefully(self.stream)
             return
         self._client = network_of(client[0] if client is not None else None)
-        if not self._open_connections.admit(self):
-            await self._refuse()
-            return
+        self._is_reserved = not self._open_connections.admit(self)
+        if self._is_reserved:
+            self._open_connections.reserve(self)
         with self._quarantine.contain("connection", self._client, self._received):
             try:
                 async with TaskGroup() as tasks:
@@ -117,13 +129,9 @@ class Connection(TCPServer):
             server,
             self.protocol_send,
         )
-        self._reading.deadline = trio.current_time() + self._limits.keep_alive_s
+        lasts_s = self._limits.reserved_s if self._is_reserved else self._limits.keep_alive_s
+        self._reading.deadline = trio.current_time() + lasts_s
         await self._read_data()
-
-    async def _refuse(self) -> None:
-        with trio.move_on_after(REFUSAL_S), suppress(*GONE):
-            await self.stream.send_all(REFUSAL)
-        await trio.aclose_forcefully(self.stream)
 
     @property
     def has_rest(self) -> bool:
@@ -186,7 +194,7 @@ class Connection(TCPServer):
     def _become(self, *, idle: bool) -> None:
         """A request has begun, or the last one has ended: a connection without one is closed after a while."""
         self._is_idle, self._has_begun = idle, False
-        if self._leaves:
+        if self._leaves or self._is_reserved:  # its time is over anyway
             return
         if idle and self.context.terminated.is_set():
             self.drop()
@@ -248,18 +256,32 @@ class _WithConnection:
         sync_spawn: Callable[..., Any],
         call_soon: Callable[..., Any],
     ) -> None:
+        if scope["type"] != "lifespan" and self._connection.is_reserved and scope["path"] not in HEALTH_PATHS:
+            await self._refuse(scope, send)
+            return
         if scope["type"] == "lifespan" or scope["http_version"] != "1.1":
             await self._app(scope, receive, send, sync_spawn, call_soon)
             return
         connection = self._connection
 
         async def announce(message: Any) -> None:
-            if message is not None and message["type"] == "http.response.start" and connection.is_being_sent_to:
+            closes = connection.is_being_sent_to or connection.is_reserved
+            if message is not None and message["type"] == "http.response.start" and closes:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         scope["extensions"][CONNECTION] = connection  # type: ignore[assignment]
         await self._app(scope, receive, announce, sync_spawn, call_soon)
+
+    async def _refuse(self, scope: HTTPScope | WebsocketScope, send: Callable[..., Awaitable[None]]) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
+        headers = [(b"retry-after", b"5"), (b"content-length", b"0")]
+        if scope["http_version"] == "1.1":
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def connection_of(scope: HTTPScope | WebsocketScope) -> Connection | None:

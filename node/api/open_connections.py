@@ -17,6 +17,10 @@ class Droppable(Protocol):
     @property
     def client(self) -> str: ...
 
+    @property
+    def has_request(self) -> bool:
+        """Whether one is being received or answered."""
+
     def drop(self) -> None:
         """Close it now."""
 
@@ -30,6 +34,7 @@ class OpenConnections:
         self._by_client: Counter[str] = Counter()
         self._idle: dict[str, dict[Droppable, None]] = {}  # by client, the longest idle first
         self._idle_order: dict[Droppable, None] = {}  # of all clients, the longest idle first
+        self._reserved: dict[Droppable, None] = {}  # beside the others, the oldest first
 
     def __len__(self) -> int:
         return len(self._open)
@@ -39,8 +44,8 @@ class OpenConnections:
 
     @property
     def idle(self) -> tuple[Droppable, ...]:
-        """Those without a request, the longest idle first."""
-        return tuple(self._idle_order)
+        """Those without a request, the longest idle first; those in reserve, with one or without, after them."""
+        return (*self._idle_order, *self._reserved)
 
     def admit(self, connection: Droppable) -> bool:
         """Take a new connection in, in place of an idle one where there are too many. False: it does not fit."""
@@ -57,6 +62,14 @@ class OpenConnections:
         self._by_client[client] += 1
         self.become_idle(connection)
         return True
+
+    def reserve(self, connection: Droppable) -> None:
+        """Take in one for which there is no place, for a moment. The oldest of these makes room for it, one without a
+        request before others.
+        """
+        if len(self._reserved) >= self._limits.reserved_max:
+            self._drop(min(self._reserved, key=lambda each: each.has_request))
+        self._reserved[connection] = None
 
     def become_idle(self, connection: Droppable) -> None:
         """A connection waits for its next request."""
@@ -82,6 +95,7 @@ class OpenConnections:
     def forget(self, connection: Droppable) -> None:
         """A connection is closed, or closing."""
         self.become_busy(connection)
+        self._reserved.pop(connection, None)
         if connection in self._open:
             del self._open[connection]
             self._by_client[connection.client] -= 1

@@ -17,6 +17,9 @@ class ServerLimits:
         connections_max: Open at a time; fewer where the process may not open as many files.
         connections_per_client_max: Of them by one client's network, but for loopback, where proxies call from.
         idle_per_client_max: Of those, without a request; past it the one that is idle for longest is closed.
+        reserved_max: Connections beside ``connections_max`` and what one client may have, for questions about the
+            node's health alone: a node that is full must be able to say how it is.
+        reserved_s: How long one of these lasts.
         resets: Streams of HTTP/2 that a client may give up, by connection (CVE-2023-44487).
         control_frames: Frames of HTTP/2 that ask for work and carry nothing, by connection: SETTINGS, PING, PRIORITY,
             empty DATA, unknown ones.
@@ -32,5 +35,7 @@ class ServerLimits:
     connections_max: int = 16_384
     connections_per_client_max: int = 4_096
     idle_per_client_max: int = 512
+    reserved_max: int = 16
+    reserved_s: float = 5.0
     resets: Rate = Rate(per_s=10, burst=200)
     control_frames: Rate = Rate(per_s=50, burst=500)

@@ -124,6 +124,56 @@ async def test_idle_connections_make_room_and_streams_do_not(postgres_url: str) 
             assert await trio.to_thread.run_sync(stream.recv, 1_000), "a heartbeat"
 
 
+async def ask(node: Running, path: str) -> bytes:
+    return await answered_up_to(node, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+
+
+async def answered_up_to(node: Running, asked: bytes, end: bytes | None = None) -> bytes:
+    """What is answered, up to ``end`` or until the server closes."""
+    answered = b""
+    with connected(node) as sock:
+        sock.sendall(asked)
+        while data := await trio.to_thread.run_sync(sock.recv, 65_536):
+            answered += data
+            if end is not None and end in answered:
+                break
+    return answered
+
+
+async def test_a_node_that_is_full_still_says_how_it_is(postgres_url: str) -> None:
+    async with running(postgres_url, server=ServerLimits(connections_max=4, reserved_max=3)) as node:
+        with ExitStack() as stack:
+            streams = [stack.enter_context(connected(node)) for _ in range(4)]
+            for stream in streams:
+                stream.sendall(b"GET /overlay/events/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert b" 200 " in await trio.to_thread.run_sync(stream.recv, 1_000)
+            squatters = [stack.enter_context(connected(node)) for _ in range(10)]
+            for path in ("/healthz", "/livez", "/readyz?x=1"):
+                answered = await ask(node, path)
+                assert answered.startswith(b"HTTP/1.1 200 ")
+                assert b"connection: close" in answered.lower()
+            for path in ("/overlay/node", "/healthz/more", "/overlay/events/stream"):
+                answered = await ask(node, path)
+                assert answered.startswith(b"HTTP/1.1 503 ")
+                assert b"retry-after" in answered.lower()
+            squatters[0].settimeout(15)
+            assert (await trio.to_thread.run_sync(squatters[0].recv, 100)).startswith(b"HTTP/1.1 503 ")
+            asked = HELLO + HeadersFrame(1, GET_HEALTHZ, flags=["END_HEADERS", "END_STREAM"]).serialize()
+            assert b'{"status":"ok"}' in await answered_up_to(node, asked, b"}")
+            assert await trio.to_thread.run_sync(streams[0].recv, 1_000), "a heartbeat"
+
+
+async def test_questions_about_the_node_s_health_do_not_last(postgres_url: str) -> None:
+    async with running(postgres_url, server=ServerLimits(connections_max=1, reserved_s=0.3)) as node:
+        with connected(node) as stream:
+            stream.sendall(b"GET /overlay/events/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await trio.to_thread.run_sync(stream.recv, 1_000)
+            with connected(node) as idle, connected(node) as asking:
+                asking.sendall(b"GET /healthz HTTP/1.1\r\n")
+                assert await is_closed(asking)
+                assert await is_closed(idle)
+
+
 def flood(frame: bytes) -> Callable[[int], bytes]:
     return lambda number: frame
 

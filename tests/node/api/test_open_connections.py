@@ -15,6 +15,7 @@ NUMBERS = count()
 class Fake:
     client: str = "192.0.2.1"
     dropped: bool = False
+    has_request: bool = False
     number: int = attrs.field(factory=lambda: next(NUMBERS))
 
     def drop(self) -> None:
@@ -93,3 +94,22 @@ def test_files_for_the_rest_of_the_node_are_left(monkeypatch: pytest.MonkeyPatch
     connections = OpenConnections(ServerLimits())
     admitted(connections, "a", "b", busy=True)
     assert not connections.admit(Fake("c"))
+
+
+def test_a_few_more_have_a_place_in_reserve_and_make_room_for_each_other() -> None:
+    connections = OpenConnections(ServerLimits(connections_max=1, reserved_max=3))
+    admitted(connections, "a", busy=True)
+    reserved = [Fake("b"), Fake("b"), Fake("c")]
+    for each in reserved:
+        connections.reserve(each)
+    reserved[0].has_request = True
+    connections.reserve(Fake("d"))
+    assert [each.dropped for each in reserved] == [False, True, False], "the one with a request is spared"
+    reserved[2].has_request = True
+    connections.reserve(Fake("e"))
+    connections.reserve(Fake("f"))
+    assert [each.dropped for each in reserved] == [False, True, False]
+    for _ in range(4):
+        connections.reserve(Fake("g", has_request=True))
+    assert all(each.dropped for each in reserved), "the oldest goes where all have one"
+    assert len(connections) == 1
