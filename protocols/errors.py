@@ -47,6 +47,12 @@ class WorldFault(OverlayError):
     code = "unavailable"
 
 
+class OwnFault(OverlayError):
+    """This program, or the schema of its database, is wrong; not the sender of the item that reached it."""
+
+    code = "internal"
+
+
 class MalformedError(PeerFault):
     code = "malformed"
 

@@ -20,8 +20,15 @@ import psycopg
 import structlog
 import trio
 
+from protocols.errors import OverlayError
 from storage.disk import DiskReserve
-from storage.errors import DatabaseInUseError, DatabaseUnavailableError, SchemaError, StorageRefusedError
+from storage.errors import (
+    DatabaseInUseError,
+    DatabaseUnavailableError,
+    SchemaError,
+    StatementError,
+    StorageRefusedError,
+)
 from storage.faults import SCHEMA, Reaction, Verdict, unavailable, verdict_of
 from storage.json_values import adapt
 
@@ -154,6 +161,7 @@ class Database:
             DatabaseUnavailableError: after the last attempt or at the deadline; nothing is known to be committed.
             StorageRefusedError: The database cannot hold a value of it; nothing is committed.
             SchemaError: The database is not that of this program; nothing is committed.
+            StatementError: A statement of the work is wrong; nothing is committed.
         """
         if deadline_s is None:
             return await trio.to_thread.run_sync(
@@ -339,11 +347,13 @@ def _refuse_read_only(connection: psycopg.Connection) -> None:
         raise unavailable("read-only")
 
 
-def _fault(error: Exception, verdict: Verdict) -> Exception:
-    """The fault that an error is to those who asked; the error itself where the program is wrong."""
-    text = str(error).strip()
+def _fault(error: Exception, verdict: Verdict) -> OverlayError:
+    """The fault that an error is to those who asked."""
     if verdict.reaction is Reaction.RETRY:
         return unavailable(verdict.cause)
+    text = str(error).strip().partition("\n")[0]
     if verdict.reaction is Reaction.REFUSE:
-        return StorageRefusedError(f"the database cannot store a value: {text.partition(chr(10))[0]}")
-    return SchemaError(f"the database's schema is not that of this program: {text}") if verdict is SCHEMA else error
+        return StorageRefusedError(f"the database cannot store a value: {text}")
+    if verdict is SCHEMA:
+        return SchemaError(f"the database's schema is not that of this program: {text}")
+    return StatementError(f"a statement of this program is wrong: {text}")

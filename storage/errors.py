@@ -1,6 +1,6 @@
 """Errors between the node and its database."""
 
-from protocols.errors import ClientFault, OverlayError, WorldFault
+from protocols.errors import ClientFault, OverlayError, OwnFault, WorldFault
 
 
 class DatabaseUnavailableError(WorldFault):
@@ -25,10 +25,16 @@ class ForeignDatabaseError(OverlayError):
     code = "foreign-database"
 
 
-class SchemaError(OverlayError):
+class SchemaError(OwnFault):
     """The database's schema is not one this program can bring up to date."""
 
     code = "schema"
+
+
+class StatementError(OwnFault):
+    """A statement of this program is wrong, whatever its parameters are."""
+
+    code = "wrong-statement"
 
 
 class EmbeddedPostgresError(OverlayError):

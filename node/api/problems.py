@@ -12,7 +12,7 @@ from quart import Quart, Response, has_websocket_context, request, websocket
 from werkzeug.exceptions import HTTPException
 
 from node.runtime.containment import Quarantine
-from protocols.errors import OverlayError
+from protocols.errors import OverlayError, OwnFault
 
 log = structlog.get_logger(__name__)
 
@@ -198,10 +198,10 @@ def register(app: Quart, quarantine: Quarantine) -> None:
 
     async def on_bug(error: Exception) -> Response:
         asked = websocket if has_websocket_context() else request
-        with quarantine.contain("request", asked.remote_addr or "local", asked.scope["raw_path"] or b""):
-            raise error
+        quarantine.keep("request", asked.remote_addr or "local", asked.scope["raw_path"] or b"", error)
         return problem("internal", "The node failed over the request; the failure is logged.")
 
     app.register_error_handler(Exception, on_bug)
     app.register_error_handler(OverlayError, on_overlay_error)
+    app.register_error_handler(OwnFault, on_bug)
     app.register_error_handler(HTTPException, on_http_error)

@@ -10,9 +10,11 @@ from typing import Any, Final, TypeAlias
 import structlog
 import trio
 
+from node.runtime.containment import Quarantine
 from protocols import effects
 from protocols.effects import Effect, Publish, Send, SetAlarm
 from protocols.errors import WorldFault
+from storage.errors import StorageRefusedError
 
 log = structlog.get_logger(__name__)
 
@@ -39,10 +41,12 @@ Handlers: TypeAlias = Mapping[type[Effect], Callable[[Any], Awaitable[None]]]
 class Dispatcher:
     """Takes each effect to its handler."""
 
-    def __init__(self, *tables: Handlers) -> None:
+    def __init__(self, *tables: Handlers, quarantine: Quarantine | None = None) -> None:
         """Args:
         tables: The handlers of each part. Together they name every type in ``CATALOGUE`` once.
+        quarantine: Counts the effects with a value that the database cannot hold.
         """
+        self._quarantine = quarantine or Quarantine()
         self._handlers = {effect: handler for table in tables for effect, handler in table.items()}
         twice = sum(map(len, tables)) - len(self._handlers)
         assert not twice, f"{twice} types of effect have more than one handler"
@@ -74,5 +78,7 @@ class Dispatcher:
         except WorldFault as fault:
             # The entity still needs the effect: its alarm, or the next start, causes it again.
             log.error("effect.failed", effect=type(effect).__name__, why=str(fault))
+        except StorageRefusedError as fault:  # a value from outside: others of its kind can be stored
+            self._quarantine.keep("effect", type(effect).__name__, b"", fault)
         finally:
             self._tasks.release()

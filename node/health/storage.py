@@ -6,7 +6,7 @@ from typing import Final
 from node.runtime.conditions import Condition, Finding, Probe, Severity
 from storage.database import Database
 from storage.disk import MIB, DiskReserve
-from storage.errors import DatabaseUnavailableError
+from storage.errors import DatabaseUnavailableError, StatementError
 
 CHECK_S: Final = 1.2
 FRESH_S: Final = 0.25
@@ -31,6 +31,11 @@ DATABASE_FAILING: Final = Condition(
     severity=Severity.BLOCKING,
     remedy="read the database server's log: its disk is full or fails",
 )
+STATEMENT_WRONG: Final = Condition(
+    code="statement-wrong",
+    severity=Severity.BLOCKING,
+    remedy="report item.quarantined from the node's log as a bug of this program, and run another version of it",
+)
 DISK_LOW: Final = Condition(
     code="disk-low",
     severity=Severity.BLOCKING,
@@ -53,7 +58,9 @@ BY_CAUSE: Final = {
 DISK_CAUSES: Final = ("disk-low", "disk-silent")  # found by the disk's own probe
 
 
-def database_probe(database: Database, trouble: Callable[[], DatabaseUnavailableError | None]) -> Probe:
+def database_probe(
+    database: Database, trouble: Callable[[], DatabaseUnavailableError | StatementError | None]
+) -> Probe:
     """``trouble``: What holds commits up, or made the last one fail."""
 
     async def look() -> Sequence[Finding]:
@@ -62,11 +69,13 @@ def database_probe(database: Database, trouble: Callable[[], DatabaseUnavailable
         except DatabaseUnavailableError as fault:
             return [_found(fault)]
         held_up = trouble()
+        if isinstance(held_up, StatementError):
+            return [STATEMENT_WRONG.found("the database does not understand a statement that events are stored with")]
         if held_up is None or held_up.fields.get("cause") in DISK_CAUSES:
             return []
         return [_found(held_up)]
 
-    conditions = (DATABASE_DOWN, DATABASE_READ_ONLY, DATABASE_SLOW, DATABASE_FAILING)
+    conditions = (DATABASE_DOWN, DATABASE_READ_ONLY, DATABASE_SLOW, DATABASE_FAILING, STATEMENT_WRONG)
     return Probe(name="database", conditions=conditions, look=look, silent=DATABASE_SLOW, fresh_s=FRESH_S)
 
 

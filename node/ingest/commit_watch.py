@@ -16,7 +16,7 @@ import trio
 from node.ingest.requests import QueuedRequest
 from protocols.errors import OverlayError
 from storage.database import Database
-from storage.errors import DatabaseUnavailableError
+from storage.errors import DatabaseUnavailableError, StatementError
 from storage.faults import unavailable
 from storage.waits import is_waiting_for_lock
 
@@ -45,11 +45,11 @@ class CommitWatch:
         self._began_s = 0.0
         self._failed = ""
         self._fault: DatabaseUnavailableError | None = None
-        self._last_fault: DatabaseUnavailableError | None = None
+        self._last_fault: DatabaseUnavailableError | StatementError | None = None
         self._last_fault_s = 0.0
 
     @property
-    def trouble(self) -> DatabaseUnavailableError | None:
+    def trouble(self) -> DatabaseUnavailableError | StatementError | None:
         """What holds the commit up, or made the last one fail; a failure counts for ``REMEMBERED_S``."""
         if self._fault is None and trio.current_time() - self._last_fault_s < REMEMBERED_S:
             return self._last_fault
@@ -78,7 +78,7 @@ class CommitWatch:
         try:
             yield
             self._last_fault = None
-        except DatabaseUnavailableError as fault:
+        except (DatabaseUnavailableError, StatementError) as fault:
             self._last_fault, self._last_fault_s = fault.anew(), trio.current_time()
             raise
         finally:

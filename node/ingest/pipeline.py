@@ -43,7 +43,7 @@ from protocols.messages import IdentityKey, Level
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage import sources
 from storage.database import Database
-from storage.errors import DatabaseUnavailableError, StorageRefusedError
+from storage.errors import DatabaseUnavailableError, StatementError, StorageRefusedError
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -198,7 +198,7 @@ class Ingest:
         return await self._workers.admit(call)
 
     @property
-    def trouble(self) -> DatabaseUnavailableError | None:
+    def trouble(self) -> DatabaseUnavailableError | StatementError | None:
         """What holds commits up, or made the last one fail a moment ago."""
         return self._watch.trouble
 
@@ -325,9 +325,12 @@ class Ingest:
         """
         failures: list[Failure] = []
         first = requests[0].admitted
-        sample = first.lines[0] if first.lines else b""
-        with self._quarantine.contain("record", first.source_id, sample, failures.append), self._watch.over(requests):
-            return await self._database.run(write, on_retry=self._watch.failed)
+        item = "record", first.source_id, first.lines[0] if first.lines else b""
+        try:
+            with self._quarantine.contain(*item, failures.append), self._watch.over(requests):
+                return await self._database.run(write, on_retry=self._watch.failed)
+        except StatementError as fault:
+            self._quarantine.keep(*item, fault, failures.append)
         raise RequestFailedError(f"the node failed over the request ({failures[0].error}); the failure is logged")
 
     def _refuse(self, requests: Sequence[QueuedRequest], fault: OverlayError) -> None:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import structlog
 
 from node.runtime.containment import Failure, Quarantine
-from protocols.errors import OverlayError, WorldFault
+from protocols.errors import OverlayError, OwnFault, WorldFault
 from protocols.messages import IdentityKey
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,10 @@ class Disciplines(Protocol):
 
 
 class InboundFence:
-    """Drops what is at fault or reaches a bug, and strikes its sender; two bugs in a row close its connections."""
+    """Drops what is at fault or reaches a bug, and strikes its sender; two bugs in a row close its connections.
+
+    For what is certainly this node's own fault (``OwnFault``) nobody is struck.
+    """
 
     def __init__(
         self, quarantine: Quarantine, transport: Disciplines, on_fault: Callable[[str], None] = lambda code: None
@@ -54,6 +57,8 @@ class InboundFence:
                 yield
         except WorldFault:
             raise
+        except OwnFault as fault:
+            self._quarantine.keep(kind, sender.hex(), data, fault)
         except OverlayError as fault:
             log.warning("peer.fault", peer=sender.hex(), code=fault.code, why=str(fault))
             self._strike(sender, fault.code)

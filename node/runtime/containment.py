@@ -20,7 +20,7 @@ from protocols.errors import OverlayError
 
 log = structlog.get_logger(__name__)
 
-KINDS: Final = ("answer", "connection", "frame", "gossip", "record", "request", "row")
+KINDS: Final = ("answer", "connection", "effect", "frame", "gossip", "record", "request", "row")
 """Items that are fenced. A kind that is not listed is counted all the same."""
 SAMPLE_BYTES: Final = 64
 ORIGINS_MAX: Final = 4_096
@@ -94,25 +94,26 @@ class Quarantine:
         except OverlayError:
             raise
         except Exception as error:  # noqa: BLE001  # the fence: see the module
-            self._quarantine(kind, origin, sample, error, on_failure)
+            self.keep(kind, origin, sample, error, on_failure)
         except BaseExceptionGroup as group:  # tasks that failed while the block was being cancelled
             failed, others = group.split(Exception)
             if failed is not None:
-                self._quarantine(kind, origin, sample, failed, on_failure)
+                self.keep(kind, origin, sample, failed, on_failure)
             assert others is not None, "else it were an ExceptionGroup"
             raise others from None
         else:
             if self._in_a_row:
                 self._in_a_row.pop((kind, origin), None)
 
-    def _quarantine(
+    def keep(
         self,
         kind: str,
         origin: str,
         sample: bytes | bytearray,
         error: Exception,
-        on_failure: Callable[[Failure], None],
+        on_failure: Callable[[Failure], None] = ignore,
     ) -> None:
+        """Count and log a failure that was caught already; the arguments are those of ``contain``."""
         repeated = self._in_a_row.pop((kind, origin), 0) + 1
         self._in_a_row[kind, origin] = repeated
         if len(self._in_a_row) > ORIGINS_MAX:

@@ -308,7 +308,7 @@ def build_execution(base: Base, state: State, peers: Peers) -> Execution:
         sealer=sealer,
         observations=observations,
         sender=sender,
-        dispatcher=Dispatcher(*(part.handlers for part in parts)),
+        dispatcher=Dispatcher(*(part.handlers for part in parts), quarantine=base.quarantine),
     )
 
 

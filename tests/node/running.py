@@ -217,23 +217,36 @@ def group_writer(policy: IngestPolicy, *, installed: Callable[[], Declarations] 
 def _ingest(
     database: Database,
     recorder: Recorder,
+    writer: GroupWriter,
     *,
     limits: IngestLimits | None,
-    policy: IngestPolicy | None,
     workers: IngestWorkers | None,
-    installed: Callable[[], Declarations],
+    quarantine: Quarantine,
 ) -> Ingest:
     return Ingest(
         network=NETWORK,
         limits=limits or IngestLimits(),
         database=database,
         workers=workers or ThreadWorkers(),
-        writer=group_writer(policy or IngestPolicy(), installed=installed),
+        writer=writer,
         payloads=BytesCache[str, bytes](1024 * 1024),
         replications=Replications(),
         holders=tuple,
         shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
         submit=recorder.tell,
+        quarantine=quarantine,
+    )
+
+
+def _sources(
+    database: Database,
+    ingest: Ingest,
+    connectors: Mapping[str, SourceConnector],
+    allowed: Sequence[IPv4Network | IPv6Network],
+    pauses: RestartPolicy,
+) -> SourceManager:
+    return SourceManager(
+        database=database, ingest=ingest, connectors=connectors, outbound_allowed=allowed, pauses=pauses
     )
 
 
@@ -376,7 +389,9 @@ async def running(
     allowed = [ip_network(network) for network in outbound_allowed]
     with Database(postgres_url) as database:
         await begin(feed, database)
-        ingest = _ingest(database, recorder, limits=limits, policy=policy, workers=workers, installed=installed)
+        quarantine = Quarantine()
+        writer = group_writer(policy or IngestPolicy(), installed=installed)
+        ingest = _ingest(database, recorder, writer, limits=limits, workers=workers, quarantine=quarantine)
         cursors = CursorLedger(database, flush_s=0.05)
         lifecycle = Lifecycle(Phase.SERVING)
         health = _health(database, ingest, lifecycle)
@@ -388,13 +403,7 @@ async def running(
             nonces=NonceLedger(database),
             idempotency=IdempotencyLedger(database, **(idempotency_bounds or {})),
             ingest=ingest,
-            sources=SourceManager(
-                database=database,
-                ingest=ingest,
-                connectors=connectors or {},
-                outbound_allowed=allowed,
-                pauses=pauses or QUICK,
-            ),
+            sources=_sources(database, ingest, connectors or {}, allowed, pauses or QUICK),
             feed=feed,
             cursors=cursors,
             webhooks=_webhooks(database, feed, cursors, access, allowed, pauses or QUICK, tls),
@@ -407,6 +416,7 @@ async def running(
             readiness=health.report,
             freshness=lambda: Freshness(synced=True, as_of_ms=clock_ms(), peers=1, connected=1, alone=False),
             metrics=lambda: "# HELP x y\n",
+            quarantine=quarantine,
         )
         async with _served(services, recorder, server, health, lifecycle) as node:
             yield node

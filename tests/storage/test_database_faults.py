@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import trio
 from psycopg.types.json import Jsonb
 
+from protocols.errors import OwnFault
 from storage.database import MAINTENANCE_S, SLOW_ATTEMPTS_MAX, Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseUnavailableError, SchemaError, StorageRefusedError
@@ -28,12 +29,17 @@ def frozen(postgres: EmbeddedPostgres) -> Iterator[None]:
     """The server's processes stopped, as on a host that hangs."""
     pids = [postgres.pid, *_children(postgres.pid)]
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        _send(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+            _send(pid, signal.SIGCONT)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # a process of the server may end by itself
+        os.kill(pid, number)
 
 
 def _children(pid: int) -> list[int]:
@@ -169,6 +175,23 @@ async def test_what_the_database_cannot_hold_is_refused_and_rolled_back(
 async def test_a_missing_table_is_the_schema_s_fault(database: Database) -> None:
     with pytest.raises(SchemaError, match="does not exist"):
         await database.run(lambda connection: connection.execute("SELECT * FROM nowhere") and None)
+
+
+@pytest.mark.parametrize("statement", ["SELEC 1", "SELECT 1 + ARRAY[1]", "INSERT INTO proof VALUES (1, 2)", "VACUUM"])
+async def test_a_wrong_statement_is_the_program_s_fault(database: Database, statement: str) -> None:
+    attempts = 0
+
+    def work(connection: psycopg.Connection) -> None:
+        nonlocal attempts
+        attempts += 1
+        insert(connection)
+        connection.execute(statement.encode())
+
+    with pytest.raises(OwnFault) as caught:
+        await database.run(work)
+    assert attempts == 1
+    assert "\n" not in str(caught.value), "what ends the node says so on one line"
+    assert await database.run(count) == 0
 
 
 async def test_what_took_too_long_twice_is_given_up(database: Database) -> None:

@@ -15,7 +15,7 @@ from libp2p.peer.id import ID
 
 from node.network.p2p.identities import identity_of
 from node.runtime.containment import Failure, Quarantine
-from protocols.errors import OverlayError, PeerFault
+from protocols.errors import OverlayError, OwnFault, PeerFault
 from protocols.messages import IdentityKey
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,10 @@ QUARANTINED = "quarantined"
 
 
 class PeerFence:
-    """Contains failures of peers' items: each strikes its peer, two in a row close the peer's connections."""
+    """Contains failures of peers' items: each strikes its peer, two in a row close the peer's connections.
+
+    For what is certainly this node's own fault (``OwnFault``) nobody is struck.
+    """
 
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
@@ -52,6 +55,8 @@ class PeerFence:
         try:
             with self._quarantine.contain(kind, name, sample, partial(self._failed, identity)):
                 yield
+        except OwnFault as error:
+            self._quarantine.keep(kind, name, sample, error)
         except OverlayError as error:
             log.info("peer.item_failed", kind=kind, peer=name, code=error.code, why=str(error))
             if identity is not None and isinstance(error, PeerFault):

@@ -14,7 +14,7 @@ from node.network.p2p.peer_links import PeerLinks, queue_frame
 from node.network.p2p.requests import PendingRequests
 from node.network.p2p.streams import Wire
 from node.network.transport import Answer, PeerUnreachableError
-from protocols.errors import OverlayError, PeerFault
+from protocols.errors import OverlayError, OwnFault, PeerFault
 from protocols.framing import Frame, FrameKind, encode_frame
 from protocols.messages import IdentityKey
 
@@ -86,6 +86,8 @@ class IncomingStreams:
         try:
             body = await self._answer(sender, await open_large(frame))
             return await encode_large(FrameKind.ANSWER, body, frame.request_id)
+        except OwnFault:
+            raise
         except OverlayError as error:
             if isinstance(error, PeerFault):
                 self._links.strike(sender, error.code)

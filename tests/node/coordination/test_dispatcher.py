@@ -10,8 +10,12 @@ import trio.lowlevel
 import trio.testing
 
 from node.coordination.dispatcher import CATALOGUE, IN_ORDER, TASKS_MAX, Dispatcher, Handlers
+from node.runtime.containment import Quarantine
 from protocols.effects import DropReplica, Effect, ForgetPayload, Publish, Send, SetAlarm
 from protocols.errors import WorldFault
+from storage import replicas
+from storage.database import Database
+from storage.errors import SchemaError, StatementError
 from tests.node.certified_batches import AGENT, MANIFEST
 from tests.node.running import until
 
@@ -140,11 +144,30 @@ async def test_a_world_fault_stays_with_its_effect(nursery: trio.Nursery) -> Non
     nursery.cancel_scope.cancel()
 
 
-async def test_a_fault_of_this_program_is_not_hidden() -> None:
+async def test_a_value_that_the_database_cannot_hold_stays_with_its_effect(
+    nursery: trio.Nursery, postgres_url: str
+) -> None:
+    done: list[str] = []
+    quarantine = Quarantine()
+    with Database(postgres_url) as database:
+
+        async def drop(effect: DropReplica) -> None:
+            await database.run(lambda connection: replicas.drop(connection, [effect.batch_id]))
+            done.append(effect.batch_id)
+
+        dispatcher = Dispatcher(handlers(DropReplica=drop), quarantine=quarantine)
+        nursery.start_soon(dispatcher.run)
+        await dispatcher.dispatch([DropReplica(batch_id=name) for name in ("a", "\0", "\ud800", "b")])
+        await until(lambda: sorted(done) == ["a", "b"] and quarantine.counts["effect"] == 2)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("fault", [KeyError("a bug"), StatementError("a bug of ours"), SchemaError("no table")])
+async def test_a_fault_of_this_program_is_not_hidden(fault: Exception) -> None:
     async def drop(effect: DropReplica) -> None:
-        raise KeyError("a bug")
+        raise fault
 
     dispatcher = Dispatcher(handlers(DropReplica=drop))
     await dispatcher.dispatch([DropReplica(batch_id="b")])
-    with trio.fail_after(5), pytest.RaisesGroup(KeyError):
+    with trio.fail_after(5), pytest.RaisesGroup(type(fault)):
         await dispatcher.run()

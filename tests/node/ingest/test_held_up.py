@@ -14,7 +14,7 @@ from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import RawEvent
 from storage.disk import DiskReserve
 from storage.embedded import EmbeddedPostgres
-from storage.errors import StorageRefusedError
+from storage.errors import StatementError, StorageRefusedError
 from tests.node.running import Running, running
 from tests.outage import set_read_only
 from tests.storage.test_database_faults import frozen
@@ -140,6 +140,27 @@ async def test_a_request_that_reaches_a_bug_costs_no_others(node: Running, monke
             nursery.start_soon(bad, number)
     assert statuses == [202] * 6
     assert node.ingest.admission.unsettled == 7
+
+
+async def test_a_wrong_statement_refuses_every_request_and_is_shown(
+    node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is acknowledged and nothing lost; no client can end the node by way of a statement of ours."""
+
+    def wrong(connection: psycopg.Connection, rows: object) -> None:
+        connection.execute("INSERT INTO batches VALUES (1, 2) ON CONFLICT (no_such_column) DO NOTHING, 3")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("storage.batches.insert_ingested", wrong)
+        for name in ("first", "second"):
+            answer = await post(node, name)
+            assert (answer.status_code, answer.json()["type"]) == (500, "urn:overlay:problem:internal")
+        assert node.quarantine.counts["record"] == 2
+        assert isinstance(node.ingest.trouble, StatementError)
+        ready = await node.client.get("/readyz")
+        assert ready.status_code == 503
+        assert [reason["code"] for reason in ready.json()["reasons"]] == ["statement-wrong"]
+    await until_taken(node, "first", "second")
 
 
 async def test_what_the_database_refuses_of_one_request_does_not_cost_the_others(node: Running) -> None:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
+import psycopg
 import pytest
 import trio
 
@@ -28,7 +29,7 @@ from protocols.messages import BatchSealed, IdentityKey
 from protocols.stimuli import CertificateLookedUp, CertificateStored, Stimulus
 from storage import certificate_log
 from storage.database import Database
-from storage.errors import DatabaseUnavailableError
+from storage.errors import DatabaseUnavailableError, StatementError
 from tests.network_of_keys import AGENTS, NETWORK, certified
 from tests.node.memory_transport import MemoryTransport
 from tests.node.running import until
@@ -123,6 +124,23 @@ async def test_nothing_is_confirmed_while_the_database_is_away(postgres_url: str
         with out_of_order(postgres_url), pytest.raises(DatabaseUnavailableError):
             await kept.log.run()
         assert kept.reported == []
+
+
+async def test_no_certificate_is_dropped_over_a_wrong_statement(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where it is taken for a bug that the certificates reached: they were dropped and their sender struck."""
+
+    def wrong(connection: psycopg.Connection, **values: object) -> int:
+        connection.execute("INSERT INTO certificate_log VALUES (1, 2, 3")
+        return 0
+
+    monkeypatch.setattr("storage.certificate_log.put_many", wrong)
+    async with log(postgres_url, runs=False) as kept:
+        await kept.store(*SEALED[:2])
+        with trio.fail_after(30), pytest.raises(StatementError):
+            await kept.log.run()
+        assert kept.transport.struck == []
 
 
 async def test_the_end_of_a_batch_is_looked_up(postgres_url: str) -> None:

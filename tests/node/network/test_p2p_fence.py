@@ -11,6 +11,7 @@ from node.network.p2p.connector import LINK_ERRORS
 from node.network.p2p.stack import BoundedYamux
 from node.network.transport import PeerUnreachableError
 from node.runtime.containment import Quarantine
+from storage.errors import SchemaError, StatementError
 from tests.node.network.p2p_nodes import WORK, asked, attacker, connected, identity, node, secret, there, until
 
 
@@ -34,6 +35,21 @@ async def test_a_request_that_reaches_a_bug_is_answered_with_a_failure() -> None
         assert quarantine.counts["request"] == 1
         assert network.faults.count(peer.identity) == 1
         assert await peer.request(network.identity, b"good", 5.0) == b"good"
+
+
+async def test_nobody_is_struck_for_what_this_node_broke_itself() -> None:
+    async def answer(sender: bytes, body: bytes) -> bytes:
+        raise StatementError("a statement is wrong") if body == b"statement" else SchemaError("a table is missing")
+
+    quarantine = Quarantine()
+    config = TransportConfig(secret=secret(), network="test", topics=("jobs",))
+    async with open_transport(config, answer, quarantine) as network, node(network.addresses[0]) as peer:
+        await connected(peer, network.identity)
+        for body in (b"statement", b"schema", b"statement"):
+            with pytest.raises(PeerUnreachableError, match="internal"):
+                await peer.request(network.identity, body, 5.0)
+        assert quarantine.counts["request"] == 3
+        assert network.faults.count(peer.identity) == 0
 
 
 async def test_a_stream_that_reaches_a_bug_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
