@@ -147,14 +147,19 @@ def index_batch(packed: bytes, *, network: str, source_id: str, input_root: byte
     """Check that a payload is the one that a manifest names, and list its events.
 
     Raises:
-        MalformedError: It is not, or is not in record form.
+        MalformedError: It is not, is not in record form, or holds an event twice: the events of a batch are written
+            with one statement, which then fails.
     """
     lines, records = read_payload(unpack(packed))
     hashes = [leaf_hash(line) for line in lines]
     if root_of_leaves(hashes) != input_root:
         raise MalformedError("the payload is not the one the manifest names")
     ids = EventIds(network, source_id)
-    return BatchIndex(event_ids=[event_id(ids, record) for record in records], record_hashes=hashes)
+    event_ids = [event_id(ids, record) for record in records]
+    if len(set(event_ids)) < len(event_ids):
+        twice = next(each for index, each in enumerate(event_ids) if each in event_ids[:index])
+        raise MalformedError(f"the batch holds the event {twice} twice")
+    return BatchIndex(event_ids=event_ids, record_hashes=hashes)
 
 
 def check_outputs(leaves: bytes, normalized: bytes, *, packed: bytes, statement: Statement) -> bytes:

@@ -9,7 +9,10 @@ from node.coordination.serialization import hold_bytes, read_hold
 from node.runtime.workers import WorkerCrashedError
 from node.worker import compute
 from protocols.effects import AdoptReplica, ConfirmReplication, DropReplica, StoreReplica
-from protocols.messages import Signed
+from protocols.envelope import sign
+from protocols.identifiers import record_line
+from protocols.merkle import root_of_records
+from protocols.messages import Level, Signed
 from protocols.stimuli import BatchAdopted, ReplicaStored
 from storage import policies, replicas
 from storage.database import Database
@@ -65,6 +68,32 @@ async def test_a_forged_payload_is_not_kept_and_counts_against_its_sender(postgr
         bench.payloads.receive(BATCH_ID, OTHER.identity, payload)
         assert await bench.carry_out(StoreReplica(hold=hold(BATCH, sender=OTHER))) == []
         assert bench.struck == [(OTHER.identity, "forged-payload")]
+        assert await held(bench) == []
+
+
+def record(external_id: str | None, value: int) -> bytes:
+    return record_line(data={"v": value}, event_type="t", external_id=external_id, previous=None, timestamp=None)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record("a", 1), record("b", 2), record("a", 3)],
+        [record(None, 1), record(None, 1)],
+        [record(None, 1), record("b", 1), record(None, 1)],
+    ],
+)
+async def test_a_batch_that_holds_an_event_twice_is_not_kept(postgres_url: str, records: list[bytes]) -> None:
+    """It would be adopted, certified, and end the node: the events of a batch are written with one statement."""
+    said = attrs.evolve(
+        BATCH.manifest.message, input_root=root_of_records(records), events=len(records), level=Level.BASIC, quorum=1
+    )
+    doubled = attrs.evolve(BATCH, manifest=sign(COORDINATOR, said), records=tuple(records))
+    with Database(postgres_url) as database:
+        bench = Workbench(AGENT, database)
+        bench.payloads.receive(said.batch_id, COORDINATOR.identity, packed(doubled))
+        assert await bench.carry_out(StoreReplica(hold=hold(doubled))) == []
+        assert bench.struck == [(COORDINATOR.identity, "forged-payload")]
         assert await held(bench) == []
 
 
