@@ -30,6 +30,7 @@ from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, H
 from hypercorn.utils import parse_socket_addr
 
 from node.api.client_address import network_of
+from node.api.handshakes import is_open
 from node.api.http1 import Http1
 from node.api.open_connections import OpenConnections
 from node.api.protocols import Protocols
@@ -144,6 +145,12 @@ class Connection(TCPServer):
         protocol = self.protocol.protocol
         return isinstance(protocol, H11Protocol) and protocol.connection.their_state is h11.SEND_BODY
 
+    @property
+    def is_socket(self) -> bool:
+        """Whether a WebSocket is open on it: where it was refused meanwhile, accepting it does nothing."""
+        protocol = self.protocol.protocol
+        return isinstance(protocol, Http1) and is_open(protocol.stream)
+
     def take(self, data: bytes) -> bool:
         """Write without waiting. False where something else is being written: then nothing was taken."""
         if self._rest or self.send_lock.locked():
@@ -218,8 +225,10 @@ class Connection(TCPServer):
         """Write no more. What the client still sends is discarded by the task that reads, which then closes."""
         self._leaves = True
         self._reading.deadline = min(self._reading.deadline, trio.current_time() + LINGER_S)
-        with suppress(trio.BusyResourceError, *GONE):
-            await self.stream.send_eof()  # type: ignore[attr-defined]  # no TLS here
+        if not self.send_lock.locked():  # else the client takes nothing, and what is being written ends with the rest
+            async with self.send_lock:
+                with suppress(*GONE):
+                    await self.stream.send_eof()  # type: ignore[attr-defined]  # no TLS here
         await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:

@@ -8,9 +8,10 @@ differing Content-Lengths and unknown transfer codings itself. The upgrade to HT
 
 import h11
 from hypercorn.events import Closed
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.protocol.ws_stream import WSStream
 
+from node.api.handshakes import is_waiting
 from node.api.host_names import is_host
 
 
@@ -29,6 +30,24 @@ class Http1(H11Protocol):
             await super()._create_stream(request)
             if isinstance(self.stream, WSStream) and self.stream.closed:  # a handshake that hypercorn refused
                 await self.send(Closed())
+            await self._refuse_early()
+
+    async def _handle_events(self) -> None:
+        await self._refuse_early()
+        await super()._handle_events()
+
+    async def _refuse_early(self) -> None:
+        """Refuse a WebSocket whose client sends messages before its handshake is answered (RFC 6455, section 4.1).
+
+        Hypercorn answers it too, but goes on with the handshake meanwhile, which then fails.
+        """
+        if not isinstance(self.connection, H11WSConnection) or not self.connection.buffer:
+            return
+        if is_waiting(self.stream):
+            self.connection.buffer.clear()
+            await self._close_stream()  # first: an answer of the app to the handshake is ignored from here on
+            await self._send_error_response(400)
+            await self.send(Closed())
 
 
 def is_ambiguous(request: h11.Request) -> bool:

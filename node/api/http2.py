@@ -15,6 +15,7 @@ from h2.errors import ErrorCodes
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 
+from node.api.handshakes import is_waiting
 from node.api.host_names import is_host
 from node.api.server_limits import ServerLimits
 from node.runtime.token_bucket import TokenBucket
@@ -57,6 +58,9 @@ class Http2(H2Protocol):
             if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
                 self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.RequestReceived) and not _is_well_formed(event):
+                self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            elif isinstance(event, h2.events.DataReceived) and is_waiting(self.streams[event.stream_id]):
+                await self._close_stream(event.stream_id)  # as in HTTP/1.1
                 self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
             else:
                 await super()._handle_events([event])

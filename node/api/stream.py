@@ -149,9 +149,11 @@ async def stream_socket(context: StreamRoutes) -> None:
     services.feed.refuse_expression(asked.wanted)
     with context.slots.take():
         await websocket.accept()
+        connection = connection_of(websocket.scope)
+        if connection is not None and not connection.is_socket:
+            return
         client = StreamClient(may_stay=context.may_stay(g.caller), acknowledge=asked.acknowledge, ends_s=asked.ends_s)
         read = partial(FeedReader, services.database, services.feed)
-        connection = connection_of(websocket.scope)
         socket = EventSocket(read, services.feed, context.heartbeats, websocket, connection, client)
         await socket.serve(asked.wanted, asked.start)
 

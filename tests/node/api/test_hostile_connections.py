@@ -96,6 +96,44 @@ async def test_a_refused_handshake_ends_its_connection(node: Running) -> None:
     assert answered.startswith(b"HTTP/1.1 400")
 
 
+def text_frame(text: bytes) -> bytes:
+    return bytes((0x81, 0x80 | len(text))) + bytes(4) + text
+
+
+CLOSE: Final = b"\x88\x82" + bytes(4) + struct.pack(">H", 1000)
+
+
+MESSAGES: Final = (b'{"type":"ping"}', b"{", b'{"type":"credit","events":1}')
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+async def test_a_client_that_closes_while_it_is_answered_is_no_failure(node: Running, message: bytes) -> None:
+    """The answer is written by one task, and the end of the connection by another, at the same moment."""
+    for count in (1, 2, 3) * 6:
+        assert (await talk(node, UPGRADE, count * text_frame(message) + CLOSE)).startswith(b"HTTP/1.1 101 ")
+    assert not any(node.quarantine.counts.values())
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+async def test_messages_before_the_handshake_is_answered_are_refused(node: Running, message: bytes) -> None:
+    for early in (text_frame(message), text_frame(message) + CLOSE, b"\0", CLOSE) * 4:
+        answered = await talk(node, UPGRADE + early)
+        assert answered.startswith(b"HTTP/1.1 400 ")
+        assert answered.count(b"HTTP/1.1 ") == 1
+    assert not any(node.quarantine.counts.values())
+
+
+async def test_messages_over_http2_before_the_handshake_is_answered_are_refused(node: Running) -> None:
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    head = [(":method", "CONNECT"), (":scheme", "http"), (":authority", "x"), (":path", "/overlay/events/stream")]
+    client.send_headers(1, [*head, (":protocol", "websocket"), ("sec-websocket-version", "13")])
+    client.send_data(1, text_frame(MESSAGES[0]) + CLOSE)
+    events = client.receive_data(await talk(node, client.data_to_send()))
+    assert any(isinstance(event, h2.events.StreamReset) for event in events)
+    assert not any(node.quarantine.counts.values())
+
+
 async def test_a_body_after_an_early_answer_over_http2_is_discarded(node: Running) -> None:
     """An upload that is refused before it came: the next request on the connection is answered."""
     headers = HeadersFrame(1, GET_HEALTHZ, flags=["END_HEADERS"]).serialize()
