@@ -133,6 +133,8 @@ ingest = Resource("ingest", IngestRoutes)
             "idempotency-key-reused",
             "overloaded",
             "ingestion-disabled",
+            "too-few-holders",
+            "not-replicated",
             "too-many-streams",
         ),
     ),

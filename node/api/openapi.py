@@ -183,6 +183,8 @@ def _problem_codes(route: Route) -> list[str]:
         codes += ["identity-required", "not-permitted"]
     if route.operation.query is not None:
         codes.append("invalid-parameter")
+    if path_names(route.path):
+        codes.append("not-found")  # a part of the path that can name nothing
     return list(dict.fromkeys([*codes, "internal", "unavailable"]))
 
 
