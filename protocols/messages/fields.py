@@ -35,12 +35,19 @@ def are_topics(_: object, attribute: "attrs.Attribute[tuple[str, ...]]", value: 
         raise ValueError(f"each of {attribute.name} must have 1 to {TOPIC_CHARS_MAX} characters")
 
 
-def at_most(bound: int) -> Callable[[object, "attrs.Attribute[Any]", Any], None]:
-    def check(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        if (value if isinstance(value, int) else len(value)) > bound:
-            raise ValueError(f"{attribute.name} must be at most {bound}")
+@attrs.frozen
+class AtMost:
+    """A validator: a number, or a length, of at most ``bound``."""
 
-    return check
+    bound: int
+
+    def __call__(self, _: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        if (value if isinstance(value, int) else len(value)) > self.bound:
+            raise ValueError(f"{attribute.name} must be at most {self.bound}")
+
+
+def at_most(bound: int) -> Callable[[object, "attrs.Attribute[Any]", Any], None]:
+    return AtMost(bound)
 
 
 def not_negative(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
