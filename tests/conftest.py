@@ -10,11 +10,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from _pytest.nodeid import coerce_node_id
 from hypothesis import HealthCheck, settings
 
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
+
+# a traceback with all local variables takes seconds to render, and the event loop waits for it
+_PLAIN = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
 # properties must not fail because the machine is busy
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,9 +6,9 @@ be sent and written again. Whoever repeats the request learns what came of it; a
 A commit that is merely slow, since the machine is busy, is not held up: the database answers beside it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 LOOK_S: Final = 1.0  # how long a commit takes before it is looked at
 PROBE_S: Final = 0.6  # within which a database that works answers
@@ -44,6 +46,7 @@ class CommitWatch:
         self._began = trio.Event()
         self._began_s = 0.0
         self._failed = ""
+        self._pid = 0  # of the server's process that carries out the commit, or the attempt before
         self._fault: DatabaseUnavailableError | None = None
         self._last_fault: DatabaseUnavailableError | StatementError | None = None
         self._last_fault_s = 0.0
@@ -55,14 +58,6 @@ class CommitWatch:
             return self._last_fault
         return self._fault
 
-    def failed(self, cause: str) -> None:
-        """Take note that an attempt at the commit failed, and goes on to the next; any thread may call it.
-
-        A conflict with another transaction does not count: the next attempt follows at once.
-        """
-        if cause != CONFLICT:
-            self._failed = cause
-
     def refuse_if_held_up(self) -> None:
         """Raises:
         DatabaseUnavailableError: A commit is held up: nothing is taken in behind it.
@@ -70,19 +65,32 @@ class CommitWatch:
         if self._fault is not None:
             raise self._fault.anew()
 
-    @contextmanager
-    def over(self, requests: Sequence[QueuedRequest]) -> Iterator[None]:
-        """Watch the commit of these requests, made within the block."""
+    async def commit(self, requests: Sequence[QueuedRequest], work: "Callable[[Connection], T]") -> T:
+        """Run the transaction that commits these requests, as ``Database.run``, and watch it."""
+
+        def attempt(connection: "Connection") -> T:
+            self._pid = connection.info.backend_pid
+            return work(connection)
+
         self._requests, self._failed, self._began_s = requests, "", trio.current_time()
         self._began.set()
         try:
-            yield
+            committed = await self._database.run(attempt, on_retry=self._note_failure)
             self._last_fault = None
+            return committed
         except (DatabaseUnavailableError, StatementError) as fault:
             self._last_fault, self._last_fault_s = fault.anew(), trio.current_time()
             raise
         finally:
             self._requests, self._fault, self._began = (), None, trio.Event()
+
+    def _note_failure(self, cause: str) -> None:
+        """Take note, in the commit's thread, that an attempt failed, and goes on to the next.
+
+        A conflict with another transaction does not count: the next attempt follows at once.
+        """
+        if cause != CONFLICT:
+            self._failed = cause
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -104,7 +112,7 @@ class CommitWatch:
         if trio.current_time() - self._began_s >= SLOW_S:
             return unavailable("slow")
         try:
-            blocked = await self._database.run(_is_blocked, deadline_s=PROBE_S)
+            blocked = await self._database.run(partial(_is_blocked, self._pid), deadline_s=PROBE_S)
         except DatabaseUnavailableError as fault:
             return fault
         return unavailable("locked") if blocked else None
@@ -118,5 +126,5 @@ class CommitWatch:
         self._on_held_up(fault)
 
 
-def _is_blocked(connection: "Connection") -> bool:
-    return is_waiting_for_lock(connection, seconds=PROBE_S)
+def _is_blocked(pid: int, connection: "Connection") -> bool:
+    return is_waiting_for_lock(connection, pid=pid, seconds=PROBE_S)

@@ -287,23 +287,25 @@ class Ingest:
 
     async def _commit(self, requests: Sequence[QueuedRequest]) -> None:
         """Write a group, give its batches to the driver, then wake its requests."""
-        queued = sum(len(request.admitted.lines) for request in requests)
         group = RequestGroup(requests=requests, holders=self._holders())
         write = partial(self._writer.write, group=group, now_ms=clock_ms())
         try:
             committed = await self._write(requests, write)
-        except (StorageRefusedError, RequestFailedError) as fault:
-            if len(requests) > 1:
-                middle = len(requests) // 2
-                await self._commit(requests[:middle])
-                await self._commit(requests[middle:])
-            else:
-                self._refuse(requests, fault)
+        except (StorageRefusedError, RequestFailedError, WorldFault) as fault:
+            failure: OverlayError = fault.anew()
+        else:
+            await self._finish(requests, committed)
             return
-        except WorldFault as fault:
-            self._refuse(requests, fault)
+        if len(requests) == 1 or isinstance(failure, WorldFault):
+            self._refuse(requests, failure)
             return
-        self.admission.unqueue(queued)
+        middle = len(requests) // 2  # not while the error is handled: those of the halves would drag it along
+        await self._commit(requests[:middle])
+        await self._commit(requests[middle:])
+
+    async def _finish(self, requests: Sequence[QueuedRequest], committed: Committed) -> None:
+        """Count what was committed, give the batches to the driver, and answer the requests."""
+        self.admission.unqueue(sum(len(request.admitted.lines) for request in requests))
         for batch in committed.batches:
             self.admission.enter(batch.batch_id, batch.manifest.message.events)
         await self._hand_over(committed.batches)
@@ -327,8 +329,8 @@ class Ingest:
         first = requests[0].admitted
         item = "record", first.source_id, first.lines[0] if first.lines else b""
         try:
-            with self._quarantine.contain(*item, failures.append), self._watch.over(requests):
-                return await self._database.run(write, on_retry=self._watch.failed)
+            with self._quarantine.contain(*item, failures.append):
+                return await self._watch.commit(requests, write)
         except StatementError as fault:
             self._quarantine.keep(*item, fault, failures.append)
         raise RequestFailedError(f"the node failed over the request ({failures[0].error}); the failure is logged")

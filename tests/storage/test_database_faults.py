@@ -233,13 +233,13 @@ async def test_sessions_end_with_a_client_that_is_gone(database: Database) -> No
 async def test_transactions_that_take_turns_are_not_held_up(database: Database, postgres_url: str) -> None:
     """Seals wait for each other by an advisory lock; a table that somebody locked is another matter."""
     with psycopg.connect(postgres_url) as other, psycopg.connect(postgres_url, autocommit=True) as watching:
-        watching.execute("SET application_name = 'overlay-node'")
         for lock, shows in (("SELECT pg_advisory_xact_lock(7)", False), ("LOCK TABLE proof", True)):
             other.execute(lock)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_wait_for, database, lock)
-                await _until_waiting(watching)
-                found = is_waiting_for_lock(watching, seconds=0.0)
+                pid = await _until_waiting(watching)
+                found = is_waiting_for_lock(watching, pid=pid, seconds=0.0)
+                assert not is_waiting_for_lock(watching, pid=other.info.backend_pid, seconds=0.0)
                 other.rollback()
             assert found is shows
 
@@ -248,13 +248,14 @@ async def _wait_for(database: Database, lock: str) -> None:
     await database.run(lambda connection: connection.execute(lock) and None)
 
 
-async def _until_waiting(watching: psycopg.Connection) -> None:
+async def _until_waiting(watching: psycopg.Connection) -> int:
+    """Wait for a session of the program's to wait. Returns its process id."""
     with trio.fail_after(30):
         while True:
             row = watching.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
                 "AND application_name = 'overlay-node' AND datname = current_database()"
             ).fetchone()
-            if row is not None and row[0]:
-                return
+            if row is not None:
+                return int(row[0])
             await trio.sleep(0.02)

@@ -1,6 +1,7 @@
 """Commits that the database holds up or refuses: what their clients are answered, and what becomes of the events."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,13 @@ async def test_events_are_refused_before_the_disk_is_full(
 
 async def test_a_commit_that_is_slow_alone_is_waited_for(node: Running, postgres_url: str) -> None:
     """The database answers beside it: the machine is busy, and nothing is wrong with the database."""
+    with lingering_inserts(postgres_url):
+        assert (await post(node, "slow")).status_code == 202
+
+
+@contextmanager
+def lingering_inserts(postgres_url: str) -> Iterator[None]:
+    """Commits that take seconds, and wait for nothing."""
     with psycopg.connect(postgres_url, autocommit=True) as other:
         other.execute(
             """CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
@@ -113,9 +121,32 @@ async def test_a_commit_that_is_slow_alone_is_waited_for(node: Running, postgres
         )
         other.execute("CREATE TRIGGER linger BEFORE INSERT ON batches FOR EACH ROW EXECUTE FUNCTION linger()")
         try:
-            assert (await post(node, "slow")).status_code == 202
+            yield
         finally:
             other.execute("DROP FUNCTION linger CASCADE")
+
+
+async def test_another_session_that_waits_for_a_lock_is_no_commit_that_is_held_up(
+    node: Running, postgres_url: str
+) -> None:
+    """Fails where any session counts: a retention that waited for a table refused everybody's slow commits."""
+    with psycopg.connect(postgres_url) as holder, lingering_inserts(postgres_url):
+        holder.execute("LOCK TABLE event_versions")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_wait_for_table, node)
+            await until_waiting(holder)
+            assert (await post(node, "slow")).status_code == 202
+            holder.rollback()
+
+
+async def _wait_for_table(node: Running) -> None:
+    await node.database.run(lambda connection: connection.execute("SELECT FROM event_versions").rowcount)
+
+
+async def until_waiting(watching: psycopg.Connection) -> None:
+    with trio.fail_after(30):
+        while not watching.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+            await trio.sleep(0.02)
 
 
 async def test_a_request_that_reaches_a_bug_costs_no_others(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +162,9 @@ async def test_a_request_that_reaches_a_bug_costs_no_others(node: Running, monke
         statuses.append((await post(node, f"good-{number}")).status_code)
 
     async def bad(number: int) -> None:
-        with pytest.raises(RequestFailedError, match="KeyError"):
+        with pytest.raises(RequestFailedError, match="KeyError") as caught:
             await node.ingest.submit_read("s1", [RawEvent(data=b"1", event_type="reading")], {})
+        assert caught.value.__context__ is None, "the errors of other requests are none of its own"
 
     async with trio.open_nursery() as nursery:
         for number in range(6):
