@@ -495,3 +495,9 @@ ALTER TABLE overlay_event_subscriptions ADD COLUMN authority JSONB NOT NULL DEFA
 CREATE INDEX idx_certificate_log_foreign ON certificate_log (number) WHERE certificate IS NOT NULL;
 CREATE INDEX idx_batches_retention ON batches (policy_hash, certified_ms)
     WHERE state = 'certified' AND expired_ms IS NULL;
+
+-- the last part that each ledger of changes wrote: a part whose commit was not answered is not written twice
+CREATE TABLE parts_written (
+    ledger TEXT PRIMARY KEY,
+    part BYTEA NOT NULL
+);

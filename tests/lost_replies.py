@@ -1,5 +1,6 @@
 """A way to the database on which the answer to a commit can be lost, as where a server or a network fails then."""
 
+import re
 import select
 import shutil
 import socket
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 SOCKET: Final = ".s.PGSQL.5432"
 COMMIT: Final = b"COMMIT\x00"
+PREPARED: Final = re.compile(rb"(_pg3_\d+)\x00([^\x00]+)\x00")  # as psycopg names statements that it prepares
 CHUNK_BYTES: Final = 65_536
 
 
@@ -73,6 +75,7 @@ class LossyWay:
                 return
             server.connect(self._server)
             is_marked = is_last = False
+            prepared: dict[bytes, bytes] = {}
             while True:
                 ready, _, _ = select.select([client, server], [], [])
                 if server in ready:
@@ -84,7 +87,9 @@ class LossyWay:
                     data = client.recv(CHUNK_BYTES)
                     if not data:
                         return
-                    is_marked = is_marked or self._marks(data)
+                    prepared.update(PREPARED.findall(data))
+                    run_again = b"".join(text for name, text in prepared.items() if b"\x00" + name + b"\x00" in data)
+                    is_marked = is_marked or self._marks(data + run_again)
                     if COMMIT in data and is_marked:
                         is_marked = False
                         if self._takes_one():

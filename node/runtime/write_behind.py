@@ -2,15 +2,24 @@
 
 For figures and positions of which a crash may take the last moment: counts, cursors, job rows. What must be on disk
 before somebody is answered does not belong here.
+
+Changes are written in parts, one after the other. A part whose write failed stays as it is and is tried again first:
+it may have been written, and its name, which is written with it, tells.
 """
 
+import secrets
+from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+import attrs
 import structlog
 import trio
 
 from protocols.errors import WorldFault
+from storage import parts_written
 from storage.database import Database
 from storage.errors import StorageRefusedError
 
@@ -23,16 +32,24 @@ FLUSH_S: Final = 1.0
 LAST_FLUSH_S: Final = 5.0
 ENTRY_CHARS: Final = 200  # of an entry that is dropped, in the log
 ENTRIES_MAX: Final = 100_000
+PART_MAX: Final = 1_000  # entries of a transaction: it holds locks and a connection for as long as it takes
+NAME_BYTES: Final = 16
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class WriteBehind(Generic[K, V]):
-    """One value by key, merged with what came before until it is written.
+@attrs.frozen(eq=False, kw_only=True)
+class _Part(Generic[K, V]):
+    """Entries of one transaction. What is added meanwhile does not change them."""
 
-    A write that fails loses nothing: its entries are put back, merged with those added meanwhile, and written with
-    the next flush.
+    entries: Mapping[K, V]
+    name: bytes = attrs.field(factory=partial(secrets.token_bytes, NAME_BYTES))
+
+
+class WriteBehind(Generic[K, V]):
+    """One value by key, merged with what came before until its write begins. Every change is written once, also
+    where a write fails, or its outcome is not known, and it is tried again.
     """
 
     def __init__(
@@ -46,8 +63,8 @@ class WriteBehind(Generic[K, V]):
         entries_max: int = ENTRIES_MAX,
     ) -> None:
         """Args:
-        name: For the log.
-        write: Writes all entries, within one transaction, in a database thread.
+        name: Of this ledger, the only one of its name; also for the log.
+        write: Writes some entries, within one transaction, in a database thread.
         merge: The value that stands for two of the same key, the earlier one given first.
         flush_s: Between the first change and its write; also the longest that a crash takes with it.
         entries_max: Keys that wait. While the database is away for long, further keys are dropped and counted.
@@ -59,14 +76,14 @@ class WriteBehind(Generic[K, V]):
         self._flush_s = flush_s
         self._entries_max = entries_max
         self._waiting: dict[K, V] = {}
-        self._in_flight: dict[K, V] = {}
+        self._parts: deque[_Part[K, V]] = deque()  # the first is being written, or was tried
         self._flushing = trio.Lock()
         self._changed = trio.Event()
         self._dropped = 0
 
     def __len__(self) -> int:
-        """Keys that are not known to be written."""
-        return len(self._waiting.keys() | self._in_flight.keys())
+        """Entries that are not known to be written; a key of one that is being written may have another."""
+        return len(self._waiting) + sum(len(part.entries) for part in self._parts)
 
     @property
     def dropped(self) -> int:
@@ -78,7 +95,7 @@ class WriteBehind(Generic[K, V]):
         earlier = self._waiting.get(key)
         if earlier is not None:
             self._waiting[key] = self._merge(earlier, value)
-        elif key in self._in_flight or len(self._waiting) + len(self._in_flight) < self._entries_max:
+        elif len(self) < self._entries_max or any(key in part.entries for part in self._parts):
             self._waiting[key] = value
             self._changed.set()
         else:
@@ -108,34 +125,48 @@ class WriteBehind(Generic[K, V]):
             WorldFault: It is not known to be written, and will be tried again.
         """
         async with self._flushing:
-            self._in_flight, self._waiting = self._waiting, {}
-            if not self._in_flight:
-                return
-            try:
-                await self._write_part(self._in_flight)
-            except BaseException:
-                self._put_back()
-                raise
-            finally:
-                self._in_flight = {}
+            left = len(self._waiting)  # in the order in which they were added: what is added later comes after these
+            while self._parts or left > 0:
+                if not self._parts:
+                    left -= self._begin_part()
+                try:
+                    await self._write_first()
+                except BaseException:
+                    self._changed.set()
+                    raise
 
-    async def _write_part(self, part: Mapping[K, V]) -> None:
-        """Write entries. Those that the database refuses are found by halving, and dropped: they would be refused
-        again with every flush, and the others with them.
+    def _begin_part(self) -> int:
+        """Take the entries that wait for longest. Returns how many."""
+        entries = dict(islice(self._waiting.items(), PART_MAX))
+        for key in entries:
+            del self._waiting[key]
+        self._parts.append(_Part(entries=entries))
+        return len(entries)
+
+    async def _write_first(self) -> None:
+        """Write the first part. Entries that the database refuses are found by halving, and dropped: they would be
+        refused again with every flush, and the others with them.
         """
+        part = self._parts[0]
         try:
-            await self._database.run(lambda connection: self._write(connection, part))
+            await self._database.run(partial(self._write_once, part))
         except StorageRefusedError as fault:
-            if len(part) == 1:
+            self._parts.popleft()
+            if len(part.entries) == 1:
                 self._dropped += 1
-                log.error("write_behind.refused", of=self._name, entry=repr(part)[:ENTRY_CHARS], why=str(fault))
+                log.error(
+                    "write_behind.refused", of=self._name, entry=repr(part.entries)[:ENTRY_CHARS], why=str(fault)
+                )
             else:
-                entries, middle = list(part.items()), len(part) // 2
-                await self._write_part(dict(entries[:middle]))
-                await self._write_part(dict(entries[middle:]))
-                return
-        for key in list(part):
-            del self._in_flight[key]
+                entries, middle = list(part.entries.items()), len(part.entries) // 2
+                halves = entries[:middle], entries[middle:]
+                self._parts.extendleft(_Part(entries=dict(half)) for half in reversed(halves))
+        else:
+            self._parts.popleft()
+
+    def _write_once(self, part: _Part[K, V], connection: "Connection") -> None:
+        if parts_written.enter(connection, self._name, part.name):
+            self._write(connection, part.entries)
 
     async def _try_to_flush(self) -> None:
         dropped = self._dropped
@@ -143,10 +174,3 @@ class WriteBehind(Generic[K, V]):
             await self.flush()
         except WorldFault as fault:
             log.warning("write_behind.failed", of=self._name, entries=len(self), dropped=dropped, why=str(fault))
-
-    def _put_back(self) -> None:
-        later, self._waiting = self._waiting, self._in_flight
-        for key, value in later.items():
-            earlier = self._waiting.get(key)
-            self._waiting[key] = value if earlier is None else self._merge(earlier, value)
-        self._changed.set()

@@ -1,5 +1,6 @@
 """Trust in sources moves with what validation found, whatever the database does meanwhile."""
 
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -10,6 +11,8 @@ from protocols.messages import Level, Statement
 from storage import policies, sources
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
+from storage.sources import TRUST_HALF_LIFE_EVENTS
+from tests.lost_replies import lossy_way
 from tests.node.certified_batches import DIGEST, NETWORK, NODE
 from tests.outage import out_of_order
 
@@ -72,7 +75,25 @@ async def test_verdicts_of_a_write_that_failed_are_counted_with_the_next(postgre
                 await scores.flush()
             scores.note(attrs.evolve(STATEMENT, valid=1, invalid=9))
         await scores.flush()
-        assert await verdicts(database, "s1") == (9, 11)
+        fade = 0.5 ** (10 / TRUST_HALF_LIFE_EVENTS)
+        assert await verdicts(database, "s1") == pytest.approx((8 * fade + 1, 2 * fade + 9))
+
+
+@pytest.mark.parametrize("attempts_max", [1, 3])
+@pytest.mark.parametrize("carried_out", [True, False])
+async def test_verdicts_count_once_though_their_commit_was_not_answered(
+    postgres_url: str, carried_out: bool, attempts_max: int
+) -> None:
+    with lossy_way(postgres_url) as way, Database(way.url, attempts_max=attempts_max) as database:
+        await make_sources(database, "s1")
+        scores = TrustScores(database)
+        scores.note(STATEMENT)
+        way.lose("UPDATE overlay_event_sources", carried_out=carried_out)
+        with suppress(DatabaseUnavailableError):
+            await scores.flush()
+        await scores.flush()
+        assert way.lost == 1
+        assert await verdicts(database, "s1") == (8, 2)
 
 
 async def test_a_source_that_is_gone_takes_nothing_from_the_others(postgres_url: str) -> None:

@@ -8,9 +8,10 @@ import trio
 import trio.testing
 from psycopg import Connection
 
-from node.runtime.write_behind import WriteBehind
+from node.runtime.write_behind import PART_MAX, WriteBehind
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
+from tests.lost_replies import lossy_way
 from tests.outage import out_of_order
 
 WAIT_S = 30.0
@@ -74,7 +75,7 @@ async def test_entries_that_the_database_refuses_cost_no_others(postgres_url: st
         assert await stored(database) == {"a": 1, "b": 7, "c": 3, "e": 5}
 
 
-async def test_what_failed_to_be_written_is_put_back_and_merged_with_what_came_since(postgres_url: str) -> None:
+async def test_what_failed_to_be_written_is_written_with_the_next_flush(postgres_url: str) -> None:
     with Database(postgres_url, attempts_max=1) as database:
         ledger = counts(database)
         ledger.add("a", 1)
@@ -84,7 +85,7 @@ async def test_what_failed_to_be_written_is_put_back_and_merged_with_what_came_s
                 await ledger.flush()
             ledger.add("a", 10)
             ledger.add("c", 3)
-            assert len(ledger) == 3
+            assert len(ledger) == 4
             with pytest.raises(DatabaseUnavailableError):
                 await ledger.flush()
         await ledger.flush()
@@ -92,11 +93,11 @@ async def test_what_failed_to_be_written_is_put_back_and_merged_with_what_came_s
 
 
 async def test_values_are_merged_the_earlier_one_first(postgres_url: str) -> None:
-    written: dict[str, str] = {}
+    written: list[str] = []
 
     def keep(connection: Connection[Any], changes: Mapping[str, str]) -> None:
         connection.execute("SELECT 1")
-        written.update(changes)
+        written.extend(changes.values())
 
     with Database(postgres_url, attempts_max=1) as database:
         ledger = WriteBehind[str, str]("texts", database, write=keep, merge=lambda first, second: first + second)
@@ -105,8 +106,66 @@ async def test_values_are_merged_the_earlier_one_first(postgres_url: str) -> Non
         with out_of_order(postgres_url), pytest.raises(DatabaseUnavailableError):
             await ledger.flush()
         ledger.add("k", "3")
+        ledger.add("k", "4")
         await ledger.flush()
-    assert written == {"k": "123"}
+    assert written == ["12", "34"]
+
+
+@pytest.mark.parametrize("attempts_max", [1, 3])
+@pytest.mark.parametrize("carried_out", [True, False])
+async def test_a_part_whose_commit_was_not_answered_is_written_once(
+    postgres_url: str, carried_out: bool, attempts_max: int
+) -> None:
+    """Fails where it is simply written again: what is counted up counted twice."""
+    with lossy_way(postgres_url) as way, Database(way.url, attempts_max=attempts_max) as database:
+        ledger = counts(database)
+        for round_number in range(1, 4):
+            ledger.add("a", 1)
+            ledger.add(f"only in {round_number}", 5)
+            way.lose("INSERT INTO reputations", carried_out=carried_out)
+            if attempts_max == 1:
+                with pytest.raises(DatabaseUnavailableError):
+                    await ledger.flush()
+            else:
+                await ledger.flush()
+            ledger.add("a", 10)
+        await ledger.flush()
+        assert way.lost == 3
+        assert await stored(database) == {"a": 33, "only in 1": 5, "only in 2": 5, "only in 3": 5}
+
+
+async def test_many_entries_are_written_in_parts(postgres_url: str) -> None:
+    sizes: list[int] = []
+
+    def measured(connection: Connection[Any], changes: Mapping[str, int]) -> None:
+        sizes.append(len(changes))
+        write(connection, changes)
+
+    with Database(postgres_url) as database:
+        ledger = WriteBehind[str, int]("counts", database, write=measured, merge=add)
+        for number in range(2 * PART_MAX + 7):
+            ledger.add(f"{number:05}", 1)
+        await ledger.flush()
+        assert sizes == [PART_MAX, PART_MAX, 7]
+        assert len(await stored(database)) == 2 * PART_MAX + 7
+
+
+async def test_of_many_entries_those_refused_are_found_though_the_database_goes_away_meanwhile(
+    postgres_url: str,
+) -> None:
+    with lossy_way(postgres_url) as way, Database(way.url, attempts_max=1) as database:
+        ledger = counts(database)
+        for number in range(20):
+            ledger.add(f"{number:02}", 2**70 if number in (3, 11) else 1)
+        for _ in range(3):
+            way.lose("INSERT INTO reputations")
+            with pytest.raises(DatabaseUnavailableError):
+                await ledger.flush()
+            ledger.add("00", 1)
+        await ledger.flush()
+        expected = {f"{number:02}": 1 for number in range(20) if number not in (3, 11)} | {"00": 4}
+        assert await stored(database) == expected
+        assert (len(ledger), ledger.dropped) == (0, 2)
 
 
 async def test_a_ledger_that_runs_writes_by_itself_and_again_after_an_outage(postgres_url: str) -> None:
