@@ -1,11 +1,12 @@
 """What this node observed of agents and of its certified batches: outcomes, proofs, auctions, late evidence.
 
-Counts and what comes after a seal are written behind; proofs and auctions at once.
+Counts and what comes after a seal are written behind; auctions at once. Proofs are written at once too, and tried
+again until they are.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import structlog
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+PROOFS_MAX: Final = 1_024
+"""Proofs that wait for the database; one of an agent is enough."""
+
+ProofKey: TypeAlias = tuple[IdentityKey, str, str]
+"""Who contradicted itself, about which batch, in which role."""
+
 
 @attrs.frozen(kw_only=True)
 class _AfterSeal:
@@ -45,6 +52,9 @@ class Observations:
         self._reputations = reputations
         self._after_seal = WriteBehind[str, _AfterSeal](
             "distributions", database, write=_write_after_seal, merge=_merged
+        )
+        self._proofs = WriteBehind[ProofKey, peers.StoredEquivocation](
+            "proofs", database, write=_write_proofs, merge=lambda first, second: first, entries_max=PROOFS_MAX
         )
         self.on_reported: list[Callable[[ReportPeer], None]] = []
         """Called with each outcome that is counted for or against an agent."""
@@ -65,6 +75,7 @@ class Observations:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._reputations.run)
             nursery.start_soon(self._after_seal.run)
+            nursery.start_soon(self._proofs.run)
 
     async def flush(self) -> None:
         """Write the figures noted so far. A crash loses a second of them, never a batch.
@@ -74,6 +85,7 @@ class Observations:
         """
         await self._reputations.flush()
         await self._after_seal.flush()
+        await self._proofs.flush()
 
     async def _record_late(self, effect: RecordLateEvidence) -> None:
         row = evidence_row(effect.evidence, agrees=effect.agrees)
@@ -90,7 +102,9 @@ class Observations:
     async def _keep_proof(self, effect: StoreProof) -> None:
         first = effect.proof.first
         log.warning("agent.equivocated", agent=first.signer.hex(), batch=first.message.batch_id)
-        await self._database.run(partial(_keep_proof, effect.proof, effect.heard_from))
+        kept = _stored_form(effect.proof, effect.heard_from)
+        self._proofs.add((kept.signer, kept.batch_id, kept.role), kept)
+        await self._proofs.flush()
 
     async def _record_auction(self, effect: RecordAuction) -> None:
         await self._database.run(partial(_record_auction, effect))
@@ -118,9 +132,14 @@ def _record_auction(effect: RecordAuction, connection: "Connection") -> None:
     )
 
 
-def _keep_proof(proof: FraudProof, heard_from: IdentityKey | None, connection: "Connection") -> None:
+def _write_proofs(connection: "Connection", proofs: Mapping[ProofKey, peers.StoredEquivocation]) -> None:
+    for kept in proofs.values():
+        peers.keep_equivocation(connection, kept)
+
+
+def _stored_form(proof: FraudProof, heard_from: IdentityKey | None) -> peers.StoredEquivocation:
     first = proof.first.message
-    kept = peers.StoredEquivocation(
+    return peers.StoredEquivocation(
         signer=proof.first.signer,
         batch_id=first.batch_id,
         role=first.role.word,
@@ -128,4 +147,3 @@ def _keep_proof(proof: FraudProof, heard_from: IdentityKey | None, connection: "
         second=evidence_bytes(proof.second),
         heard_from=heard_from,
     )
-    peers.keep_equivocation(connection, kept)

@@ -4,19 +4,23 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
+import trio
 
 from node.coordination.dispatcher import Handlers
 from node.coordination.observations import Observations
 from node.coordination.reputations import Reputations
-from protocols.effects import Effect, RecordDistribution, RecordLateEvidence
+from protocols.effects import Effect, RecordDistribution, RecordLateEvidence, StoreProof
 from protocols.envelope import sign
-from protocols.messages import Evidence, Role
-from storage import batches, policies, reputations, sources
+from protocols.messages import Evidence, FraudProof, Role
+from protocols.proofs import proof_of
+from storage import batches, peers, policies, reputations, sources
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
 from storage.reputations import INCIDENTS_KEPT
 from storage.rows import NewBatch
+from tests.lost_replies import lossy_way
 from tests.node.certified_batches import AGENT, DIGEST, NETWORK, NODE
 from tests.outage import out_of_order
 
@@ -120,6 +124,48 @@ async def test_reputations_outlast_an_outage_and_a_restart(postgres_url: str) ->
         assert (counts.agreed, counts.dissented, counts.late) == (1, 1, 1)
         occasions = await database.run(partial(reputations.incidents_of, agent=AGENT.identity))
         assert [each.outcome for each in occasions] == ["late", "dissented"]
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+async def test_an_occasion_is_kept_once_though_its_commit_was_not_answered(
+    postgres_url: str, carried_out: bool
+) -> None:
+    with lossy_way(postgres_url) as way, Database(way.url) as database:
+        known = Reputations(database)
+        for outcome in ("dissented", "late"):
+            known.count(AGENT.identity, Role.VALIDATE, outcome, BATCH_ID)
+            way.lose("INSERT INTO blemishes", carried_out=carried_out)
+            await known.flush()
+        assert way.lost == 2
+        occasions = await database.run(partial(reputations.incidents_of, agent=AGENT.identity))
+        assert [each.outcome for each in occasions] == ["late", "dissented"]
+        await (again := Reputations(database)).load()
+        assert again.counts(AGENT.identity) == known.counts(AGENT.identity)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_a_proof_outlasts_an_outage(postgres_url: str, runs: bool) -> None:
+    """Fails where the one attempt of its effect was all there was: nobody sends a proof twice."""
+    proof = StoreProof(proof=_proof(), heard_from=NODE.identity)
+    with Database(postgres_url, attempts_max=1) as database:
+        records = Observations(database, Reputations(database))
+        async with trio.open_nursery() as nursery:
+            if runs:
+                nursery.start_soon(records.run)
+            with out_of_order(postgres_url), pytest.raises(DatabaseUnavailableError):
+                await record(records, proof)
+            if not runs:
+                await records.flush()
+            with trio.fail_after(30):
+                while not (found := await database.run(partial(peers.equivocations, signer=None, limit=9))):
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        assert [(each.signer, each.heard_from) for each in found] == [(AGENT.identity, NODE.identity)]
+
+
+def _proof() -> FraudProof:
+    one = late().evidence
+    return proof_of(one, sign(AGENT, attrs.evolve(one.message, output_digest=bytes(32))))
 
 
 async def test_the_latest_occasions_are_kept_however_many_gather(postgres_url: str) -> None:
