@@ -41,12 +41,12 @@ class DocumentNode:
             self.refuse(str(error))
 
     def object(self, *allowed: str) -> dict[str, Any]:
-        """The value, an object with no other keys than ``allowed``; any keys where none are given."""
+        """The value, an object with no other members than ``allowed``; any where none are given."""
         if not isinstance(self.value, dict):
             self.refuse(f"must be an object, not {json_type(self.value)}")
         for key in sorted(self.value):
             if allowed and key not in allowed:
-                self.child(key).refuse(f"unknown key; known keys are {', '.join(allowed)}")
+                self.child(key).refuse(f"unknown member; allowed members are {', '.join(allowed)}")
         return self.value
 
     def child(self, key: str | int) -> "DocumentNode":

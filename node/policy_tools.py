@@ -21,6 +21,7 @@ from node.worker.plugins import catalogue
 from node.worker.policy_files import read_policy
 from node.worker.policy_trials import Tried, tried_document, try_policy
 from protocols.errors import ClientFault, InvalidPolicyError, OverlayError
+from protocols.json_errors import json_flaw
 
 OK, FAILED, USAGE = 0, 1, 2
 COLOURS: Final = {"valid": "green", "invalid": "red", "rejected": "magenta", "warning": "yellow", "info": "cyan"}
@@ -84,7 +85,7 @@ def _read_line(number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise ValueError(f"line {number} is not JSON: {error}") from None
+        raise ValueError(f"line {number} is not JSON: {json_flaw(str(error))}") from None
 
 
 def _of_row(number: int, row: dict[str, str]) -> dict[str, Any]:

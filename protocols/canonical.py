@@ -16,6 +16,7 @@ import orjson
 import rfc8785
 
 from protocols.errors import InvalidJsonError, NotCanonicalizableError
+from protocols.json_errors import json_flaw
 from protocols.limits import JSON_DEPTH_MAX
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -34,16 +35,17 @@ def parse_json(data: bytes, *, depth_max: int = JSON_DEPTH_MAX) -> Json:
 
     Raises:
         InvalidJsonError: not UTF-8, not JSON, a repeated key, NaN or infinity in any spelling (``1e400``
-            too), an integer beyond 2^53 - 1, a lone surrogate, or nesting deeper than ``depth_max``.
+            too), an integer beyond 2^53 - 1, a lone surrogate, or nesting deeper than ``depth_max``;
+            ``field`` is a JSON pointer to a value at fault.
     """
     try:
         value: Json = jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:
-        raise InvalidJsonError(f"not acceptable JSON: {error}") from error
+        raise InvalidJsonError(f"not acceptable JSON: {json_flaw(str(error))}") from error
     try:
         _walk(value, "", depth_max)
     except NotCanonicalizableError as error:
-        raise InvalidJsonError(str(error), **error.fields) from error
+        raise InvalidJsonError(str(error), field=error.fields["path"]) from error
     return value
 
 
@@ -105,7 +107,7 @@ def _walk_object(value: dict[object, object], path: str, depth: int) -> int:
             if not item % 1 and need == _PLAIN:  # type: ignore[operator]
                 need = _INTEGERS
             continue
-        found = _walk(item, f"{path}/{key}", depth - 1)
+        found = _walk(item, f"{path}/{_escaped(key)}", depth - 1)
         if found > need:
             need = found
     return need
@@ -135,6 +137,11 @@ def _with_integers(value: object) -> object:
     if kind is list:
         return [_with_integers(item) for item in value]  # type: ignore[attr-defined]
     return value
+
+
+def _escaped(key: str) -> str:
+    """A key as a token of a JSON pointer (RFC 6901, section 3)."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _error(text: str, path: str) -> NotCanonicalizableError:

@@ -148,5 +148,5 @@ def read_query(model: type[Q], asked: Request | Websocket) -> Q:
 def _invalid_parameter(problem: FieldProblem) -> InvalidParameterError:
     name = problem.pointer.removeprefix("/")
     reason = "unknown parameter" if problem.reason == "unknown member" else problem.reason
-    remedy = problem.remedy.replace("allowed members are", "known here are")
+    remedy = problem.remedy.replace("allowed members are", "allowed parameters are")
     return InvalidParameterError(f"{name[:80]!r}: {reason}", field=name[:80], remedy=remedy)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 
 from node.overlay.carrier import carry
-from node.overlay.lookup import InvalidQueryError, LookupOutput
+from node.overlay.lookup import InvalidQueryError, LookupOutput, unknown_member
 from node.runtime.clock import clock_ms
 from protocols.advertisement import Kind, Token
 from storage import outputs
@@ -124,7 +124,8 @@ def read_query(query: Any, kind: Kind) -> AdvertQuery:
         limit=_number(left, "limit", ANSWERED_MAX, ANSWERED_MAX, kind),
     )
     if left:
-        raise _invalid(kind, f"has the unknown member {sorted(left)[0]!r:.80}")
+        allowed = f"{_members(kind)}, findAll, sortOrder, limit, skip"
+        raise unknown_member(f"ls_{kind.lower()}", min(left), allowed)
     if find_all is not True and (wanted.names, wanted.domain, wanted.identity) == (None, None, None):
         raise _invalid(kind, f"must have one of {_members(kind)}, or findAll true")
     return wanted

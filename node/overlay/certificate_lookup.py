@@ -18,7 +18,7 @@ import orjson
 from node.coordination.serialization import read_certificate
 from node.delivery import history
 from node.overlay.carrier import carry
-from node.overlay.lookup import InvalidQueryError, LookupOutput
+from node.overlay.lookup import InvalidQueryError, LookupOutput, unknown_member
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
 from protocols.keys import PrivateKey
@@ -175,7 +175,7 @@ def read_query(query: Any) -> CertificateLookupQuery:
 def _page(left: dict[Any, Any]) -> CertificateLookupQuery:
     unknown = set(left) - {"from", "to", "skip", "limit"}
     if unknown:
-        raise _invalid(f"the query has the unknown member {min(unknown)!r:.80}")
+        raise unknown_member(CertificateLookup.name, min(unknown), "from, to, skip, limit beside it")
     for name in ("skip", "limit"):
         value = left.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -5,13 +5,22 @@ from typing import Any, Protocol
 
 import attrs
 
+from agents.paths import pointer
 from protocols.errors import ClientFault
 
 
 class InvalidQueryError(ClientFault):
-    """A query does not have a form that the service accepts. Field: ``service``."""
+    """A query does not have a form that the service accepts. Fields: ``service`` and ``remedy``."""
 
     code = "invalid-query"
+
+
+def unknown_member(service: str, name: str, allowed: str) -> InvalidQueryError:
+    """The error for a member that a query of this service does not have. ``allowed``: those that it may have."""
+    place = pointer(("query", name))
+    return InvalidQueryError(
+        f"{place}: unknown member", field=place, service=service, remedy=f"allowed members are {allowed}"
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -40,11 +40,11 @@ def test_settings_are_read() -> None:
 
 REFUSED = [
     ([], "", "must be an object"),
-    ({"requierd": ["a"]}, "/requierd", "unknown key; known keys are version, mapping"),
+    ({"requierd": ["a"]}, "/requierd", "unknown member; allowed members are version, mapping"),
     ({"version": 2}, "/version", "must be 1, the version"),
     ({"version": True}, "/version", "must be 1, the version"),
     ({"mapping": {"fields": [{"from": "a"}]}}, "/mapping/fields/0", "the key 'to' is missing"),
-    ({"mapping": {"fields": [{"from": "a", "to": "b", "x": 1}]}}, "/mapping/fields/0/x", "unknown key"),
+    ({"mapping": {"fields": [{"from": "a", "to": "b", "x": 1}]}}, "/mapping/fields/0/x", "unknown member"),
     ({"mapping": {"fields": [{"from": "a..b", "to": "b"}]}}, "/mapping/fields/0/from", "must not have empty names"),
     ({"mapping": {"fields": [{"from": "@time", "to": "b"}]}}, "/mapping/fields/0/from", "@timestamp"),
     (
@@ -65,7 +65,7 @@ REFUSED = [
     ({"mapping": {"unmapped": "hide"}}, "/mapping/unmapped", "keep, drop"),
     ({"coercion": [{"field": "a"}]}, "/coercion/0", "the key 'type' is missing"),
     ({"coercion": [{"field": "a", "type": "int"}]}, "/coercion/0/type", "number, integer, boolean"),
-    ({"coercion": [{**NUMBER, "trim": True}]}, "/coercion/0/trim", "unknown key"),
+    ({"coercion": [{**NUMBER, "trim": True}]}, "/coercion/0/trim", "unknown member"),
     ({"coercion": [NUMBER, NUMBER]}, "/coercion/1", "is named twice"),
     ({"coercion": [{**NUMBER, "unit": {"from": "degF", "to": "m/s"}}]}, "/coercion/0/unit", "temperature"),
     ({"coercion": [{**NUMBER, "unit": {"from": "furlong", "to": "m"}}]}, "/coercion/0/unit", "known are"),

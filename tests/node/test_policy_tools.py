@@ -35,7 +35,7 @@ def test_check_prints_the_hash(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "code", "why"),
     [
-        ("a.json", "{", 1, "EOF"),
+        ("a.json", "{", 1, "an object has no end"),
         (
             "a.json",
             '{"bounds": [{"field": "x"}]}',

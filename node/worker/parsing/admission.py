@@ -13,6 +13,7 @@ import attrs
 import jiter
 import orjson
 
+from agents.paths import pointer
 from agents.timestamps import read_rfc3339
 from node.worker.parsing.flaws import DATA_DEPTH_MAX, POINTER_CHARS_MAX, Flaw, first_flaw, read_with_flaws
 from node.worker.parsing.text import holds_nul, printable
@@ -37,6 +38,7 @@ DURABILITIES: Final = ("local", "replicated")
 FOUND_CHARS_MAX: Final = 40
 EVENT_KEYS: Final = ("externalId", "eventType", "timestamp", "data")
 _EVENT_KEY_SET: Final = frozenset(EVENT_KEYS)
+UNKNOWN: Final = "unknown member"
 _PLAIN: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 _DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG: Final = b"0" * 200  # with it a two-digit exponent can overflow too
@@ -155,7 +157,7 @@ def admit(
         _refuse("", f"the body must be an object, not {json_kind(request)}", "send {sourceId, events}")
     for key in request:
         if key not in REQUEST_KEYS:
-            _refuse(f"/{key}"[:80], "unknown field", f"known fields are {', '.join(REQUEST_KEYS)}")
+            _refuse(pointer((key,)), UNKNOWN, f"allowed members are {', '.join(REQUEST_KEYS)}")
     return admit_events(
         request.get("sourceId"),
         request.get("events"),
@@ -276,7 +278,7 @@ def _options(options: Any) -> dict[str, Any]:
         _refuse(place, f"must be an object, not {json_kind(options)}", "leave it out or send an object")
     for key in options:
         if key not in OPTION_KEYS:
-            _refuse(f"{place}/{key}"[:80], "unknown field", f"known fields are {', '.join(OPTION_KEYS)}")
+            _refuse(place + pointer((key,)), UNKNOWN, f"allowed members are {', '.join(OPTION_KEYS)}")
     _one_of(options, "consensusLevel", LEVEL_WORDS)
     _one_of(options, "durability", DURABILITIES)
     required = options.get("requireCertification", True)
@@ -312,7 +314,7 @@ def _take(taken: Admitted, ids: EventIds, index: int, event: Any, bytes_max: int
         raise _rejected("", f"the event must be an object, not {json_kind(event)}", "send {eventType, data}")
     if not _EVENT_KEY_SET.issuperset(event):
         extra = next(key for key in event if key not in _EVENT_KEY_SET)
-        raise _rejected(f"/{extra}"[:80], "unknown field", f"known fields are {', '.join(EVENT_KEYS)}")
+        raise _rejected(pointer((extra,)), UNKNOWN, f"allowed members are {', '.join(EVENT_KEYS)}")
     kind, external, timestamp = event.get("eventType"), event.get("externalId"), event.get("timestamp")
     if type(kind) is not str or not 0 < len(kind) <= EVENT_TYPE_CHARS_MAX or "\x00" in kind:
         _reject_text("/eventType", kind, EVENT_TYPE_CHARS_MAX, "send the kind of event that this is")

@@ -28,6 +28,7 @@ from node.worker.parsing.admission import (
 )
 from node.worker.parsing.flaws import Flaw, read_with_flaws
 from protocols.errors import ClientFault, InvalidJsonError
+from protocols.json_errors import json_flaw
 from protocols.limits import EVENTS_PER_REQUEST_MAX
 
 BodyShape = Literal["request", "lines", "cloudevent", "cloudevents", "binary"]
@@ -121,7 +122,7 @@ def _json_flaw(data: bytes) -> Flaw | None:
         data.decode()
         jiter.from_json(data, allow_inf_nan=True, cache_mode="none")
     except ValueError as error:
-        return Flaw("/data", f"is not JSON: {error}", "send one JSON document per message")
+        return Flaw("/data", f"is not JSON: {json_flaw(str(error))}", "send one JSON document per message")
     return None
 
 
@@ -210,7 +211,7 @@ def _of_lines(lines: list[bytes]) -> tuple[list[bytes], dict[int, Flaw]]:
         try:
             jiter.from_json(line, allow_inf_nan=True, cache_mode="none")
         except ValueError as error:
-            flaws[index] = Flaw("", f"the line is not JSON: {error}", "send one event per line")
+            flaws[index] = Flaw("", f"the line is not JSON: {json_flaw(str(error))}", "send one event per line")
             lines[index] = NOT_AN_EVENT
     return lines, flaws
 
@@ -219,7 +220,9 @@ def _parsed(body: bytes) -> Any:
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:
-        raise InvalidRequestError(f"the body is not JSON: {error}", field="", remedy="send one document") from error
+        raise InvalidRequestError(
+            f"the body is not JSON: {json_flaw(str(error))}", field="", remedy="send one document"
+        ) from error
 
 
 def _missing(event: Any) -> Flaw | None:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from protocols.errors import InvalidJsonError
+from protocols.json_errors import json_flaw
 from protocols.limits import JSON_DEPTH_MAX
 
 SAFE_INTEGER: Final = 2**53 - 1
@@ -67,7 +68,7 @@ def read_with_flaws(body: bytes) -> tuple[Any, dict[int, Flaw]]:
         )
     except json.JSONDecodeError as error:
         raise InvalidJsonError(
-            f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
+            f"the body is not JSON: {json_flaw(str(error))}",
             remedy="send one JSON object in UTF-8",
         ) from error
     except RecursionError as error:

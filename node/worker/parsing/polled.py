@@ -23,6 +23,7 @@ from node.worker.parsing.bodies import RawEvent
 from node.worker.parsing.feeds import entries
 from node.worker.parsing.shaping import Shape, at, shaped
 from node.worker.parsing.text import UnreadableBodyError, charset_of, text_of
+from protocols.json_errors import json_flaw
 
 BodyFormat = Literal["json", "ndjson", "csv", "feed"]
 
@@ -162,7 +163,7 @@ def _of_lines(body: bytes, *, keeps_values: bool) -> list[_Item]:
             value = jiter.from_json(line, allow_inf_nan=False, float_mode="lossless-float", cache_mode="none")
             is_any_good = True
         except ValueError as error:
-            first_flaw = first_flaw or f"has no line that is JSON: line {number}: {error}"
+            first_flaw = first_flaw or f"has no line that is JSON: line {number}: {json_flaw(str(error))}"
         items.append(_Item(message=line, value=value if keeps_values else None))
     if first_flaw and not is_any_good:
         raise UnreadableBodyError(first_flaw)
@@ -198,7 +199,7 @@ def _parsed(body: bytes) -> Any:
             body, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="lossless-float", cache_mode="keys"
         )
     except ValueError as error:
-        raise UnreadableBodyError(f"is not JSON: {error}; it begins with {_head(body)}") from error
+        raise UnreadableBodyError(f"is not JSON: {json_flaw(str(error))}; it begins with {_head(body)}") from error
 
 
 def _text(value: Any) -> bytes:

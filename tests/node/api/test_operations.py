@@ -71,7 +71,7 @@ async def test_a_parameter_that_is_wrong_is_named(node: Running, path: str, fiel
 
 async def test_the_known_parameters_are_listed_where_one_is_unknown(node: Running) -> None:
     found = await problem(node, "/overlay/events?colour=red")
-    assert found["remedy"] == "known here are limit, after, status, sourceId, externalId"
+    assert found["remedy"] == "allowed parameters are limit, after, status, sourceId, externalId"
 
 
 @pytest.mark.parametrize(

@@ -303,8 +303,12 @@ async def crawl() -> AsyncIterator[bytes]:
 FAULTS: dict[str, tuple[Said | Callable[[], Said], dict[str, Any], str]] = {
     "status": (Said(status=404), {}, "answers 404"),
     "empty": (Said(), {}, "the body is not JSON"),
-    "html": (Said(body=b"<html>Log in</html>"), {}, "the body is not JSON: expected value at line 1 column 1"),
-    "deep": (Said(body=b"[" * 10_000), {}, "recursion limit"),
+    "html": (
+        Said(body=b"<html>Log in</html>"),
+        {},
+        "the body is not JSON: a value must stand here",
+    ),
+    "deep": (Said(body=b"[" * 10_000), {}, "nested too deeply"),
     "place": (Said(body=b"{}"), {"eventsPath": "/items"}, "the body has no array at /items"),
     "csv": (Said(body=b'a\n"' + b"x" * 200_000), {"format": "csv"}, "field larger than field limit"),
     "xml": (

@@ -50,13 +50,17 @@ def test_columns_hold_records_and_ids_as_the_protocol_defines_them() -> None:
 
 
 WHOLE = [
-    (b"", "invalid-json", "the body is not JSON: Expecting value at line 1, column 1"),
+    (b"", "invalid-json", "the body is not JSON: a value must stand here (line 1, column 1)"),
     (
         b"{",
         "invalid-json",
-        "the body is not JSON: Expecting property name enclosed in double quotes at line 1, column 2",
+        "the body is not JSON: a member's name must be a string in double quotes (line 1, column 2)",
     ),
-    (b'{"sourceId":"s1"} x', "invalid-json", "the body is not JSON: Extra data at line 1, column 19"),
+    (
+        b'{"sourceId":"s1"} x',
+        "invalid-json",
+        "the body is not JSON: nothing may follow the value (line 1, column 19)",
+    ),
     (b'{"sourceId":"\xff"}', "invalid-json", "the body is not UTF-8: byte 13 belongs to no character"),
     (b"[" * 100_000, "invalid-json", "the body is nested too deeply"),
     (b'{"sourceId":"a","sourceId":"b","events":[]}', "invalid-json", "the key 'sourceId' occurs twice"),
@@ -70,7 +74,7 @@ WHOLE = [
         "invalid-request",
         "/events: must be an array of 1 to 10000 events, found an array of 0",
     ),
-    (body(event(), source="x"), "invalid-request", "/source: unknown field"),
+    (body(event(), source="x"), "invalid-request", "/source: unknown member"),
     (
         body(event(), sourceId="s" * 129),
         "invalid-request",
@@ -80,7 +84,7 @@ WHOLE = [
     (
         body(event(), processingOptions={"level": "basic"}),
         "invalid-request",
-        "/processingOptions/level: unknown field",
+        "/processingOptions/level: unknown member",
     ),
     (
         body(event(), processingOptions={"consensusLevel": "absolute"}),
@@ -122,7 +126,7 @@ SINGLE: list[tuple[bytes, str, str]] = [
     (b'{"eventType":"","data":1}', "/eventType", "has 0 characters, 1 to 128 are allowed"),
     (b'{"eventType":"a\\u0000","data":1}', "/eventType", "contains the character U+0000"),
     (b'{"eventType":"a"}', "/data", "is missing"),
-    (b'{"eventType":"a","data":1,"dat":2}', "/dat", "unknown field"),
+    (b'{"eventType":"a","data":1,"dat":2}', "/dat", "unknown member"),
     (b'{"eventType":"a","data":1,"externalId":{}}', "/externalId", "must be a string, not an object"),
     (
         b'{"eventType":"a","data":1,"externalId":"%b"}' % (b"x" * 513),
