@@ -9,6 +9,8 @@ from typing import Final
 from protocols.limits import TOPIC_CHARS_MAX
 
 TOPIC_RULE: Final = f"1 to {TOPIC_CHARS_MAX} printable characters without spaces and commas"
+TOPIC_CHARACTER: Final = r"(?:(?!,)[\p{L}\p{M}\p{N}\p{P}\p{S}])"
+"""The same for a character, as a regular expression of ECMA-262 with Unicode properties."""
 
 
 def is_topic(value: object) -> bool:

@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 from node.api import authentication, problems
 from node.api.docs import OPENAPI
 from node.api.openapi import document
+from node.api.operations import OTHER, OtherSegment
 from node.api.pacing import PacedConnection, PacedRequest
 from node.api.resources import RESOURCES, SERVED_RESOURCES
 from node.api.services import Services
@@ -46,6 +47,7 @@ def create_app(services: Services) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False
+    app.url_map.converters[OTHER] = OtherSegment
     app.config[OPENAPI] = partial(description, services.settings.public_url)
     for resource in SERVED_RESOURCES:
         app.register_blueprint(resource.blueprint(services))

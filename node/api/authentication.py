@@ -17,7 +17,7 @@ import trio
 from quart import Quart, Response, g, has_websocket_context, request, websocket
 
 from node.api.access import OPEN, Rule, rule_of
-from node.api.models.node import AuthriteMessage, HandshakeMessage
+from node.api.models.node import AuthriteMessage, AuthriteRequest, HandshakeMessage, HandshakeRequest
 from node.api.operations import Body, Operation, Resource, json_answer
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, budget_for, read_body
@@ -199,14 +199,20 @@ def _credential(shown: CheckedCertificate) -> Credential:
 
 handshakes = Resource("authentication", Gate)
 REFUSED: Final = ("invalid-authentication", "not-authenticated", "body-too-large")
+EXAMPLE_KEY: Final = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"  # of the private key 2
 HANDSHAKE_EXAMPLE: Final = {
     "version": "0.1",
     "messageType": "initialRequest",
-    "identityKey": "02" + "ab" * 32,
+    "identityKey": EXAMPLE_KEY,
     "initialNonce": "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=",
     "requestedCertificates": {"certifiers": [], "types": {}},
 }
-AUTHRITE_EXAMPLE: Final = {"authrite": "0.1", "messageType": "initialRequest"}
+AUTHRITE_EXAMPLE: Final = {
+    "authrite": "0.1",
+    "messageType": "initialRequest",
+    "identityKey": EXAMPLE_KEY,
+    "nonce": "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=",
+}
 
 
 @handshakes.post(
@@ -215,7 +221,7 @@ AUTHRITE_EXAMPLE: Final = {"authrite": "0.1", "messageType": "initialRequest"}
         operation_id="shakeHands",
         tag="identity",
         summary="BRC-104: initialRequest and certificateResponse",
-        body=Body(content={JSON_TYPE: HandshakeMessage}, examples={JSON_TYPE: HANDSHAKE_EXAMPLE}),
+        body=Body(content={JSON_TYPE: HandshakeRequest}, examples={JSON_TYPE: HANDSHAKE_EXAMPLE}),
         answers={200: json_answer("initialResponse, or the certificates taken.", HandshakeMessage)},
         problems=REFUSED,
     ),
@@ -230,7 +236,7 @@ async def handshake(gate: Gate) -> Response:
         operation_id="shakeHandsAuthrite",
         tag="identity",
         summary="Legacy BRC-31: initialRequest",
-        body=Body(content={JSON_TYPE: AuthriteMessage}, examples={JSON_TYPE: AUTHRITE_EXAMPLE}),
+        body=Body(content={JSON_TYPE: AuthriteRequest}, examples={JSON_TYPE: AUTHRITE_EXAMPLE}),
         answers={200: json_answer("initialResponse.", AuthriteMessage)},
         problems=REFUSED,
     ),

@@ -33,6 +33,7 @@ from node.api.client_address import network_of
 from node.api.handshakes import is_open
 from node.api.http1 import Http1
 from node.api.open_connections import OpenConnections
+from node.api.problems import MEDIA_TYPE, unread_problem
 from node.api.protocols import Protocols
 from node.api.server_limits import ServerLimits
 from node.runtime.containment import SAMPLE_BYTES, Quarantine
@@ -41,7 +42,11 @@ CONNECTION: Final = "overlay.connection"  # in the extensions of a request's sco
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 16 * 1024 * 1024
 HEALTH_PATHS: Final = ("/healthz", "/livez", "/readyz")
-REFUSAL: Final = b"HTTP/1.1 503 \r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+REFUSED: Final = unread_problem(503)
+REFUSAL: Final = (
+    b"HTTP/1.1 503 \r\nContent-Type: %b\r\nContent-Length: %d\r\nRetry-After: 5\r\nConnection: close\r\n\r\n%b"
+    % (MEDIA_TYPE.encode(), len(REFUSED), REFUSED)
+)
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 

@@ -3,7 +3,7 @@
 from quart import Response, g
 
 from node.api.models.dead_letters import DeadLetterDocument, DeadLetterPage, DeadLetterQuery, ReplayedBatches
-from node.api.operations import Operation, Resource, json_answer
+from node.api.operations import OTHER, Operation, Resource, json_answer, links_to
 from node.api.services import Services
 from node.api.wire import answer
 from node.coordination.dead_letters import REPLAYED_AT_ONCE, DeadLetters
@@ -12,6 +12,8 @@ from node.coordination.dead_letters import REPLAYED_AT_ONCE, DeadLetters
 def _dead_letters(services: Services) -> DeadLetters:
     return services.dead_letters
 
+
+LATEST = links_to("batchId", "/deadLetters/0/batchId", "getDeadLetter", "replayDeadLetter")
 
 dead_letters = Resource("dead_letters", _dead_letters)
 
@@ -23,7 +25,7 @@ dead_letters = Resource("dead_letters", _dead_letters)
         tag="batches",
         summary="Batches that ran out of attempts, the latest first",
         query=DeadLetterQuery,
-        answers={200: json_answer("A page.", DeadLetterPage)},
+        answers={200: json_answer("A page.", DeadLetterPage, links=LATEST)},
     ),
 )
 async def list_dead_letters(letters: DeadLetters, query: DeadLetterQuery) -> Response:
@@ -31,7 +33,7 @@ async def list_dead_letters(letters: DeadLetters, query: DeadLetterQuery) -> Res
 
 
 @dead_letters.get(
-    "/overlay/dead-letters/<batch_id>",
+    f"/overlay/dead-letters/<{OTHER}('replay'):batch_id>",
     Operation(
         operation_id="getDeadLetter",
         tag="batches",

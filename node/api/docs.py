@@ -1,6 +1,6 @@
 """GET /openapi.json and /docs: the interface described, for programs and for people."""
 
-from typing import Final
+from typing import Final, Literal
 
 import trio
 from quart import Response, abort, current_app
@@ -52,7 +52,14 @@ async def page(_: Services) -> Response:
         operation_id="getDocsPart",
         tag="node",
         summary="Script and style of that page",
-        answers={200: Answer(description="A file.", content={"text/css": str, "text/javascript": str})},
+        path={
+            "name": Literal[
+                "docs.html", "docs.css", "docs.js", "base.css", "certificate.css", "verify_certificate.mjs"
+            ]
+        },
+        answers={
+            200: Answer(description="A file.", content={"text/html": str, "text/css": str, "text/javascript": str})
+        },
         problems=("not-found",),
     ),
 )

@@ -24,7 +24,7 @@ from node.api.socket_messages import (
 from node.api.socket_output import SocketOutput
 from node.api.stream_clients import StreamClient
 from node.delivery import encodings
-from node.delivery.cursor import Cursor
+from node.delivery.cursor import AheadOfFeedError, Cursor
 from node.delivery.feed import Feed
 from node.delivery.feed_reader import FeedReader
 from node.delivery.filters import Filter
@@ -179,6 +179,12 @@ class EventSocket:
     async def _change_filter(self, change: ChangeFilter) -> None:
         """Go on with another filter, from the place requested, else from the client's own."""
         self._change = None
+        if change.start is not None:
+            try:
+                await self._client.check_place(change.start)
+            except AheadOfFeedError as fault:
+                await self._output.send(error_message(fault))
+                return
         cursor = self._cursor if change.start is None else change.start
         self._reader.close()
         self._inside = None

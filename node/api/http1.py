@@ -13,10 +13,25 @@ from hypercorn.protocol.ws_stream import WSStream
 
 from node.api.handshakes import is_waiting
 from node.api.host_names import is_host
+from node.api.problems import MEDIA_TYPE, unread_problem
 
 
 class Http1(H11Protocol):
     """One connection of HTTP/1.1."""
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Refuse a request that is not understood as HTTP; the connection ends with it."""
+        body = unread_problem(status_code)
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        await self._send_h11_event(
+            h11.Response(status_code=status_code, headers=headers + self.config.response_headers("h11"))
+        )
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI":

@@ -20,9 +20,9 @@ from node.api.models.ingest import (
     LinesAcknowledged,
     LinesEnd,
 )
-from node.api.operations import Answer, Body, Operation, Resource
+from node.api.operations import Answer, Body, Operation, Resource, links_to
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, budget_for, read_body, read_query
+from node.api.wire import JSON_TYPE, InvalidParameterError, budget_for, read_body, read_query
 from node.runtime.document_models import optional_member
 from node.worker.parsing.bodies import BodyShape, RequestEncoding
 
@@ -77,6 +77,10 @@ class IngestHeaders(HeaderModel):
     )
 
 
+LINKS: Final = links_to(
+    "eventId", "/processedEvents/0/eventId", "getEvent", "getCertification", "listVersions"
+) | links_to("batchId", "/batches/0/batchId", "getBatch")
+
 ingest = Resource("ingest", IngestRoutes)
 
 
@@ -110,6 +114,7 @@ ingest = Resource("ingest", IngestRoutes)
             202: Answer(
                 description="Durable: the answer leaves after the commit, flushed to disk.",
                 content={JSON_TYPE: IngestAnswerDocument, LINES_TYPE: AnsweredLines},
+                links=LINKS,
                 headers={
                     "Preference-Applied": "return=minimal where it was applied.",
                     REPLAYED: "true where the answer was given before, under the same Idempotency-Key.",
@@ -167,9 +172,13 @@ def form_of(asked: Request) -> RequestEncoding:
     shape: BodyShape | None = "binary" if binary else SHAPES.get(asked.mimetype)
     if shape is None:
         raise UnsupportedMediaType
+    query = read_query(IngestQuery, asked)
     if shape == "request":
         return RequestEncoding(coding=coding)
-    query = read_query(IngestQuery, asked)
+    if query.source_id is None:
+        raise InvalidParameterError(
+            "'sourceId' is missing", field="sourceId", remedy="send the id of the source that the events come from"
+        )
     options: list[tuple[str, Any]] = [
         (name, value)
         for name, value in (("consensusLevel", query.consensus_level), ("durability", query.durability))

@@ -63,6 +63,12 @@ def inline_schema(model: type[BaseModel]) -> Schema:
     return schema
 
 
+def type_schema(described: Any) -> Schema:
+    """The schema of a type that refers to no model."""
+    schema: Schema = _finished(TypeAdapter(described).json_schema(schema_generator=_Generator))
+    return schema
+
+
 def properties(model: type[BaseModel]) -> Mapping[str, tuple[Schema, bool]]:
     """The members of a model that is described by its members, and whether each is required."""
     schema = inline_schema(model)

@@ -1,11 +1,12 @@
 """GET /overlay/agents/{id}, /overlay/jobs, /overlay/proofs; /overlay/job-templates: the market, and its rules."""
 
 import re
-from typing import Final
+from typing import Annotated, Final
 
+from pydantic import StringConstraints
 from quart import Response
 
-from node.api.models.base import JsonObject, LimitQuery
+from node.api.models.base import HexDigest, JsonObject, LimitQuery
 from node.api.models.market import (
     AgentDocument,
     AuctionDocument,
@@ -18,13 +19,14 @@ from node.api.models.market import (
     TemplateQuery,
     WithdrawnTemplate,
 )
-from node.api.operations import Document, Operation, Resource, json_answer
+from node.api.operations import Document, Operation, Resource, json_answer, links_to
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, InvalidParameterError, answer
-from node.coordination.market import Market, UnknownAgentError
+from node.api.wire import JSON_TYPE, answer
+from node.coordination.market import Market, UnknownAgentError, UnknownTemplateError
 
 AGENT: Final = re.compile("(?:agent_)?(0[23][0-9a-f]{64})")
 HASH: Final = re.compile("[0-9a-f]{64}")
+AgentId = Annotated[str, StringConstraints(pattern=f"^{AGENT.pattern}$")]
 EXAMPLE_TEMPLATE: Final = {
     "templateId": "validate-iot",
     "jobType": "validate",
@@ -33,7 +35,7 @@ EXAMPLE_TEMPLATE: Final = {
     "processingConstraints": {"maxProcessingTime": 5000, "maxRetries": 3, "requireConsensus": True},
     "outputRequirements": {"certificationLevel": "enhanced", "auditTrailRequired": True, "consensusThreshold": 2},
 }
-MISSING: Final = ("unknown-template", "invalid-parameter")
+MISSING: Final = ("unknown-template",)
 
 
 def _market(services: Services) -> Market:
@@ -49,6 +51,7 @@ market = Resource("market", _market)
         operation_id="getAgent",
         tag="market",
         summary="An agent: what it offers, how it did here, and why its reputation is what it is",
+        path={"agent_id": AgentId},
         answers={200: json_answer("As this node sees it.", AgentDocument)},
         problems=("unknown-agent",),
     ),
@@ -67,7 +70,7 @@ async def get_agent(known: Market, agent_id: str) -> Response:
         tag="market",
         summary="The latest auctions",
         query=LimitQuery,
-        answers={200: json_answer("Latest first.", AuctionList)},
+        answers={200: json_answer("Latest first.", AuctionList, links=links_to("jobId", "/jobs/0/jobId", "getJob"))},
     ),
 )
 async def list_jobs(known: Market, query: LimitQuery) -> Response:
@@ -124,7 +127,14 @@ async def list_templates(known: Market, query: TemplateQuery) -> Response:
         tag="market",
         summary="Keep a job template and use it from the next auction on",
         body=Document(model=JobTemplateInput, example=EXAMPLE_TEMPLATE, read=dict),  # protocols.templates checks it
-        answers={201: json_answer("The template.", JobTemplateEntry)},
+        answers={
+            201: json_answer(
+                "The template.",
+                JobTemplateEntry,
+                links=links_to("templateHash", "/templateHash", "getTemplate", "withdrawTemplate"),
+                Location="Its address.",
+            )
+        },
         problems=("invalid-json", "invalid-request", "invalid-template", "body-too-large", "unsupported-media-type"),
     ),
 )
@@ -141,6 +151,7 @@ async def put_template(known: Market, document: JsonObject) -> Response:
         operation_id="getTemplate",
         tag="market",
         summary="A version of a job template in its canonical form: its SHA-256 is the hash",
+        path={"template_hash": HexDigest},
         answers={200: json_answer("The document.", JobTemplateDocument)},
         problems=MISSING,
     ),
@@ -158,6 +169,7 @@ async def get_template(known: Market, template_hash: str) -> Response:
         operation_id="withdrawTemplate",
         tag="market",
         summary="Take a version out of use: the one before it comes back, or the one built in",
+        path={"template_hash": HexDigest},
         answers={200: json_answer("Withdrawn.", WithdrawnTemplate)},
         problems=MISSING,
     ),
@@ -169,5 +181,5 @@ async def withdraw_template(known: Market, template_hash: str) -> Response:
 
 def _digest(text: str) -> bytes:
     if HASH.fullmatch(text) is None:
-        raise InvalidParameterError("the hash of a template must be 64 hex digits", field="templateHash")
+        raise UnknownTemplateError("the hash of a template must be 64 hex digits")
     return bytes.fromhex(text)

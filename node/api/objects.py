@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Final, Literal
 
 import trio
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import PreconditionFailed
 
@@ -16,9 +16,9 @@ from node.api.ranges import read_range
 from node.api.services import Services
 from node.api.wire import JSON_TYPE
 from node.overlay.objects import Content, Kind
-from node.runtime.document_models import optional_member
+from node.runtime.document_models import SchemaMembers, optional_member
 from protocols.errors import ClientFault
-from protocols.uhrp import read_uhrp_url
+from protocols.uhrp import ALPHABET, read_uhrp_url
 
 PATH: Final = "/uhrp/<path:name>"
 MEDIA_TYPES: Final = {
@@ -74,6 +74,12 @@ def _open_to_pages(blueprint: Blueprint) -> None:
 
 
 objects = Resource("objects", lambda services: services, extend=_open_to_pages)
+ObjectName = Annotated[
+    str,
+    Field(description="A UHRP URL, with its checksum, or a SHA-256 in hexadecimal."),
+    StringConstraints(pattern=f"^(?:(?:[uU][hH][rR][pP]:)?(?://)?XU[{ALPHABET}]{{50}}|{DIGEST.pattern})$"),
+    SchemaMembers(format="uhrp-url"),
+]
 CONTENT: Final = {
     "application/x-ndjson": Annotated[str, Field(description="The records of a batch, one a line.")],
     "application/cbor": Annotated[str, Field(description="A quorum certificate.")],
@@ -93,6 +99,7 @@ NOT_MODIFIED: Final = Answer(description="If-None-Match names it.")
             "The name is a UHRP URL (BRC-26), after uhrp:// or bare, or a SHA-256 in hex. What is not here is asked "
             "of peers, and checked. A batch's records are canonical JSON, one a line; a certificate is CBOR."
         ),
+        path={"name": ObjectName},
         query=ObjectQuery,
         headers=ObjectHeaders,
         answers={

@@ -7,10 +7,10 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from node.api.access import rule_of
-from node.api.json_schemas import Schema, Schemas, inline_schema, properties
+from node.api.json_schemas import Schema, Schemas, inline_schema, properties, type_schema
 from node.api.models.problems import Problem
-from node.api.operations import Answer, Resource, Route, path_names
-from node.api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
+from node.api.operations import Answer, Operation, Resource, Route, path_names
+from node.api.problems import MEDIA_TYPE, PROBLEMS, RETRY_AFTER_S, TYPE_PREFIX
 from node.runtime.access import Need
 
 VERSION: Final = "3.1.0"
@@ -55,8 +55,14 @@ SECURITY_SCHEMES: Final = {
         "description": "Legacy BRC-31 (Authrite 0.1): the handshake is POST /authrite/initialRequest.",
     },
 }
-RETRIED: Final = (429, 503)
-"""Statuses whose answers have a Retry-After header."""
+EVERYWHERE: Final = ("request-timeout", "body-too-large", "headers-too-large", "internal", "transfer-coding-unknown")
+"""What any request may be refused with, whatever it is for. Statuses that an operation has no other reasons for are
+described once."""
+
+
+PROVEN: Final[list[dict[str, list[str]]]] = [{name: []} for name in SECURITY_SCHEMES]
+PROVEN_OR_NOT: Final = [{}, *PROVEN]
+ALWAYS_PROVEN: Final = (Need.OWN, Need.OPERATE)
 
 
 def document(resources: Iterable[Resource[Any]], server_url: str = "") -> dict[str, Any]:
@@ -76,8 +82,12 @@ def document(resources: Iterable[Resource[Any]], server_url: str = "") -> dict[s
         "servers": [{"url": server_url or "/"}],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
-        "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
-        "components": {"schemas": dict(sorted(schemas.components.items())), "securitySchemes": SECURITY_SCHEMES},
+        "security": PROVEN_OR_NOT,
+        "components": {
+            "schemas": dict(sorted(schemas.components.items())),
+            "responses": {_name(code): _refusal([code], schemas) for code in EVERYWHERE},
+            "securitySchemes": SECURITY_SCHEMES,
+        },
     }
 
 
@@ -94,7 +104,7 @@ def _types(routes: Sequence[Route]) -> list[Any]:
 
 def _path(path: str) -> str:
     """In OpenAPI's form, members of the path in camelCase: ``/overlay/sources/{sourceId}``."""
-    return re.sub(r"<(?:\w+:)?(\w+)>", lambda match: f"{{{_camel(match[1])}}}", path)
+    return re.sub(r"<(?:[^<>]*:)?(\w+)>", lambda match: f"{{{_camel(match[1])}}}", path)
 
 
 def _camel(name: str) -> str:
@@ -115,21 +125,32 @@ def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
         described["parameters"] = parameters
     if operation.body is not None:
         content = _content(operation.body.content, operation.body.examples, schemas)
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": operation.body.required, "content": content}
+    if rule_of(route.endpoint).need in ALWAYS_PROVEN:
+        described["security"] = PROVEN
     if operation.socket_messages:
         described["x-websocket-client-messages"] = [inline_schema(each) for each in operation.socket_messages]
-    responses = {str(status): _response(answer, schemas) for status, answer in operation.answers.items()}
-    refusals = _problem_responses(_problem_codes(route), schemas)
-    return {**described, "responses": refusals | responses}
+    responses = _problem_responses(_problem_codes(route), schemas)
+    for status, answer in operation.answers.items():
+        own = _response(answer, schemas)
+        refused = responses.get(str(status), {})
+        both = {name: refused[name] | own.get(name, {}) for name in ("content", "headers") if name in refused}
+        responses[str(status)] = own | both
+    return {**described, "responses": responses}
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     operation = route.operation
     path = [
-        {"name": _camel(name), "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": _camel(name), "in": "path", "required": True, **_described(_path_schema(operation, name))}
         for name in path_names(route.path)
     ]
     return path + _members(operation.parameters, "query") + _members(operation.headers, "header")
+
+
+def _path_schema(operation: Operation, name: str) -> Schema:
+    described = operation.path.get(name)
+    return {"type": "string"} if described is None else type_schema(described)
 
 
 def _members(model: type[BaseModel] | None, place: str) -> list[dict[str, Any]]:
@@ -172,6 +193,11 @@ def _response(answer: Answer, schemas: Schemas) -> dict[str, Any]:
         described["headers"] = {
             name: {"schema": {"type": "string"}, "description": text} for name, text in answer.headers.items()
         }
+    if answer.links:
+        described["links"] = {
+            operation_id: {"operationId": operation_id, "parameters": {name: f"$response.body#{pointer}"}}
+            for operation_id, (name, pointer) in answer.links.items()
+        }
     return described
 
 
@@ -185,22 +211,42 @@ def _problem_codes(route: Route) -> list[str]:
         codes.append("invalid-parameter")
     if path_names(route.path):
         codes.append("not-found")  # a part of the path that can name nothing
-    return list(dict.fromkeys([*codes, "internal", "unavailable"]))
+    return list(dict.fromkeys([*codes, "unavailable"]))
 
 
 def _problem_responses(codes: Iterable[str], schemas: Schemas) -> dict[str, Any]:
-    """Responses by status, each with an example per code."""
-    found: dict[str, Any] = {}
-    for code in codes:
-        status, title, _ = PROBLEMS[code]
-        answer = found.setdefault(
-            str(status),
-            {"description": title, "content": {MEDIA_TYPE: {"schema": schemas.of(Problem), "examples": {}}}},
-        )
-        answer["content"][MEDIA_TYPE]["examples"][code] = {"value": problem_example(code)}
-        if status in RETRIED:
-            answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    return dict(sorted(found.items()))
+    """Responses by status, those of every request included."""
+    by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys((*codes, *EVERYWHERE)):
+        by_status.setdefault(PROBLEMS[code][0], []).append(code)
+    return {
+        str(status): {"$ref": f"#/components/responses/{_name(found[0])}"}
+        if len(found) == 1 and found[0] in EVERYWHERE
+        else _refusal(found, schemas)
+        for status, found in sorted(by_status.items())
+    }
+
+
+def _refusal(codes: Sequence[str], schemas: Schemas) -> dict[str, Any]:
+    """The response of a status, with an example per code."""
+    examples = {code: {"value": problem_example(code)} for code in codes}
+    described: dict[str, Any] = {
+        "description": PROBLEMS[codes[0]][1],
+        "content": {MEDIA_TYPE: {"schema": schemas.of(Problem), "examples": examples}},
+    }
+    if any(code in RETRY_AFTER_S for code in codes):
+        described["headers"] = {
+            "Retry-After": {
+                "required": all(code in RETRY_AFTER_S for code in codes),
+                "schema": {"type": "integer", "minimum": 0},
+                "description": "Seconds.",
+            }
+        }
+    return described
+
+
+def _name(code: str) -> str:
+    return "".join(part.title() for part in code.split("-"))
 
 
 def problem_example(code: str) -> dict[str, Any]:

@@ -6,12 +6,14 @@ the description from the same declarations.
 """
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import attrs
 from pydantic import BaseModel
 from quart import Blueprint, Response, abort, request
+from werkzeug.routing import Map, UnicodeConverter
 
 from node.api.models.base import HeaderModel, JsonObject, QueryModel
 from node.api.services import Services
@@ -29,6 +31,18 @@ Content: TypeAlias = Mapping[str, Described]  # by media type
 BINARY: Final = "application/octet-stream"
 
 
+OTHER: Final = "other"
+"""Of a path, the converter that takes any part but those listed: paths of their own, with methods of their own."""
+
+
+class OtherSegment(UnicodeConverter):
+    """A part of a path that is none of ``taken``."""
+
+    def __init__(self, url_map: Map, *taken: str) -> None:
+        super().__init__(url_map)
+        self.regex = rf"(?!(?:{'|'.join(map(re.escape, taken))})\Z)[^/]+"
+
+
 class InvalidDocumentError(ClientFault):
     """A body that its model refuses. Fields: ``field``, a JSON pointer into the body, and ``remedy``."""
 
@@ -42,18 +56,27 @@ class Answer:
     Attributes:
         examples: By media type.
         headers: What each contains, by name.
+        links: By the id of an operation, the part of its path that the answer has, and where: a JSON pointer.
     """
 
     description: str
     content: Content = attrs.field(factory=dict)
     examples: Mapping[str, Any] = attrs.field(factory=dict)
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    links: Mapping[str, tuple[str, str]] = attrs.field(factory=dict)
 
 
-def json_answer(description: str, document: Described, **headers: str) -> Answer:
+def json_answer(
+    description: str, document: Described, *, links: Mapping[str, tuple[str, str]] | None = None, **headers: str
+) -> Answer:
     """``headers`` are written with underscores for hyphens."""
     named = {name.replace("_", "-"): what for name, what in headers.items()}
-    return Answer(description=description, content={JSON_TYPE: document}, headers=named)
+    return Answer(description=description, content={JSON_TYPE: document}, headers=named, links=links or {})
+
+
+def links_to(parameter: str, pointer: str, *operation_ids: str) -> dict[str, tuple[str, str]]:
+    """Links to operations that take the same part of an answer as the same part of their paths."""
+    return dict.fromkeys(operation_ids, (parameter, pointer))
 
 
 @attrs.frozen(kw_only=True)
@@ -62,10 +85,12 @@ class Body:
 
     Attributes:
         examples: By media type.
+        required: Whether one without a byte is refused.
     """
 
     content: Content
     examples: Mapping[str, Any] = attrs.field(factory=dict)
+    required: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +104,10 @@ class Document:
     model: type[DocumentModel]
     example: Any
     read: Callable[[JsonObject], Any] | None = None
+
+    @property
+    def required(self) -> bool:
+        return True
 
     @property
     def content(self) -> Content:
@@ -101,6 +130,8 @@ class Operation:
 
     Attributes:
         operation_id: Stable; names of methods in generated clients are made of it.
+        path: What parts of the path have to be like, by name; others are any text. Described alone: what is
+            otherwise names nothing.
         query: Read before the handler runs, which gets it as ``query``.
         described_query: Described alone: the handler reads the parameters itself.
         headers: Described alone.
@@ -112,6 +143,7 @@ class Operation:
     tag: str
     summary: str
     description: str = ""
+    path: Mapping[str, Described] = attrs.field(factory=dict)
     query: type[QueryModel] | None = None
     described_query: type[QueryModel] | None = None
     headers: type[HeaderModel] | None = None
@@ -201,6 +233,7 @@ class Resource(Generic[C]):
             taken = set(list(inspect.signature(handler).parameters)[1:])
             given = {name for name in ("query", "document") if _gives(operation, name)}
             assert taken - given == set(path_names(path)), f"{handler.__name__} does not take what its route gives"
+            assert set(operation.path) <= set(path_names(path)), f"{handler.__name__} describes other parts"
             self.routes.append(route)
             return handler
 

@@ -23,7 +23,6 @@ from node.api.wire import (
     JSON_TYPE,
     OFF_CHAIN_BYTES_MAX,
     SUBMISSION_BYTES_MAX,
-    InvalidParameterError,
     answer,
     parse_document,
     read_body,
@@ -31,6 +30,7 @@ from node.api.wire import (
 )
 from node.overlay.certificate_lookup import CertificateLookup
 from node.overlay.lookup import LookupOutput, LookupService
+from node.overlay.services import UnknownServiceError
 from node.overlay.submit import TOPICS_MAX, Accepted
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault, MalformedError, OverlayError, WorldFault
@@ -49,6 +49,10 @@ Summaries = dict[str, ServiceSummary]
 
 class InvalidSubmissionError(ClientFault):
     code = "invalid-submission"
+
+
+class UnknownManagerError(ClientFault):
+    code = "unknown-topic-manager"
 
 
 class NotSyncedError(WorldFault):
@@ -133,6 +137,7 @@ async def submit(services: Services) -> Response:
             "invalid-json",
             "invalid-request",
             "invalid-query",
+            "invalid-uhrp-url",
             "unknown-service",
             "unsupported-media-type",
             "body-too-large",
@@ -192,10 +197,11 @@ async def list_lookup_services(services: Services) -> Response:
         summary="What a topic admits",
         query=ManagerQuery,
         answers={200: FOR_PEOPLE},
+        problems=("unknown-topic-manager",),
     ),
 )
 async def document_topic_manager(services: Services, query: ManagerQuery) -> Response:
-    return _documentation(services.overlay.submissions.managers, "manager", query.manager)
+    return _documentation(services.overlay.submissions.managers, "manager", query.manager, UnknownManagerError)
 
 
 @overlay.get(
@@ -206,10 +212,11 @@ async def document_topic_manager(services: Services, query: ManagerQuery) -> Res
         summary="What a lookup service takes and answers",
         query=LookupServiceQuery,
         answers={200: FOR_PEOPLE},
+        problems=("unknown-service",),
     ),
 )
 async def document_lookup_service(services: Services, query: LookupServiceQuery) -> Response:
-    return _documentation(services.overlay.lookups, "lookupService", query.lookup_service)
+    return _documentation(services.overlay.lookups, "lookupService", query.lookup_service, UnknownServiceError)
 
 
 def read_question(question: Any) -> tuple[str, Any]:
@@ -286,11 +293,14 @@ def _about(name: str, documentation: str) -> dict[str, str]:
 
 
 def _documentation(
-    known: Mapping[str, TopicManager] | Mapping[str, LookupService], parameter: str, name: str
+    known: Mapping[str, TopicManager] | Mapping[str, LookupService],
+    parameter: str,
+    name: str,
+    unknown: type[ClientFault],
 ) -> Response:
     found = known.get(name)
     if found is None:
-        raise InvalidParameterError(
+        raise unknown(
             f"{parameter!r} is {name[:40]!r}, which is not served here",
             field=parameter,
             remedy=f"use one of {', '.join(known)}",

@@ -8,9 +8,9 @@ from typing import Final
 from quart import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from node.api.models.base import JsonObject
+from node.api.models.base import HexDigest, JsonObject
 from node.api.models.policies import TrialRequest, TrialResult
-from node.api.operations import Answer, Body, Document, Operation, Resource, json_answer
+from node.api.operations import Answer, Body, Document, Operation, Resource, json_answer, links_to
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, answer, read_body
 from node.sources import policies as stored
@@ -46,7 +46,14 @@ policies = Resource("policies", lambda services: services)
         tag="sources",
         summary="Store a policy, for sources to name by its hash",
         body=Body(content=dict.fromkeys((JSON_TYPE, *YAML_TYPES), JsonObject), examples={JSON_TYPE: EXAMPLE_POLICY}),
-        answers={201: json_answer("Its hash, and its canonical form.", StoredPolicy)},
+        answers={
+            201: json_answer(
+                "Its hash, and its canonical form.",
+                StoredPolicy,
+                links=links_to("policyHash", "/policyHash", "getPolicy", "testPolicy"),
+                Location="Its address.",
+            )
+        },
         problems=(*BAD_DOCUMENT, "missing-function"),
     ),
 )
@@ -69,6 +76,7 @@ async def put_policy(services: Services) -> Response:
         operation_id="getPolicy",
         tag="sources",
         summary="A policy document in its canonical form: its SHA-256 is the hash",
+        path={"policy_hash": HexDigest},
         answers={200: json_answer("The document.", JsonObject)},
         problems=("unknown-policy",),
     ),
@@ -83,6 +91,7 @@ async def get_policy(services: Services, policy_hash: str) -> Response:
         operation_id="testPolicy",
         tag="sources",
         summary="Try a policy on events: what each would become, and which rule decided",
+        path={"policy_hash": HexDigest},
         body=Document(model=TrialRequest, example=EXAMPLE_TRIAL),
         answers={200: json_answer("Each event before and after, with its issues.", TrialResult)},
         problems=("unknown-policy", *BAD_DOCUMENT),

@@ -27,7 +27,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "invalid-filter": (400, "The filter criteria are wrong", "Correct the member named; see /openapi.json."),
     "invalid-message": (400, "The message is not understood", "See /openapi.json for messages of the stream."),
     "invalid-uhrp-url": (400, "Not a UHRP URL", "Use XU and 50 characters, or a SHA-256 in hex."),
-    "invalid-query": (400, "The service does not know the query", "Its documentation describes the queries."),
+    "invalid-query": (422, "The service does not know the query", "Its documentation describes the queries."),
     "not-canonicalizable": (400, "A value has no canonical JSON form", "Send such numbers as strings."),
     "storage-refused": (400, "A value cannot be stored", "Leave out U+0000, and send numbers as described."),
     "bad-request": (400, "The request is not understood", "See /openapi.json for the form."),
@@ -53,8 +53,9 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
         "See /openapi.json for headers and body.",
     ),
     "invalid-beef": (400, "The body is not BEEF", "Send a transaction with its ancestry: BRC-62, 95 or 96."),
-    "invalid-transaction": (400, "The transaction cannot be valid", "Correct the transaction named."),
-    "unknown-topics": (400, "None of the topics is managed here", "See /listTopicManagers."),
+    "invalid-transaction": (422, "The transaction cannot be valid", "Correct the transaction named."),
+    "unknown-topics": (422, "None of the topics is managed here", "See /listTopicManagers."),
+    "unknown-topic-manager": (404, "No such topic manager", "See /listTopicManagers."),
     "unknown-service": (404, "No such lookup service", "See /listLookupServiceProviders."),
     "double-spend": (409, "The coin is spent", "Submit the transaction that spends it first."),
     "topic-full": (429, "The topic is at its limit of outputs", "Spend old ones, or use another node."),
@@ -75,6 +76,10 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "stream-idle": (408, "The stream was silent for too long", "Go on after the last acknowledged line."),
     "source-exists": (409, "The source exists", "Change it with PATCH /overlay/sources/{sourceId}."),
     "subscription-exists": (409, "The subscription exists", "Change it with PATCH, or leave its id out."),
+    "fixed-member": (409, "A member is set at creation only", "Leave it out, or create another."),
+    "ahead-of-feed": (409, "The place is after the end of the feed", "Use a place that was received, or 0."),
+    "not-a-webhook": (409, "The subscription is not a webhook", "Use one of type webhook."),
+    "unfit-member": (422, "A member does not fit the others", "Correct the member named."),
     "subscription-not-active": (409, "The subscription is not active", "Set its subscriptionStatus to active."),
     "not-certified": (409, "The event is not certified yet", "Ask again shortly."),
     "event-dead": (
@@ -87,6 +92,12 @@ PROBLEMS: Final[dict[str, tuple[int, str, str]]] = {
     "body-too-large": (413, "The body is too large", "Split it into smaller requests."),
     "too-many-events": (413, "Too many events in one request", "Send them in several requests."),
     "unsupported-media-type": (415, "The media type is not supported", "Send application/json; see /openapi.json."),
+    "headers-too-large": (431, "The headers are too large", "Send fewer or shorter headers, or a shorter address."),
+    "transfer-coding-unknown": (
+        501,
+        "The transfer coding is not known",
+        "Send the body chunked, or its length.",
+    ),
     "range-not-satisfiable": (416, "No byte is in the range", "Content-Range has the object's size."),
     "invalid-configuration": (422, "The source's configuration is not usable", "Correct the field named."),
     "source-fault": (503, "The source cannot be read", "See its state at /overlay/sources/{sourceId}."),
@@ -134,7 +145,10 @@ HTTP_CODES: Final = {
     412: "precondition-failed",
     413: "body-too-large",
     415: "unsupported-media-type",
+    431: "headers-too-large",
     500: "internal",
+    503: "unavailable",
+    501: "transfer-coding-unknown",
 }
 RETRY_AFTER_S: Final = {
     "idempotency-key-in-use": 1,
@@ -151,6 +165,11 @@ RETRY_AFTER_S: Final = {
     "too-many-expressions": 10,
     "too-many-streams": 10,
     "not-certified": 1,
+    "topic-full": 60,
+    "too-many-messages": 1,
+    "ingestion-disabled": 300,
+    "stream-disabled": 300,
+    "source-fault": 10,
 }
 
 
@@ -172,6 +191,12 @@ def document(code: str, detail: str, fields: Mapping[str, Any]) -> dict[str, Any
 def problem(code: str, detail: str) -> Response:
     """A problem document as a response."""
     return _response(code, document(code, detail, {}))
+
+
+def unread_problem(status: int) -> bytes:
+    """The body for a request that the server refuses before the app sees it."""
+    code = HTTP_CODES.get(status, "bad-request")
+    return orjson.dumps(document(code, f"{PROBLEMS[code][1]}.", {}))
 
 
 def _response(code: str, document: Mapping[str, Any]) -> Response:

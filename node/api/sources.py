@@ -6,16 +6,18 @@ from typing import Final
 from quart import Response, g
 
 from node.api.models.base import JsonObject, PageQuery
-from node.api.operations import Answer, Document, Operation, Resource, json_answer
+from node.api.operations import Answer, Document, Operation, Resource, json_answer, links_to
 from node.api.services import Services
 from node.api.wire import answer
 from node.sources import registry
 from node.sources.documents import (
     SourceChange,
     SourceDocument,
+    SourceId,
     SourceInput,
     SourcePage,
     SourceProgress,
+    SourceReplacement,
     SourceState,
     read_change,
     read_source,
@@ -29,7 +31,24 @@ EXAMPLE: Final = {
     "validationRules": {"bounds": [{"field": "value", "min": -90, "max": 60}]},
     "overlayTopics": ["gitdata.events.iot"],
 }
+NAMED: Final = {"source_id": SourceId}
 SAVED: Final = json_answer("The source.", SourceDocument)
+CREATED: Final = json_answer(
+    "The source.",
+    SourceDocument,
+    links=links_to(
+        "sourceId",
+        "/sourceId",
+        "getSource",
+        "changeSource",
+        "replaceSource",
+        "deleteSource",
+        "getProgress",
+        "rewindSource",
+        "takeDelivery",
+    ),
+    Location="Its address.",
+)
 BAD_DOCUMENT: Final = (
     "invalid-json",
     "invalid-request",
@@ -49,7 +68,7 @@ sources = Resource("sources", lambda services: services)
         tag="sources",
         summary="Register a source",
         body=Document(model=SourceInput, example=EXAMPLE, read=read_source),
-        answers={201: SAVED},
+        answers={201: CREATED},
         problems=("source-exists", "unknown-policy", *BAD_DOCUMENT),
     ),
 )
@@ -83,6 +102,7 @@ async def list_sources(services: Services, query: PageQuery) -> Response:
         operation_id="getSource",
         tag="sources",
         summary="A source",
+        path=NAMED,
         answers={200: SAVED},
         problems=("unknown-source",),
     ),
@@ -97,6 +117,7 @@ async def get_source(services: Services, source_id: str) -> Response:
         operation_id="changeSource",
         tag="sources",
         summary="Change the fields sent",
+        path=NAMED,
         body=Document(model=SourceChange, example={"enabled": False}, read=read_change),
         answers={200: SAVED},
         problems=("unknown-source", "unknown-policy", *BAD_DOCUMENT),
@@ -112,9 +133,10 @@ async def change_source(services: Services, source_id: str, document: SourceChan
         operation_id="replaceSource",
         tag="sources",
         summary="Replace a source: fields not sent get their defaults",
-        body=Document(model=SourceInput, example=EXAMPLE, read=dict),  # read with the id in the address, below
+        path=NAMED,
+        body=Document(model=SourceReplacement, example=EXAMPLE, read=dict),  # read with the id in the address, below
         answers={200: SAVED},
-        problems=("unknown-source", "unknown-policy", *BAD_DOCUMENT),
+        problems=("unknown-source", "unknown-policy", "fixed-member", *BAD_DOCUMENT),
     ),
 )
 async def replace_source(services: Services, source_id: str, document: JsonObject) -> Response:
@@ -127,6 +149,7 @@ async def replace_source(services: Services, source_id: str, document: JsonObjec
         operation_id="deleteSource",
         tag="sources",
         summary="Delete a source; its events stay",
+        path=NAMED,
         answers={204: Answer(description="It is deleted.")},
         problems=("unknown-source",),
     ),
@@ -144,6 +167,7 @@ async def delete_source(services: Services, source_id: str) -> Response:
         operation_id="getProgress",
         tag="sources",
         summary="How far a source that this node reads was read, and what it sent that is no event",
+        path=NAMED,
         answers={200: json_answer("As of now.", SourceProgress)},
         problems=("unknown-source",),
     ),
@@ -160,6 +184,7 @@ async def get_progress(services: Services, source_id: str) -> Response:
         operation_id="rewindSource",
         tag="sources",
         summary="Read a source from its beginning again; events that are known are repeats",
+        path=NAMED,
         answers={204: Answer(description="It is read from its beginning.")},
         problems=("unknown-source",),
     ),

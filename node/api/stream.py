@@ -5,24 +5,22 @@ one that names a subscription continues from its stored place, with its filter. 
 a message with the place where it stopped and is disconnected; it comes back with that place.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated, Final
+from typing import Final
 from weakref import finalize
 
-from pydantic import Field
 from quart import Response, g, request, websocket
 
 from node.api.connection import connection_of
 from node.api.events_socket import EventSocket
 from node.api.events_sse import EventStream
-from node.api.models.base import JsonText
-from node.api.models.stream import SOCKET_REQUESTS, StreamHeaders, StreamMessage, StreamQuery
+from node.api.models.stream import SOCKET_REQUESTS, ServerSentEvent, StreamHeaders, StreamQuery
 from node.api.operations import Answer, Operation, Resource
 from node.api.services import Services
 from node.api.stream_clients import StreamClient, StreamSlots
-from node.api.stream_requests import read_stream_request, refuse_other_origins
+from node.api.stream_requests import StreamRequest, check_place, read_stream_request, refuse_other_origins
 from node.api.wire import read_query
 from node.delivery.feed_reader import FeedReader
 from node.delivery.heartbeats import Heartbeats
@@ -31,17 +29,18 @@ from protocols.errors import ClientFault
 
 PATH: Final = "/overlay/events/stream"
 EVENT_STREAM: Final = "text/event-stream"
-EXAMPLE_STREAM: Final = (
-    'id: 12.1\ndata: {"type":"event","eventId":"event_…","eventType":"sensor_reading",'
-    '"certificationLevel":"enhanced","timestamp":"2024-01-15T10:30:00Z","data":{"value":23.5},'
-    '"certification":{"agentId":"agent_…","signature":"3045…","consensusNodes":3},'
-    '"overlayMetadata":{"latency":120,"reliability":1.0,"sourceId":"farm-1","batchId":"…"}}\n\n'
-    'id: 12.1\ndata: {"type":"heartbeat","timestamp":"2024-01-15T10:30:30.000Z","activeSubscriptions":1,'
-    '"eventsProcessed":156,"head":{"place":"12.1","batchId":"…","identityKey":"02…",'
-    '"protocolID":[2,"overlay log checkpoint"],"keyID":"1","signed":"…","signature":"3045…"}}\n\n'
-)
+EXAMPLE_EVENT: Final = {
+    "id": "12.1",
+    "data": (
+        '{"type":"event","eventId":"event_…","eventType":"sensor_reading","certificationLevel":"enhanced",'
+        '"timestamp":"2024-01-15T10:30:00Z","data":{"value":23.5},"certification":{"agentId":"agent_…",'
+        '"signature":"3045…","consensusNodes":3},"overlayMetadata":{"latency":120,"reliability":1.0,'
+        '"sourceId":"farm-1","batchId":"…"}}'
+    ),
+}
 EVENTS: Final = (
-    "Server-sent events, plain or gzip. The id of each is its place in the feed. Heartbeats come at an interval, "
+    "Server-sent events, plain or gzip; described is one of them. The id of each is its place in the feed. "
+    "Heartbeats come at an interval, "
     "with the signed head of the feed: a client has all it wants up to there, or up to 'place' where that is given. "
     "A client slower than its buffer gets a last message of type dropped with lastEventId, and comes back with it."
 )
@@ -56,7 +55,6 @@ SOCKET: Final = (
     "connection. Closing codes: 1001 the node stops, 1008 too many messages, or messages that are not understood, or "
     "no right to read any more, 1011 a fault of the node, 1013 too slow, after a dropped message."
 )
-EventText = Annotated[str, Field(description="Of each event, the data."), JsonText(StreamMessage)]
 
 
 class StreamDisabledError(ClientFault):
@@ -77,8 +75,13 @@ class StreamRoutes:
             interval_s=settings.heartbeat_ms / 1000,
         )
 
-    def may_stay(self, caller: Caller) -> Callable[[], Awaitable[bool]]:
-        return partial(self.services.access.still_permits, caller, Need.READ, "stream")
+    def client(self, caller: Caller, asked: StreamRequest) -> StreamClient:
+        return StreamClient(
+            may_stay=partial(self.services.access.still_permits, caller, Need.READ, "stream"),
+            check_place=partial(check_place, self.services.database, field="/since"),
+            acknowledge=asked.acknowledge,
+            ends_s=asked.ends_s,
+        )
 
 
 stream = Resource("stream", StreamRoutes)
@@ -96,12 +99,13 @@ stream = Resource("stream", StreamRoutes)
         socket_messages=SOCKET_REQUESTS,
         answers={
             200: Answer(
-                description=EVENTS, content={EVENT_STREAM: EventText}, examples={EVENT_STREAM: EXAMPLE_STREAM}
+                description=EVENTS, content={EVENT_STREAM: ServerSentEvent}, examples={EVENT_STREAM: EXAMPLE_EVENT}
             )
         },
         problems=(
             "unknown-subscription",
             "subscription-not-active",
+            "ahead-of-feed",
             "too-many-streams",
             "too-many-expressions",
             "stream-disabled",
@@ -124,7 +128,7 @@ async def stream_events(context: StreamRoutes, query: StreamQuery) -> Response:
         context.heartbeats,
         connection_of(request.scope),
         gzip=gzip,
-        client=StreamClient(may_stay=context.may_stay(g.caller), ends_s=asked.ends_s),
+        client=context.client(g.caller, asked),
     )
 
     async def body() -> AsyncGenerator[bytes, None]:
@@ -152,7 +156,7 @@ async def stream_socket(context: StreamRoutes) -> None:
         connection = connection_of(websocket.scope)
         if connection is not None and not connection.is_socket:
             return
-        client = StreamClient(may_stay=context.may_stay(g.caller), acknowledge=asked.acknowledge, ends_s=asked.ends_s)
+        client = context.client(g.caller, asked)
         read = partial(FeedReader, services.database, services.feed)
         socket = EventSocket(read, services.feed, context.heartbeats, websocket, connection, client)
         await socket.serve(asked.wanted, asked.start)

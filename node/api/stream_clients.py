@@ -19,11 +19,13 @@ class StreamClient:
 
     Attributes:
         may_stay: Asked with every heartbeat: whether the client may still read.
+        check_place: Raises AheadOfFeedError for a place where the feed has not come to.
         acknowledge: Called with what the client has taken; None where there is no subscription.
         ends_s: When the subscription expires, by trio's clock.
     """
 
     may_stay: Callable[[], Awaitable[bool]]
+    check_place: Callable[[Cursor], Awaitable[None]]
     acknowledge: Callable[[Cursor], None] | None = None
     ends_s: float = math.inf
 

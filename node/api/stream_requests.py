@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import attrs
@@ -13,11 +13,15 @@ from node.api.models.stream import StreamQuery
 from node.api.services import Services
 from node.api.wire import InvalidParameterError
 from node.delivery.criteria import InvalidCriteriaError, read_criteria
-from node.delivery.cursor import Cursor, read_cursor
+from node.delivery.cursor import Cursor, read_cursor, refuse_ahead
 from node.delivery.filters import Filter
 from node.delivery.subscriptions import follow
 from node.runtime.access import NotPermittedError
 from node.runtime.clock import clock_ms
+from storage import batches
+from storage.database import Database
+
+LAST_EVENT_ID: Final = "Last-Event-ID"
 
 
 @attrs.frozen(kw_only=True)
@@ -46,11 +50,18 @@ async def read_stream_request(
 
     Raises:
         InvalidParameterError: A parameter is wrong, or is sent beside subscriptionId.
+        AheadOfFeedError: The feed has not come to the place that is named.
         UnknownSubscriptionError, NotActiveError: The subscription cannot be followed.
     """
-    last_event_id = asked.headers.get("Last-Event-ID")
+    named, field = asked.headers.get(LAST_EVENT_ID), LAST_EVENT_ID
     if query.subscription_id is None:
-        return StreamRequest(wanted=read_filter(query), start=read_start(last_event_id or query.since))
+        wanted = read_filter(query)
+        if not named:
+            named, field = query.since, "since"
+        start = read_start(named, field)
+        if start is not None:
+            await check_place(services.database, start, field=field)
+        return StreamRequest(wanted=wanted, start=start)
     others = [name for name in asked.args if name != "subscriptionId"]
     if others:
         raise InvalidParameterError(
@@ -64,7 +75,7 @@ async def read_stream_request(
         query.subscription_id,
         caller=g.caller,
         kind=kind,
-        acknowledged=read_start(last_event_id),
+        acknowledged=read_start(named, field),
     )
     expires_ms, cursors = followed.expires_ms, services.cursors
     return StreamRequest(
@@ -99,8 +110,13 @@ def read_filter(query: StreamQuery) -> Filter:
         raise InvalidParameterError(str(error), field=field, remedy=error.fields["remedy"]) from error
 
 
-def read_start(text: str | None) -> Cursor | None:
-    """A place as a client names it; None where it names none.
+async def check_place(database: Database, place: Cursor, *, field: str) -> None:
+    """Raise AheadOfFeedError where the feed has not come to a place. The feed in memory lags behind its database."""
+    refuse_ahead(place, await database.run(batches.last_sequence), field)
+
+
+def read_start(text: str | None, field: str) -> Cursor | None:
+    """A place as a client names it in a parameter or header called ``field``; None where it names none.
 
     Raises:
         InvalidParameterError: It is not in the form of one.
@@ -111,8 +127,8 @@ def read_start(text: str | None) -> Cursor | None:
         return read_cursor(text)
     except ValueError as error:
         raise InvalidParameterError(
-            f"{text[:40]!r} must be a place in the feed, such as 12.5",
-            field="since",
+            f"{field!r} must be a place in the feed, such as 12.5, found {text[:40]!r}",
+            field=field,
             remedy="use the id of the last event received, or 0 for everything",
         ) from error
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from quart import Response, g
 
 from node.api.models.base import JsonObject, PageQuery
-from node.api.operations import Answer, Document, Operation, Resource, json_answer
+from node.api.operations import Answer, Document, Operation, Resource, json_answer, links_to
 from node.api.services import Services
 from node.api.wire import answer
 from node.delivery import subscription_documents as documents
@@ -31,8 +31,26 @@ EXAMPLE: Final = {
     "delivery": {"maxEvents": 100},
 }
 SAVED: Final = json_answer("The subscription.", SubscriptionDocument)
+CREATED: Final = json_answer(
+    "The subscription.",
+    SubscriptionDocument,
+    links=links_to(
+        "subscriptionId",
+        "/subscriptionId",
+        "getSubscription",
+        "changeSubscription",
+        "replaceSubscription",
+        "deleteSubscription",
+        "replaySubscription",
+        "testSubscription",
+        "rotateSecret",
+    ),
+    Location="Its address.",
+)
 WHO: Final = ("identity-required", "not-permitted")
 BAD: Final = (
+    "fixed-member",
+    "unfit-member",
     "invalid-json",
     "invalid-request",
     "invalid-filter",
@@ -58,8 +76,8 @@ subscriptions = Resource("subscriptions", lambda services: services)
             "webhook-id. Anonymous callers may have streams' cursors only, for a day."
         ),
         body=Document(model=SubscriptionInput, example=EXAMPLE, read=partial(documents.read_values, creates=True)),
-        answers={201: SAVED},
-        problems=("subscription-exists", "too-many-subscriptions", *BAD),
+        answers={201: CREATED},
+        problems=("subscription-exists", "too-many-subscriptions", "ahead-of-feed", *BAD),
     ),
 )
 async def create_subscription(services: Services, document: JsonObject) -> Response:
@@ -114,7 +132,7 @@ async def get_subscription(services: Services, subscription_id: str) -> Response
         summary="Change the fields sent; status active goes on where it stood",
         body=Document(model=SubscriptionChange, example={"subscriptionStatus": "active"}, read=documents.read_values),
         answers={200: SAVED},
-        problems=("unknown-subscription", *BAD),
+        problems=("unknown-subscription", "subscription-not-active", *BAD),
     ),
 )
 async def change_subscription(services: Services, subscription_id: str, document: JsonObject) -> Response:
@@ -129,7 +147,7 @@ async def change_subscription(services: Services, subscription_id: str, document
         summary="Replace a subscription: fields not sent get their defaults; cursor and secret stay",
         body=Document(model=SubscriptionChange, example=EXAMPLE, read=documents.read_replacement),
         answers={200: SAVED},
-        problems=("unknown-subscription", *BAD),
+        problems=("unknown-subscription", "subscription-not-active", *BAD),
     ),
 )
 async def replace_subscription(services: Services, subscription_id: str, document: JsonObject) -> Response:
@@ -160,7 +178,7 @@ async def delete_subscription(services: Services, subscription_id: str) -> Respo
         summary="Go on from another place; what comes after it is delivered again, under the same ids",
         body=Document(model=ReplayRequest, example={"since": "12.5"}, read=documents.read_since),
         answers={200: SAVED},
-        problems=("unknown-subscription", *BAD),
+        problems=("unknown-subscription", "ahead-of-feed", *BAD),
     ),
 )
 async def replay_subscription(services: Services, subscription_id: str, document: Cursor) -> Response:
@@ -177,7 +195,7 @@ async def replay_subscription(services: Services, subscription_id: str, document
         tag="subscriptions",
         summary="Send a webhook's receiver a signed message of type test, now, once",
         answers={200: json_answer("What came of it.", WebhookTestResult)},
-        problems=("unknown-subscription", "invalid-request", "overloaded", *WHO),
+        problems=("unknown-subscription", "not-a-webhook", "overloaded", *WHO),
     ),
 )
 async def test_subscription(services: Services, subscription_id: str) -> Response:
@@ -194,7 +212,7 @@ async def test_subscription(services: Services, subscription_id: str) -> Respons
         summary="Sign with another secret; for a while with the one before, too",
         body=Document(model=SecretRotation, example={"keepPreviousSeconds": 3600}, read=documents.read_rotation),
         answers={200: SAVED},
-        problems=("unknown-subscription", *BAD),
+        problems=("unknown-subscription", "not-a-webhook", *BAD),
     ),
 )
 async def rotate_secret(services: Services, subscription_id: str, document: SecretRotation) -> Response:

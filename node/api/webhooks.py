@@ -15,6 +15,7 @@ from node.ingest.responses import IngestAnswer
 from node.runtime.access import Need
 from node.runtime.document_models import optional_member
 from node.sources import Webhooks
+from node.sources.documents import SourceId
 
 EXAMPLE_DELIVERY: Final = {"ref": "refs/heads/main", "repository": {"full_name": "lighthouse/lamp"}}
 
@@ -59,10 +60,12 @@ webhooks = Resource("webhooks", WebhookRoutes)
             "body as it came. A repeated delivery is a duplicate by its external id. Refusals are counted in the "
             "source's state, with their reason."
         ),
+        path={"source_id": SourceId},
         headers=WebhookHeaders,
         body=Body(
             content={JSON_TYPE: object, "application/x-www-form-urlencoded": FormDelivery},
             examples={JSON_TYPE: EXAMPLE_DELIVERY},
+            required=False,  # a delivery without a body is kept as one that is no event
         ),
         answers={
             200: json_answer("No event was in it: a sender tried the address, as GitHub and Slack do.", JsonObject),

@@ -13,7 +13,7 @@ from node.ingest.admission_control import ByteBudget
 from node.ingest.pipeline import Ingest
 from node.runtime.document_models import FieldProblem, escaped
 from node.runtime.document_models import read_document as read_document_as
-from protocols.canonical import Json, parse_json
+from protocols.canonical import INTEGER_MAX, Json, parse_json
 from protocols.errors import ClientFault
 from protocols.limits import BEEF_BYTES_MAX, JSON_DEPTH_MAX
 
@@ -103,14 +103,27 @@ async def read_document(request: Request, timeout_s: float) -> dict[str, Any]:
 
 
 def parse_document(body: bytes, *, depth_max: int = JSON_DEPTH_MAX) -> Json:
-    """Parse a JSON document other than events, which ends up in columns of text.
+    """Parse a JSON document other than events, which ends up in columns of text. ``1.0`` is the integer 1.
 
     Raises:
         InvalidJsonError: As of ``parse_json``. InvalidTextError: A string contains U+0000, which no column can hold.
     """
     value = parse_json(body, depth_max=depth_max)
+    if b"." in body or b"e" in body or b"E" in body:
+        value = _with_integers(value)
     if b"\\u0000" in body:  # the only way to write it; the backslash may be one that is escaped itself
         _refuse_nul(value, "")
+    return value
+
+
+def _with_integers(value: Json) -> Json:
+    """A value in which whole numbers are integers: to JSON Schema they are, however they are written."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= INTEGER_MAX else value
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _with_integers(item) for name, item in value.items()}
     return value
 
 

@@ -20,7 +20,7 @@ from storage.dead_letters import DeadLetter
 Document = dict[str, Any]
 
 REPLAYED_AT_ONCE: Final = 100
-BEFORE: Final = re.compile(r"(\d{1,15})_(batch_[0-9a-f]{64})")
+BEFORE: Final = re.compile("([0-9]{1,15})_(batch_[0-9a-f]{64})")
 
 
 class UnknownDeadLetterError(ClientFault):

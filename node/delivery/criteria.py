@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from agents.expressions import Expression, compile_expression
 from node.delivery.filters import NAMES, STATUSES, Filter, MessageOptions, Selection
-from node.runtime.document_models import DocumentModel, FieldProblem, read_document
+from node.runtime.document_models import DocumentModel, FieldProblem, SchemaMembers, read_document
 from node.runtime.topic_patterns import Patterns
 from protocols.errors import ClientFault
 from protocols.messages import Level
@@ -39,7 +39,7 @@ class FilterCriteria(DocumentModel):
     )
     min_certification_level: LevelName = Field("basic", description="The least level that events are certified at.")
     status: Literal["valid", "invalid", "all"] = Field("valid", description="The verdict on an event.")
-    expression: str | None = Field(
+    expression: Annotated[str, SchemaMembers(format="policy-expression")] | None = Field(
         None, description=f"A condition of the policy language over {', '.join(NAMES)}; events it is true for match."
     )
     include_processing_evidence: bool = Field(

@@ -23,7 +23,7 @@ from node.delivery.subscription_models import (
     WebhookDeliveryOptions,
     WebhookFailure,
 )
-from node.runtime.document_models import FieldProblem, read_document
+from node.runtime.document_models import FieldProblem, FixedMemberError, read_document
 from node.runtime.topic_patterns import Patterns
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
@@ -48,9 +48,15 @@ class InvalidSubscriptionError(ClientFault):
     code = "invalid-request"
 
 
-def invalid_member(member: str, reason: str, remedy: str) -> InvalidSubscriptionError:
+class UnfitMemberError(ClientFault):
+    """A member does not fit the others, or the subscription. Field ``field``: a JSON pointer into the document."""
+
+    code = "unfit-member"
+
+
+def unfit_member(member: str, reason: str, remedy: str) -> UnfitMemberError:
     """An error about a member of the document, named as clients write it."""
-    return _invalid(FieldProblem(pointer=f"/{member}", reason=reason, remedy=remedy))
+    return UnfitMemberError(f"/{member}: {reason}", field=f"/{member}", remedy=remedy)
 
 
 def _invalid(problem: FieldProblem) -> InvalidSubscriptionError:
@@ -88,12 +94,16 @@ def without_set_once(known: Subscription, values: Document) -> Document:
     """The columns without those that only the creation sets.
 
     Raises:
-        InvalidSubscriptionError: One of those would change.
+        FixedMemberError: One of those would change.
     """
     for column in SET_ONCE:
         if values.get(column, getattr(known, column)) != getattr(known, column):
             member = SubscriptionChange.model_fields[column].alias or column
-            raise invalid_member(member, "cannot be changed", "leave it out, or create another subscription")
+            raise FixedMemberError(
+                f"/{member}: cannot be changed",
+                field=f"/{member}",
+                remedy="leave it out, or create another subscription",
+            )
     return {column: value for column, value in values.items() if column not in SET_ONCE}
 
 
@@ -104,7 +114,7 @@ def read_filter(criteria: Mapping[str, Any], topics: list[str]) -> Filter:
         ClientFault: With ``field``, a JSON pointer into the subscription.
     """
     if topics and "topics" in criteria:
-        raise invalid_member("overlayTopics", "excludes filterCriteria.topics", "send one of the two")
+        raise unfit_member("overlayTopics", "excludes filterCriteria.topics", "send one of the two")
     wanted = read_criteria(criteria, pointer="/filterCriteria")
     return attrs.evolve(wanted, topics=Patterns(frozenset(topics))) if topics else wanted
 

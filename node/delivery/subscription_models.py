@@ -9,7 +9,7 @@ from agents.timestamps import epoch_ms
 from node.delivery.criteria import FilterCriteria
 from node.delivery.cursor import read_cursor
 from node.delivery.signatures import read_secret
-from node.runtime.document_models import DocumentModel, optional_member
+from node.runtime.document_models import IS_PRINTABLE, DocumentModel, SchemaMembers, optional_member
 from protocols.limits import TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
 
 DAY_S: Final = 86_400
@@ -24,12 +24,6 @@ SET_ONCE: Final = ("subscription_id", "subscription_type", "client_identity_key"
 """Attributes of a subscription that only its creation sets."""
 
 SubscriptionType = Literal["sse", "websocket", "webhook", "overlay"]
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable() or not text.strip():
-        raise ValueError("must consist of printable characters, not of spaces alone")
-    return text
 
 
 def _moment(text: str) -> str:
@@ -54,15 +48,21 @@ def _cursor(text: str) -> str:
     return text
 
 
-Printable = AfterValidator(_printable)
-ClientId = Annotated[str, StringConstraints(min_length=1, max_length=CLIENT_ID_CHARS_MAX), Printable]
-Topic = Annotated[str, StringConstraints(min_length=1, max_length=TOPIC_CHARS_MAX), Printable]
-CallbackUrl = Annotated[str, StringConstraints(min_length=1, max_length=URL_CHARS_MAX), Printable]
+ClientId = Annotated[str, StringConstraints(min_length=1, max_length=CLIENT_ID_CHARS_MAX), IS_PRINTABLE]
+Topic = Annotated[str, StringConstraints(min_length=1, max_length=TOPIC_CHARS_MAX), IS_PRINTABLE]
+CallbackUrl = Annotated[  # ``callback_url`` checks the rest
+    str,
+    StringConstraints(min_length=1, max_length=URL_CHARS_MAX),
+    SchemaMembers(format="uri", pattern=r"^https?://[^\s/?#@]+(?:[/?][^\s#]*)?$"),
+]
 SubscriptionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
 IdentityKeyText = Annotated[str, StringConstraints(pattern="^0[23][0-9a-f]{64}$")]
 Moment = Annotated[str, AfterValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
+QUAD: Final = "(?:[A-Za-z0-9+/]{4})"
+ENDS: Final = ("[A-Za-z0-9+/][AQgw]==", "[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=")  # of one byte, and of two
+SECRET_BASE64: Final = f"(?:{QUAD}{{8,20}}(?:{ENDS[0]}|{ENDS[1]})?|{QUAD}{{21}}(?:{ENDS[0]})?)"  # 24 to 64 bytes
 WebhookSecret = Annotated[
-    str, AfterValidator(_secret), WithJsonSchema({"type": "string", "pattern": "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$"})
+    str, AfterValidator(_secret), WithJsonSchema({"type": "string", "pattern": f"^whsec_{SECRET_BASE64}$"})
 ]
 FeedCursor = Annotated[
     str, AfterValidator(_cursor), WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,9})?$"})

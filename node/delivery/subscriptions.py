@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from node.delivery.callback_url import read_callback_url
-from node.delivery.cursor import WHOLE_BATCH, Cursor
+from node.delivery.cursor import WHOLE_BATCH, Cursor, refuse_ahead
 from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.filters import Filter
 from node.delivery.signatures import make_secret
@@ -21,13 +21,13 @@ from node.delivery.subscription_documents import (
     STREAMS,
     Document,
     cursor_of,
-    invalid_member,
     milliseconds,
     moment_of,
     read_delivery,
     read_filter,
     shown,
     status_of,
+    unfit_member,
     without_set_once,
 )
 from node.runtime.access import Access, Caller, Credential, IdentityRequiredError, Need, NotPermittedError
@@ -61,6 +61,10 @@ class NotActiveError(ClientFault):
     code = "subscription-not-active"
 
 
+class NotAWebhookError(ClientFault):
+    code = "not-a-webhook"
+
+
 @attrs.frozen(kw_only=True)
 class StreamStart:
     """A subscription that a stream begins with.
@@ -90,7 +94,7 @@ def create(
     values = {**DEFAULTS, **values}
     kind = values.get("subscription_type")
     if kind is None:
-        raise invalid_member("subscriptionType", "is missing", "send sse, websocket, webhook or overlay")
+        raise unfit_member("subscriptionType", "is missing", "send sse, websocket, webhook or overlay")
     values = _with_holder(values, caller)
     made = None
     if kind == "webhook":
@@ -103,7 +107,7 @@ def create(
     last = batches.last_sequence(connection)
     if start is None:
         start = Cursor(sequence=last, position=WHOLE_BATCH)
-    _refuse_future(start, last, "since")
+    refuse_ahead(start, last, "/since")
     values["authority"] = _authority(caller)
     row = subscriptions.create(
         connection, {**values, "cursor_sequence": start.sequence, "cursor_position": start.position}
@@ -165,13 +169,13 @@ def _check(values: Document, kind: str, allowed: tuple[Network, ...]) -> None:
     read_filter(values["filter_criteria"], values["overlay_topics"])
     if kind == "webhook":
         if not values.get("callback_url"):
-            raise invalid_member("callbackUrl", "is missing", "send the URL that events are posted to")
+            raise unfit_member("callbackUrl", "is missing", "send the URL that events are posted to")
         read_callback_url(values["callback_url"], allowed)
         read_delivery(values["delivery"])
         return
     for name, column in (("callbackUrl", "callback_url"), ("delivery", "delivery"), ("secret", "secret")):
         if values.get(column):
-            raise invalid_member(name, f"does not apply to subscriptions of type {kind}", "leave it out")
+            raise unfit_member(name, f"does not apply to subscriptions of type {kind}", "leave it out")
 
 
 def _make_room(connection: "Connection", values: Document, caller: Caller) -> None:
@@ -200,15 +204,6 @@ def _make_room(connection: "Connection", values: Document, caller: Caller) -> No
             )
 
 
-def _refuse_future(cursor: Cursor, last: int, field: str) -> None:
-    if cursor.sequence > last:
-        raise invalid_member(
-            field,
-            f"must not be after the end of the feed, {last}",
-            "send a cursor before that, or 0",
-        )
-
-
 def find(connection: "Connection", subscription_id: str, caller: Caller, *, lock: bool = False) -> Subscription:
     """A subscription that is the caller's to use.
 
@@ -225,9 +220,7 @@ def find_webhook(connection: "Connection", subscription_id: str, *, caller: Call
     """A webhook subscription that is the caller's to use."""
     row = find(connection, subscription_id, caller)
     if row.subscription_type != "webhook":
-        raise invalid_member(
-            "subscriptionType", f"is {row.subscription_type}", "use the id of a webhook subscription"
-        )
+        raise NotAWebhookError(f"the subscription is of type {row.subscription_type}")
     return row
 
 
@@ -279,7 +272,7 @@ def change(
     expired = expires_ms is not None and expires_ms <= clock_ms()
     if "subscription_status" in values or (known.subscription_status == "expired" and not expired):
         if expired:
-            raise invalid_member("subscriptionStatus", "it has expired", "send a later expiresAt with it")
+            raise NotActiveError("the subscription has expired", remedy="send a later expiresAt with it")
         values.setdefault("subscription_status", "active")
         values |= {"pause_reason": None, "failing_since_ms": None}
     updated = subscriptions.update(connection, subscription_id, {**values, "authority": _authority(caller)})
@@ -295,7 +288,7 @@ def delete(connection: "Connection", subscription_id: str, *, caller: Caller) ->
 def replay(connection: "Connection", subscription_id: str, *, since: Cursor, caller: Caller) -> Document:
     """Continue a subscription from another cursor: what comes after it is delivered, again or for the first time."""
     find(connection, subscription_id, caller, lock=True)
-    _refuse_future(since, batches.last_sequence(connection), "since")
+    refuse_ahead(since, batches.last_sequence(connection), "/since")
     updated = subscriptions.set_cursor(connection, subscription_id, (since.sequence, since.position))
     assert updated is not None, "it was found in this transaction"
     return _shown(connection, updated)
@@ -349,7 +342,7 @@ async def follow(
 def _passable(connection: "Connection", subscription_id: str, caller: Caller, cursor: Cursor) -> int:
     """The revision of a cursor that may go forward to ``cursor``."""
     row = find(connection, subscription_id, caller)
-    _refuse_future(cursor, batches.last_sequence(connection), "since")
+    refuse_ahead(cursor, batches.last_sequence(connection), "Last-Event-ID")
     return row.cursor_revision
 
 

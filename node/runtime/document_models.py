@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, TypeVar
 
 import attrs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
+
+from protocols.errors import ClientFault
 
 Schema = dict[str, Any]
 
@@ -22,6 +25,12 @@ FOUND_CHARS_MAX: Final = 40
 REASON_CHARS_MAX: Final = 400
 CHOICES: Final = re.compile(r"\^\(([\w|-]+)\)\$")
 """A pattern that lists what is allowed."""
+PRINTABLE: Final = r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*[\p{L}\p{M}\p{N}\p{P}\p{S}][\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"
+PRINTABLE_WORDS: Final = "printable characters, not only spaces"
+WITHOUT_NUL: Final = r"^[^\x00]*$"
+WITHOUT_NUL_WORDS: Final = "characters other than U+0000"
+WORDS_OF: Final = {PRINTABLE: PRINTABLE_WORDS, WITHOUT_NUL: WITHOUT_NUL_WORDS}
+"""Patterns of ECMA-262 that errors put in words."""
 
 
 class DocumentModel(BaseModel):
@@ -47,6 +56,42 @@ class DocumentModel(BaseModel):
         return self.model_dump(by_alias=True, exclude_unset=True, warnings=False)
 
 
+class SchemaMembers:
+    """The annotation of a type whose JSON Schema has these members too."""
+
+    def __init__(self, **members: Any) -> None:
+        self._members = members
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), **self._members}
+
+
+class TextRule:
+    """The annotation of a string that a test decides about, with the pattern that describes it."""
+
+    def __init__(self, pattern: str, words: str, test: Callable[[str], bool]) -> None:
+        """Args:
+        pattern: Of ECMA-262. words: Those that errors have for it: "must consist of ...".
+        """
+        self._pattern = pattern
+        self._words = words
+        self._test = test
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self._pattern}
+
+    def _checked(self, text: str) -> str:
+        if not self._test(text):
+            raise ValueError(f"must consist of {self._words}")
+        return text
+
+
+IS_PRINTABLE: Final = TextRule(PRINTABLE, PRINTABLE_WORDS, lambda text: text.isprintable() and bool(text.strip()))
+HAS_NO_NUL: Final = TextRule(WITHOUT_NUL, WITHOUT_NUL_WORDS, lambda text: "\0" not in text)
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -66,6 +111,12 @@ class FieldProblem:
 
     def __str__(self) -> str:
         return f"{self.pointer}: {self.reason}"
+
+
+class FixedMemberError(ClientFault):
+    """A member that only the creation sets would change. Fields: ``field``, a JSON pointer, and ``remedy``."""
+
+    code = "fixed-member"
 
 
 def optional_member(**options: Any) -> Any:
@@ -206,9 +257,7 @@ def _allowed(schema: Schema) -> str:
         case "string" if (choices := CHOICES.fullmatch(schema.get("pattern", ""))) is not None:
             return f"one of {choices[1].replace('|', ', ')}"
         case "string":
-            pattern = f" matching {schema['pattern']}" if "pattern" in schema else ""
-            size = _range(schema.get("minLength"), schema.get("maxLength"), " characters")
-            return f"a string{size and f' of {size}'}{pattern}"
+            return _string(schema)
         case "integer" | "number" as kind:
             size = _range(schema.get("minimum"), schema.get("maximum"), "")
             return f"{'an integer' if kind == 'integer' else 'a number'}{size and f' of {size}'}"
@@ -223,6 +272,15 @@ def _allowed(schema: Schema) -> str:
             return "an object"
         case _:
             return "as /openapi.json describes it"
+
+
+def _string(schema: Schema) -> str:
+    pattern = schema.get("pattern", "")
+    what = WORDS_OF.get(pattern, "characters")
+    size = _range(schema.get("minLength"), schema.get("maxLength"), f" {what}")
+    if pattern in WORDS_OF:
+        return f"a string of {size or what}"
+    return f"a string{size and f' of {size}'}{pattern and f' matching {pattern}'}"
 
 
 def _range(least: int | None, most: int | None, unit: str) -> str:

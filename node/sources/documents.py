@@ -8,11 +8,19 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from node.runtime.document_models import DocumentModel, FieldProblem, optional_member, read_document
+from node.runtime.document_models import (
+    IS_PRINTABLE,
+    DocumentModel,
+    FieldProblem,
+    FixedMemberError,
+    SchemaMembers,
+    optional_member,
+    read_document,
+)
 from node.sources.settings import AnySourceSettings
 from protocols.errors import ClientFault
 from protocols.limits import SOURCE_ID_CHARS_MAX, TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
-from protocols.topic_names import TOPIC_RULE, is_topic
+from protocols.topic_names import TOPIC_CHARACTER, TOPIC_RULE, is_topic
 
 Json = dict[str, Any]
 SourceType = Literal["webhook", "poll", "mqtt", "kafka", "overlay"]
@@ -29,12 +37,6 @@ class InvalidSourceError(ClientFault):
     code = "invalid-request"
 
 
-def _checked_name(value: str) -> str:
-    if not value.strip() or not value.isprintable():
-        raise ValueError(f"must be a string of 1 to {NAME_CHARS_MAX} printable characters, not only spaces")
-    return value
-
-
 def _checked_topic(value: str) -> str:
     if not is_topic(value):
         raise ValueError(f"must be a topic: {TOPIC_RULE}")
@@ -46,8 +48,10 @@ def _unchanged(value: Any) -> Any:
 
 
 SourceId = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9._:-]{{1,{SOURCE_ID_CHARS_MAX}}}$")]
-SourceName = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX), AfterValidator(_checked_name)]
-Topic = Annotated[str, StringConstraints(min_length=1, max_length=TOPIC_CHARS_MAX), AfterValidator(_checked_topic)]
+SourceName = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX), IS_PRINTABLE]
+Topic = Annotated[
+    str, AfterValidator(_checked_topic), SchemaMembers(pattern=f"^{TOPIC_CHARACTER}{{1,{TOPIC_CHARS_MAX}}}$")
+]
 PolicyHash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 IdentityKeyText = Annotated[str, StringConstraints(pattern="^0[23][0-9a-f]{64}$")]
 TrustScore = Annotated[int, Field(ge=0, le=100)]
@@ -86,9 +90,9 @@ class SourceChange(DocumentModel):
 
 
 class SourceInput(DocumentModel):
-    """A whole source: members that are left out get their defaults."""
+    """A new source: members that are left out get their defaults."""
 
-    source_id: SourceId = optional_member(description="May be left out where the address names the source.")
+    source_id: SourceId = Field(description="Names it for good.")
     name: SourceName = Field(description="Name for people.")
     source_type: SourceType = Field(description="How events come to the node.")
     configuration: Configuration = Field(default_factory=dict, description=CONFIGURATION)
@@ -103,6 +107,12 @@ class SourceInput(DocumentModel):
     def columns(self) -> Json:
         """All columns that a client may set, by name."""
         return {name: getattr(self, name) for name in SourceChange.model_fields}
+
+
+class SourceReplacement(SourceInput):
+    """A whole source: members that are left out get their defaults."""
+
+    source_id: SourceId = optional_member(description="The id in the address, or left out.")
 
 
 class PolicyObjects(DocumentModel):
@@ -203,17 +213,12 @@ def read_source(document: Mapping[str, Any], *, source_id: str | None = None) ->
 
     Raises:
         InvalidSourceError: A member is missing, unknown, or not as its model allows.
+        FixedMemberError: The document names another source than the address.
     """
     given = document if source_id is None or "sourceId" in document else {**document, "sourceId": source_id}
-    if "sourceId" not in given:
-        raise InvalidSourceError(
-            "/sourceId: is missing",
-            field="/sourceId",
-            remedy=f"send 1 to {SOURCE_ID_CHARS_MAX} letters, digits and any of . _ : -",
-        )
     source = read_document(SourceInput, given, _invalid)
     if source_id is not None and source.source_id != source_id:
-        raise InvalidSourceError(
+        raise FixedMemberError(
             f"/sourceId: must be {source_id[:SOURCE_ID_CHARS_MAX]!r} as in the address, found {source.source_id!r}",
             field="/sourceId",
             remedy="leave it out, or repeat the id in the address",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agents.functions import MissingFunctionError
 from agents.policy import policy_document, policy_hash
-from node.sources.documents import InvalidSourceError, PolicyObjects, StoredPolicy
+from node.sources.documents import PolicyObjects, StoredPolicy
 from node.worker.plugins import catalogue
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault, InvalidPolicyError
@@ -77,7 +77,7 @@ def with_policy(connection: "Connection", columns: Json) -> Json:
 
     Raises:
         UnknownPolicyError: This node has no such policy.
-        InvalidSourceError: Sections are given beside the hash.
+        InvalidPolicyError: Sections are given beside the hash.
     """
     named = columns.get("policy_hash")
     rest = {column: value for column, value in columns.items() if column != "policy_hash"}
@@ -85,8 +85,8 @@ def with_policy(connection: "Connection", columns: Json) -> Json:
         return rest
     for column, member in POLICY_PARTS.items():
         if columns.get(column):
-            raise InvalidSourceError(
-                f"/{member}: must be left out beside policyHash", field=f"/{member}", remedy="send one of the two"
+            raise InvalidPolicyError(
+                f"/{member}: must be left out beside policyHash", path=f"/{member}", remedy="send one of the two"
             )
     sections: Any = parse_json(find(connection, bytes.fromhex(named)))
     mapping = {name: section for name, section in sections.items() if name in MAPPING_SECTIONS}

@@ -5,17 +5,25 @@ forerunner BRC-31 (``AuthriteBook``), ``headers`` one signed request by itself (
 """
 
 from protocols.authentication.authrite import AUTHRITE_PATH, AuthriteBook
-from protocols.authentication.certificates import CheckedCertificate, RequestedCertificates
+from protocols.authentication.certificates import CERTIFICATES_MAX, CheckedCertificate, RequestedCertificates
 from protocols.authentication.mutual import HANDSHAKE_PATH, SessionBook
-from protocols.authentication.requests import HANDSHAKE_BYTES_MAX, AuthenticationForm, HttpRequest, form_of
+from protocols.authentication.requests import (
+    HANDSHAKE_BYTES_MAX,
+    SIGNATURE_BYTES_MAX,
+    AuthenticationForm,
+    HttpRequest,
+    form_of,
+)
 from protocols.authentication.sessions import Book, SessionClaim, SessionExchange, SessionLimits
 from protocols.authentication.signed_headers import SignedRequest, authenticate_headers, sign_headers
 from protocols.errors import InvalidAuthenticationError, NotAuthenticatedError
 
 __all__ = [
     "AUTHRITE_PATH",
+    "CERTIFICATES_MAX",
     "HANDSHAKE_BYTES_MAX",
     "HANDSHAKE_PATH",
+    "SIGNATURE_BYTES_MAX",
     "AuthenticationForm",
     "AuthriteBook",
     "Book",

@@ -68,6 +68,8 @@ def _validator(operation_id: str, status: str, media_type: str) -> jsonschema_rs
     operations = (each for methods in description()["paths"].values() for each in methods.values())
     operation = next(each for each in operations if each["operationId"] == operation_id)
     response = operation["responses"].get(status)
+    if response is not None and "$ref" in response:
+        response = description()["components"]["responses"][response["$ref"].rpartition("/")[2]]
     if response is None:
         raise UndescribedAnswerError(f"{operation_id} is not described to answer {status}")
     content = response.get("content", {}).get(media_type)

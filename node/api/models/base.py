@@ -18,7 +18,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from node.runtime.document_models import DocumentModel
+from node.runtime.document_models import DocumentModel, SchemaMembers
 from protocols.limits import TOPIC_CHARS_MAX, TOPICS_PER_BATCH_MAX
 from protocols.messages import Level, Role
 
@@ -76,8 +76,9 @@ def _whole_number(value: object) -> object:
     raise PydanticCustomError("whole_number", "must be digits")
 
 
-def _split(value: object) -> object:
-    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+def split_commas(value: object) -> object:
+    """The items of a query parameter without the spaces around them; empty ones are left out."""
+    return tuple(item.strip(" ") for item in value.split(",") if item.strip(" ")) if isinstance(value, str) else value
 
 
 LevelName = Annotated[str, OneOf(level.word for level in Level)]
@@ -94,11 +95,18 @@ Topic = Annotated[str, StringConstraints(max_length=TOPIC_CHARS_MAX)]
 Topics = Annotated[list[Topic], Field(max_length=TOPICS_PER_BATCH_MAX)]
 CommaSeparated = Annotated[
     tuple[str, ...],
-    BeforeValidator(_split),
+    BeforeValidator(split_commas),
     Field(max_length=COMMA_SEPARATED_MAX),
     WithJsonSchema({"type": "string"}),
 ]
 """Names in one query parameter; an empty one is as one left out."""
+IdentityKeyText = Annotated[
+    str,
+    Field(description="A compressed public key: a point of secp256k1, 33 bytes in lower-case hexadecimal."),
+    StringConstraints(pattern="^0[23][0-9a-f]{64}$"),
+    SchemaMembers(format="identity-key"),
+]
+HexDigest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 PageSize = Annotated[int, Field(ge=1, le=PAGE_MAX), BeforeValidator(_whole_number)]
 
 

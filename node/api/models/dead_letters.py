@@ -1,13 +1,18 @@
 """Batches that ran out of attempts."""
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
 
 from node.api.models.base import PAGE_DEFAULT, AnswerModel, LevelName, PageSize, QueryModel, Time
+from node.coordination.dead_letters import BEFORE
 
 
 class DeadLetterQuery(QueryModel):
     limit: PageSize = Field(PAGE_DEFAULT, description="Page size.")
-    before: str = Field("", description="The nextBefore of the page before.")
+    before: Annotated[str, StringConstraints(pattern=f"^(?:{BEFORE.pattern})?$")] = Field(
+        "", description="The nextBefore of the page before."
+    )
 
 
 class DeadLetterSummary(AnswerModel):

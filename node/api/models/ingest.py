@@ -4,18 +4,17 @@ Requests are parsed in worker processes by ``node.worker.parsing``, which reads 
 of requests describe what it takes. A test draws documents and proves that both accept and refuse the same.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from agents.timestamps import read_rfc3339
-from node.api.models.base import AnswerModel, CommaSeparated, LevelName, OneOf, QueryModel, Time, Topics
+from node.api.models.base import AnswerModel, LevelName, OneOf, QueryModel, Time, Topics, split_commas
 from node.api.models.batches import OverlayJob
 from node.api.models.problems import Problem
 from node.api.models.receipts import Receipt
-from node.runtime.document_models import DocumentModel, optional_member
+from node.runtime.document_models import HAS_NO_NUL, DocumentModel, optional_member
 from node.worker.parsing.admission import DURABILITIES
-from protocols.levels import LEVEL_WORDS
 from protocols.limits import (
     EVENT_TYPE_CHARS_MAX,
     EVENTS_PER_REQUEST_MAX,
@@ -24,18 +23,12 @@ from protocols.limits import (
     TOPIC_CHARS_MAX,
     TOPICS_PER_BATCH_MAX,
 )
-from protocols.topic_names import TOPIC_RULE, is_topic
+from protocols.topic_names import TOPIC_CHARACTER, TOPIC_RULE, is_topic
+
+T = TypeVar("T", list[str], tuple[str, ...])
 
 Durability = Annotated[str, OneOf(DURABILITIES)]
-LEVEL_NAMES = WithJsonSchema({"type": "string", "enum": list(LEVEL_WORDS)})
-DURABILITY_NAMES = WithJsonSchema({"type": "string", "enum": list(DURABILITIES)})
 LineNumber = Annotated[int, Field(description="Counted from 1, blank lines too.")]
-
-
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain U+0000")
-    return text
 
 
 def _rfc3339(text: str) -> str:
@@ -44,20 +37,29 @@ def _rfc3339(text: str) -> str:
     return text
 
 
-def _distinct_topics(topics: list[str]) -> list[str]:
+def _distinct_topics(topics: T) -> T:
     if len(set(topics)) > TOPICS_PER_BATCH_MAX or not all(map(is_topic, topics)):
         raise ValueError(f"must be at most {TOPICS_PER_BATCH_MAX} topics, each {TOPIC_RULE}")
     return topics
 
 
-NoNul = AfterValidator(_without_nul)
-SourceIdText = Annotated[str, StringConstraints(min_length=1, max_length=SOURCE_ID_CHARS_MAX), NoNul]
-EventType = Annotated[str, StringConstraints(min_length=1, max_length=EVENT_TYPE_CHARS_MAX), NoNul]
-ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=EXTERNAL_ID_CHARS_MAX), NoNul]
+SourceIdText = Annotated[str, StringConstraints(min_length=1, max_length=SOURCE_ID_CHARS_MAX), HAS_NO_NUL]
+EventType = Annotated[str, StringConstraints(min_length=1, max_length=EVENT_TYPE_CHARS_MAX), HAS_NO_NUL]
+ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=EXTERNAL_ID_CHARS_MAX), HAS_NO_NUL]
+Attribute = Annotated[str, StringConstraints(min_length=1), HAS_NO_NUL]
 EventTime = Annotated[str, AfterValidator(_rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
-DistributionTopics = Annotated[
-    list[Annotated[str, Field(max_length=TOPIC_CHARS_MAX)]], AfterValidator(_distinct_topics)
+TopicName = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": f"^{TOPIC_CHARACTER}{{1,{TOPIC_CHARS_MAX}}}$"})
 ]
+DistributionTopics = Annotated[list[TopicName], AfterValidator(_distinct_topics)]
+MAYBE_TOPIC: Final = f" *(?:{TOPIC_CHARACTER}{{1,{TOPIC_CHARS_MAX}}})? *"
+TopicNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split_commas),
+    AfterValidator(_distinct_topics),
+    WithJsonSchema({"type": "string", "pattern": f"^{MAYBE_TOPIC}(?:,{MAYBE_TOPIC})*$"}),
+]
+"""In one query parameter, separated by commas; an empty one is as one left out."""
 
 
 class EventInput(DocumentModel):
@@ -105,21 +107,21 @@ class CloudEvent(AnswerModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str
-    source: str
-    specversion: str
-    type: str
+    id: Attribute
+    source: Attribute
+    specversion: Literal["1.0"]
+    type: EventType
 
 
 class IngestQuery(QueryModel):
-    """Of bodies that have no place for it: lines and CloudEvents. The parser checks what it is given."""
+    """Of bodies that have no place for it: lines and CloudEvents."""
 
-    source_id: str = Field("", description="For lines and CloudEvents, whose bodies have no place for it.")
-    consensus_level: Annotated[str, WithJsonSchema({"type": "string", "enum": list(LEVEL_WORDS)})] = optional_member(
-        description="For those: as in processingOptions."
+    source_id: SourceIdText = optional_member(
+        description="Required for lines and CloudEvents, whose bodies have no place for it."
     )
-    durability: Annotated[str, DURABILITY_NAMES] = optional_member(description="For those: as in processingOptions.")
-    distribution_topics: CommaSeparated = Field((), description="For those: topics, comma-separated.")
+    consensus_level: LevelName = optional_member(description="For those: as in processingOptions.")
+    durability: Durability = optional_member(description="For those: as in processingOptions.")
+    distribution_topics: TopicNames = Field((), description="For those: topics, comma-separated.")
 
 
 class RejectionDocument(AnswerModel):

@@ -1,12 +1,23 @@
 """The node's identity, its caller, its peers, and its state."""
 
-from typing import Annotated, get_args
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StringConstraints
 
-from node.api.models.base import AnswerModel, Hex, OneOf, RoleName, Time
+from node.api.models.base import AnswerModel, Hex, IdentityKeyText, JsonObject, OneOf, RoleName, Time
 from node.runtime.access import CallerRole, Form
 from node.runtime.document_models import optional_member
+from protocols.authentication import CERTIFICATES_MAX, SIGNATURE_BYTES_MAX
+
+QUADS: Final = "(?:[A-Za-z0-9+/]{4})"
+REST: Final = "(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)"
+Nonce = Annotated[
+    str,
+    Field(description="16 to 64 bytes in standard base64, with padding."),
+    StringConstraints(
+        pattern=f"^(?:{QUADS}{{5}}{REST}|{QUADS}{{6,20}}{REST}?|{QUADS}{{21}}(?:[A-Za-z0-9+/][AQgw]==)?)$"
+    ),
+]
 
 
 class NodeIdentity(AnswerModel):
@@ -93,6 +104,47 @@ class Stats(AnswerModel):
     agents: list[AgentTotals] = Field(description="Whose evidence agreed with what was certified.")
     dissent: int = Field(description="Statements that differ from what was certified.")
     equivocations: int = Field(description="Agents' contradictions, by batch and role.")
+
+
+class InitialRequest(AnswerModel):
+    """The first message of a handshake (BRC-103, in the form of BRC-104). Other members are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    version: Literal["0.1"]
+    message_type: Literal["initialRequest"]
+    identity_key: IdentityKeyText
+    initial_nonce: Nonce
+
+
+class CertificateResponse(AnswerModel):
+    """Certificates that a client shows in its session, signed (BRC-103). Other members are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    version: Literal["0.1"]
+    message_type: Literal["certificateResponse"]
+    identity_key: IdentityKeyText
+    nonce: Nonce
+    your_nonce: str
+    certificates: list[JsonObject] = Field(max_length=CERTIFICATES_MAX)
+    signature: list[Annotated[int, Field(ge=0, le=255)]] = Field(
+        max_length=SIGNATURE_BYTES_MAX, description="A DER signature, bytes as numbers."
+    )
+
+
+HandshakeRequest = Annotated[InitialRequest | CertificateResponse, Field(discriminator="message_type")]
+
+
+class AuthriteRequest(AnswerModel):
+    """The first message of a handshake of the legacy BRC-31 (Authrite 0.1). Other members are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    authrite: Literal["0.1"]
+    message_type: Literal["initialRequest"]
+    identity_key: IdentityKeyText
+    nonce: Nonce
 
 
 class HandshakeMessage(AnswerModel):

@@ -1,15 +1,21 @@
 """Submissions (BRC-22), lookups (BRC-24), and descriptions of topic managers and lookup services."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from node.api.models.base import AnswerModel, HeaderModel, OneOf, QueryModel
+from node.overlay.submit import TOPICS_MAX
 from node.runtime.document_models import optional_member
+
+NAME: Final = r'"[ !#-\[\]-~]*"'
+TOPICS: Final = rf"^\[ *{NAME} *(?:, *{NAME} *){{0,{TOPICS_MAX - 1}}}\]$"
 
 
 class SubmitHeaders(HeaderModel):
-    topics: str = Field(alias="X-Topics", description='A JSON array of topics: ["tm_ship"].')
+    topics: Annotated[str, StringConstraints(pattern=TOPICS)] = Field(
+        alias="X-Topics", description=f'A JSON array of 1 to {TOPICS_MAX} topics: ["tm_ship"].'
+    )
     includes_values: str = optional_member(
         alias="x-includes-off-chain-values",
         description="true: the body is the BEEF's length as a CompactSize, the BEEF, and the values.",
@@ -55,8 +61,8 @@ class ServiceSummary(AnswerModel):
 
 
 class ManagerQuery(QueryModel):
-    manager: str = Field("", description="Its name.")
+    manager: str = Field(description="Its name.")
 
 
 class LookupServiceQuery(QueryModel):
-    lookup_service: str = Field("", description="Its name.")
+    lookup_service: str = Field(description="Its name.")

@@ -4,16 +4,29 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from node.api.models.base import AnswerModel, CommaSeparated, HeaderModel, Hex, LevelName, OneOf, QueryModel, Time
+from node.api.models.base import (
+    AnswerModel,
+    CommaSeparated,
+    HeaderModel,
+    Hex,
+    JsonText,
+    LevelName,
+    OneOf,
+    QueryModel,
+    Time,
+)
 from node.api.models.batches import EvidenceDocument
 from node.api.models.events import IssueDocument
 from node.api.models.receipts import Certificate
 from node.delivery.criteria import FilterCriteria
 from node.delivery.filters import NAMES
-from node.runtime.document_models import DocumentModel, optional_member
+from node.runtime.document_models import DocumentModel, SchemaMembers, optional_member
 
 PATTERNS = "Comma-separated names of dot-separated words; '*' stands for one word, '#' for any number."
 Flag = Literal["true", "false"]
+
+
+Place = Annotated[str, SchemaMembers(pattern=r"^(?:\s*[0-9]{1,18}(?:\.[0-9]{1,9})?\s*)?$")]
 
 
 class StreamQuery(QueryModel):
@@ -26,7 +39,7 @@ class StreamQuery(QueryModel):
     status: Literal["valid", "invalid", "all"] = Field(
         "valid", description="With invalid and all, an event carries its status and issues."
     )
-    filter: str = Field(
+    filter: Annotated[str, SchemaMembers(format="policy-expression")] = Field(
         "",
         description=(
             f"A condition of the policy language over {', '.join(NAMES)}. Events for which it cannot be evaluated do "
@@ -36,11 +49,11 @@ class StreamQuery(QueryModel):
     include_processing_evidence: Flag = Field("false", description="Adds processingEvidence.")
     include_certificate: Flag = Field("false", description="Adds certificate, which proves the event offline.")
     subscription_id: str = optional_member(description="A subscription's filter and place; nothing beside it.")
-    since: str = Field("", description="Start after this id; 0 for everything. Default: from now on.")
+    since: Place = Field("", description="Start after this id; 0 for everything. Default: from now on.")
 
 
 class StreamHeaders(HeaderModel):
-    last_event_id: str = optional_member(
+    last_event_id: Place = optional_member(
         alias="Last-Event-ID", description="Go on after this event; has precedence over since."
     )
 
@@ -200,3 +213,11 @@ StreamMessage = Annotated[
     | ErrorMessage,
     Field(discriminator="type"),
 ]
+
+
+class ServerSentEvent(AnswerModel):
+    """An event of the stream, as the HTML standard names its fields."""
+
+    id: str = Field(description="The place in the feed after it: send it as Last-Event-ID to go on.")
+    data: Annotated[str, JsonText(StreamMessage)] = Field(description="A message, as JSON.")
+    retry: int = optional_member(description="Milliseconds until a client that lost its connection comes back.")

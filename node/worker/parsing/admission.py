@@ -138,6 +138,7 @@ def admit(
     network: str,
     event_bytes_max: int = EVENT_BYTES_MAX,
     known_flaws: Mapping[int, Flaw] | None = None,
+    events_min: int = 1,
 ) -> Admitted:
     """Parse and check an ingest request.
 
@@ -165,18 +166,26 @@ def admit(
         flaws=flaws | dict(known_flaws or {}),
         network=network,
         event_bytes_max=event_bytes_max,
+        events_min=events_min,
     )
 
 
 def admit_events(
-    source_id: Any, events: Any, *, options: Any, flaws: Mapping[int, Flaw], network: str, event_bytes_max: int
+    source_id: Any,
+    events: Any,
+    *,
+    options: Any,
+    flaws: Mapping[int, Flaw],
+    network: str,
+    event_bytes_max: int,
+    events_min: int = 1,
 ) -> Admitted:
     """Check the parsed members of an ingest request; raises as ``admit``.
 
     Args:
         flaws: Of events that are rejected whatever they contain, by index.
     """
-    _check_members(source_id, events)
+    _check_members(source_id, events, events_min)
     options = _options(options)
     ids = EventIds(network, source_id)
     taken = Admitted(
@@ -226,17 +235,17 @@ def _rejection(index: int, event: Any, flaw: Flaw) -> Rejection:
     return Rejection(index=index, external_id=external_id, field=flaw.field, reason=flaw.reason, remedy=flaw.remedy)
 
 
-def _check_members(source_id: Any, events: Any) -> None:
+def _check_members(source_id: Any, events: Any, events_min: int) -> None:
     if type(source_id) is not str or not 0 < len(source_id) <= SOURCE_ID_CHARS_MAX or not _is_text(source_id):
         _refuse(
             "/sourceId",
             f"must be a string of 1 to {SOURCE_ID_CHARS_MAX} characters, found {_found(source_id)}",
             "send the id of the registered source that the events come from",
         )
-    if type(events) is not list or not events:
+    if type(events) is not list or len(events) < events_min:
         _refuse(
             "/events",
-            f"must be an array of 1 to {EVENTS_PER_REQUEST_MAX} events, found {_found(events)}",
+            f"must be an array of {events_min} to {EVENTS_PER_REQUEST_MAX} events, found {_found(events)}",
             "send at least one event",
         )
     if len(events) > EVENTS_PER_REQUEST_MAX:

@@ -19,6 +19,7 @@ import orjson
 import zstandard
 
 from node.worker.parsing.admission import (
+    FOUND_CHARS_MAX,
     Admitted,
     InvalidRequestError,
     admit,
@@ -37,6 +38,7 @@ Coding = Literal["identity", "gzip", "zstd"]
 JSON_TYPES: Final = ("application/json", "text/json")
 WINDOW_MAX: Final = 2**23  # of zstd: what decompressing takes in memory (RFC 9659)
 REQUIRED: Final = ("id", "source", "specversion", "type")
+VERSION: Final = "1.0"
 NOT_AN_EVENT: Final = b"null"
 
 
@@ -142,7 +144,13 @@ def admit_form(
     options = orjson.dumps(dict(form.options))
     head = b'{"sourceId":%b,"processingOptions":%b,"events":[' % (orjson.dumps(form.source_id), options)
     whole = head + b",".join(events) + b"]}"
-    return admit(whole, network=network, event_bytes_max=event_bytes_max, known_flaws=flaws)
+    return admit(
+        whole,
+        network=network,
+        event_bytes_max=event_bytes_max,
+        known_flaws=flaws,
+        events_min=0 if form.shape == "cloudevents" else 1,  # a batch may be empty (JSON format of CloudEvents, 4.3)
+    )
 
 
 def decompressed(body: bytes, coding: Coding, bytes_max: int) -> bytes:
@@ -234,6 +242,11 @@ def _missing(event: Any) -> Flaw | None:
     for name in REQUIRED:
         if not isinstance(event.get(name), str) or not event[name]:
             return Flaw(f"/{name}", "must be a string that is not empty", "send id, source, specversion and type")
+    if event["specversion"] != VERSION:
+        reason = f"must be {VERSION}, found {event['specversion'][:FOUND_CHARS_MAX]!r}"
+        return Flaw("/specversion", reason, f"send CloudEvents of version {VERSION}")
+    if "data" in event and "data_base64" in event:
+        return Flaw("/data_base64", "must not stand beside data", "send one of the two")
     return None
 
 

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import Final
 
+import orjson
 import pytest
 import trio
 from hyperframe.frame import GoAwayFrame, HeadersFrame, PingFrame, PriorityFrame, RstStreamFrame, SettingsFrame
 
+from node.api.problems import PROBLEMS
 from node.api.server_limits import ServerLimits
 from tests.node.api.test_hostile_connections import GET_HEALTHZ, HELLO, REQUEST, connected, talk
 from tests.node.running import Running, running
@@ -53,6 +55,25 @@ async def test_a_host_that_is_none_is_refused_before_any_route(node: Running, ho
 async def test_an_unknown_coding_is_refused(node: Running) -> None:
     coded = b"POST /lookup HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
     assert (await talk(node, coded, quiet_s=0.5)).startswith(b"HTTP/1.1 501 ")
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a..b\r\n\r\n", "bad-request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200_000 + b"\r\n\r\n", "headers-too-large"),
+        (b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "headers-too-large"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n\r\n", "transfer-coding-unknown"),
+        (b"GET\r\n\r\n", "bad-request"),
+    ],
+)
+async def test_what_the_server_refuses_by_itself_is_a_problem_document(
+    node: Running, request_: bytes, code: str
+) -> None:
+    head, _, body = (await talk(node, request_, quiet_s=0.5)).partition(b"\r\n\r\n")
+    assert f"HTTP/1.1 {PROBLEMS[code][0]} ".encode() in head
+    assert b"content-type: application/problem+json" in head.lower()
+    assert orjson.loads(body)["type"] == f"urn:overlay:problem:{code}"
 
 
 async def is_closed(sock: socket.socket) -> bool:

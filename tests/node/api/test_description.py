@@ -120,6 +120,30 @@ def test_a_problem_has_a_status_a_title_and_a_remedy(code: str) -> None:
     assert remedy.endswith(".")
 
 
+def test_who_is_to_come_back_is_told_when() -> None:
+    """Faults of the world, and of a node at its limits, are answered with Retry-After."""
+    assert {code for code, (status, *_) in PROBLEMS.items() if status in (429, 503)} <= set(RETRY_AFTER_S)
+
+
+def test_routes_that_ask_for_a_role_are_described_to_need_a_proof() -> None:
+    by_endpoint = {route.endpoint: route.operation.operation_id for each in RESOURCES for route in each.routes}
+    for endpoint, operation_id in by_endpoint.items():
+        asks = rule_of(endpoint).need in (Need.OWN, Need.OPERATE)
+        assert ({} in operations()[operation_id].get("security", [{}])) is not asks, endpoint
+
+
+def test_links_lead_to_parts_of_paths() -> None:
+    linked = 0
+    for operation in operations().values():
+        for answer in operation["responses"].values():
+            for link in answer.get("links", {}).values():
+                target = operations()[link["operationId"]]
+                parameters = {each["name"] for each in target["parameters"] if each["in"] == "path"}
+                assert set(link["parameters"]) <= parameters
+                linked += 1
+    assert linked > 20
+
+
 def test_codes_that_are_named_elsewhere_are_problems() -> None:
     assert set(HTTP_CODES.values()) | set(RETRY_AFTER_S) <= set(PROBLEMS)
 

@@ -75,7 +75,7 @@ async def test_every_route_is_described_and_answers_as_described(postgres_url: s
         described = (await node.client.get("/openapi.json")).json()
         assert described == orjson.loads(orjson.dumps(description()))
         routes = {
-            (re.sub(r"<(?:\w+:)?(\w+)>", lambda match: "{" + _camel(match[1]) + "}", rule.rule), method)
+            (re.sub(r"<(?:[^<>]*:)?(\w+)>", lambda match: "{" + _camel(match[1]) + "}", rule.rule), method)
             for rule in node.app.url_map.iter_rules()
             for method in (rule.methods or set()) & METHODS
         }

@@ -204,3 +204,53 @@ async def test_a_string_with_nul_is_refused_by_its_place(
 
 async def test_an_escaped_backslash_before_u0000_is_text(node: Running) -> None:
     assert (await node.source("s2", name="a\\u0000b")).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/overlay/events/ingest", {"POST", "OPTIONS"}), ("/overlay/dead-letters/replay", {"POST", "OPTIONS"})],
+)
+async def test_a_path_of_its_own_has_its_own_methods(node: Running, path: str, allowed: set[str]) -> None:
+    """Beside a path with a variable part, which such a path looks like too."""
+    for method in ("GET", "PUT", "DELETE", "OPTIONS"):
+        answer = await node.client.request(method, path)
+        assert answer.status_code == (200 if method == "OPTIONS" else 405)
+        assert set(answer.headers["Allow"].split(", ")) == allowed
+
+
+async def test_whole_numbers_are_integers_however_they_are_written(node: Running) -> None:
+    answer = await node.client.patch(
+        "/overlay/sources/s1", content=b'{"trustScore": 7e1}', headers={"Content-Type": "application/json"}
+    )
+    assert answer.json()["trustScore"] == 70
+    for wrong in (b"7.5", b"1e300"):
+        refused = await node.client.patch(
+            "/overlay/sources/s1",
+            content=b'{"trustScore": %b}' % wrong,
+            headers={"Content-Type": "application/json"},
+        )
+        assert (refused.status_code, refused.json()["field"]) == (400, "/trustScore")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "sourceId"),
+        ("?sourceId=", "sourceId"),
+        ("?sourceId=s1&consensusLevel=utmost", "consensusLevel"),
+        ("?sourceId=s1&durability=eternal", "durability"),
+        ("?sourceId=s1&distributionTopics=a,b%20c", "distributionTopics"),
+        ("?sourceId=s1&topics=a", "topics"),
+    ],
+)
+@pytest.mark.parametrize("media_type", ["application/x-ndjson", "application/cloudevents+json", "application/json"])
+async def test_parameters_of_an_ingest_request_are_named_where_they_are_wrong(
+    node: Running, query: str, field: str, media_type: str
+) -> None:
+    if media_type == "application/json" and not query:
+        return  # its body names the source
+    answer = await node.client.post(
+        f"/overlay/events/ingest{query}", content=b"{}", headers={"Content-Type": media_type, "Content-Length": "2"}
+    )
+    assert (answer.status_code, answer.json()["field"]) == (400, field)
+    assert answer.json()["type"] == "urn:overlay:problem:invalid-parameter"

@@ -111,7 +111,7 @@ async def test_a_policy_that_is_wrong_is_refused_at_its_place(node: Running) -> 
 async def test_a_source_names_a_policy_or_brings_one(node: Running) -> None:
     digest = await put(node, LEVELS)
     both = await node.source("s1", policyHash=digest, validationRules={"bounds": []})
-    assert (both.status_code, both.json()["field"]) == (400, "/validationRules")
+    assert (both.status_code, both.json()["path"]) == (422, "/validationRules")
     unknown = await node.source("s1", policyHash="ab" * 32)
     assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:overlay:problem:unknown-policy")
     wrong = await node.source("s1", policyHash="AB")

@@ -354,3 +354,19 @@ async def test_more_expressions_than_are_evaluated_at_once_are_refused(node: Run
     node.feed.unsubscribe(held[0])
     async with stream(node, "?filter=data.v+%3C+1"):
         pass
+
+
+@pytest.mark.parametrize("place", ["7", "1.0", "999999999999999999.1"])
+async def test_a_place_after_the_end_of_the_feed_is_refused(node: Running, place: str) -> None:
+    """A client that waits there would miss all that comes before it."""
+    for query, headers in ((f"?since={place}", {}), ("", {"Last-Event-ID": place})):
+        answer = await node.client.get(f"/overlay/events/stream{query}", headers=headers)
+        assert answer.status_code == 409
+        assert answer.json()["type"] == "urn:overlay:problem:ahead-of-feed"
+        assert answer.json()["field"] == ("since" if query else "Last-Event-ID")
+
+
+@pytest.mark.parametrize(("query", "header", "field"), [("since=x", "", "since"), ("since=1", "y", "Last-Event-ID")])
+async def test_a_place_that_is_none_is_named(node: Running, query: str, header: str, field: str) -> None:
+    answer = await node.client.get(f"/overlay/events/stream?{query}", headers={"Last-Event-ID": header})
+    assert (answer.status_code, answer.json()["field"]) == (400, field)

@@ -32,9 +32,7 @@ from tests.node.running import Running, running
 CHOSEN = "status=all&includeProcessingEvidence=true&includeCertificate=true"
 MESSAGES = jsonschema_rs.validator_for(
     {
-        **description()["paths"]["/overlay/events/stream"]["get"]["responses"]["200"]["content"]["text/event-stream"][
-            "schema"
-        ]["contentSchema"],
+        **description()["components"]["schemas"]["ServerSentEvent"]["properties"]["data"]["contentSchema"],
         "components": strict_components(),
     }
 )

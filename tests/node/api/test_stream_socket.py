@@ -134,6 +134,15 @@ async def test_filters_change_on_the_open_connection(node: Running) -> None:
         assert await client.places(1) == ["4.1"]
 
 
+async def test_a_filter_from_after_the_end_of_the_feed_is_refused(node: Running) -> None:
+    async with socket(node) as client:
+        await client.say(type="subscribe", filter={"sourceIds": ["s2"]}, since="99")
+        refused = await client.hear()
+        assert (refused["type"], refused["code"], refused["field"]) == ("error", "ahead-of-feed", "/since")
+        await certify(node)
+        assert await client.places(1) == ["1.1"], "with the filter that it had"
+
+
 async def test_nothing_is_sent_past_the_credit(node: Running) -> None:
     async with socket(node) as client:
         await client.say(type="credit", events=2)

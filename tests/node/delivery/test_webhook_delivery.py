@@ -217,7 +217,7 @@ async def test_a_replay_begins_anew_under_the_same_ids(node: Running) -> None:
         await receiver.until(lambda: len(receiver.hooks) == 6)
         await until_shown(node, subscription, cursor="1.4", deliveries=6)
         late = await node.client.post(f"/overlay/subscriptions/{subscription}/replay", json={"since": "99"})
-        assert (late.status_code, late.json()["field"]) == (400, "/since")
+        assert (late.status_code, late.json()["field"]) == (409, "/since")
     names = [hook.name for hook in receiver.hooks]
     assert names[4:] == names[2:4]
 

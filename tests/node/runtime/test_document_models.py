@@ -2,12 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from node.runtime.document_models import DocumentModel, FieldProblem, optional_member, read_document
+from node.runtime.document_models import (
+    IS_PRINTABLE,
+    PRINTABLE,
+    DocumentModel,
+    FieldProblem,
+    optional_member,
+    read_document,
+)
 
 
 class RefusedError(Exception):
@@ -139,3 +147,19 @@ def test_whatever_is_sent_is_read_or_refused_in_bounded_words(document: dict[str
         assert len(problem.pointer) <= 200
         assert 0 < len(problem.reason) <= 400
         assert problem.remedy
+
+
+PRINTABLE_SCHEMA = jsonschema_rs.validator_for({"type": "string", "pattern": PRINTABLE})
+ASSIGNED = st.characters(exclude_categories=("Cs", "Cn"))  # of what is not assigned, versions of Unicode differ
+
+
+@given(st.text(ASSIGNED, max_size=8) | st.text(" \t\u00a0\u2028a", max_size=4))
+def test_what_is_printable_is_what_its_pattern_describes(text: str) -> None:
+    is_printable = text.isprintable() and bool(text.strip())
+    assert PRINTABLE_SCHEMA.is_valid(text) == is_printable
+    try:
+        TypeAdapter(Annotated[str, IS_PRINTABLE]).validate_python(text)
+    except ValidationError:
+        assert not is_printable
+    else:
+        assert is_printable

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from node.runtime.document_models import FixedMemberError
 from node.sources import documents
 from node.sources.documents import (
     InvalidSourceError,
@@ -67,7 +68,7 @@ def test_the_id_may_stand_in_the_address_in_the_document_or_in_both() -> None:
     assert read_source(WHOLE, source_id="farm-7").source_id == "farm-7"
     with pytest.raises(InvalidSourceError, match="/sourceId: is missing"):
         read_source(without)
-    with pytest.raises(InvalidSourceError, match="must be 'farm-8' as in the address, found 'farm-7'") as refused:
+    with pytest.raises(FixedMemberError, match="must be 'farm-8' as in the address, found 'farm-7'") as refused:
         read_source(WHOLE, source_id="farm-8")
     assert refused.value.fields["field"] == "/sourceId"
 
@@ -75,7 +76,7 @@ def test_the_id_may_stand_in_the_address_in_the_document_or_in_both() -> None:
 @pytest.mark.parametrize(
     ("change", "pointer", "words"),
     [
-        ({"name": ""}, "/name", "must be a string of 1 to 256 characters"),
+        ({"name": ""}, "/name", "must be a string of 1 to 256 printable characters"),
         ({"name": "   "}, "/name", "not only spaces"),
         ({"name": "a\nb"}, "/name", "printable"),
         ({"name": "x" * 257}, "/name", "found a string of 257 characters"),

@@ -108,7 +108,7 @@ async def test_json_lines_are_taken_one_by_one(node: Running) -> None:
     assert node.recorder.told[0].manifest.message.level.word == "critical"
     assert (await post(node, b"", headers, "?sourceId=s1")).status_code == 400
     nameless = await post(node, lines[0].encode(), headers)
-    assert (nameless.status_code, nameless.json()["field"]) == (400, "/sourceId")
+    assert (nameless.status_code, nameless.json()["field"]) == (400, "sourceId")
     unknown = await post(node, lines[0].encode(), headers, "?source=s1")
     assert (unknown.status_code, unknown.json()["field"]) == (400, "source")
 
@@ -164,6 +164,14 @@ async def test_one_bad_cloudevent_does_not_fail_its_batch(node: Running) -> None
     assert [each["status"] for each in answered["processedEvents"]] == [*["rejected"] * 4, "ingested"]
     fields = [each["rejection"]["field"] for each in answered["processedEvents"][:4]]
     assert fields == ["/id", "/source", "", "/timestamp"]
+    old = {**CLOUD, "id": "old", "specversion": "0.3"}
+    both = {**CLOUD, "id": "both", "data_base64": "AA=="}
+    body = json.dumps([old, both]).encode()
+    answer = await post(node, body, {"Content-Type": "application/cloudevents-batch+json"}, "?sourceId=s1")
+    fields = [each["rejection"]["field"] for each in answer.json()["processedEvents"]]
+    assert fields == ["/specversion", "/data_base64"]
+    empty = await post(node, b"[]", {"Content-Type": "application/cloudevents-batch+json"}, "?sourceId=s1")
+    assert (empty.status_code, empty.json()["processedEvents"], empty.json()["batches"]) == (202, [], [])
     none = await post(node, b"{}", {"Content-Type": "application/cloudevents-batch+json"}, "?sourceId=s1")
     assert (none.status_code, none.json()["type"]) == (400, "urn:overlay:problem:invalid-request")
 
