@@ -43,9 +43,9 @@ def parse_json(data: bytes, *, depth_max: int = JSON_DEPTH_MAX) -> Json:
     except ValueError as error:
         raise InvalidJsonError(f"not acceptable JSON: {json_flaw(str(error))}") from error
     try:
-        _walk(value, "", depth_max)
-    except NotCanonicalizableError as error:
-        raise InvalidJsonError(str(error), field=error.fields["path"]) from error
+        _walk(value, depth_max)
+    except _UnfitValueError as error:
+        raise InvalidJsonError(str(error), field=error.pointer) from error
     return value
 
 
@@ -56,7 +56,10 @@ def canonical_json(value: object) -> bytes:
         NotCanonicalizableError: NaN, infinity, an integer beyond 2^53 - 1, a lone surrogate, a key that is not a
             string, or a value without a JSON form; ``path`` in its fields is a JSON pointer to it.
     """
-    need = _walk(value, "", JSON_DEPTH_MAX)
+    try:
+        need = _walk(value, JSON_DEPTH_MAX)
+    except _UnfitValueError as error:
+        raise NotCanonicalizableError(str(error), path=error.pointer) from error
     try:
         if need == _SLOW:
             return rfc8785.dumps(value)  # type: ignore[arg-type]
@@ -68,59 +71,95 @@ def canonical_json(value: object) -> bytes:
 _PLAIN, _INTEGERS, _SLOW = 0, 1, 2  # orjson as it is; after turning 1.0 into 1; the reference package
 
 
-def _walk(value: object, path: str, depth: int) -> int:
+class _UnfitValueError(Exception):
+    """A value that has no canonical form, and the steps that lead to it, the last one first.
+
+    Written down while the error rises: a pointer made for every value on the way costs its length each time, which
+    is quadratic where a long key holds many values.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.steps: list[object] = []
+
+    @property
+    def pointer(self) -> str:
+        return "".join(f"/{step}" for step in reversed(self.steps))
+
+    def __str__(self) -> str:
+        return f"{self.reason} (at {self.pointer or '/'})"
+
+
+def _walk(value: object, depth: int) -> int:
     """Check a value, and say what writing it needs: the greatest need of its parts."""
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return _PLAIN
     if kind is dict:
-        return _walk_object(value, path, depth)  # type: ignore[arg-type]
+        return _walk_object(value, depth)  # type: ignore[arg-type]
     if kind is float:
-        return _walk_float(value, path)  # type: ignore[arg-type]
+        return _walk_float(value)  # type: ignore[arg-type]
     if kind is int:
         if not -INTEGER_MAX <= value <= INTEGER_MAX:  # type: ignore[operator]
-            raise _error("an integer beyond 2^53 - 1: send it as a string", path)
+            raise _UnfitValueError("an integer beyond 2^53 - 1: send it as a string")
         return _PLAIN
     if kind is list:
-        if depth <= 0:
-            raise _error("nested too deeply", path)
-        need = _PLAIN
-        for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
-            need = max(need, _walk(item, f"{path}/{index}", depth - 1))
-        return need
-    raise _error(f"a {kind.__name__} has no JSON form", path)
+        return _walk_array(value, depth)  # type: ignore[arg-type]
+    raise _UnfitValueError(f"a {kind.__name__} has no JSON form")
 
 
-def _walk_object(value: dict[object, object], path: str, depth: int) -> int:
+def _walk_array(value: list[object], depth: int) -> int:
     if depth <= 0:
-        raise _error("nested too deeply", path)
-    need = _PLAIN
-    for key, item in value.items():
-        if type(key) is not str:
-            raise _error("a key is a string", path)
-        if not key.isascii() and any(letter > "\uffff" for letter in key):
-            need = _SLOW
-        kind = type(item)
-        if kind is str or item is None or kind is bool:
-            continue
-        if kind is float and _FRACTION_MIN <= abs(item) < _PLAIN_MAX:  # type: ignore[arg-type]
-            if not item % 1 and need == _PLAIN:  # type: ignore[operator]
-                need = _INTEGERS
-            continue
-        found = _walk(item, f"{path}/{_escaped(key)}", depth - 1)
-        if found > need:
-            need = found
+        raise _UnfitValueError("nested too deeply")
+    need, index = _PLAIN, 0
+    try:
+        for index, item in enumerate(value):  # noqa: B007  # the place of the item at fault
+            found = _walk(item, depth - 1)
+            if found > need:
+                need = found
+    except _UnfitValueError as error:
+        error.steps.append(index)
+        raise
     return need
 
 
-def _walk_float(value: float, path: str) -> int:
+def _walk_object(value: dict[object, object], depth: int) -> int:
+    if depth <= 0:
+        raise _UnfitValueError("nested too deeply")
+    need = _PLAIN
+    key: object = None
+    try:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise _UnfitValueError("a key is a string")
+            if not key.isascii() and any(letter > "\uffff" for letter in key):
+                need = _SLOW
+            kind = type(item)
+            if kind is str or item is None or kind is bool:
+                continue
+            if kind is float and _FRACTION_MIN <= abs(item) < _PLAIN_MAX:  # type: ignore[arg-type]
+                if not item % 1 and need == _PLAIN:  # type: ignore[operator]
+                    need = _INTEGERS
+                continue
+            found = _walk(item, depth - 1)
+            if found > need:
+                need = found
+    except _UnfitValueError as error:
+        if type(key) is str:
+            error.steps.append(_escaped(key))
+        raise
+    return need
+
+
+def _walk_float(value: float) -> int:
     size = abs(value)
     if size < INTEGER_MAX:
         if not value % 1:
             return _INTEGERS
         return _PLAIN if size >= _FRACTION_MIN else _SLOW
     if size == float("inf") or value != value:
-        raise _error("a number that is not finite", path)
+        raise _UnfitValueError("a number that is not finite")
     return _SLOW
 
 
@@ -142,7 +181,3 @@ def _with_integers(value: object) -> object:
 def _escaped(key: str) -> str:
     """A key as a token of a JSON pointer (RFC 6901, section 3)."""
     return key.replace("~", "~0").replace("/", "~1")
-
-
-def _error(text: str, path: str) -> NotCanonicalizableError:
-    return NotCanonicalizableError(f"{text} (at {path or '/'})", path=path)

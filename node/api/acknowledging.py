@@ -9,7 +9,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from node.api.wire import JSON_TYPE
 from node.ingest.responses import IngestAnswer, render
-from node.worker.parsing.bodies import Coding
+from node.worker.parsing.unpacking import Coding
 
 CODINGS: Final[dict[str, Coding]] = {"identity": "identity", "gzip": "gzip", "zstd": "zstd"}
 INLINE_EVENTS_MAX: Final = 64  # an answer about fewer events is rendered on the loop, well under a millisecond

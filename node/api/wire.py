@@ -112,7 +112,7 @@ def parse_document(body: bytes, *, depth_max: int = JSON_DEPTH_MAX) -> Json:
     if b"." in body or b"e" in body or b"E" in body:
         value = _with_integers(value)
     if b"\\u0000" in body:  # the only way to write it; the backslash may be one that is escaped itself
-        _refuse_nul(value, "")
+        _refuse_nul(value)
     return value
 
 
@@ -127,19 +127,30 @@ def _with_integers(value: Json) -> Json:
     return value
 
 
-def _refuse_nul(value: Json, pointer: str) -> None:
-    if isinstance(value, str) and "\0" in value:
-        raise InvalidTextError(f"{pointer or '/'}: must not contain U+0000", field=pointer, remedy="leave U+0000 out")
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _refuse_nul(item, f"{pointer}/{index}")
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            if "\0" in name:
-                raise InvalidTextError(
-                    f"{pointer}: a member's name must not contain U+0000", field=pointer, remedy="leave U+0000 out"
-                )
-            _refuse_nul(item, f"{pointer}/{escaped(name)}")
+def _refuse_nul(value: Json) -> None:
+    found = _find_nul(value)
+    if found is not None:
+        what, steps = found
+        pointer = "".join(f"/{step}" for step in reversed(steps))
+        raise InvalidTextError(
+            f"{pointer or '/'}: {what} must not contain U+0000", field=pointer, remedy="leave U+0000 out"
+        )
+
+
+def _find_nul(value: Json) -> tuple[str, list[str]] | None:
+    """What contains it, and the steps of the pointer to that, the last one first; None where nothing does."""
+    if isinstance(value, str):
+        return ("a string", []) if "\0" in value else None
+    if not isinstance(value, dict | list):
+        return None
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(name, str) and "\0" in name:
+            return "a member's name", []
+        found = _find_nul(item)
+        if found is not None:
+            found[1].append(escaped(str(name)))
+            return found
+    return None
 
 
 def read_query(model: type[Q], asked: Request | Websocket) -> Q:

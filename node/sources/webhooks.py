@@ -20,7 +20,7 @@ from node.sources.manager import SourceManager
 from node.sources.registry import find
 from node.sources.settings.webhook import WebhookSourceSettings
 from node.sources.webhook_signatures import SignatureRefusedError, check_signature
-from node.worker.parsing.bodies import Coding
+from node.worker.parsing.unpacking import Coding
 from node.worker.parsing.webhook_bodies import ReceivedDelivery, document_of, read_delivery
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault, InvalidJsonError

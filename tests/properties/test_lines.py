@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import random
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.worker.parsing.admission import InvalidRequestError
-from node.worker.parsing.bodies import Coding
 from node.worker.parsing.lines import BLANKS, LineGatherer, Piece
-from node.worker.parsing.unpacking import unpacker
+from node.worker.parsing.unpacking import (
+    EXPANSION_FREE_BYTES,
+    EXPANSION_MAX,
+    BodyTooLargeError,
+    Coding,
+    unpacker,
+)
 
 LINE_BYTES, PIECE_BYTES, PIECE_LINES = 8, 20, 3
 BODIES = st.lists(st.sampled_from([b"\n", b"a", b"bb", b" ", b"\r", b"x" * 9, b"1234567"]), max_size=40).map(b"".join)
@@ -83,9 +89,42 @@ def undone(packed: bytes, coding: Coding) -> bytes:
     return text
 
 
-@pytest.mark.parametrize("coding", ["gzip", "zstd"])
-def test_one_step_gives_little_of_much(coding: Coding) -> None:
-    much = bytes(100_000_000)
-    packed = gzip.compress(much) if coding == "gzip" else zstandard.compress(much)
-    sizes = [len(text) for text in unpacker(coding).feed(packed)]
-    assert (sum(sizes), max(sizes) <= 2 * 1024 * 1024) == (len(much), True)
+COMPRESSORS: dict[Coding, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstandard.compress}
+each_coding = pytest.mark.parametrize("coding", list(COMPRESSORS))
+
+
+@each_coding
+@pytest.mark.parametrize("pattern", [b"\0", b"[1.25e-7,-2.5e-7]," * 40_000], ids=["zeros", "repeated array"])
+def test_a_body_expands_by_no_more_than_its_size_allows(coding: Coding, pattern: bytes) -> None:
+    packed = COMPRESSORS[coding]((pattern * (20_000_000 // len(pattern)))[:20_000_000])
+    assert len(packed) * EXPANSION_MAX < 20_000_000, "an input of this test"
+    sizes: list[int] = []
+    with pytest.raises(BodyTooLargeError, match="times its size"):
+        sizes.extend(map(len, unpacker(coding).feed(packed)))
+    assert max(sizes, default=0) <= 2 * 1024 * 1024, "one step"
+    assert sum(sizes) <= EXPANSION_FREE_BYTES + EXPANSION_MAX * len(packed)
+
+
+@each_coding
+def test_a_body_that_expands_as_far_as_it_may_is_read_in_small_steps(coding: Coding) -> None:
+    body = random.Random(7).randbytes(400_000) + bytes(20_000_000)  # an incompressible beginning
+    sizes = [len(text) for text in unpacker(coding).feed(COMPRESSORS[coding](body))]
+    assert (sum(sizes), max(sizes) <= 2 * 1024 * 1024) == (len(body), True)
+
+
+@each_coding
+def test_members_are_bounded_by_the_bytes_that_they_take(coding: Coding) -> None:
+    empty, line = COMPRESSORS[coding](b""), COMPRESSORS[coding](b'{"eventType":"reading","data":{"value":23.5}}\n')
+    assert undone(line * 20_000, coding).count(b"\n") == 20_000
+    with pytest.raises(BodyTooLargeError, match="members of less than"):
+        undone(empty * 20_000, coding)
+
+
+@given(
+    st.lists(st.sampled_from([b"\n", b" \n", b"\t\r\n", b"a\n", b" a\n", b" " * 9, b"\r"]), max_size=60).map(b"".join)
+)
+def test_blank_lines_are_counted_as_if_each_were_read(body: bytes) -> None:
+    """They are counted many at once: a few bytes may decompress to millions of them."""
+    together, gatherer = gathered([body])
+    one_by_one, slow = gathered([body[place : place + 1] for place in range(len(body))])
+    assert (together, gatherer.number) == (one_by_one, slow.number)

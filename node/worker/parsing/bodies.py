@@ -8,7 +8,6 @@ a CloudEvent, become its external id, so that a repeated delivery is a duplicate
 """
 
 import base64
-import zlib
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 from urllib.parse import unquote
@@ -16,7 +15,6 @@ from urllib.parse import unquote
 import attrs
 import jiter
 import orjson
-import zstandard
 
 from node.worker.parsing.admission import (
     FOUND_CHARS_MAX,
@@ -28,24 +26,17 @@ from node.worker.parsing.admission import (
     parse_strictly,
 )
 from node.worker.parsing.flaws import Flaw, read_with_flaws
-from protocols.errors import ClientFault, InvalidJsonError
+from node.worker.parsing.unpacking import Coding, decompressed
+from protocols.errors import InvalidJsonError
 from protocols.json_errors import json_flaw
 from protocols.limits import EVENTS_PER_REQUEST_MAX
 
 BodyShape = Literal["request", "lines", "cloudevent", "cloudevents", "binary"]
-Coding = Literal["identity", "gzip", "zstd"]
 
 JSON_TYPES: Final = ("application/json", "text/json")
-WINDOW_MAX: Final = 2**23  # of zstd: what decompressing takes in memory (RFC 9659)
 REQUIRED: Final = ("id", "source", "specversion", "type")
 VERSION: Final = "1.0"
 NOT_AN_EVENT: Final = b"null"
-
-
-class BodyTooLargeError(ClientFault):
-    """A body that is larger than allowed once it is decompressed."""
-
-    code = "body-too-large"
 
 
 @attrs.frozen(kw_only=True)
@@ -151,41 +142,6 @@ def admit_form(
         known_flaws=flaws,
         events_min=0 if form.shape == "cloudevents" else 1,  # a batch may be empty (JSON format of CloudEvents, 4.3)
     )
-
-
-def decompressed(body: bytes, coding: Coding, bytes_max: int) -> bytes:
-    """Decompress a body, in bounded memory.
-
-    Raises:
-        InvalidRequestError: It is not valid in its coding. BodyTooLargeError: It has more than ``bytes_max``.
-    """
-    try:
-        if coding == "gzip":
-            body = _gunzip(body, bytes_max)
-        elif coding == "zstd":
-            with zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX).stream_reader(
-                body, read_across_frames=True
-            ) as reader:
-                body = reader.read(bytes_max + 1)
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise InvalidRequestError(f"the body is not valid {coding}", field="", remedy="compress it again") from error
-    if len(body) > bytes_max:
-        raise BodyTooLargeError(f"the decompressed body has more than {bytes_max} bytes")
-    return body
-
-
-def _gunzip(body: bytes, bytes_max: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while body and size <= bytes_max:
-        member = zlib.decompressobj(wbits=31)
-        part = member.decompress(body, bytes_max + 1 - size)
-        parts.append(part)
-        size += len(part)
-        if size <= bytes_max and not member.eof:
-            raise zlib.error("the stream ends early")
-        body = member.unused_data
-    return b"".join(parts)
 
 
 def _events(body: bytes, form: RequestEncoding) -> tuple[list[bytes], dict[int, Flaw]]:

@@ -2,7 +2,9 @@
 
 ``feedparser`` handles the many dialects. It is given only well-formed XML of bounded depth without entity
 declarations: otherwise it would fall back to a parser of regular expressions, which a hostile document can keep busy
-for hours and which takes half an entry for a whole one. Markup in entries is left as the feed has it.
+for hours and which takes half an entry for a whole one. It also compares each tag with all before it, each element
+with all namespaces, and searches names of persons for addresses from every letter on: what such work grows with is
+bounded here too. Markup in entries is left as the feed has it.
 """
 
 import calendar
@@ -23,6 +25,17 @@ HEAD_BYTES_MAX: Final = 8 * 1024  # before the first element: feedparser searche
 DEPTH_MAX: Final = 64
 ELEMENTS_MAX: Final = 100_000  # feedparser takes some 40 us for each
 ATTRIBUTES_MAX: Final = 256  # of one element
+PREFIXES_MAX: Final = 128  # of namespaces: each element of an unknown one is compared with all
+BASE_CHARS_MAX: Final = 1_024  # of xml:base and xml:lang, which every element below is given
+TERMS_MAX: Final = 512  # of one entry: each is compared with all before it
+PERSON_CHARS_MAX: Final = 16 * 1024
+PERSON_WORD_CHARS_MAX: Final = 128  # searched for an address in quadratic time
+INHERITED: Final = frozenset({"xml:base", "base", "xml:lang", "lang"})
+ENTRIES: Final = frozenset({"item", "entry"})
+TERMS: Final = frozenset({"category", "subject", "keywords", "tags"})
+LISTS_OF_TERMS: Final = frozenset({"keywords", "tags"})  # separated by commas
+PERSONS: Final = frozenset({"author", "creator", "managingeditor", "publisher", "webmaster"})
+LONG_WORD: Final = re.compile(rf"[A-Za-z0-9_.+-]{{{PERSON_WORD_CHARS_MAX + 1}}}")
 VALUES_DEPTH_MAX: Final = 8
 FIRST_ELEMENT: Final = re.compile(rb"<\w")
 FEED_ROOTS: Final = frozenset({"rss", "feed", "RDF"})
@@ -79,30 +92,74 @@ class _Bytes:
 
 
 class _Walk:
-    """Counts elements and depth in one pass over a document, before feedparser reads it."""
+    """Counts what a document consists of in one pass over it, before feedparser reads it."""
 
     def __init__(self) -> None:
-        self.depth = 0
         self.root = ""
-        self.elements = 0
+        self._open: list[str] = []
+        self._elements = 0
+        self._prefixes: set[str] = set()
+        self._terms = 0
+        self._person = 0  # how deep the outermost element stands that names a person; 0: the walk is in none
+        self._person_text: list[str] = []
+        self._person_chars = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         local = name.rpartition(":")[2]
         self.root = self.root or local
-        self.depth += 1
-        self.elements += 1
-        if self.elements > ELEMENTS_MAX:
-            raise UnreadableBodyError(f"has more than {ELEMENTS_MAX} elements")
-        if self.depth > DEPTH_MAX:
+        local = local.lower()
+        self._open.append(local)
+        self._elements += 1
+        _bound(self._elements, ELEMENTS_MAX, "elements")
+        if len(self._open) > DEPTH_MAX:
             raise UnreadableBodyError(f"is nested deeper than {DEPTH_MAX} levels")
         if len(attributes) > ATTRIBUTES_MAX:
             raise UnreadableBodyError(f"has an element with more than {ATTRIBUTES_MAX} attributes")
+        if attributes:
+            self._check_attributes(attributes)
+        if local in ENTRIES:
+            self._terms = 0
+        elif local in TERMS:
+            self._count_terms(1)
+        elif local in PERSONS and not self._person:
+            self._person = len(self._open)
+
+    def text(self, text: str) -> None:
+        if self._person:
+            self._person_chars += len(text)
+            _bound(self._person_chars, PERSON_CHARS_MAX, "characters in the name of a person")
+            self._person_text.append(text)
+        if self._open[-1] in LISTS_OF_TERMS:
+            self._count_terms(text.count(","))
 
     def end(self, name: str) -> None:
-        self.depth -= 1
+        if self._person == len(self._open):
+            if LONG_WORD.search("".join(self._person_text)):
+                raise UnreadableBodyError(
+                    f"has a word of more than {PERSON_WORD_CHARS_MAX} characters in the name of a person"
+                )
+            self._person, self._person_chars, self._person_text = 0, 0, []
+        self._open.pop()
 
     def entity(self, *declaration: Any) -> None:
         raise UnreadableBodyError("declares entities, which are not allowed in a feed")
+
+    def _check_attributes(self, attributes: dict[str, str]) -> None:
+        for name, value in attributes.items():
+            if name.startswith("xmlns"):
+                self._prefixes.add(name)
+                _bound(len(self._prefixes), PREFIXES_MAX, "prefixes of namespaces")
+            elif name.lower() in INHERITED:
+                _bound(len(value), BASE_CHARS_MAX, f"characters in an attribute {name.lower()}")
+
+    def _count_terms(self, count: int) -> None:
+        self._terms += count
+        _bound(self._terms, TERMS_MAX, "categories and keywords in one entry")
+
+
+def _bound(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise UnreadableBodyError(f"has more than {most} {what}")
 
 
 def _check(body: bytes, encoding: str | None) -> None:
@@ -112,6 +169,7 @@ def _check(body: bytes, encoding: str | None) -> None:
     walk = _Walk()
     parser = expat.ParserCreate(encoding)
     parser.StartElementHandler, parser.EndElementHandler = walk.start, walk.end
+    parser.CharacterDataHandler, parser.buffer_text = walk.text, True
     parser.EntityDeclHandler = walk.entity
     try:
         parser.Parse(body, True)

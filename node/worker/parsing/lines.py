@@ -3,9 +3,14 @@
 Lines are numbered from 1, blank ones included. Of a line that is too long only the number is kept.
 """
 
+import re
+from typing import Final
+
 import attrs
 
-BLANKS = b" \t\r"
+BLANKS: Final = b" \t\r"
+BLANK_STARTS: Final = frozenset({b"\n", b" ", b"\t", b"\r"})
+_BLANK: Final = re.compile(rb"[ \t\r\n]*")
 
 
 @attrs.frozen(kw_only=True)
@@ -63,12 +68,23 @@ class LineGatherer:
 
     def feed(self, data: bytes) -> list[Piece]:
         """Add bytes. Returns the pieces that they complete."""
-        *ended, rest = data.split(b"\n")
         pieces: list[Piece] = []
-        for end in ended:
-            pieces += self._end(end)
-        self._grow(rest)
+        place = self._skip_blank_lines(data, 0)
+        while (end := data.find(b"\n", place)) >= 0:
+            pieces += self._end(data[place:end])
+            place = self._skip_blank_lines(data, end + 1)
+        self._grow(data[place:])
         return pieces
+
+    def _skip_blank_lines(self, data: bytes, place: int) -> int:
+        """Count blank lines from ``place`` on, all at once: a compressed part may hold nothing else."""
+        if self._partial or self._skips or data[place : place + 1] not in BLANK_STARTS:
+            return place
+        found = _BLANK.match(data, place, place + self._line_bytes_max)  # so none of them is too long
+        assert found is not None, "the pattern matches the empty string too"
+        lines = data.count(b"\n", place, found.end())
+        self._number += lines
+        return data.rfind(b"\n", place, found.end()) + 1 if lines else place
 
     def flush(self) -> Piece | None:
         """The complete lines so far, if any, as a piece."""

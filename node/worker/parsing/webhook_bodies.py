@@ -12,8 +12,9 @@ import jiter
 import orjson
 
 from node.worker.parsing.admission import InvalidRequestError
-from node.worker.parsing.bodies import Coding, RawEvent, decompressed
+from node.worker.parsing.bodies import RawEvent
 from node.worker.parsing.shaping import Shape, shaped
+from node.worker.parsing.unpacking import Coding, decompressed
 from protocols.limits import EVENTS_PER_REQUEST_MAX, EXTERNAL_ID_CHARS_MAX
 
 EVENT_TYPE: Final = "webhook"  # of events without one

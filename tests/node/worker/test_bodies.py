@@ -11,7 +11,8 @@ import pytest
 import zstandard
 
 from node.worker.parsing.admission import InvalidRequestError
-from node.worker.parsing.bodies import BodyTooLargeError, RequestEncoding, admit_form, decompressed
+from node.worker.parsing.bodies import RequestEncoding, admit_form
+from node.worker.parsing.unpacking import BodyTooLargeError, decompressed
 from protocols.errors import ClientFault
 from protocols.identifiers import event_id
 from tests.node.certified_batches import NETWORK

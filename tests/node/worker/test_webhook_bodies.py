@@ -9,8 +9,9 @@ import attrs
 import pytest
 
 from node.worker.parsing.admission import InvalidRequestError, TooManyEventsError
-from node.worker.parsing.bodies import BodyTooLargeError, admit_read
+from node.worker.parsing.bodies import admit_read
 from node.worker.parsing.shaping import Shape
+from node.worker.parsing.unpacking import BodyTooLargeError
 from node.worker.parsing.webhook_bodies import FORM_TYPE, ReceivedDelivery, document_of, elements, read_delivery
 from protocols.limits import EVENTS_PER_REQUEST_MAX, EXTERNAL_ID_CHARS_MAX
 
