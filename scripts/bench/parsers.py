@@ -1,6 +1,6 @@
 """What the costliest bodies take of a parser: CPU seconds and memory per MB, each in a process of its own.
 
-    scripts/bench/run parsers [--kib 1024] [--only WORD]
+scripts/bench/run parsers [--kib 1024] [--only WORD]
 """
 
 import argparse

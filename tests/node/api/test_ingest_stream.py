@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import httpx
@@ -161,20 +162,39 @@ async def test_compressed_bodies_are_read_as_they_come(node: Running, coding: st
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-async def test_a_small_body_that_stands_for_much_costs_nothing(node: Running, coding: str) -> None:
+async def test_a_body_that_stands_for_much_costs_little_memory(node: Running, coding: str) -> None:
     sender = await Sender.opened(node, "?sourceId=s1", f"Content-Encoding: {coding}")
-    compress: Any = gzip.compress if coding == "gzip" else zstandard.ZstdCompressor().compress
-    body = compress(line(1) + b" " * 50_000_000 + b"\n" + line(3))
-    assert len(body) < 100_000
+    noise = [line(number, data=Random(number).randbytes(80_000).hex()) for number in range(10, 17)]
+    body = compressed(coding, line(1) + b"".join(noise) + b" " * 50_000_000 + b"\n" + line(3))
+    assert len(body) < 1_000_000
     await sender.send(body)
     await sender.finish()
     document = await sender.document()
     while "done" not in document:
-        assert node.ingest.admission.bytes_in_flight < 1_000_000
+        assert node.ingest.admission.bytes_in_flight < 2_000_000
         last = document
         document = await sender.document()
-    assert (document["done"], document["counts"]["accepted"], document["counts"]["rejected"]) == (True, 2, 1)
-    assert last["rejections"][0]["line"] == 2
+    assert (document["done"], document["counts"]["accepted"], document["counts"]["rejected"]) == (True, 9, 1)
+    assert last["rejections"][0]["line"] == 9
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+async def test_a_body_that_stands_for_more_than_its_size_allows_ends(node: Running, coding: str) -> None:
+    sender = await Sender.opened(node, "?sourceId=s1", f"Content-Encoding: {coding}")
+    await sender.send(compressed(coding, line(1) + b"\n" * 50_000_000 + line(2)))
+    assert await sender.head() == 413
+    sender = await Sender.opened(node, "?sourceId=s1", f"Content-Encoding: {coding}")
+    await sender.send(compressed(coding, line(1)))
+    assert (await sender.document())["lines"] == [1, 1]
+    await sender.send(compressed(coding, b"\n" * 50_000_000))
+    last = await sender.document()
+    assert (last["done"], last["acknowledged"], last["problem"]["status"]) == (False, 1, 413)
+
+
+def compressed(coding: str, body: bytes) -> bytes:
+    compress: Any = gzip.compress if coding == "gzip" else zstandard.compress
+    packed: bytes = compress(body)
+    return packed
 
 
 @pytest.mark.parametrize("cut", [True, False])
