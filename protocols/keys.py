@@ -24,6 +24,8 @@ Protocol: TypeAlias = tuple[int, str]
 Counterparty: TypeAlias = bytes | Literal["self", "anyone"]
 
 CHILDREN_CACHED = 1_024
+POINTS_CACHED = 1_024
+VERIFIED_CACHED = 8_192  # an evidence comes three times: with its result, with the order to certify, with the certificate
 SHARED_CACHED = 8_192  # shared points, one a counterparty
 GENERATOR = Secret((1).to_bytes(32, "big")).public_key.format()
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -169,13 +171,9 @@ def sign(key: PrivateKey, protocol: Protocol, key_id: str, data: bytes) -> bytes
 def verify(identity: bytes, protocol: Protocol, key_id: str, data: bytes, signature: bytes) -> bool:
     """Check a BRC-3 signature with counterparty ``anyone``, by the signer's identity key alone.
 
-    False for whatever is malformed: key, key ID, DER, high S.
+    False for whatever is malformed: key, key ID, DER, high S. Recent answers are kept.
     """
-    try:
-        child = anyone_child(identity, protocol, key_id)
-    except InvalidKeyError:
-        return False
-    return _verify(child, signature, data)
+    return _verify_once(identity, protocol, key_id, hashlib.sha256(data).digest(), signature)
 
 
 def verify_from(
@@ -216,7 +214,16 @@ def verify_message(message: bytes, signed: bytes, verifier: PrivateKey | None = 
 @lru_cache(maxsize=CHILDREN_CACHED)
 def anyone_child(identity: bytes, protocol: Protocol, key_id: str) -> bytes:
     """The child public key that ``identity`` signs with for the counterparty ``anyone``, 33 bytes."""
-    return _add(_point(identity), _tweak(identity, protocol, key_id)).format()
+    return _add(_known_point(identity), _tweak(identity, protocol, key_id)).format()
+
+
+@lru_cache(maxsize=VERIFIED_CACHED)
+def _verify_once(identity: bytes, protocol: Protocol, key_id: str, digest: bytes, signature: bytes) -> bool:
+    try:
+        child = _add(_known_point(identity), _tweak(identity, protocol, key_id))
+        return child.verify(signature, digest, hasher=None)
+    except (InvalidKeyError, ValueError):
+        return False
 
 
 class _Signer(Secret):
@@ -244,6 +251,12 @@ def _point(public: bytes) -> Point:
         raise InvalidKeyError("a public key must be a point of the curve") from error
 
 
+@lru_cache(maxsize=POINTS_CACHED)
+def _known_point(identity: bytes) -> Point:
+    """The point of a recent signer: to unpack it costs as much as half a signature."""
+    return _point(identity)
+
+
 def _add(public: Point, tweak: bytes) -> Point:
     try:
         return public.add(tweak)
@@ -257,10 +270,3 @@ def _add_private(secret: bytes, tweak: bytes) -> bytes:
     if total == 0:
         raise InvalidKeyError("the tweak leads to no key")
     return total.to_bytes(32, "big")
-
-
-def _verify(public: bytes, signature: bytes, data: bytes) -> bool:
-    try:
-        return Point(public).verify(signature, data)
-    except ValueError:
-        return False

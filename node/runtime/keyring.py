@@ -96,7 +96,7 @@ class Keyring:
 
     def sign(self, protocol: tuple[int, str], key_id: str, data: bytes) -> bytes:
         """BRC-3 signature for ``anyone``, DER."""
-        return self._key.sign(protocol, key_id, data)
+        return self._key.sign(protocol, key_id, data, once=True)
 
 
 def _sync_directory(directory: Path) -> None:
