@@ -148,6 +148,7 @@ class Node:
             "jobs": self.state.journal.run,
             "pending": self.state.batches.run_materialise,
             "bisection": self._ingestion.bisection.run,
+            "coalescing": self._ingestion.coalescer.run,
         }
 
     def _edge_tasks(self) -> Tasks:

@@ -25,7 +25,9 @@ Counterparty: TypeAlias = bytes | Literal["self", "anyone"]
 
 CHILDREN_CACHED = 1_024
 POINTS_CACHED = 1_024
-VERIFIED_CACHED = 8_192  # an evidence comes three times: with its result, with the order to certify, with the certificate
+VERIFIED_CACHED = (
+    8_192  # an evidence comes three times: with its result, with the order to certify, with the certificate
+)
 SHARED_CACHED = 8_192  # shared points, one a counterparty
 GENERATOR = Secret((1).to_bytes(32, "big")).public_key.format()
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141

@@ -3,7 +3,7 @@
 from typing import Final
 
 EVENTS_PER_REQUEST_MAX: Final = 10_000
-EVENTS_PER_BATCH_MAX: Final = 1_000
+EVENTS_PER_BATCH_MAX: Final = 4_000
 EVENT_BYTES_MAX: Final = 262_144
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024  # the records of one batch, joined, uncompressed

@@ -21,11 +21,12 @@ def insert_ingested(connection: psycopg.Connection, batches: Sequence[NewBatch])
     """Make batches durable: a row each with the payload, and an index row for every event."""
     with connection.pipeline():
         for batch in batches:
-            _insert_batch(connection, batch)
+            insert_batch(connection, batch)
             _insert_index(connection, batch)
 
 
-def _insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
+def insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
+    """Insert a batch's row alone: whoever does so sees to the index rows of its events."""
     connection.execute(
         """INSERT INTO batches (batch_id, source_id, source_sequence, policy_hash, level, quorum, stateful,
                                 versioned, events, topics, manifest, payload, received_ms, holders)
@@ -195,7 +196,7 @@ def dead_to_split(connection: psycopg.Connection, batch_id: str) -> DeadBatch | 
 
 def insert_part(connection: psycopg.Connection, batch: NewBatch, whole: int, positions: Sequence[int]) -> None:
     """Insert a batch of events that stood in another, at these positions, and move their index rows to it."""
-    _insert_batch(connection, batch)
+    insert_batch(connection, batch)
     connection.execute(
         """UPDATE event_index i SET batch = currval('batches_number_seq'), position = t.place - 1
            FROM unnest(%s::int[]) WITH ORDINALITY AS t(before, place)
@@ -312,8 +313,8 @@ def last_sealed(connection: psycopg.Connection) -> tuple[int, int, str] | None:
 def pending(connection: psycopg.Connection) -> list[PendingBatch]:
     """All batches without an end, in the order they came in."""
     rows = connection.execute(
-        """SELECT batch_id, manifest, stateful, events, coordinator, holders FROM batches WHERE state = 'pending'
-           ORDER BY received_ms, source_sequence"""
+        """SELECT batch_id, manifest, stateful, events, coordinator, holders, versioned FROM batches
+           WHERE state = 'pending' ORDER BY received_ms, source_sequence"""
     ).fetchall()
     return [
         PendingBatch(
@@ -323,6 +324,7 @@ def pending(connection: psycopg.Connection) -> list[PendingBatch]:
             events=row[3],
             coordinator=None if row[4] is None else bytes(row[4]),
             holders=tuple(bytes(key) for key in row[5]),
+            versioned=row[6],
         )
         for row in rows
     ]

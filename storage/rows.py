@@ -104,7 +104,7 @@ class BatchRow:
 
 @attrs.frozen(kw_only=True)
 class PendingBatch:
-    """A batch without an end. ``coordinator`` is None for this node's own."""
+    """A batch without an end. ``coordinator`` is None for this node's own; ``versioned``: it holds later versions."""
 
     batch_id: str
     manifest: bytes
@@ -112,6 +112,7 @@ class PendingBatch:
     events: int
     coordinator: bytes | None
     holders: tuple[bytes, ...]
+    versioned: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,6 @@
 
 from typing import Final
 
-BATCH_STATES: Final = ("pending", "certified", "dead", "split")
+BATCH_STATES: Final = ("pending", "certified", "dead", "split", "merged")
 EVENT_STATUSES: Final = ("pending", "certified", "invalid", "dead")
 JOB_STATUSES: Final = ("queued", "running", "completed", "failed", "dead")

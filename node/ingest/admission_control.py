@@ -5,7 +5,7 @@ found out later from the database, and counts once.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import Final
 
@@ -91,6 +91,12 @@ class AdmissionControl:
     def leave(self, batch_id: str) -> None:
         """Count a batch out that is certified, dead or split; one that is not counted is another node's."""
         self._in_batches -= self._batches.pop(batch_id, 0)
+
+    def merge(self, parts: Iterable[str], whole: str, events: int) -> None:
+        """Count one batch in place of those that were merged into it."""
+        for batch_id in parts:
+            self.leave(batch_id)
+        self.enter(whole, events)
 
     def refuse_if_full(self) -> None:
         """Raise OverloadedError while as many events as may are without an end."""

@@ -18,13 +18,17 @@ REPLICATED: Final = "replicated"
 
 @attrs.frozen(kw_only=True)
 class CommittedBatch:
-    """A durable batch: what the driver is given, and its payload as the agents will get it."""
+    """A durable batch: what the driver is given, and its payload as the agents will get it.
+
+    ``versioned``: it holds later versions of events.
+    """
 
     manifest: Signed[Manifest]
     stateful: bool
     packed: bytes
     record_hashes: tuple[bytes, ...]
     holders: tuple[IdentityKey, ...] = ()
+    versioned: bool = False
 
     @property
     def batch_id(self) -> str:
@@ -84,6 +88,11 @@ class BatchSigner:
             holders=holders,
         )
         batch = CommittedBatch(
-            manifest=signed, stateful=terms.stateful, packed=packed, record_hashes=hashes, holders=holders
+            manifest=signed,
+            stateful=terms.stateful,
+            packed=packed,
+            record_hashes=hashes,
+            holders=holders,
+            versioned=any(version > 1 for version in draft.versions),
         )
         return batch, row

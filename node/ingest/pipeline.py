@@ -14,7 +14,7 @@ has its levels evaluated first.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -25,6 +25,7 @@ import trio
 
 from node.ingest.admission_control import AdmissionControl, IngestLimits
 from node.ingest.batch_rows import CommittedBatch
+from node.ingest.coalescing import Coalescer
 from node.ingest.commit_watch import CommitWatch
 from node.ingest.group_commit import Committed, GroupWriter, Outcome, RequestGroup
 from node.ingest.rejections import HEAD_BYTES, record_refused
@@ -40,7 +41,6 @@ from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import PLAIN, RawEvent, RequestEncoding, admit_form, admit_read
 from protocols.errors import OverlayError, WorldFault
 from protocols.messages import IdentityKey, Level
-from protocols.stimuli import BatchCommitted, Stimulus
 from storage import sources
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError, StatementError, StorageRefusedError
@@ -95,8 +95,7 @@ class Ingest:
         database: Database,
         workers: IngestWorkers,
         writer: GroupWriter,
-        payloads: BytesCache[str, bytes],
-        submit: Callable[[Stimulus], Awaitable[None]],
+        coalescer: Coalescer,
         replications: Replications,
         holders: Callable[[], tuple[IdentityKey, ...]],
         shortfall: Callable[[Level, int], str],
@@ -104,7 +103,7 @@ class Ingest:
         quarantine: Quarantine | None = None,
     ) -> None:
         """Args:
-        submit: Gives a stimulus to the driver.
+        coalescer: Takes the batches that were committed.
         holders: Peers that could hold a batch now.
         shortfall: What keeps the network from a level and quorum now; empty if nothing does.
         on_answer: Called for every request that is committed, with the seconds since its first byte.
@@ -115,8 +114,7 @@ class Ingest:
         self._database = database
         self._workers = workers
         self._writer = writer
-        self._payloads = payloads
-        self._submit_stimulus = submit
+        self._coalescer = coalescer
         self._replications = replications
         self._holders = holders
         self._shortfall = shortfall
@@ -350,14 +348,9 @@ class Ingest:
 
     async def _hand_over(self, batches: Sequence[CommittedBatch]) -> None:
         for batch in batches:
-            self._payloads.put(batch.batch_id, batch.packed)
             if batch.holders:
                 self._replications.expect(batch.batch_id)
-        for batch in batches:
-            stimulus = BatchCommitted(
-                now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful, holders=batch.holders
-            )
-            await self._submit_stimulus(stimulus)
+        await self._coalescer.take(batches)
 
     def _answer(self, request: QueuedRequest, outcome: Outcome, committed: Committed) -> IngestAnswer:
         answer = IngestAnswer(

@@ -10,6 +10,7 @@ from node.coordination.batch_store import BatchStore
 from node.coordination.driver import Driver
 from node.coordination.serialization import read_manifest
 from node.ingest.admission_control import AdmissionControl
+from node.ingest.coalescing import Coalescer
 from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
@@ -26,12 +27,20 @@ class Recovery:
     """Compares the batches on disk that have no end with what the driver knows."""
 
     def __init__(
-        self, *, network: str, batches: BatchStore, driver: Driver, ingest: Ingest, replications: Replications
+        self,
+        *,
+        network: str,
+        batches: BatchStore,
+        driver: Driver,
+        ingest: Ingest,
+        coalescer: Coalescer,
+        replications: Replications,
     ) -> None:
         self._network = network
         self._batches = batches
         self._driver = driver
         self._ingest = ingest
+        self._coalescer = coalescer
         self._replications = replications
 
     async def resume_unfinished(self) -> None:
@@ -77,6 +86,8 @@ class Recovery:
                                 now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
                             )
                         )
+                elif self._coalescer.holds(each.batch_id):
+                    pass
                 elif known is None and signed.message.received_ms < before_ms:
                     log.warning("batch.resubmitted", batch=each.batch_id)
                     await self._resubmit(each)
@@ -86,6 +97,9 @@ class Recovery:
 
     async def _resubmit(self, batch: PendingBatch, *, recovered: bool = True) -> None:
         signed = read_manifest(batch.manifest, self._network)
+        if recovered and not batch.holders:
+            await self._coalescer.resume(signed, stateful=batch.stateful, versioned=batch.versioned)
+            return
         stimulus = BatchCommitted(
             now_ms=clock_ms(),
             manifest=signed,

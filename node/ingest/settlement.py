@@ -3,6 +3,7 @@
 from node.coordination.certified_result import CertifiedResult
 from node.ingest.admission_control import AdmissionControl
 from node.ingest.bisection import Bisection
+from node.ingest.coalescing import Coalescer
 from node.ingest.replication import Replications
 from node.ingest.trust_scores import TrustScores
 from protocols.messages import IdentityKey
@@ -16,6 +17,7 @@ class Settlement:
         *,
         identity: IdentityKey,
         admission: AdmissionControl,
+        coalescer: Coalescer,
         replications: Replications,
         trust: TrustScores,
         bisection: Bisection,
@@ -23,6 +25,7 @@ class Settlement:
         """``identity``: this node's own. Batches that it finished for other coordinators do not count here."""
         self._identity = identity
         self._admission = admission
+        self._coalescer = coalescer
         self._replications = replications
         self._trust = trust
         self._bisection = bisection
@@ -32,6 +35,7 @@ class Settlement:
         statement = result.certificate.statement
         if statement.coordinator == self._identity:
             self._admission.leave(statement.batch_id)
+            self._coalescer.ended(statement.batch_id, statement.events)
             self._replications.held(statement.batch_id, ())  # a certified batch needs no holders any more
             self._trust.note(statement)
 
@@ -43,4 +47,5 @@ class Settlement:
         self._replications.held(batch_id, ())  # a request that waits for holders is answered by the end instead
         if events:
             self._admission.leave(batch_id)
+            self._coalescer.ended(batch_id, 0)
             self._bisection.enqueue(batch_id)

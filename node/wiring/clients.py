@@ -15,9 +15,11 @@ from node.delivery.cursor_ledger import CursorLedger
 from node.delivery.feed import Feed
 from node.delivery.webhook_manager import WebhookManager
 from node.health.monitor import HealthMonitor
+from node.ingest.batch_merge import BatchMerger
 from node.ingest.batch_rows import BatchSigner
 from node.ingest.batch_split import BatchSplitter
 from node.ingest.bisection import Bisection
+from node.ingest.coalescing import Coalescer
 from node.ingest.group_commit import GroupWriter
 from node.ingest.idempotency import IdempotencyLedger
 from node.ingest.pipeline import Ingest
@@ -37,6 +39,7 @@ from node.telemetry import Metrics
 from node.wiring.configured import api_settings, ingest_limits, ingest_policy
 from node.wiring.network import Base, Execution, Peers, State
 from protocols.advertisement import topic_manager_name
+from protocols.entities import Batch, Stage, batch_entity_id
 
 LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
@@ -46,6 +49,7 @@ class Ingestion:
     """What takes events in, and what becomes of batches that find no end."""
 
     ingest: Ingest
+    coalescer: Coalescer
     trust: TrustScores
     bisection: Bisection
     sources: SourceManager
@@ -81,14 +85,14 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
     # templates change while the node runs
     resolver = TermsResolver(policy, quorum_floor=lambda level: driver.rules.quorum_floor(level))
     signer = BatchSigner(base.network, base.keyring)
+    coalescer = _coalescer(base, state, signer)
     ingest = Ingest(
         network=base.network,
         limits=ingest_limits(settings),
         database=database,
         workers=base.workers,
         writer=GroupWriter(policy=policy, resolver=resolver, signer=signer),
-        payloads=state.own_payloads,
-        submit=driver.submit,
+        coalescer=coalescer,
         replications=state.replications,
         holders=peers.candidates.holders,
         shortfall=peers.candidates.shortfall,
@@ -106,7 +110,8 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
         enter=ingest.admission.enter,
         timeout_s=settings.event_processing_timeout_ms / 1000,
     )
-    _settle_ends(base, state, execution, ingest, trust, bisection)
+    coalescer.on_merged.append(ingest.admission.merge)
+    _settle_ends(base, state, execution, ingest, coalescer, trust, bisection)
     sources = SourceManager(
         database=database,
         ingest=ingest,
@@ -117,6 +122,7 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
     base.metrics.watch_sources(sources.states)
     return Ingestion(
         ingest=ingest,
+        coalescer=coalescer,
         trust=trust,
         bisection=bisection,
         sources=sources,
@@ -125,17 +131,41 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
             batches=state.batches,
             driver=driver,
             ingest=ingest,
+            coalescer=coalescer,
             replications=state.replications,
         ),
     )
 
 
+def _coalescer(base: Base, state: State, signer: BatchSigner) -> Coalescer:
+    def stage(batch_id: str) -> Stage | None:
+        batch = state.driver.find(batch_entity_id(batch_id))
+        return batch.stage if isinstance(batch, Batch) else None
+
+    return Coalescer(
+        database=base.database,
+        merger=BatchMerger(base.network, signer),
+        payloads=state.own_payloads,
+        submit=state.driver.submit,
+        stage=stage,
+        batch_events=base.settings.event_batch_size,
+        is_merging=base.settings.event_batch_processing_enabled,
+    )
+
+
 def _settle_ends(
-    base: Base, state: State, execution: Execution, ingest: Ingest, trust: TrustScores, bisection: Bisection
+    base: Base,
+    state: State,
+    execution: Execution,
+    ingest: Ingest,
+    coalescer: Coalescer,
+    trust: TrustScores,
+    bisection: Bisection,
 ) -> None:
     settlement = Settlement(
         identity=base.keyring.identity,
         admission=ingest.admission,
+        coalescer=coalescer,
         replications=state.replications,
         trust=trust,
         bisection=bisection,

@@ -1,7 +1,7 @@
 """A node's HTTP interface over a real socket and a real database, with a seam where the driver would be."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar, get_args
@@ -29,7 +29,9 @@ from node.health.lifecycle import Lifecycle, Phase
 from node.health.monitor import HealthMonitor
 from node.health.storage import database_probe, disk_probe
 from node.ingest.admission_control import IngestLimits
+from node.ingest.batch_merge import BatchMerger
 from node.ingest.batch_rows import BatchSigner
+from node.ingest.coalescing import Coalescer
 from node.ingest.group_commit import GroupWriter
 from node.ingest.idempotency import IdempotencyLedger
 from node.ingest.pipeline import Ingest, IngestWorkers
@@ -229,11 +231,10 @@ def _ingest(
         database=database,
         workers=workers or ThreadWorkers(),
         writer=writer,
-        payloads=BytesCache[str, bytes](1024 * 1024),
+        coalescer=passing_on(database, recorder.tell),
         replications=Replications(),
         holders=tuple,
         shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
-        submit=recorder.tell,
         quarantine=quarantine,
     )
 
@@ -247,6 +248,19 @@ def _sources(
 ) -> SourceManager:
     return SourceManager(
         database=database, ingest=ingest, connectors=connectors, outbound_allowed=allowed, pauses=pauses
+    )
+
+
+def passing_on(database: Database, submit: Callable[[Stimulus], Awaitable[None]]) -> Coalescer:
+    """Gives every batch on at once, as none of them comes to its end here."""
+    return Coalescer(
+        database=database,
+        merger=BatchMerger(NETWORK, BatchSigner(NETWORK, NODE)),
+        payloads=BytesCache[str, bytes](1024 * 1024),
+        submit=submit,
+        stage=lambda batch_id: None,
+        batch_events=1,
+        is_merging=False,
     )
 
 

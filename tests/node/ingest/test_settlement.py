@@ -12,8 +12,10 @@ from node.ingest.admission_control import AdmissionControl, IngestLimits, Overlo
 from node.ingest.replication import Replications
 from node.ingest.settlement import Settlement
 from node.ingest.trust_scores import TrustScores
+from protocols.stimuli import Stimulus
 from storage.database import Database
 from tests.network_of_keys import AGENTS, certified
+from tests.node.running import passing_on
 
 COORDINATOR, OTHER = AGENTS[0], AGENTS[1]
 BATCH_ID = certified().certificate.statement.batch_id
@@ -28,6 +30,10 @@ class Searches:
 
     def enqueue(self, batch_id: str) -> None:
         self.batch_ids.append(batch_id)
+
+
+async def refuse(stimulus: Stimulus) -> None:
+    raise AssertionError(f"nothing is given to coordination here, not {stimulus}")
 
 
 @attrs.define
@@ -45,6 +51,7 @@ def settled(database: Database, identity: bytes = COORDINATOR.identity) -> Settl
     settlement = Settlement(
         identity=identity,
         admission=admission,
+        coalescer=passing_on(database, refuse),
         replications=replications,
         trust=trust,
         bisection=searches,  # type: ignore[arg-type]  # as much of it as settling takes

@@ -1,0 +1,298 @@
+"""Gives committed batches to coordination: at once while none of their line is under way, else several as one.
+
+A batch costs every agent far more than an event of it does, so small posts that came while an earlier batch of their
+source was under way are merged into one. At low rates nothing waits. What is under way is bounded by what came to
+its end lately: past that, batches wait here, on disk and acknowledged, and grow together.
+
+A *line* holds the batches that may be merged with each other: those of equal terms, or all of a source whose policy
+looks at earlier events, in their order. Lines take turns, one batch each.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+import attrs
+import structlog
+import trio
+
+from node.coordination.serialization import manifest_bytes
+from node.ingest.batch_merge import Merge
+from node.ingest.batch_rows import CommittedBatch
+from node.ingest.drain import DrainMeter
+from node.runtime.caches import BytesCache
+from node.runtime.clock import clock_ms
+from protocols.entities import Stage
+from protocols.errors import WorldFault
+from protocols.limits import EVENTS_PER_BATCH_MAX
+from protocols.messages import IdentityKey, Manifest, Signed
+from protocols.stimuli import BatchCommitted, Stimulus
+from storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+BATCHES_MAX: Final = 32  # under way of a level and quorum
+EVENTS_MIN: Final = 2 * EVENTS_PER_BATCH_MAX  # as many may be under way, however slowly they end
+WINDOW_S: Final = 0.5  # of the drain: several times what a batch takes while nothing queues
+AHEAD_MAX: Final = 2  # batches of a source whose order counts: one is processed while the one before is sealed
+RETRY_S: Final = 1.0
+STUCK: Final = frozenset({Stage.BACKOFF, Stage.DEAD})
+
+
+class Merger(Protocol):
+    """Merges batches that wait, in one transaction."""
+
+    def merge(self, connection: Any, *, first: bytes, stateful: bool, batch_ids: Sequence[str]) -> Merge: ...
+
+
+@attrs.frozen(kw_only=True)
+class Waiting:
+    """A batch that is durable and acknowledged, and not yet given to coordination."""
+
+    manifest: Signed[Manifest]
+    stateful: bool
+    versioned: bool
+    packed: bytes | None = None
+    recovered: bool = False
+
+    @property
+    def batch_id(self) -> str:
+        return self.manifest.message.batch_id
+
+    @property
+    def events(self) -> int:
+        return self.manifest.message.events
+
+    @property
+    def terms(self) -> Hashable:
+        """Batches of equal terms can be one."""
+        each = self.manifest.message
+        return each.source_id, each.policy_hash, each.level, each.quorum, each.topics
+
+
+@attrs.define(eq=False)
+class Line:
+    """Batches that take turns: ``waiting`` in their order, ``under_way`` by id."""
+
+    stateful: bool
+    waiting: deque[Waiting] = attrs.Factory(deque)
+    under_way: dict[str, Waiting] = attrs.Factory(dict)
+
+    def mergeable(self) -> list[Waiting]:
+        """The first batches that can be one, as long as they are not too many events: at least one.
+
+        A later version of an event may not stand in one batch with the version before it, so it stays by itself.
+        """
+        first = self.waiting[0]
+        chosen, events = [first], first.events
+        for each in itertools.islice(self.waiting, 1, None):
+            events += each.events
+            if first.versioned or each.versioned or each.terms != first.terms or events > EVENTS_PER_BATCH_MAX:
+                break
+            chosen.append(each)
+        return chosen
+
+
+class Coalescer:
+    """Holds batches back, and merges them.
+
+    Attributes:
+        drain: How fast batches that were given to coordination come to their end.
+        on_merged: Called with the ids of batches, that of the one that stands for them from now on, and its events.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        merger: Merger,
+        payloads: BytesCache[str, bytes],
+        submit: Callable[[Stimulus], Awaitable[None]],
+        stage: Callable[[str], Stage | None],
+        batch_events: int,
+        is_merging: bool = True,
+    ) -> None:
+        """Args:
+        payloads: Takes the payload of each batch that is given to coordination.
+        submit: Gives a stimulus to the driver.
+        stage: That of a batch under way.
+        batch_events: Batches that wait and have as many events together are not held back for one under way.
+        is_merging: Off: every batch is given to coordination as it is.
+        """
+        self._database = database
+        self._merger = merger
+        self._payloads = payloads
+        self._submit_stimulus = submit
+        self._stage = stage
+        self._batch_events = batch_events
+        self._is_merging = is_merging
+        self.on_merged: list[Callable[[Sequence[str], str, int], None]] = []
+        self.drain = DrainMeter()
+        self._lines: dict[Hashable, Line] = {}
+        self._by_id: dict[str, tuple[Hashable, Line]] = {}  # those under way
+        self._held: set[str] = set()
+        self._changed = trio.Event()
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Batches that wait here, and their events."""
+        batches = [each for line in self._lines.values() for each in line.waiting]
+        return len(batches), sum(each.events for each in batches)
+
+    def holds(self, batch_id: str) -> bool:
+        """Whether a batch waits here."""
+        return batch_id in self._held
+
+    async def take(self, batches: Sequence[CommittedBatch]) -> None:
+        """Take batches that were just committed; returns when each is under way or waits."""
+        for batch in batches:
+            if batch.holders:  # its holders have it as it is
+                self._payloads.put(batch.batch_id, batch.packed)
+                await self._submit(batch.manifest, stateful=batch.stateful, holders=batch.holders)
+            else:
+                await self._enter(
+                    Waiting(
+                        manifest=batch.manifest,
+                        stateful=batch.stateful,
+                        versioned=batch.versioned,
+                        packed=batch.packed,
+                    )
+                )
+
+    async def resume(self, manifest: Signed[Manifest], *, stateful: bool, versioned: bool) -> None:
+        """Take a batch that an earlier run left unfinished, or whose stimulus was lost in this one."""
+        batch_id = manifest.message.batch_id
+        if batch_id in self._by_id:
+            await self._submit(manifest, stateful=stateful, recovered=True)
+        elif batch_id not in self._held:
+            await self._enter(Waiting(manifest=manifest, stateful=stateful, versioned=versioned, recovered=True))
+
+    def ended(self, batch_id: str, events: int) -> None:
+        """Count out a batch that is certified or dead."""
+        self.drain.note(events, is_busy=bool(self._held))
+        found = self._by_id.pop(batch_id, None)
+        if found is None:
+            return
+        key, line = found
+        del line.under_way[batch_id]
+        if not line.under_way and not line.waiting:
+            del self._lines[key]
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Give batches that wait to coordination, when it is their turn, until cancelled."""
+        while True:
+            with trio.move_on_after(RETRY_S):  # a batch that got stuck makes room, and tells nobody
+                await self._changed.wait()
+            self._changed = trio.Event()
+            try:
+                while await self._take_turns():
+                    pass
+            except WorldFault as fault:
+                log.warning("batches.not_merged", why=str(fault))
+                await trio.sleep(RETRY_S)
+                self._changed.set()
+
+    # --- one batch's way ---------------------------------------------------------------------------------------
+
+    async def _enter(self, batch: Waiting) -> None:
+        key: Hashable = batch.manifest.message.source_id if batch.stateful else batch.terms
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(stateful=batch.stateful)
+        line.waiting.append(batch)
+        self._held.add(batch.batch_id)
+        if not self._is_merging or (len(line.waiting) == 1 and self._may_go(line)):
+            await self._give(key, line, line.waiting.popleft())
+        else:
+            self._changed.set()
+
+    async def _take_turns(self) -> bool:
+        """Give one batch of each line whose turn it is. Whether there was any."""
+        gave = False
+        for key in tuple(self._lines):
+            line = self._lines.get(key)
+            if line is not None and line.waiting and self._may_go(line):
+                await self._release(key, line)
+                self._lines[key] = self._lines.pop(key)  # the others' turn comes first
+                gave = True
+        return gave
+
+    def _may_go(self, line: Line) -> bool:
+        first = line.waiting[0]
+        if line.under_way:
+            if line.stateful and len(line.under_way) >= AHEAD_MAX:
+                return False
+            if sum(each.events for each in line.waiting) < self._batch_events:
+                return False
+        return self._has_room(first)
+
+    def _has_room(self, batch: Waiting) -> bool:
+        """Whether another batch of this level and quorum may be under way. Those that wait after a failure do not
+        count: they are stuck, and the others are not to be."""
+        wanted = batch.manifest.message.level, batch.manifest.message.quorum
+        count = events = 0
+        for batch_id, (_, line) in self._by_id.items():
+            each = line.under_way[batch_id]
+            is_alike = (each.manifest.message.level, each.manifest.message.quorum) == wanted
+            if is_alike and self._stage(batch_id) not in STUCK:
+                count += 1
+                events += each.events
+        return count < BATCHES_MAX and events < max(EVENTS_MIN, round(WINDOW_S * self.drain.per_s))
+
+    async def _release(self, key: Hashable, line: Line) -> None:
+        chosen = line.mergeable()
+        if len(chosen) > 1:
+            await self._merge(key, line, chosen)
+        else:
+            await self._give(key, line, line.waiting.popleft())
+
+    async def _merge(self, key: Hashable, line: Line, chosen: Sequence[Waiting]) -> None:
+        first = chosen[0]
+        merge = partial(
+            self._merger.merge,
+            first=manifest_bytes(first.manifest),
+            stateful=first.stateful,
+            batch_ids=[each.batch_id for each in chosen],
+        )
+        merged = await self._database.run(merge)
+        gone = {each.batch_id for each in chosen}.difference(merged.waiting).union(merged.taken)
+        while line.waiting and line.waiting[0].batch_id in gone:
+            self._held.discard(line.waiting.popleft().batch_id)
+        if merged.batch is not None:
+            log.debug("batches.merged", batch=merged.batch.batch_id, parts=len(merged.taken))
+            for listener in self.on_merged:
+                listener(merged.taken, merged.batch.batch_id, merged.batch.manifest.message.events)
+            whole = Waiting(
+                manifest=merged.batch.manifest,
+                stateful=first.stateful,
+                versioned=False,
+                packed=merged.batch.packed,
+            )
+            await self._give(key, line, whole)
+        elif line.waiting:
+            await self._give(key, line, line.waiting.popleft())
+
+    async def _give(self, key: Hashable, line: Line, batch: Waiting) -> None:
+        self._held.discard(batch.batch_id)
+        line.under_way[batch.batch_id] = batch if batch.packed is None else attrs.evolve(batch, packed=None)
+        self._by_id[batch.batch_id] = key, line
+        if batch.packed is not None:
+            self._payloads.put(batch.batch_id, batch.packed)
+        await self._submit(batch.manifest, stateful=batch.stateful, recovered=batch.recovered)
+
+    async def _submit(
+        self,
+        manifest: Signed[Manifest],
+        *,
+        stateful: bool,
+        holders: tuple[IdentityKey, ...] = (),
+        recovered: bool = False,
+    ) -> None:
+        await self._submit_stimulus(
+            BatchCommitted(
+                now_ms=clock_ms(), manifest=manifest, stateful=stateful, holders=holders, recovered=recovered
+            )
+        )
