@@ -88,22 +88,30 @@ def get(connection: psycopg.Connection, event_id: str) -> EventRow | None:
         digest = bytes.fromhex(event_id.removeprefix("event_"))
     except ValueError:
         return None
-    row = connection.execute(
-        """SELECT b.batch_id, b.materialised FROM event_index i JOIN batches b ON b.number = i.batch
-           WHERE i.event_digest = %s ORDER BY i.version DESC LIMIT 1""",
-        (digest,),
-    ).fetchone()
-    if row is None:
-        return None
-    if not row[1]:  # its row would be written with its verdict: a reader in between wants it now
-        # the batch is locked first: a seal that is under way has written the rows by the time this is answered
-        waiting = connection.execute(
-            "UPDATE batches SET materialised = true WHERE batch_id = %s AND NOT materialised", (row[0],)
-        )
-        if waiting.rowcount:
-            write_events(connection, row[0], "pending")
-    found = _select(connection, "WHERE event_id = %s", (event_id,))
-    return found[0] if found else None
+    for _ in range(2):  # again where its batch was merged into another between two statements
+        row = connection.execute(
+            """SELECT b.batch_id, b.materialised FROM event_index i JOIN batches b ON b.number = i.batch
+               WHERE i.event_digest = %s ORDER BY i.version DESC LIMIT 1""",
+            (digest,),
+        ).fetchone()
+        if row is None:
+            return None
+        if not row[1]:
+            _show_pending(connection, row[0])
+        found = _select(connection, "WHERE event_id = %s", (event_id,))
+        if found:
+            return found[0]
+    return None
+
+
+def _show_pending(connection: psycopg.Connection, batch_id: str) -> None:
+    """Write the rows of a batch now that would be written with their verdicts: a reader in between wants one."""
+    # the batch is locked first: a seal that is under way has written the rows by the time this is answered
+    waiting = connection.execute(
+        "UPDATE batches SET materialised = true WHERE batch_id = %s AND NOT materialised", (batch_id,)
+    )
+    if waiting.rowcount:
+        write_events(connection, batch_id, "pending")
 
 
 def expired(connection: psycopg.Connection, event_id: str) -> bool:

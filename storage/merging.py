@@ -55,7 +55,7 @@ def insert_merged(connection: psycopg.Connection, batch: NewBatch, parts: Sequen
     ids = [part.batch_id for part in parts]
     shown = connection.execute(
         """WITH before AS (SELECT number, materialised FROM batches WHERE number = ANY(%(numbers)s))
-           UPDATE batches b SET state = 'merged', merged_into = %(whole)s, payload = ''::bytea
+           UPDATE batches b SET state = 'merged', merged_into = %(whole)s, payload = ''::bytea, materialised = true
            FROM before WHERE b.number = before.number RETURNING before.materialised""",
         {"numbers": numbers, "whole": batch.batch_id},
     ).fetchall()

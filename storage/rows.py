@@ -76,7 +76,7 @@ class SealedBatch:
 
 @attrs.frozen(kw_only=True)
 class BatchRow:
-    """A batch without its bytes; see ``schema.sql``."""
+    """A batch without its bytes; see ``schema.sql``. ``merged_into``: the batch that its events stand in now."""
 
     batch_id: str
     source_id: str
@@ -100,6 +100,7 @@ class BatchRow:
     published: int
     confirmed: int
     latency_ms: int
+    merged_into: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -56,6 +56,11 @@ class BatchStore:
         """Batches without an end, this node's own and adopted ones."""
         return await self._database.run(batches.pending)
 
+    async def is_pending(self, batch_id: str) -> bool:
+        """Whether a batch is stored and has no end."""
+        row = await self._database.run(partial(batches.get, batch_id=batch_id))
+        return row is not None and row.state == "pending"
+
     async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
         """Store a batch of another node; False where as many are held as may be."""
         keep = partial(

@@ -293,6 +293,7 @@ def batch_document(connection: "Connection", batch_id: str, *, network: str) -> 
         "sourceId": batch.source_id,
         "sourceSequence": batch.source_sequence,
         "state": batch.state,
+        "mergedInto": batch.merged_into,
         "level": Level(batch.level).word,
         "quorum": batch.quorum,
         "policyHash": batch.policy_hash.hex(),

@@ -88,12 +88,16 @@ class Recovery:
                         )
                 elif self._coalescer.holds(each.batch_id):
                     pass
-                elif known is None and signed.message.received_ms < before_ms:
+                elif known is None and signed.message.received_ms < before_ms and await self._still(each):
                     log.warning("batch.resubmitted", batch=each.batch_id)
                     await self._resubmit(each)
                 elif self._replications.waits(each.batch_id):
                     await self._resubmit(each, recovered=False)  # asks holders again where none is being asked
             dead = not_marked
+
+    async def _still(self, batch: PendingBatch) -> bool:
+        """Whether a batch has no end yet: it may have got one, or been merged, since all were read."""
+        return await self._batches.is_pending(batch.batch_id) and not self._coalescer.holds(batch.batch_id)
 
     async def _resubmit(self, batch: PendingBatch, *, recovered: bool = True) -> None:
         signed = read_manifest(batch.manifest, self._network)

@@ -160,6 +160,7 @@ class Running:
     client: httpx.AsyncClient
     database: Database
     ingest: Ingest
+    coalescer: Coalescer
     feed: Feed
     cursors: CursorLedger
     webhooks: WebhookManager
@@ -218,7 +219,7 @@ def group_writer(policy: IngestPolicy, *, installed: Callable[[], Declarations] 
 
 def _ingest(
     database: Database,
-    recorder: Recorder,
+    coalescer: Coalescer,
     writer: GroupWriter,
     *,
     limits: IngestLimits | None,
@@ -231,7 +232,7 @@ def _ingest(
         database=database,
         workers=workers or ThreadWorkers(),
         writer=writer,
-        coalescer=passing_on(database, recorder.tell),
+        coalescer=coalescer,
         replications=Replications(),
         holders=tuple,
         shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
@@ -251,16 +252,16 @@ def _sources(
     )
 
 
-def passing_on(database: Database, submit: Callable[[Stimulus], Awaitable[None]]) -> Coalescer:
-    """Gives every batch on at once, as none of them comes to its end here."""
+def coalescing(database: Database, submit: Callable[[Stimulus], Awaitable[None]], batch_events: int = 0) -> Coalescer:
+    """Gives batches on; at once where ``batch_events`` is 0, as few of them come to their end in these tests."""
     return Coalescer(
         database=database,
         merger=BatchMerger(NETWORK, BatchSigner(NETWORK, NODE)),
         payloads=BytesCache[str, bytes](1024 * 1024),
         submit=submit,
         stage=lambda batch_id: None,
-        batch_events=1,
-        is_merging=False,
+        batch_events=batch_events,
+        is_merging=batch_events > 0,
     )
 
 
@@ -332,7 +333,12 @@ def _dead_letters(database: Database, recorder: Recorder, ingest: Ingest) -> Dea
 
 @asynccontextmanager
 async def _served(
-    services: Services, recorder: Recorder, server: ServerLimits | None, health: HealthMonitor, lifecycle: Lifecycle
+    services: Services,
+    recorder: Recorder,
+    server: ServerLimits | None,
+    health: HealthMonitor,
+    lifecycle: Lifecycle,
+    coalescer: Coalescer,
 ) -> AsyncIterator[Running]:
     """Run the parts that have tasks, and the interface on a port of its own."""
     app = create_app(services)
@@ -347,6 +353,7 @@ async def _served(
         services.overlay.propagation,
         services.feed,
         health,
+        coalescer,
     )
     async with trio.open_nursery() as nursery:
         for part in parts:
@@ -363,6 +370,7 @@ async def _served(
                 client=client,
                 database=services.database,
                 ingest=services.ingest,
+                coalescer=coalescer,
                 feed=services.feed,
                 cursors=services.cursors,
                 webhooks=services.webhooks,
@@ -395,8 +403,12 @@ async def running(
     tls: ssl.SSLContext | None = None,
     workers: IngestWorkers | None = None,
     installed: Callable[[], Declarations] = catalogue,
+    batch_events: int = 0,
 ) -> AsyncIterator[Running]:
-    """Serve the interface on a port of its own until the block ends."""
+    """Serve the interface on a port of its own until the block ends.
+
+    ``batch_events``: batches are merged where they wait, and are not held back from so many events on; 0: never.
+    """
     migrate(postgres_url)
     feed, recorder = feed or Feed(), Recorder()
     access = access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True)
@@ -405,7 +417,9 @@ async def running(
         await begin(feed, database)
         quarantine = Quarantine()
         writer = group_writer(policy or IngestPolicy(), installed=installed)
-        ingest = _ingest(database, recorder, writer, limits=limits, workers=workers, quarantine=quarantine)
+        coalescer = coalescing(database, recorder.tell, batch_events)
+        ingest = _ingest(database, coalescer, writer, limits=limits, workers=workers, quarantine=quarantine)
+        coalescer.on_merged.append(ingest.admission.merge)
         cursors = CursorLedger(database, flush_s=0.05)
         lifecycle = Lifecycle(Phase.SERVING)
         health = _health(database, ingest, lifecycle)
@@ -432,7 +446,7 @@ async def running(
             metrics=lambda: "# HELP x y\n",
             quarantine=quarantine,
         )
-        async with _served(services, recorder, server, health, lifecycle) as node:
+        async with _served(services, recorder, server, health, lifecycle, coalescer) as node:
             yield node
 
 

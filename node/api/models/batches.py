@@ -75,8 +75,10 @@ class BatchDocument(AnswerModel):
     source_id: str
     source_sequence: int
     state: Annotated[str, OneOf(BATCH_STATES)] = Field(
-        description="split: no quorum was reached for it as a whole, so its events went on in smaller batches."
+        description="split: no quorum was reached for it as a whole, so its events went on in smaller batches. "
+        "merged: it waited, and its events went on in a larger one."
     )
+    merged_into: str | None = Field(description="The batch that its events went on in; null unless it is merged.")
     level: LevelName
     quorum: int
     policy_hash: Hex
@@ -92,4 +94,4 @@ class BatchDocument(AnswerModel):
     reasons: list[str] = Field(description="Why attempts failed.")
     received_at: Time
     certified_at: Time | None
-    receipt: Receipt | None = Field(description="Null where the records are deleted.")
+    receipt: Receipt | None = Field(description="Null where the records are deleted, or stand in another batch.")

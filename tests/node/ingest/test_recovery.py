@@ -18,7 +18,7 @@ from protocols.entities import Batch, Entity, EntityId, batch_entity_id
 from protocols.rules import Rules
 from protocols.stimuli import BatchCommitted
 from storage import batches
-from tests.node.running import NETWORK, NODE, Running, passing_on, running, until
+from tests.node.running import NETWORK, NODE, Running, coalescing, running, until
 
 EVENTS = 3
 CHECK_S = 0.05
@@ -74,7 +74,7 @@ async def restarted(postgres_url: str) -> AsyncIterator[Restarted]:
             batches=BatchStore(node.database),
             driver=driver,
             ingest=node.ingest,
-            coalescer=passing_on(node.database, driver.submit),
+            coalescer=coalescing(node.database, driver.submit),
             replications=replications,
         )
         async with trio.open_nursery() as nursery:

@@ -15,7 +15,7 @@ from node.ingest.trust_scores import TrustScores
 from protocols.stimuli import Stimulus
 from storage.database import Database
 from tests.network_of_keys import AGENTS, certified
-from tests.node.running import passing_on
+from tests.node.running import coalescing
 
 COORDINATOR, OTHER = AGENTS[0], AGENTS[1]
 BATCH_ID = certified().certificate.statement.batch_id
@@ -51,7 +51,7 @@ def settled(database: Database, identity: bytes = COORDINATOR.identity) -> Settl
     settlement = Settlement(
         identity=identity,
         admission=admission,
-        coalescer=passing_on(database, refuse),
+        coalescer=coalescing(database, refuse),
         replications=replications,
         trust=trust,
         bisection=searches,  # type: ignore[arg-type]  # as much of it as settling takes

@@ -1,0 +1,189 @@
+"""Small batches that wait behind one of their source go on as one, and nothing is lost, doubled or reordered."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from node.coordination.serialization import read_manifest
+from node.ingest.coalescing import BATCHES_MAX
+from node.worker.compute import unpack
+from protocols.canonical import parse_json
+from storage import batches, events
+from tests.node.running import NETWORK, Running, running, until
+
+ORDERED: Any = {"monotonic": [{"key": ["k"], "field": "n", "strict": True}]}
+HELD_BACK = 100
+
+
+def event(name: str, value: Any = 1) -> dict[str, Any]:
+    return {"externalId": name, "eventType": "t", "data": value}
+
+
+async def post(node: Running, *names: str, source: str = "s1", value: Any = 1) -> list[str]:
+    """The ids of the events."""
+    answered = await node.post(*(event(name, value) for name in names), source=source)
+    assert answered.status_code == 202
+    return [each["eventId"] for each in answered.json()["processedEvents"]]
+
+
+def given(node: Running) -> list[tuple[str, int]]:
+    """The source and the number of events of each batch that coordination was given."""
+    manifests = [each.manifest.message for each in node.recorder.told]
+    return [(each.source_id, each.events) for each in manifests]
+
+
+def has_given(node: Running, count: int) -> bool:
+    return len(node.recorder.told) == count
+
+
+def end(node: Running, number: int) -> None:
+    """Report the end of the batch that coordination was given as the ``number``-th."""
+    manifest = node.recorder.told[number].manifest.message
+    node.ingest.admission.leave(manifest.batch_id)
+    node.coalescer.ended(manifest.batch_id, manifest.events)
+
+
+async def names_in(node: Running, number: int) -> list[str]:
+    """The external ids of a batch's records, in its order."""
+    batch_id = node.recorder.told[number].manifest.message.batch_id
+    packed = await node.database.run(lambda connection: batches.payload(connection, batch_id))
+    assert packed is not None
+    records: Sequence[Any] = [parse_json(line) for line in unpack(packed).split(b"\n")]
+    return [record["externalId"] for record in records]
+
+
+async def state(node: Running, batch_id: str) -> dict[str, Any]:
+    document: dict[str, Any] = (await node.client.get(f"/overlay/batches/{batch_id}")).json()
+    return document
+
+
+@pytest.mark.parametrize("policy", [{}, ORDERED], ids=["in any order", "in their order"])
+async def test_posts_that_wait_are_certified_as_one_batch(postgres_url: str, policy: Any) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        assert (await node.source(**({"validationRules": policy} if policy else {}))).status_code == 201
+        await post(node, "first")
+        ids = [event_id for name in ("a", "b", "c") for event_id in await post(node, name, f"{name}2")]
+        assert given(node) == [("s1", 1)], "the others wait for it"
+        assert node.ingest.admission.unsettled == 7
+        end(node, 0)
+        await until(lambda: len(node.recorder.told) == 2)
+        assert await names_in(node, 1) == ["a", "a2", "b", "b2", "c", "c2"]
+        assert node.ingest.admission.unsettled == 6
+        whole = node.recorder.told[1].manifest
+        assert whole.message.events == 6
+        found = [await node.database.run(partial(events.get, event_id=event_id)) for event_id in ids]
+        assert [(each.batch_id, each.position) for each in found if each] == [
+            (whole.message.batch_id, position) for position in range(6)
+        ]
+        sealed = await node.seal(whole)
+        assert sealed.certificate.statement.events == 6
+        for event_id in ids:
+            certified = await node.client.get(f"/overlay/events/{event_id}/certification")
+            assert certified.status_code == 200
+
+
+async def test_a_merged_batch_keeps_its_id_and_says_where_its_events_went(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        await node.source()
+        await post(node, "first")
+        answered = (await node.post(event("a"))).json()
+        part = answered["batches"][0]["batchId"]
+        await post(node, "b")
+        assert (await state(node, part))["state"] == "pending"
+        end(node, 0)
+        await until(lambda: len(node.recorder.told) == 2)
+        shown = await state(node, part)
+        whole = node.recorder.told[1].manifest.message.batch_id
+        assert (shown["state"], shown["mergedInto"], shown["receipt"]) == ("merged", whole, None)
+        assert (await state(node, whole))["counts"]["events"] == 2
+        again = (await node.post(event("a"))).json()
+        assert again["processedEvents"][0]["status"] == "duplicate"
+
+
+async def test_rows_that_readers_asked_for_follow_their_events(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        await node.source()
+        await post(node, "first")
+        (seen,) = await post(node, "a")
+        assert (await node.client.get(f"/overlay/events/{seen}")).json()["status"] == "pending"
+        (unseen,) = await post(node, "b")
+        end(node, 0)
+        await until(lambda: len(node.recorder.told) == 2)
+        listed = (await node.client.get("/overlay/events?status=pending&sourceId=s1")).json()["events"]
+        assert {seen, unseen} <= {each["eventId"] for each in listed}
+        await node.seal(node.recorder.told[1].manifest)
+        for event_id in (seen, unseen):
+            assert (await node.client.get(f"/overlay/events/{event_id}")).json()["status"] == "certified"
+        jobs = await node.database.run(
+            lambda connection: connection.execute(
+                "SELECT DISTINCT batch_id, job_status FROM overlay_event_jobs ORDER BY batch_id"
+            ).fetchall()
+        )
+        assert (node.recorder.told[1].manifest.message.batch_id, "completed") in jobs
+
+
+async def test_a_later_version_never_shares_a_batch_with_the_one_before(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        assert (await node.source(validationRules={"onConflict": "version"})).status_code == 201
+        await post(node, "first")
+        for value in (1, 2, 3):
+            await post(node, "door", value=value)
+        for number in range(3):
+            end(node, number)
+            await until(partial(has_given, node, number + 2))
+            assert await names_in(node, number + 1) == ["door"]
+
+
+async def test_what_fills_a_batch_is_not_held_back(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=3) as node:
+        await node.source()
+        await post(node, "first")
+        await post(node, "a", "b")
+        assert len(given(node)) == 1
+        await post(node, "c")
+        await until(lambda: given(node) == [("s1", 1), ("s1", 3)])
+
+
+async def test_sources_do_not_wait_for_each_other(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        for source in ("loud", "quiet"):
+            await node.source(source)
+        await post(node, "a", source="loud")
+        await post(node, "b", source="loud")
+        await post(node, "c", source="quiet")
+        assert given(node) == [("loud", 1), ("quiet", 1)]
+
+
+async def test_no_more_is_under_way_than_may_be_and_sources_take_turns(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=1) as node:
+        await node.source("loud")
+        await node.source("quiet")
+        for number in range(BATCHES_MAX + 20):
+            await post(node, f"e{number}", source="loud")
+        assert len(given(node)) == BATCHES_MAX
+        await post(node, "q", source="quiet")
+        end(node, 0)
+        end(node, 1)
+        await until(lambda: len(given(node)) == BATCHES_MAX + 2)
+        assert sorted(given(node)[BATCHES_MAX:]) == [("loud", 20), ("quiet", 1)]
+
+
+async def test_what_waited_when_the_node_ended_is_merged_by_the_next_start(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        await node.source()
+        for name in ("first", "a", "b", "c"):
+            await post(node, name)
+        left = await node.database.run(batches.pending)
+    assert len(left) == 4
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        for each in left:
+            manifest = read_manifest(each.manifest, NETWORK)
+            node.ingest.admission.enter(each.batch_id, each.events)
+            await node.coalescer.resume(manifest, stateful=each.stateful, versioned=each.versioned)
+            assert node.coalescer.holds(each.batch_id) == (each is not left[0])
+        end(node, 0)
+        await until(lambda: len(node.recorder.told) == 2)
+        assert await names_in(node, 1) == ["a", "b", "c"]
+        assert node.ingest.admission.unsettled == 3
