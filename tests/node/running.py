@@ -226,7 +226,7 @@ def _ingest(
     workers: IngestWorkers | None,
     quarantine: Quarantine,
 ) -> Ingest:
-    return Ingest(
+    ingest = Ingest(
         network=NETWORK,
         limits=limits or IngestLimits(),
         database=database,
@@ -238,6 +238,8 @@ def _ingest(
         shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
         quarantine=quarantine,
     )
+    coalescer.on_merged.append(ingest.admission.merge)
+    return ingest
 
 
 def _sources(
@@ -253,7 +255,9 @@ def _sources(
 
 
 def coalescing(database: Database, submit: Callable[[Stimulus], Awaitable[None]], batch_events: int = 0) -> Coalescer:
-    """Gives batches on; at once where ``batch_events`` is 0, as few of them come to their end in these tests."""
+    """Gives batches on: at once where ``batch_events`` is 0, as few of them come to their end in these tests; else
+    those that wait are merged, and are not held back from so many events on.
+    """
     return Coalescer(
         database=database,
         merger=BatchMerger(NETWORK, BatchSigner(NETWORK, NODE)),
@@ -405,10 +409,7 @@ async def running(
     installed: Callable[[], Declarations] = catalogue,
     batch_events: int = 0,
 ) -> AsyncIterator[Running]:
-    """Serve the interface on a port of its own until the block ends.
-
-    ``batch_events``: batches are merged where they wait, and are not held back from so many events on; 0: never.
-    """
+    """Serve the interface on a port of its own until the block ends. ``batch_events``: see ``coalescing``."""
     migrate(postgres_url)
     feed, recorder = feed or Feed(), Recorder()
     access = access or Access(public_reads=frozenset(get_args(ReadGroup)), open_admin=True)
@@ -419,7 +420,6 @@ async def running(
         writer = group_writer(policy or IngestPolicy(), installed=installed)
         coalescer = coalescing(database, recorder.tell, batch_events)
         ingest = _ingest(database, coalescer, writer, limits=limits, workers=workers, quarantine=quarantine)
-        coalescer.on_merged.append(ingest.admission.merge)
         cursors = CursorLedger(database, flush_s=0.05)
         lifecycle = Lifecycle(Phase.SERVING)
         health = _health(database, ingest, lifecycle)
