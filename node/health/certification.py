@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
@@ -16,6 +16,7 @@ from node.runtime.conditions import Condition, Finding, Probe, Severity
 from protocols.entities import Batch, Stage
 from protocols.errors import WorldFault
 from protocols.levels import Level, quorum_for, strictest
+from protocols.messages import Manifest
 from storage import policies
 from storage.database import Database
 
@@ -57,12 +58,19 @@ class Unfinished:
     levels: frozenset[tuple[Level, int]]
 
 
-def unfinished(driver: Driver) -> Unfinished:
-    """What the driver has of this node's own batches."""
+Heads: TypeAlias = Callable[[], Sequence[Manifest]]
+"""Of the batches that the driver does not have yet, those that wait longest."""
+
+
+def unfinished(driver: Driver, heads: Heads = tuple) -> Unfinished:
+    """What the driver has of this node's own batches, and what waits for it."""
     manifests = [
-        entity.manifest.message
-        for entity in driver.entities()
-        if isinstance(entity, Batch) and entity.claim is None and entity.stage not in ENDED
+        *heads(),
+        *(
+            entity.manifest.message
+            for entity in driver.entities()
+            if isinstance(entity, Batch) and entity.claim is None and entity.stage not in ENDED
+        ),
     ]
     oldest_ms = min((manifest.received_ms for manifest in manifests), default=None)
     return Unfinished(
@@ -71,9 +79,9 @@ def unfinished(driver: Driver) -> Unfinished:
     )
 
 
-def pending_probe(driver: Driver, admission: AdmissionControl, age_max_s: float) -> Probe:
+def pending_probe(driver: Driver, admission: AdmissionControl, age_max_s: float, heads: Heads = tuple) -> Probe:
     async def look() -> Sequence[Finding]:
-        found, oldest_s = [], unfinished(driver).oldest_s
+        found, oldest_s = [], unfinished(driver, heads).oldest_s
         if oldest_s > age_max_s:
             found.append(EVENTS_WAIT.found(f"the oldest event waits for its certificate for {oldest_s:.0f} s"))
         if admission.unsettled >= admission.limits.unsettled_max:
@@ -98,6 +106,7 @@ class QuorumProbe:
         policy: IngestPolicy,
         shortfall: Callable[[Level, int], str],
         is_needed: bool,
+        heads: Heads = tuple,
     ) -> None:
         """Args:
         shortfall: What keeps the network from a level and quorum now; empty if nothing does.
@@ -107,6 +116,7 @@ class QuorumProbe:
         self._driver = driver
         self._policy = policy
         self._shortfall = shortfall
+        self._heads = heads
         self._condition = no_quorum(is_needed=is_needed)
         self._read_s = -READ_S
         self._by_policy: dict[bytes, frozenset[Level]] = {}
@@ -117,7 +127,7 @@ class QuorumProbe:
     async def _look(self) -> Sequence[Finding]:
         if trio.current_time() - self._read_s >= READ_S:
             await self._read_policies()
-        asked = {self._asked(level) for level in self._levels()} | unfinished(self._driver).levels
+        asked = {self._asked(level) for level in self._levels()} | unfinished(self._driver, self._heads).levels
         shortfalls = filter(None, (self._shortfall(level, quorum) for level, quorum in sorted(asked)))
         missing = "; ".join(dict.fromkeys(shortfalls))
         return [self._condition.found(missing)] if missing else []

@@ -7,7 +7,7 @@ import trio
 from node.coordination.driver import Driver
 from node.coordination.result_cache import ResultCache
 from node.delivery.feed import Feed
-from node.health.certification import unfinished
+from node.health.certification import Heads, unfinished
 from node.ingest.admission_control import AdmissionControl
 from node.network.transport import Transport
 from node.runtime.clock import clock_ms
@@ -30,7 +30,9 @@ class GaugeReader:
         feed: Feed,
         cache: ResultCache,
         metrics: Metrics,
+        heads: Heads = tuple,
     ) -> None:
+        self._heads = heads
         self._driver = driver
         self._admission = admission
         self._transport = transport
@@ -48,7 +50,7 @@ class GaugeReader:
             self._metrics.observe(
                 inbox=self._driver.depth,
                 unsettled=self._admission.unsettled,
-                oldest_s=unfinished(self._driver).oldest_s,
+                oldest_s=unfinished(self._driver, self._heads).oldest_s,
                 connected=connected,
                 subscribers=self._feed.stats.subscriptions,
                 stages=stages,

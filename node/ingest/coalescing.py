@@ -141,6 +141,10 @@ class Coalescer:
         batches = [each for line in self._lines.values() for each in line.waiting]
         return len(batches), sum(each.events for each in batches)
 
+    def heads(self) -> list[Manifest]:
+        """The manifest of the batch of each line that waits longest."""
+        return [line.waiting[0].manifest.message for line in self._lines.values() if line.waiting]
+
     def holds(self, batch_id: str) -> bool:
         """Whether a batch waits here."""
         return batch_id in self._held

@@ -29,6 +29,7 @@ def build_health(
 ) -> Health:
     """A part that can fail has a probe here."""
     settings, database, ingest = base.settings, base.database, ingestion.ingest
+    heads = ingestion.coalescer.heads
     lifecycle = Lifecycle()
     quorum = QuorumProbe(
         database=database,
@@ -36,6 +37,7 @@ def build_health(
         policy=ingest_policy(settings),
         shortfall=peers.candidates.shortfall,
         is_needed=settings.overlay_ready_needs_quorum,
+        heads=heads,
     )
     probes = (
         lifecycle.probe(),
@@ -46,7 +48,7 @@ def build_health(
         p2p_probe(base.transport),
         sync_probe(peers.sync.freshness),
         quorum.probe(),
-        pending_probe(state.driver, ingest.admission, settings.overlay_ready_event_age_s),
+        pending_probe(state.driver, ingest.admission, settings.overlay_ready_event_age_s, heads),
         sources_probe(lambda: ingestion.sources.failing),
         subscriptions_probe(lambda: delivery.webhooks.stats.failing),
     )
@@ -59,5 +61,6 @@ def build_health(
         feed=delivery.feed,
         cache=execution.cache,
         metrics=base.metrics,
+        heads=heads,
     )
     return Health(lifecycle=lifecycle, monitor=monitor, gauges=gauges)
