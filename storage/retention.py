@@ -2,6 +2,12 @@
 
 import psycopg
 
+# The events whose latest version stands in these batches. The index of events leads to them: an index of their rows
+# by batch would cost every event that is written.
+EVENT_IDS = """SELECT e.event_id FROM event_index i
+    JOIN overlay_events e ON e.event_id = 'event_' || encode(i.event_digest, 'hex')
+    WHERE i.batch = ANY(%s) AND e.batch_id = ANY(%s)"""
+
 
 def policies(connection: psycopg.Connection) -> list[tuple[bytes, bytes]]:
     """(hash, document) of the policies that may name a retention."""
@@ -29,12 +35,10 @@ def expire(
     numbers, ids = [row[0] for row in rows], [row[1] for row in rows]
     if not rows:
         return 0
-    connection.execute(
-        """DELETE FROM overlay_event_jobs WHERE batch_id = ANY(%(ids)s)
-           OR event_id IN (SELECT event_id FROM overlay_events WHERE batch_id = ANY(%(ids)s))""",
-        {"ids": ids},
-    )
-    connection.execute("DELETE FROM overlay_events WHERE batch_id = ANY(%s)", (ids,))
+    event_ids = [row[0] for row in connection.execute(EVENT_IDS, (numbers, ids))]
+    connection.execute("DELETE FROM overlay_event_jobs WHERE batch_id = ANY(%s)", (ids,))
+    connection.execute("DELETE FROM overlay_event_jobs WHERE event_id = ANY(%s)", (event_ids,))
+    connection.execute("DELETE FROM overlay_events WHERE event_id = ANY(%s)", (event_ids,))
     connection.execute("DELETE FROM event_versions WHERE batch_id = ANY(%s)", (ids,))
     connection.execute("DELETE FROM objects WHERE batch = ANY(%s) AND kind = 'payload'", (numbers,))
     connection.execute(

@@ -99,3 +99,29 @@ def test_only_the_version_whose_time_is_over_is_deleted(connection: psycopg.Conn
         (2, False),
         (1, True),
     ]
+
+
+def test_the_first_version_s_time_being_over_last_takes_the_jobs_of_others_that_name_its_event(
+    connection: psycopg.Connection,
+) -> None:
+    """The jobs of a batch name its first event, whose row may be another batch's by now."""
+    first, second = new_batch("a", ["x", "y"]), new_batch("b", ["x"], version=2, sequence=2)
+    for batch, certified_ms in ((first, 50), (second, 1)):
+        batches.insert_ingested(connection, [batch])
+        batches.seal(connection, attrs.evolve(sealed_batch(batch), certified_ms=RECEIVED_MS + certified_ms))
+    assert expire(connection, RECEIVED_MS + 10) == 1
+    assert events.get(connection, event_id("y")) is not None
+    assert expire(connection, RECEIVED_MS + 100) == 1
+    for table in ("overlay_events", "event_versions", "overlay_event_jobs"):
+        assert connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (0,)
+
+
+def test_no_table_of_events_is_walked_through(connection: psycopg.Connection) -> None:
+    """Fails where a statement, or the check of a foreign key for each event deleted, finds no index to use."""
+    for number, name in enumerate("abc", 1):
+        certified(connection, name, RECEIVED_MS + number, sequence=number)
+    connection.commit()
+    connection.execute("SET LOCAL enable_seqscan = off")  # of tables so small, walking is cheaper
+    assert expire(connection, RECEIVED_MS + 2) == 1
+    walked = connection.execute("SELECT relname FROM pg_stat_xact_user_tables WHERE seq_scan > 0").fetchall()
+    assert walked == []
