@@ -6,6 +6,7 @@ progress come to their end within the grace period, then the node withdraws its 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 import structlog
@@ -14,7 +15,8 @@ import trio
 from node.api.services import Services
 from node.coordination.retention import Retention
 from node.delivery.feed_reader import begin
-from node.health.lifecycle import Phase
+from node.health.lifecycle import Lifecycle, Phase
+from node.health.monitor import HealthMonitor
 from node.network.requests import RequestTable
 from node.network.transport import Transport
 from node.runtime.containment import Quarantine
@@ -23,9 +25,10 @@ from node.runtime.settings import Settings
 from node.runtime.supervisor import RestartPolicy, supervise
 from node.runtime.workers import Workers
 from node.wiring.clients import build_delivery, build_ingestion, build_interface, count_ends
-from node.wiring.health import build_health
+from node.wiring.health import node_probes, watch_health
 from node.wiring.network import Base, answer_requests, build_execution, build_peers, build_state
 from storage.database import Database
+from storage.errors import DatabaseUnavailableError, StatementError
 
 log = structlog.get_logger(__name__)
 
@@ -74,17 +77,23 @@ class Node:
         workers: Workers,
         transport: Transport,
         requests: RequestTable,
-        quarantine: Quarantine | None = None,
+        *,
+        lifecycle: Lifecycle,
+        monitor: HealthMonitor,
+        quarantine: Quarantine,
     ) -> None:
         """Args:
         requests: The table that the transport answers from; the node fills it.
-        quarantine: That of the transport, where it has one.
+        monitor: Runs for as long as the process; the node adds its probes.
+        quarantine: That of the transport.
         """
         self._settings = settings
         self._keyring = keyring
         self._transport = transport
         self._database = database
         self._stop = trio.Event()
+        self._patience = trio.CancelScope()  # what the shutdown waits for at present
+        self._is_hurried = False
         base = Base(
             settings=settings,
             database=database,
@@ -92,7 +101,7 @@ class Node:
             workers=workers,
             transport=transport,
             requests=requests,
-            quarantine=quarantine or Quarantine(),
+            quarantine=quarantine,
         )
         self.state = build_state(base)
         self._peers = build_peers(base, self.state)
@@ -100,34 +109,36 @@ class Node:
         self._ingestion = build_ingestion(base, self.state, self._peers, self._execution)
         count_ends(base.metrics, self._execution)
         self._delivery = build_delivery(base, self._peers, self._execution)
-        self._health = build_health(base, self.state, self._peers, self._execution, self._ingestion, self._delivery)
-        self._interface = build_interface(
-            base, self.state, self._peers, self._ingestion, self._delivery, self._health.monitor
-        )
+        self._lifecycle = lifecycle
+        monitor.add(*node_probes(base, self.state, self._peers, self._ingestion, self._delivery))
+        self._gauges = watch_health(base, self.state, self._execution, self._ingestion, self._delivery, monitor)
+        self._interface = build_interface(base, self.state, self._peers, self._ingestion, self._delivery, monitor)
         answer_requests(base, self._peers, self._execution, self._interface.objects)
 
     def stop(self) -> None:
-        """Request a graceful shutdown."""
+        """Request a graceful shutdown; asked again, cut its waiting short. Nothing acknowledged is lost by that."""
+        if self._stop.is_set():
+            self._is_hurried = True
+            self._patience.cancel()
         self._stop.set()
 
-    async def run(self, serve: ServeEndpoints) -> None:
-        """Serve until ``stop``, then shut down gracefully.
+    @property
+    def commit_trouble(self) -> DatabaseUnavailableError | StatementError | None:
+        """What holds commits of events up, or made the last one fail a moment ago."""
+        return self._ingestion.ingest.trouble
 
-        Raises:
-            WorldFault: the database was away at the start. Anything else that escapes is a fault of this program.
-        """
-        await self.state.reputations.load()
-        await self._peers.known.load()
-        await begin(self._delivery.feed, self._database)
+    async def run(self, serve: ServeEndpoints) -> None:
+        """Serve until ``stop``, then shut down gracefully. What escapes is a fault of this program."""
+        for name, load in self._first_steps().items():
+            await supervise(name, load, RESTARTS)
         async with trio.open_nursery() as core:
             _start(core, self._core_tasks())
             await core.start(self._run_driver)
-            await self._ingestion.recovery.resume_unfinished()
+            await supervise("unfinished", self._ingestion.recovery.resume_unfinished, RESTARTS)
             async with trio.open_nursery() as edges:
                 _start(edges, self._edge_tasks())
-                edges.start_soon(self._health.monitor.run)
-                edges.start_soon(self._health.gauges.run)
-                await self._interface.market.load()
+                edges.start_soon(self._gauges.run)
+                await supervise("templates", self._interface.market.load, RESTARTS)
                 await self._serve_endpoints(serve)
                 await self._drain()
                 await self._peers.discovery.withdraw()
@@ -137,6 +148,13 @@ class Node:
             await self._ingestion.trust.flush()
             await self._delivery.cursors.flush()
             core.cancel_scope.cancel()
+
+    def _first_steps(self) -> Tasks:
+        return {
+            "reputations": self.state.reputations.load,
+            "known peers": self._peers.known.load,
+            "feed": partial(begin, self._delivery.feed, self._database),
+        }
 
     def _core_tasks(self) -> Tasks:
         execution = self._execution
@@ -197,22 +215,30 @@ class Node:
         """Serve until the stop; then requests in progress are answered, and streams end."""
         async with trio.open_nursery() as web:
             url = await web.start(serve, self._interface.services, self._stop)
-            self._health.lifecycle.phase = Phase.SERVING
+            self._lifecycle.phase = Phase.SERVING
             log.info(
                 "node.ready", url=url, identity=self._keyring.identity.hex(), addresses=self._transport.addresses
             )
             await self._stop.wait()
-            self._health.lifecycle.phase = Phase.DRAINING
+            self._lifecycle.phase = Phase.DRAINING
             self._delivery.feed.close()
             web.cancel_scope.deadline = trio.current_time() + HTTP_GRACE_S
+            self._wait_within(web.cancel_scope)
 
     async def _drain(self) -> None:
         """Wait for acknowledged events to come to their end; the next start finishes those that do not in time."""
         ingest = self._ingestion.ingest
-        with trio.move_on_after(self._settings.overlay_shutdown_grace_s):
+        with trio.move_on_after(self._settings.overlay_shutdown_grace_s) as patience:
+            self._wait_within(patience)
             while ingest.admission.unsettled:  # noqa: ASYNC110  # a count, polled for seconds once in the life of a node
                 await trio.sleep(DRAIN_POLL_S)
         log.info("node.drained", left=ingest.admission.unsettled)
+
+    def _wait_within(self, scope: trio.CancelScope) -> None:
+        """The shutdown waits within ``scope`` from here on."""
+        self._patience = scope
+        if self._is_hurried:
+            scope.cancel()
 
 
 def _start(nursery: trio.Nursery, tasks: Tasks) -> None:

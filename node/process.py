@@ -1,9 +1,9 @@
-"""The process of a node: starts database, workers, network and node in this order, and ends them on a signal."""
+"""The process of a node: starts HTTP, database, workers, network and node in this order; a signal ends them."""
 
 import errno
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,13 @@ from node.api.app import create_app
 from node.api.server import serve
 from node.api.server_limits import ServerLimits
 from node.api.services import Services
+from node.api.standby import StandbyApp
 from node.app import Node
 from node.delivery.announcer import GOSSIP_CERTIFIED
 from node.delivery.feed import SWITCH_S
+from node.health.lifecycle import Lifecycle, Phase
+from node.health.monitor import HealthMonitor
+from node.health.storage import database_probe, disk_probe
 from node.network.discovery import GOSSIP_WHO
 from node.network.p2p import open_transport
 from node.network.requests import RequestTable
@@ -37,12 +41,13 @@ from storage import meta
 from storage.database import Database
 from storage.disk import DiskReserve
 from storage.embedded import EmbeddedPostgres
+from storage.errors import DatabaseUnavailableError, StatementError
 from storage.migrate import migrate
 
 log = structlog.get_logger(__name__)
 
 GOSSIP_TOPICS: Final = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
-PATIENCE_S: Final = 10.0  # for a database that is away when the node starts
+RETRY_S: Final = 1.0
 HTTP_GRACEFUL_S: Final = 2.0
 CANNOT_BIND: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
 
@@ -63,23 +68,14 @@ def run(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
     raise_limit()
     key = load_key(Path(settings.overlay_key_file))  # before a database is made for nothing
+    log.info("node.starting", build=build_id(), embedded=settings.database_url is None)
+    for warning in settings.warnings():
+        log.warning("settings.unknown", warning=warning)
+    sys.setswitchinterval(SWITCH_S)
     with ExitStack() as stack:
-        postgres = None
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
-        else:
-            postgres = stack.enter_context(EmbeddedPostgres(Path(settings.overlay_data_dir)))
-            url = postgres.url
-        reserve = DiskReserve(postgres.data_directory if postgres else None, settings.disk_reserve_bytes)
-        database = stack.enter_context(Database(url, reserve=reserve))
-        database.claim(PATIENCE_S)
-        applied = migrate(url)
-        log.info("node.starting", build=build_id(), migrations=applied, embedded=settings.database_url is None)
-        for warning in settings.warnings():
-            log.warning("settings.unknown", warning=warning)
-        sys.setswitchinterval(SWITCH_S)
+        process = NodeProcess(settings, key, stack)
         try:
-            trio.run(_run, settings, database, key, postgres)
+            trio.run(process.run)
         except ExceptionGroup as failures:
             log.debug("node.failed", exc_info=failures)
             raise _only_cause(failures) from failures
@@ -100,59 +96,146 @@ def _errors_in(failures: ExceptionGroup[Exception]) -> Iterator[Exception]:
             yield failure
 
 
-async def _run(settings: Settings, database: Database, key: PrivateKey, postgres: EmbeddedPostgres | None) -> None:
-    """Run the node beside what keeps its database: the claim on it, its disk, the restart of an embedded one."""
-    owner = partial(meta.bind, network=settings.overlay_network, identity=key.identity)
-    await database.run(owner)
-    async with trio.open_nursery() as background:
-        background.start_soon(database.hold)
-        background.start_soon(database.reserve.watch)
-        if postgres is not None:
+class NodeProcess:
+    """The life of the process: it answers over HTTP from the first moment, starts the database, runs the node, and
+    answers until the last event in progress has its end.
+    """
+
+    def __init__(self, settings: Settings, key: PrivateKey, stack: ExitStack) -> None:
+        """``stack``: Closes, after the event loop has ended, what must outlast it."""
+        self._settings = settings
+        self._key = key
+        self._stack = stack
+        self._quarantine = Quarantine()
+        self._lifecycle = Lifecycle()
+        self._monitor = HealthMonitor(self._quarantine, [self._lifecycle.probe()])
+        self._standby = StandbyApp(self._monitor.report, self._lifecycle.describe)
+        self._start = trio.CancelScope()
+        self._node: Node | None = None
+        self._url = ""
+        self._over, self._closed = trio.Event(), trio.Event()
+
+    async def run(self) -> None:
+        """Run until a signal has ended the node."""
+        async with trio.open_nursery() as background:
+            await background.start(self._heed_signals)
+            background.start_soon(self._monitor.run)
+            self._url = await background.start(self._listen)
+            log.info("node.listening", url=self._url)
+            with self._start:
+                database = await self._start_database(background)
+                await self._run_node(database)
+            self._over.set()
+            with trio.move_on_after(2 * HTTP_GRACEFUL_S):
+                await self._closed.wait()
+            background.cancel_scope.cancel()
+
+    async def _heed_signals(self, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            is_stopping = False
+            async for number in signals:
+                log.info("node.hurried" if is_stopping else "node.stopping", signal=signal.Signals(number).name)
+                is_stopping = True
+                if self._node is None or self._lifecycle.phase is Phase.STARTING:
+                    self._start.cancel()  # nothing was taken in
+                else:
+                    self._node.stop()
+
+    async def _listen(self, task_status: "trio.TaskStatus[str]") -> None:  # type: ignore[name-defined]
+        """Serve HTTP for the whole life of the process."""
+        bind = self._settings.overlay_http_bind
+        try:
+            await serve(
+                self._standby,
+                bind,
+                quarantine=self._quarantine,
+                limits=ServerLimits(graceful_s=HTTP_GRACEFUL_S),
+                shutdown_trigger=self._over.wait,
+                task_status=task_status,
+            )
+            self._closed.set()
+        except* OSError as failures:
+            for error in _errors_in(failures):
+                if isinstance(error, OSError) and error.errno in CANNOT_BIND:
+                    raise BindError(f"OVERLAY_HTTP_BIND={bind}: cannot listen there: {error.strerror}") from error
+            raise
+
+    async def _start_database(self, background: trio.Nursery) -> Database:
+        """Start the database where it is the node's own, make it this process's, and bring it up to date."""
+        settings, postgres = self._settings, None
+        self._lifecycle.waits_for = "its database"
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            postgres = await trio.to_thread.run_sync(EmbeddedPostgres, Path(settings.overlay_data_dir))
+            self._stack.callback(postgres.stop)
+            await postgres.launch()
             background.start_soon(postgres.supervise)
-        await _run_node(settings, database, key)
-        background.cancel_scope.cancel()
+            url = postgres.url
+        reserve = DiskReserve(postgres.data_directory if postgres else None, settings.disk_reserve_bytes)
+        database = self._stack.enter_context(Database(url, reserve=reserve))
+        background.start_soon(reserve.watch)
+        self._monitor.add(database_probe(database, self._commit_trouble), disk_probe(reserve))
+        await _until_done(partial(_abandonable, database.claim))
+        background.start_soon(database.hold)
+        self._lifecycle.waits_for = "its database to be brought up to date"
+        await _until_done(partial(_abandonable, partial(migrate, url)))
+        owner = partial(meta.bind, network=settings.overlay_network, identity=self._key.identity)
+        await _until_done(partial(database.run, owner))
+        return database
+
+    def _commit_trouble(self) -> DatabaseUnavailableError | StatementError | None:
+        return None if self._node is None else self._node.commit_trouble
+
+    async def _run_node(self, database: Database) -> None:
+        settings, requests = self._settings, RequestTable()
+        self._lifecycle.waits_for = "its state to be loaded"
+        timeout_s = settings.event_processing_timeout_ms / 1000
+        config = transport_config(settings, self._key, GOSSIP_TOPICS)
+        async with (
+            Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
+            open_transport(config, requests.answer, self._quarantine) as transport,
+        ):
+            node = Node(
+                settings,
+                database,
+                Keyring(self._key),
+                workers,
+                transport,
+                requests,
+                lifecycle=self._lifecycle,
+                monitor=self._monitor,
+                quarantine=self._quarantine,
+            )
+            self._node = node
+            await node.run(self._serve_clients)
+
+    async def _serve_clients(
+        self,
+        services: Services,
+        stop: trio.Event,
+        task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
+    ) -> None:
+        async with self._standby.serving(create_app(services), HTTP_GRACEFUL_S):
+            task_status.started(self._url)
+            await stop.wait()
 
 
-async def _run_node(settings: Settings, database: Database, key: PrivateKey) -> None:
-    requests, quarantine = RequestTable(), Quarantine()
-    timeout_s = settings.event_processing_timeout_ms / 1000
-    async with (
-        Workers(roles=settings.workers, timeout_s=timeout_s) as workers,
-        open_transport(transport_config(settings, key, GOSSIP_TOPICS), requests.answer, quarantine) as transport,
-    ):
-        node = Node(settings, database, Keyring(key), workers, transport, requests, quarantine)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, node)
-            await node.run(partial(_serve_http, settings))
-            nursery.cancel_scope.cancel()
+async def _abandonable(call: Callable[[], object]) -> None:
+    """A call in a thread that a node that is to end does not wait for."""
+    await trio.to_thread.run_sync(call, abandon_on_cancel=True)  # type: ignore[call-arg]  # older stubs are installed
 
 
-async def _stop_on_signal(node: Node) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("node.stopping", signal=signal.Signals(number).name)
-            node.stop()
+async def _until_done(step: Callable[[], Awaitable[object]]) -> None:
+    """Take a step of the start as often as it takes: a database that is away comes back."""
+    said = ""
+    while True:
+        try:
+            await step()
             return
-
-
-async def _serve_http(
-    settings: Settings,
-    services: Services,
-    stop: trio.Event,
-    task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
-) -> None:
-    bind = settings.overlay_http_bind
-    try:
-        await serve(
-            create_app(services),
-            bind,
-            quarantine=services.quarantine,
-            limits=ServerLimits(graceful_s=HTTP_GRACEFUL_S),
-            shutdown_trigger=stop.wait,
-            task_status=task_status,
-        )
-    except* OSError as failures:
-        for error in _errors_in(failures):
-            if isinstance(error, OSError) and error.errno in CANNOT_BIND:
-                raise BindError(f"OVERLAY_HTTP_BIND={bind}: cannot listen there: {error.strerror}") from error
-        raise
+        except DatabaseUnavailableError as fault:
+            if str(fault) != said:
+                said = str(fault)
+                log.warning("database.awaited", why=said)
+        await trio.sleep(RETRY_S)

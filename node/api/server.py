@@ -4,7 +4,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import trio
 from hypercorn.config import Config, Sockets
@@ -20,13 +20,13 @@ from hypercorn.typing import (
     WebsocketScope,
 )
 from hypercorn.utils import repr_socket_addr, wrap_app
-from quart_trio import QuartTrio
 
 from node.api.connection import Connection
 from node.api.open_connections import OpenConnections
 from node.api.server_limits import ServerLimits
 from node.runtime.containment import Quarantine
 
+Application: TypeAlias = Callable[[Any, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
 CLOSING_S: Final = 5.0
 CLIENT_MESSAGE_BYTES_MAX: Final = 64 * 1024  # of a WebSocket; longer ones close it, 1009
 
@@ -53,7 +53,7 @@ class FinishedResponses:
     would go on being received for nothing.
     """
 
-    def __init__(self, app: QuartTrio, quarantine: Quarantine) -> None:
+    def __init__(self, app: Application, quarantine: Quarantine) -> None:
         self._app = app
         self._quarantine = quarantine
 
@@ -97,7 +97,7 @@ def server_config(bind: str, limits: ServerLimits) -> _Config:
 
 
 async def serve(
-    app: QuartTrio,
+    app: Application,
     bind: str,
     *,
     quarantine: Quarantine | None = None,
@@ -117,7 +117,7 @@ async def serve(
 
 
 async def _serve(
-    app: QuartTrio,
+    app: Application,
     config: _Config,
     quarantine: Quarantine,
     shutdown_trigger: Callable[[], Awaitable[None]] | None,

@@ -25,17 +25,27 @@ class Phase(Enum):
 
 
 class Lifecycle:
-    """The phase that a node is in; for the node to set."""
+    """The phase that a node is in; for the process and the node to set.
+
+    Attributes:
+        waits_for: What a start waits for, for anybody to read.
+    """
 
     def __init__(self, phase: Phase = Phase.STARTING) -> None:
         self.phase = phase
+        self.waits_for = "its first steps"
+
+    def describe(self) -> str:
+        """Why clients are not served, for those that are refused; empty while they are."""
+        return {
+            Phase.STARTING: f"the node is starting and waits for {self.waits_for}",
+            Phase.SERVING: "",
+            Phase.DRAINING: "the node takes nothing new and is about to end",
+        }[self.phase]
 
     def probe(self) -> Probe:
         async def look() -> Sequence[Finding]:
-            if self.phase is Phase.STARTING:
-                return [STARTING.found("the node does not serve clients yet")]
-            if self.phase is Phase.DRAINING:
-                return [DRAINING.found("the node takes nothing new and is about to end")]
-            return []
+            condition = {Phase.STARTING: STARTING, Phase.DRAINING: DRAINING}.get(self.phase)
+            return [] if condition is None else [condition.found(self.describe())]
 
         return Probe(name="accepting", conditions=(STARTING, DRAINING), look=look, silent=STARTING)

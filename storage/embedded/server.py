@@ -76,26 +76,24 @@ class EmbeddedPostgres:
             self.stop()
             raise
 
-    async def supervise(self) -> None:
-        """Start the server again whenever it ends, until cancelled or stopped.
+    async def launch(self) -> None:
+        """As ``start``, but the event loop goes on, and a server that does not start is never given up.
 
-        It is never given up: what keeps it from starting, a full disk above all, can pass without anybody restarting
-        the node, which answers meanwhile that its database is unavailable.
+        Raises:
+            DataDirectoryInUseError: another process runs a server here.
+            EmbeddedPostgresError: a cluster cannot be created.
         """
-        failures = 0
+        self._lock.take()
+        await trio.to_thread.run_sync(self._cluster.create)
+        await self._until_started()
+
+    async def supervise(self) -> None:
+        """Start the server again whenever it ends, until cancelled or stopped."""
         while self._process.is_started:
-            await trio.sleep(min(CHECK_S * 2**failures, PAUSE_S_MAX))
-            if not self._process.is_started or self._process.exit_status is None:
-                continue
-            log.warning("postgres.ended", status=self._process.exit_status)
-            try:
-                await trio.to_thread.run_sync(self._cluster.clear_leftover)
-                self._process.spawn()  # takes milliseconds, and has to be in this thread
-                await self._until_serving()
-                failures = 0
-            except (EmbeddedPostgresError, OSError) as error:
-                failures = min(failures + 1, FAILURES_COUNTED)
-                log.error("postgres.start_failed", why=str(error)[-REASON_CHARS:])
+            await trio.sleep(CHECK_S)
+            if self._process.is_started and not self._process.is_running:
+                log.warning("postgres.ended", status=self._process.exit_status)
+                await self._until_started()
 
     def stop(self) -> None:
         """Fast shutdown: running transactions are rolled back, everything committed is on disk."""
@@ -120,6 +118,25 @@ class EmbeddedPostgres:
                     raise
                 log.warning("postgres.start_failed", attempt=attempt, reason=str(error)[-REASON_CHARS:])
                 time.sleep(CHECK_S * attempt)  # a killed server's last processes may hold its memory for a moment
+
+    async def _until_started(self) -> None:
+        """Start the server until it serves.
+
+        It is never given up: what keeps it from starting, a full disk above all, can pass without anybody restarting
+        the node, which answers meanwhile that its database is unavailable.
+        """
+        failures = 0
+        while True:
+            try:
+                if not self._process.is_running:
+                    await trio.to_thread.run_sync(self._cluster.clear_leftover)
+                    self._process.spawn()  # takes milliseconds, and has to be in this thread
+                await self._until_serving()
+                return
+            except (EmbeddedPostgresError, OSError) as error:
+                log.error("postgres.start_failed", why=str(error)[-REASON_CHARS:])
+            failures = min(failures + 1, FAILURES_COUNTED)
+            await trio.sleep(min(CHECK_S * 2**failures, PAUSE_S_MAX))
 
     def _wait_until_serving(self) -> None:
         deadline = time.monotonic() + START_S

@@ -40,6 +40,11 @@ class RunningNode:
         """The names of the lines read so far."""
         return [line["event"] for line in self.lines]
 
+    def anonymous(self) -> httpx.Client:
+        """Anybody's client of this node, once it listens."""
+        listening = next(line for line in self.lines if line["event"] == "node.listening")
+        return httpx.Client(base_url=listening["url"], timeout=30)
+
     def client(self) -> httpx.Client:
         """An operator's client of this node, once it is ready."""
         ready = next(line for line in self.lines if line["event"] == "node.ready")

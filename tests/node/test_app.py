@@ -13,11 +13,15 @@ import trio
 from node.api.app import create_app
 from node.api.services import Services
 from node.app import Node
+from node.health.lifecycle import Lifecycle
+from node.health.monitor import HealthMonitor
 from node.network.content_exchange import OUTPUTS, POLICY
 from node.network.requests import ABSENT, PRESENT, RequestTable
 from node.network.transport import Gossip, InboundFrame, PeerUnreachableError, PeerView
 from node.runtime.config import load
+from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
+from node.runtime.settings import Settings
 from node.runtime.workers import Workers
 from protocols.entities import Entity
 from protocols.envelope import open_frame
@@ -92,6 +96,7 @@ class Lone:
     """A node without peers, and a client of it."""
 
     node: Node
+    monitor: HealthMonitor
     transport: NoPeers
     requests: RequestTable
     database: Database
@@ -122,20 +127,35 @@ class Lone:
         return [message for message in found if isinstance(message, Advertisement)]
 
 
+def made(
+    settings: Settings,
+    database: Database,
+    workers: Workers,
+    transport: NoPeers,
+    quarantine: Quarantine | None = None,
+) -> Lone:
+    requests, quarantine = RequestTable(), quarantine or Quarantine()
+    monitor = HealthMonitor(quarantine)
+    node = Node(
+        settings,
+        database,
+        Keyring(KEY),
+        workers,
+        transport,
+        requests,
+        lifecycle=Lifecycle(),
+        monitor=monitor,
+        quarantine=quarantine,
+    )
+    return Lone(node=node, monitor=monitor, transport=transport, requests=requests, database=database)
+
+
 @asynccontextmanager
 async def lone_node(postgres_url: str, **environ: str) -> AsyncIterator[Lone]:
-    transport, requests = NoPeers(KEY.identity), RequestTable()
+    transport = NoPeers(KEY.identity)
     with Database(postgres_url) as database:
         async with Workers(1) as workers:
-            node = Node(
-                load(None, ENVIRONMENT | environ),
-                database,
-                Keyring(KEY),
-                workers,
-                transport,
-                requests,
-            )
-            yield Lone(node=node, transport=transport, requests=requests, database=database)
+            yield made(load(None, ENVIRONMENT | environ), database, workers, transport)
 
 
 def status_of(event_id: str, connection: psycopg.Connection) -> str | None:
@@ -146,11 +166,14 @@ def status_of(event_id: str, connection: psycopg.Connection) -> str | None:
 async def running(lone: Lone, use: Callable[[], Awaitable[None]]) -> None:
     """Run the node, use it once it serves, stop it, and wait for its end."""
     with trio.fail_after(120):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lone.node.run, lone.serve)
-            await until(lambda: lone.is_serving, 30)
-            await use()
-            lone.node.stop()
+        async with trio.open_nursery() as beside:
+            beside.start_soon(lone.monitor.run)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lone.node.run, lone.serve)
+                await until(lambda: lone.is_serving, 30)
+                await use()
+                lone.node.stop()
+            beside.cancel_scope.cancel()
 
 
 async def test_a_node_alone_certifies_at_the_basic_level_and_withdraws_at_its_end(postgres_url: str) -> None:

@@ -14,8 +14,11 @@ import trio.testing
 from node.api.app import create_app
 from node.api.services import Services
 from node.app import Node
+from node.health.lifecycle import Lifecycle
+from node.health.monitor import HealthMonitor
 from node.network.requests import RequestTable
 from node.runtime import clock
+from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
 from node.runtime.settings import Settings
 from node.worker import compute
@@ -75,6 +78,12 @@ class InlineWorkers:
 
     async def read(self, call: Callable[[], T]) -> T:
         return await self.admit(call)
+
+    async def parsers_answer(self, within_s: float) -> bool:
+        return True
+
+    async def workers_answer(self, within_s: float) -> bool:
+        return True
 
     async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
         return await self.execute(call)
@@ -155,7 +164,18 @@ class Member:
         database._idle.append(self.connection)
         workers: Any = InlineWorkers(self.links, lies=self.lies)
         requests = RequestTable()
-        node = self.node = Node(self.settings(), database, Keyring(self.key), workers, transport, requests)
+        quarantine = Quarantine()
+        node = self.node = Node(
+            self.settings(),
+            database,
+            Keyring(self.key),
+            workers,
+            transport,
+            requests,
+            lifecycle=Lifecycle(),
+            monitor=HealthMonitor(quarantine),
+            quarantine=quarantine,
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.serve, requests.answer)
             await node.run(self._serve)

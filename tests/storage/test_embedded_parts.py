@@ -16,6 +16,8 @@ import attrs
 import psutil
 import psycopg
 import pytest
+import structlog.testing
+import trio
 
 from storage.embedded import EmbeddedPostgres
 from storage.embedded.cluster import ClusterFiles, DirectoryLock
@@ -259,6 +261,45 @@ def test_a_server_that_will_not_end_in_time_is_ended_at_once(home: Path, monkeyp
         waking.start()
     waking.join()
     assert not psutil.pid_exists(pid)
+
+
+def test_a_server_that_takes_no_signal_is_killed_with_its_processes_and_loses_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.embedded.process.STOP_S", 0.1)
+    monkeypatch.setattr("storage.embedded.process.QUIT_S", 0.1)
+    with EmbeddedPostgres(home) as server:
+        with psycopg.connect(server.url) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
+        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
+        for each in processes:
+            each.suspend()
+    psutil.wait_procs(processes, timeout=30)
+    assert not any(psutil.pid_exists(each.pid) for each in processes)
+    with EmbeddedPostgres(home) as server, psycopg.connect(server.url) as connection:
+        assert connection.execute("SELECT n FROM kept").fetchone() == (1,)
+
+
+async def test_a_launch_does_not_hold_the_event_loop_up_and_is_not_given_up(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = EmbeddedPostgres(home)
+    refusing = SETTINGS["max_connections"]
+    monkeypatch.setitem(SETTINGS, "max_connections", "none")
+    beats = 0
+    try:
+        with trio.fail_after(120), structlog.testing.capture_logs() as logs:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.launch)
+                while not [line for line in logs if line["event"] == "postgres.start_failed"]:
+                    await trio.sleep(0.01)
+                    beats += 1
+                monkeypatch.setitem(SETTINGS, "max_connections", refusing)
+        assert beats > 10
+        with psycopg.connect(server.url) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        server.stop()
 
 
 # --- where it lives ----------------------------------------------------------------------------------------------

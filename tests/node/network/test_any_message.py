@@ -6,14 +6,11 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 
-from node.app import Node
 from node.network.discovery import make_tokens
-from node.network.requests import RequestTable
 from node.network.transport import Gossip, InboundFrame
 from node.runtime.clock import clock_ms
 from node.runtime.config import load
 from node.runtime.containment import Quarantine
-from node.runtime.keyring import Keyring
 from node.runtime.workers import Workers
 from protocols.envelope import sign, to_frame
 from protocols.messages import Advertisement, IdentityKey
@@ -22,7 +19,7 @@ from tests.network_of_keys import AGENTS, NETWORK, KeySigner
 from tests.node.network.advertising import offer
 from tests.node.network.hostile_messages import HostilePeers, Sent
 from tests.node.running import until
-from tests.node.test_app import ENVIRONMENT, KEY, SOURCE, Lone, NoPeers, running
+from tests.node.test_app import ENVIRONMENT, KEY, SOURCE, NoPeers, made, running
 
 
 class HostileTransport(NoPeers):
@@ -74,13 +71,12 @@ def advertised(agent: KeySigner) -> Sent:
 
 @pytest.mark.parametrize("examples", [300, pytest.param(3_000, marks=pytest.mark.slow)])
 async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str, examples: int) -> None:
-    transport, quarantine, requests = HostileTransport(KEY.identity), Quarantine(), RequestTable()
+    transport, quarantine = HostileTransport(KEY.identity), Quarantine()
     peers = HostilePeers(KEY.identity)
     with Database(postgres_url) as database:
         async with Workers(1) as workers:
             settings_ = load(None, ENVIRONMENT | {"OVERLAY_NETWORK": NETWORK, "OVERLAY_SHUTDOWN_GRACE_S": "0.2"})
-            node = Node(settings_, database, Keyring(KEY), workers, transport, requests, quarantine)
-            lone = Lone(node=node, transport=transport, requests=requests, database=database)
+            lone = made(settings_, database, workers, transport, quarantine)
             last: list[Sent] = []
 
             @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
@@ -95,7 +91,7 @@ async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str
                 assert (await lone.call("POST", "/overlay/sources", SOURCE))[0] == 201
                 await lone.post(1, 2)
                 await trio.to_thread.run_sync(send)
-                await until(lambda: node.state.driver.depth == 0, 60)
+                await until(lambda: lone.node.state.driver.depth == 0, 60)
                 await lone.post(3)
                 assert (await lone.call("GET", "/readyz"))[0] == 200
                 for path in ("agents", "peers", "jobs", "batches", "events", "certificates", "dead-letters"):
