@@ -218,39 +218,40 @@ async def test_one_cut_costs_one_retry_however_many_connections_were_idle(postgr
         assert await database.run(lambda c: c.execute("SELECT 7").fetchone()) == (7,)
 
 
-def holders(connection: psycopg.Connection) -> int:
-    row = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchone()
-    assert row is not None
-    return int(row[0])
+def holder(connection: psycopg.Connection) -> int:
+    """The server's process that holds the claim on this database; 0 where none does."""
+    row = connection.execute(
+        """SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    ).fetchone()
+    return 0 if row is None else int(row[0])
 
 
-async def until_held(database: Database, count: int) -> None:
-    while True:
-        if await database.run(holders) == count:
-            return
-        await trio.sleep(0.02)
+def cut_holder(connection: psycopg.Connection) -> int:
+    """End the connection that holds the claim. Returns its process."""
+    pid = holder(connection)
+    connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    return pid
 
 
 async def test_a_lost_claim_is_taken_again_or_ends_the_node(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.database.HOLD_S", 0.05)
-
-    def cut_holder(connection: psycopg.Connection) -> None:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
-
     with Database(postgres_url) as first, Database(postgres_url) as second:
         first.claim()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(first.hold)
-                await second.run(cut_holder)
-                await until_held(second, 1)
+                cut = await second.run(cut_holder)
+                while await second.run(holder) in (0, cut):
+                    await trio.sleep(0.02)
                 with pytest.raises(DatabaseInUseError):
                     second.claim()
                 nursery.cancel_scope.cancel()
             await second.run(cut_holder)
-            await until_held(second, 0)
+            while await second.run(holder):
+                await trio.sleep(0.02)
             second.claim()
             with pytest.raises(DatabaseInUseError):
                 await first.hold()
