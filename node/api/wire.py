@@ -11,8 +11,9 @@ from node.api.client_address import network_of
 from node.api.models.base import QueryModel
 from node.ingest.admission_control import ByteBudget
 from node.ingest.pipeline import Ingest
-from node.runtime.document_models import FieldProblem, escaped
+from node.runtime.document_models import FieldProblem
 from node.runtime.document_models import read_document as read_document_as
+from node.worker.parsing.text import nul_place
 from protocols.canonical import INTEGER_MAX, Json, parse_json
 from protocols.errors import ClientFault
 from protocols.limits import BEEF_BYTES_MAX, JSON_DEPTH_MAX
@@ -128,29 +129,12 @@ def _with_integers(value: Json) -> Json:
 
 
 def _refuse_nul(value: Json) -> None:
-    found = _find_nul(value)
-    if found is not None:
-        what, steps = found
-        pointer = "".join(f"/{step}" for step in reversed(steps))
+    place = nul_place(value)
+    if place is not None:
+        what, pointer = place
         raise InvalidTextError(
             f"{pointer or '/'}: {what} must not contain U+0000", field=pointer, remedy="leave U+0000 out"
         )
-
-
-def _find_nul(value: Json) -> tuple[str, list[str]] | None:
-    """What contains it, and the steps of the pointer to that, the last one first; None where nothing does."""
-    if isinstance(value, str):
-        return ("a string", []) if "\0" in value else None
-    if not isinstance(value, dict | list):
-        return None
-    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(name, str) and "\0" in name:
-            return "a member's name", []
-        found = _find_nul(item)
-        if found is not None:
-            found[1].append(escaped(str(name)))
-            return found
-    return None
 
 
 def read_query(model: type[Q], asked: Request | Websocket) -> Q:

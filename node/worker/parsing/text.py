@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+from protocols.canonical import Json
 from protocols.errors import WorldFault
 
 CHARSETS: Final = {
@@ -55,6 +56,28 @@ def text_of(body: bytes, charset: str) -> str:
 def holds_nul(content: bytes) -> bool:
     """Whether a JSON text contains the character U+0000, which the database cannot store."""
     return b"u0000" in content and _NUL.search(content) is not None
+
+
+def nul_place(value: Json) -> tuple[str, str] | None:
+    """What contains U+0000, and a JSON pointer to that; None where nothing of a value does."""
+    found = _find_nul(value)
+    return None if found is None else (found[0], "".join(f"/{step}" for step in reversed(found[1])))
+
+
+def _find_nul(value: Json) -> tuple[str, list[str]] | None:
+    """As ``nul_place``, with the steps of the pointer, the last one first."""
+    if isinstance(value, str):
+        return ("a string", []) if "\0" in value else None
+    if not isinstance(value, dict | list):
+        return None
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(name, str) and "\0" in name:
+            return "a member's name", []
+        found = _find_nul(item)
+        if found is not None:
+            found[1].append(str(name).replace("~", "~0").replace("/", "~1"))
+            return found
+    return None
 
 
 def printable(text: str, chars_max: int) -> str:
