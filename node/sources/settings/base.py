@@ -23,7 +23,9 @@ class SourceSettings(DocumentModel):
 
 Pointer = Annotated[str, StringConstraints(pattern="^(/[^/]*)*$", max_length=256)]
 HeaderName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]*$", max_length=128)]
-Pem = Annotated[str, StringConstraints(max_length=PEM_CHARS_MAX)]
+Pem = Annotated[
+    str, StringConstraints(pattern=r"^[\t\r\n -~]*$", max_length=PEM_CHARS_MAX)
+]  # ASCII, as RFC 7468 has it
 
 
 class ShapeSettings(SourceSettings):
