@@ -211,7 +211,7 @@ def _problem_codes(route: Route) -> list[str]:
         codes.append("invalid-parameter")
     if path_names(route.path):
         codes.append("not-found")  # a part of the path that can name nothing
-    return list(dict.fromkeys([*codes, "unavailable"]))
+    return list(dict.fromkeys([*codes, "unavailable", "database-unavailable"]))
 
 
 def _problem_responses(codes: Iterable[str], schemas: Schemas) -> dict[str, Any]:
