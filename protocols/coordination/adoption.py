@@ -37,6 +37,7 @@ from protocols.stimuli import (
 )
 
 OURS = (ReplicaStage.ADOPTING, ReplicaStage.ADOPTED)
+LOOKUP_PAUSE_MS_MAX = 300_000
 
 
 def rank(hold: HoldBatch, holder: IdentityKey) -> int:
@@ -181,12 +182,22 @@ def _adopt(work: Workspace, replica: Replica) -> None:
     if replica.before is None and before is not None and before.sealed is not None:
         replica = _heir(replica, before.sealed)
     if after and replica.before is None:
-        _rest(work, attrs.evolve(replica, stage=ReplicaStage.WAITING), work.rules.ask_ms // 3)
+        _rest(work, attrs.evolve(replica, stage=ReplicaStage.WAITING), _lookup_pause_ms(work, replica))
         work.emit(LookUpCertificate(batch_id=after, asker=None, successor=replica.batch_id))
         _query(work, replica, after)
         return
     _rest(work, attrs.evolve(replica, stage=ReplicaStage.ADOPTING), work.rules.attempt_ms)
     work.emit(AdoptReplica(hold=replica.hold))
+
+
+def _lookup_pause_ms(work: Workspace, replica: Replica) -> int:
+    """The pause between two lookups of the batch before: longer the older the batch is, or the further it is ahead.
+
+    The batch before it may be one that there never was: at one rate, each order to hold such a batch would cost this
+    node and the others work for good.
+    """
+    age_ms = abs(work.now_ms - replica.hold.message.manifest.message.received_ms)
+    return max(work.rules.ask_ms // 3, min(age_ms // 8, LOOKUP_PAUSE_MS_MAX))
 
 
 def _heir(replica: Replica, sealed: BatchSealed) -> Replica:

@@ -264,6 +264,24 @@ def test_it_waits_for_the_batch_before_it_and_starts_from_what_that_left() -> No
     assert batch.claim == Claim(hold=hold(after=AFTER), before=BEFORE.certificate)
 
 
+@pytest.mark.parametrize("received_ms", [NOW, 0, 2**47, NOW + 60_000])
+def test_a_batch_that_nobody_knows_is_looked_up_ever_more_rarely(received_ms: int) -> None:
+    """Fails where it is asked for at one rate: each order to hold one would cost this node and others work for good."""
+    node = Holder()
+    said = attrs.evolve(BATCH.message, received_ms=received_ms)
+    order = attrs.evolve(hold(after="batch_" + 64 * "0").message, manifest=envelope.sign(COORDINATOR, said))
+    entity_id = replica_entity_id(said.batch_id)
+    node.kept(envelope.sign(COORDINATOR, order))
+    asked, end_ms = 0, NOW + 24 * 3_600_000
+    while node.now_ms < end_ms:
+        replica = node.entities[entity_id]
+        assert isinstance(replica, Replica)
+        effects = node.later(entity_id, max(1, replica.alarm_ms - node.now_ms))
+        asked += len(sent(effects, BatchQuery)) > 0
+    assert replica.stage is ReplicaStage.WAITING
+    assert 10 < asked < 400
+
+
 @pytest.mark.parametrize(
     "end", [found_end(context=b'{"forged":1}'), found_end(after="batch_other")], ids=["context", "another batch"]
 )
