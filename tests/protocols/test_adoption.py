@@ -278,6 +278,7 @@ def test_a_batch_that_nobody_knows_is_looked_up_ever_more_rarely(received_ms: in
         assert isinstance(replica, Replica)
         effects = node.later(entity_id, max(1, replica.alarm_ms - node.now_ms))
         asked += len(sent(effects, BatchQuery)) > 0
+    assert isinstance(replica, Replica)
     assert replica.stage is ReplicaStage.WAITING
     assert 10 < asked < 400
 
