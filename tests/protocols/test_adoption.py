@@ -266,7 +266,7 @@ def test_it_waits_for_the_batch_before_it_and_starts_from_what_that_left() -> No
 
 @pytest.mark.parametrize("received_ms", [NOW, 0, 2**47, NOW + 60_000])
 def test_a_batch_that_nobody_knows_is_looked_up_ever_more_rarely(received_ms: int) -> None:
-    """Fails where it is asked for at one rate: each order to hold one would cost this node and others work for good."""
+    """Fails where it is asked for at one rate: each order to hold one would cost every holder work for good."""
     node = Holder()
     said = attrs.evolve(BATCH.message, received_ms=received_ms)
     order = attrs.evolve(hold(after="batch_" + 64 * "0").message, manifest=envelope.sign(COORDINATOR, said))
