@@ -3,7 +3,7 @@
 from quart import Response, g
 
 from node.api.models.dead_letters import DeadLetterDocument, DeadLetterPage, DeadLetterQuery, ReplayedBatches
-from node.api.operations import OTHER, Operation, Resource, json_answer, links_to
+from node.api.operations import OTHER, Operation, Resource, json_answer
 from node.api.services import Services
 from node.api.wire import answer
 from node.coordination.dead_letters import REPLAYED_AT_ONCE, DeadLetters
@@ -12,8 +12,6 @@ from node.coordination.dead_letters import REPLAYED_AT_ONCE, DeadLetters
 def _dead_letters(services: Services) -> DeadLetters:
     return services.dead_letters
 
-
-LATEST = links_to("batchId", "/deadLetters/0/batchId", "getDeadLetter", "replayDeadLetter")
 
 dead_letters = Resource("dead_letters", _dead_letters)
 
@@ -25,7 +23,7 @@ dead_letters = Resource("dead_letters", _dead_letters)
         tag="batches",
         summary="Batches that ran out of attempts, the latest first",
         query=DeadLetterQuery,
-        answers={200: json_answer("A page.", DeadLetterPage, links=LATEST)},
+        answers={200: json_answer("A page.", DeadLetterPage)},
     ),
 )
 async def list_dead_letters(letters: DeadLetters, query: DeadLetterQuery) -> Response:

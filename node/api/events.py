@@ -17,17 +17,13 @@ from node.api.models.events import (
     EventVersions,
 )
 from node.api.models.receipts import Certificate
-from node.api.operations import OTHER, Answer, Operation, Resource, json_answer, links_to
+from node.api.operations import OTHER, Answer, Operation, Resource, json_answer
 from node.api.services import Services
 from node.api.wire import JSON_TYPE, answer
 from node.delivery import history
 
 HTML_TYPE = "text/html"
 MISSING = ("unknown-event", "event-expired")
-
-FIRST = links_to(
-    "eventId", "/events/0/eventId", "getEvent", "getCertification", "getCertificate", "listVersions"
-) | links_to("batchId", "/events/0/batchId", "getBatch")
 
 events = Resource("events", lambda services: services)
 
@@ -39,7 +35,7 @@ events = Resource("events", lambda services: services)
         tag="events",
         summary="Events by id, filtered; those of a batch under way show up when it is sealed",
         query=EventQuery,
-        answers={200: json_answer("A page.", EventPage, links=FIRST)},
+        answers={200: json_answer("A page.", EventPage)},
     ),
 )
 async def list_events(services: Services, query: EventQuery) -> Response:

@@ -70,7 +70,7 @@ async def get_agent(known: Market, agent_id: str) -> Response:
         tag="market",
         summary="The latest auctions",
         query=LimitQuery,
-        answers={200: json_answer("Latest first.", AuctionList, links=links_to("jobId", "/jobs/0/jobId", "getJob"))},
+        answers={200: json_answer("Latest first.", AuctionList)},
     ),
 )
 async def list_jobs(known: Market, query: LimitQuery) -> Response:

@@ -4,7 +4,7 @@ from quart import Response, g
 
 from node.api.models.market import AgentList
 from node.api.models.node import CallerDocument, NodeIdentity, PeerList
-from node.api.operations import Operation, Resource, json_answer, links_to
+from node.api.operations import Operation, Resource, json_answer
 from node.api.services import Services
 from node.api.wire import answer
 from node.runtime.access import Caller
@@ -65,11 +65,7 @@ async def get_caller(_: Services) -> Response:
         operation_id="listAgents",
         tag="node",
         summary="Who offers which roles",
-        answers={
-            200: json_answer(
-                "As this node sees it.", AgentList, links=links_to("agentId", "/agents/0/agentId", "getAgent")
-            )
-        },
+        answers={200: json_answer("As this node sees it.", AgentList)},
     ),
 )
 async def list_agents(services: Services) -> Response:

@@ -12,6 +12,7 @@ from node.api.models.problems import Problem
 from node.api.operations import Answer, Operation, Resource, Route, path_names
 from node.api.problems import MEDIA_TYPE, PROBLEMS, RETRY_AFTER_S, TYPE_PREFIX
 from node.runtime.access import Need
+from node.runtime.document_models import WITHOUT_NUL
 
 VERSION: Final = "3.1.0"
 TAGS: Final = {
@@ -145,7 +146,16 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": _camel(name), "in": "path", "required": True, **_described(_path_schema(operation, name))}
         for name in path_names(route.path)
     ]
-    return path + _members(operation.parameters, "query") + _members(operation.headers, "header")
+    query = [_without_nul(each) for each in _members(operation.parameters, "query")]
+    return path + query + _members(operation.headers, "header")
+
+
+def _without_nul(parameter: dict[str, Any]) -> dict[str, Any]:
+    """No parameter of a query may contain U+0000, whatever it is for: see ``wire.read_query``."""
+    schema = parameter["schema"]
+    if schema.get("type") != "string" or {"pattern", "enum", "format"} & schema.keys():
+        return parameter
+    return {**parameter, "schema": {**schema, "pattern": WITHOUT_NUL}}
 
 
 def _path_schema(operation: Operation, name: str) -> Schema:
@@ -169,7 +179,9 @@ def _described(schema: Schema) -> dict[str, Any]:
 
 
 def _not_null(schema: Schema) -> Schema:
-    """Query parameters and headers are strings; what is null in Python is absent there."""
+    """Query parameters and headers are strings; what is null or an empty list in Python is absent there."""
+    if schema.get("default") == []:
+        schema = {name: value for name, value in schema.items() if name != "default"}
     if isinstance(schema.get("type"), list):
         return {**schema, "type": schema["type"][0]}
     return schema

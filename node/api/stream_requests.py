@@ -55,10 +55,10 @@ async def read_stream_request(
     """
     named, field = asked.headers.get(LAST_EVENT_ID), LAST_EVENT_ID
     if query.subscription_id is None:
-        wanted = read_filter(query)
-        if not named:
-            named, field = query.since, "since"
+        wanted, since = read_filter(query), read_start(query.since, "since")
         start = read_start(named, field)
+        if start is None:
+            start, field = since, "since"
         if start is not None:
             await check_place(services.database, start, field=field)
         return StreamRequest(wanted=wanted, start=start)

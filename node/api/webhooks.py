@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from quart import Response, g, request
 
 from node.api.acknowledging import acknowledgement, coding_of, wants_minimal
@@ -29,7 +29,9 @@ class WebhookHeaders(HeaderModel):
 class FormDelivery(BaseModel):
     """A delivery in the form of an HTML form."""
 
-    payload: str
+    model_config = ConfigDict(extra="allow")
+
+    payload: str = optional_member(description="The document; without it all fields are, as one object.")
 
 
 class WebhookRoutes:

@@ -366,7 +366,10 @@ async def test_a_place_after_the_end_of_the_feed_is_refused(node: Running, place
         assert answer.json()["field"] == ("since" if query else "Last-Event-ID")
 
 
-@pytest.mark.parametrize(("query", "header", "field"), [("since=x", "", "since"), ("since=1", "y", "Last-Event-ID")])
+@pytest.mark.parametrize(
+    ("query", "header", "field"),
+    [("since=x", "", "since"), ("since=x", "0", "since"), ("since=0", "y", "Last-Event-ID")],
+)
 async def test_a_place_that_is_none_is_named(node: Running, query: str, header: str, field: str) -> None:
     answer = await node.client.get(f"/overlay/events/stream?{query}", headers={"Last-Event-ID": header})
     assert (answer.status_code, answer.json()["field"]) == (400, field)
