@@ -9,6 +9,7 @@ import requests
 import schemathesis
 from hypothesis import strategies as st
 from requests.auth import AuthBase
+from schemathesis.auths import GLOBAL_AUTH_STORAGE
 from schemathesis.core.failures import Failure
 from schemathesis.core.transport import Response
 
@@ -61,7 +62,7 @@ def _signer(secret: str) -> SignedRequests | None:
 caller, operator = _signer(CALLER), _signer(OPERATOR)
 SEEDS = seeds(None if caller is None else caller.key.identity.hex())
 if caller is not None:
-    schemathesis.auth.set_from_requests(caller)  # type: ignore[attr-defined]  # its type is the decorator's alone
+    GLOBAL_AUTH_STORAGE.set_from_requests(caller)
 
 
 def _identity(number: int) -> str:
@@ -77,7 +78,6 @@ schemathesis.openapi.media_type("application/octet-stream", (st.integers(2, 9).m
 schemathesis.openapi.media_type("application/x-ndjson", lines.map(str.encode))
 
 
-@schemathesis.hook
 def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     """Give parameters the ids of what is on this node as examples."""
     for methods in raw_schema["paths"].values():
@@ -88,7 +88,6 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
                     parameter["examples"] = {str(number): {"value": value} for number, value in enumerate(known)}
 
 
-@schemathesis.hook
 def map_case(context: Any, case: Any) -> Any:
     """Let what is to be accepted keep rules that are stated in words: else one of them would refuse all of it."""
     if case.meta is None or not case.meta.generation.mode.is_positive:
@@ -124,7 +123,6 @@ def _is_of(source_type: str, configuration: Any) -> bool:
     return True
 
 
-@schemathesis.hook
 def after_call(context: Any, case: Any, response: Response) -> None:
     """Bring a seed back that a request changed, but for series of requests, which are about that."""
     if case.method not in CHANGES or response.status_code >= 300 or _is_stateful(case):
@@ -141,8 +139,11 @@ def _is_stateful(case: Any) -> bool:
     return case.meta is not None and case.meta.phase.name.value == "stateful"
 
 
-@schemathesis.hook
 def filter_failure(context: Any, failure: Failure, case: Any, response: Response) -> bool:
     """Drop what a rule in words allows."""
     operation_id = case.operation.definition.raw["operationId"]
     return not is_allowed(type(failure).__name__, operation_id, failure.message, response.content)
+
+
+for hook in (before_load_schema, map_case, after_call, filter_failure):
+    schemathesis.hook(hook)
