@@ -12,7 +12,8 @@ import attrs
 import trio
 
 from node.ingest.admission_control import OverloadedError
-from node.ingest.pipeline import Ingest
+from node.ingest.pipeline import Ingest, account_of
+from node.runtime.fair_share import Account
 from node.sources.settings import SourceSettings
 from node.sources.status import SourceStatus
 from node.worker.parsing.bodies import RawEvent
@@ -35,9 +36,9 @@ class SourceFault(WorldFault):
 
 
 class Compute(Protocol):
-    """Runs a picklable call in a worker process."""
+    """Runs a picklable call in a worker process; ``size`` in bytes of what it parses."""
 
-    async def __call__(self, call: Callable[[], T], /) -> T: ...
+    async def __call__(self, call: Callable[[], T], /, *, account: Account, size: int) -> T: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -157,6 +158,14 @@ class SourceIntake:
         second = await self._take(events[middle:], position)
         return first.plus(second)
 
-    async def compute(self, call: Callable[[], T]) -> T:
-        """Run a picklable call in a worker process: parsing, above all."""
-        return await self._compute(call)
+    async def compute(self, call: Callable[[], T], size: int) -> T:
+        """Run a picklable call in a worker process: parsing, above all.
+
+        Args:
+            size: Bytes of what is parsed.
+
+        Raises:
+            TooCostlyError, WorkerCrashedError, WorkerTimeoutError: It cannot be parsed within bounds.
+            WorkersBusyError: Too many calls wait. And what the call raises.
+        """
+        return await self._compute(call, account=account_of(self.source_id), size=size)

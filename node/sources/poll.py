@@ -35,6 +35,7 @@ from node.sources.positions import (
     validators,
 )
 from node.sources.settings.poll import PollSourceSettings
+from node.worker.metering import TooCostlyError
 from node.worker.parsing.polled import Polled, read_body, unpacked
 from node.worker.parsing.text import UnreadableBodyError
 
@@ -141,10 +142,10 @@ class Poller:
             digest_before=here.digest if is_again else "",
         )
         try:
-            return await self._intake.compute(call)
+            return await self._intake.compute(call, len(answer.body))
         except UnreadableBodyError as error:
             raise self._lasting_fault(f"{shown_origin(answer.url)}: the body {error}") from error
-        except (WorkerTimeoutError, WorkerCrashedError) as error:
+        except (TooCostlyError, WorkerTimeoutError, WorkerCrashedError) as error:
             raise self._lasting_fault(
                 f"{shown_origin(answer.url)}: the body cannot be read within the limits: {error}"
             ) from error

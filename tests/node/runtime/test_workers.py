@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from node.runtime import workers as module
-from node.runtime.workers import WorkerCrashedError, Workers, WorkersBusyError, WorkerTimeoutError
+from node.runtime.fair_share import Account, WorkersBusyError
+from node.runtime.workers import Budget, WorkerCrashedError, Workers, WorkerTimeoutError
+from node.worker.metering import TooCostlyError
 from protocols.errors import WorldFault
 from tests.node import work_calls
 
@@ -89,6 +92,90 @@ async def test_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(WorkersBusyError):
             await workers.execute(work_calls.hang)
         nursery.cancel_scope.cancel()
+
+
+CLIENT, OTHER = Account(name="client"), Account(name="other")
+SHORT = Budget(floor_s=0.4, per_mb_s=0.0, ceiling_s=0.4)
+
+
+@pytest.fixture
+def short_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REQUEST_BUDGET", SHORT)
+    monkeypatch.setattr(module, "READING_BUDGET", SHORT)
+
+
+@pytest.mark.usefixtures("short_budget")
+@pytest.mark.parametrize("pool", ["admit", "read"])
+@pytest.mark.parametrize("compute", [work_calls.compute_for, work_calls.compute_stubbornly])
+async def test_parsing_is_interrupted_when_its_processor_time_is_used_up(
+    pool: str, compute: Callable[[float], None]
+) -> None:
+    async with Workers(1) as workers:
+        run = getattr(workers, pool)
+        pid = (await run(work_calls.facts, account=OTHER))["pid"]
+        with pytest.raises(TooCostlyError, match=r"more than 0\.4 s of processor time"):
+            await run(partial(compute, 60.0), account=CLIENT, size=1)
+        assert (await run(work_calls.facts, account=OTHER))["pid"] == pid, "its process goes on"
+        await run(partial(work_calls.compute_for, 0.1), account=OTHER)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_budget")
+async def test_parsing_that_does_not_come_back_from_a_library_is_ended() -> None:
+    async with Workers(1) as workers:
+        with pytest.raises(TooCostlyError):
+            await workers.admit(work_calls.compute_in_a_library, account=CLIENT)
+        assert (await workers.admit(partial(work_calls.echo, b"x", 1), account=OTHER)) == b"x"
+
+
+@pytest.mark.usefixtures("short_budget")
+async def test_time_on_the_clock_is_not_counted() -> None:
+    """On a busy machine a call takes long and uses little."""
+    async with Workers(1) as workers:
+        assert await workers.admit(partial(work_calls.wait, 1.0), account=CLIENT) == "waited"
+
+
+def test_a_budget_is_in_proportion_to_the_size_between_a_floor_and_a_ceiling() -> None:
+    budget = Budget(floor_s=1.0, per_mb_s=2.0, ceiling_s=9.0)
+    sizes = (0, module.MB // 2, module.MB, 3 * module.MB, 100 * module.MB, None)
+    assert [budget.seconds(size) for size in sizes] == [1.0, 2.0, 3.0, 7.0, 9.0, 9.0]
+
+
+@pytest.mark.parametrize("pool", ["admit", "read"])
+async def test_what_an_outsider_sent_is_tried_once(pool: str, tmp_path: Path) -> None:
+    async with Workers(1) as workers:
+        run = getattr(workers, pool)
+        call = partial(work_calls.crash_once, str(tmp_path / "marker"))
+        with pytest.raises(WorkerCrashedError):
+            await run(call, account=CLIENT)
+        assert await run(call, account=CLIENT) == "alive", "there was no second attempt"
+        assert await run(partial(work_calls.crash_once, str(tmp_path / "other"))) == "alive", "the node's own is"
+
+
+async def test_a_client_that_leaves_ends_no_worker() -> None:
+    """Its call goes on: each worker that had to be started again would cost more than the request."""
+    async with Workers(1, parsers=2) as workers:
+        pid = (await workers.admit(work_calls.facts, account=CLIENT))["pid"]
+        for _ in range(3):
+            with trio.move_on_after(0.05):
+                await workers.admit(partial(work_calls.compute_for, 0.3), account=CLIENT)
+        assert (await workers.admit(work_calls.facts, account=CLIENT))["pid"] == pid
+
+
+async def test_one_clients_long_calls_leave_a_process_for_others() -> None:
+    async with Workers(1, parsers=3) as workers, trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(partial(workers.admit, work_calls.hang, account=CLIENT))
+        await wait_all_tasks_blocked()
+        with trio.fail_after(120):
+            for _ in range(3):
+                assert await workers.admit(partial(work_calls.echo, b"x", 1), account=OTHER) == b"x"
+        nursery.cancel_scope.cancel()
+
+
+async def test_parsers_are_as_many_as_the_machine_allows_and_never_one() -> None:
+    assert module.PARSERS_MIN <= module.parsers_of_machine() <= module.PARSERS_MAX
+    assert module.PARSERS_MIN >= 2, "one client never has them all"
 
 
 async def test_an_idle_worker_retires() -> None:
