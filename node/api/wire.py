@@ -46,7 +46,7 @@ def account_of(request: Request) -> Account:
     network = network_of(request.remote_addr)
     if not is_loopback(network):
         return Account(name=f"address {network}")
-    return Account(name=f"connection {request.scope['client']}", is_metered=False)
+    return Account(name=f"connection {request.scope.get('client')}", is_metered=False)
 
 
 class InvalidParameterError(ClientFault):
