@@ -30,7 +30,8 @@ def stats(connection: psycopg.Connection) -> StoredFigures:
         connection,
         """SELECT count(*), coalesce(sum(events), 0), coalesce(sum(valid), 0), coalesce(sum(invalid), 0),
                   coalesce(sum(events) FILTER (WHERE state = 'dead'), 0),
-                  coalesce(sum(events) FILTER (WHERE state = 'pending'), 0) FROM batches""",
+                  coalesce(sum(events) FILTER (WHERE state = 'pending'), 0)
+           FROM batches WHERE state NOT IN ('split', 'merged')""",  # their events are those of other batches
     )
     levels = connection.execute(
         "SELECT level, sum(valid)::bigint FROM batches WHERE state = 'certified' GROUP BY level"

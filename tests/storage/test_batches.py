@@ -4,7 +4,7 @@ import attrs
 import psycopg
 import pytest
 
-from storage import batches, events, jobs, metrics
+from storage import batches, events, jobs, merging, metrics
 from tests.storage.making import AGENT, CERTIFIED_MS, RECEIVED_MS, event_id, new_batch, sealed_batch
 
 
@@ -112,6 +112,26 @@ def test_counts_add_up(connection: psycopg.Connection) -> None:
     assert (found.acknowledged, found.certified, found.invalid, found.dead, found.pending) == (4, 1, 1, 1, 1)
     assert found.latency_ms["p50"] == 250
     assert found.agents == [(AGENT, "normalize", 2, 1)]
+
+
+@pytest.mark.parametrize("keys", [["x"], ["x", "y", "z"]])
+def test_events_count_once_wherever_their_batches_went(connection: psycopg.Connection, keys: list[str]) -> None:
+    """Merged with those of another batch, then split: acknowledged is what became of it, and nothing more."""
+    made = [new_batch("a", keys), new_batch("b", ["v", "w"], sequence=2)]
+    batches.insert_ingested(connection, made)
+    whole = new_batch("whole", [*keys, "v", "w"], sequence=3)
+    merging.insert_merged(connection, whole, merging.lock_parts(connection, ["batch_a", "batch_b"]))
+    found = metrics.stats(connection)
+    assert (found.batches, found.acknowledged, found.pending) == (1, len(keys) + 2, len(keys) + 2)
+    batches.mark_dead(connection, "batch_whole", ["crashed"])
+    dead = batches.dead_to_split(connection, "batch_whole")
+    assert dead is not None
+    count = len(keys) + 2
+    batches.insert_part(connection, new_batch("dead", ["w"], sequence=4), dead.number, [count - 1])
+    batches.insert_part(connection, new_batch("rest", [*keys, "v"], sequence=5), dead.number, list(range(count - 1)))
+    batches.finish_split(connection, "batch_whole", "batch_dead", "batch_rest", ["crashed"])
+    found = metrics.stats(connection)
+    assert (found.batches, found.acknowledged, found.pending, found.dead) == (2, count, count - 1, 1)
 
 
 def test_a_later_version_that_is_sealed_first_stays_the_latest(connection: psycopg.Connection) -> None:
