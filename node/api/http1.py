@@ -60,6 +60,8 @@ class Http1(H11Protocol):
             return
         if is_waiting(self.stream):
             self.connection.buffer.clear()
+            if self.connection.h11_connection.our_state is not h11.SEND_RESPONSE:
+                return  # the application has begun to refuse the handshake itself
             await self._close_stream()  # first: an answer of the app to the handshake is ignored from here on
             await self._send_error_response(400)
             await self.send(Closed())

@@ -4,7 +4,9 @@ import base64
 import random
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Final
 
 import h2.config
@@ -120,6 +122,30 @@ async def test_messages_before_the_handshake_is_answered_are_refused(node: Runni
         answered = await talk(node, UPGRADE + early)
         assert answered.startswith(b"HTTP/1.1 400 ")
         assert answered.count(b"HTTP/1.1 ") == 1
+    assert not any(node.quarantine.counts.values())
+
+
+async def test_messages_while_a_handshake_is_refused_are_discarded(node: Running) -> None:
+    """The refusal is the application's, and comes whole: nothing else is written into it."""
+    refused = UPGRADE.replace(b"/overlay/events/stream", b"/overlay/events/stream?since=tomorrow")
+
+    def talk_at_once(pause_s: float) -> bytes:
+        found = b""
+        with connected(node) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(refused)
+            for _ in range(20):
+                time.sleep(pause_s)
+                with suppress(OSError):  # it has closed
+                    sock.sendall(text_frame(b"{}"))
+            with suppress(OSError):
+                while data := sock.recv(65_536):
+                    found += data
+        return found
+
+    for number in range(40):
+        answered = await trio.to_thread.run_sync(talk_at_once, number * 0.0001)
+        assert answered.count(b"HTTP/1.1 ") <= 1, "a reset can take it from the client"
     assert not any(node.quarantine.counts.values())
 
 
