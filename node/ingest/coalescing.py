@@ -1,8 +1,8 @@
 """Gives committed batches to coordination: at once while none of their line is under way, else several as one.
 
 A batch costs every agent far more than an event of it does, so small posts that came while an earlier batch of their
-source was under way are merged into one. At low rates nothing waits. What is under way is bounded by what came to
-its end lately: past that, batches wait here, on disk and acknowledged, and grow together.
+source was under way are merged into one. At low rates nothing waits. Coordination bounds what is in flight; few more
+than that are given to it, for what waits here, on disk and acknowledged, can still grow together.
 
 A *line* holds the batches that may be merged with each other: those of equal terms, or all of a source whose policy
 looks at earlier events, in their order. Lines take turns, one batch each.
@@ -33,12 +33,10 @@ from storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-BATCHES_MAX: Final = 32  # under way of a level and quorum
-EVENTS_MIN: Final = 2 * EVENTS_PER_BATCH_MAX  # as many may be under way, however slowly they end
-WINDOW_S: Final = 0.5  # of the drain: several times what a batch takes while nothing queues
+TURN_MAX: Final = 4  # of a level and quorum, that wait in coordination for agents or for their turn
 AHEAD_MAX: Final = 2  # batches of a source whose order counts: one is processed while the one before is sealed
 RETRY_S: Final = 1.0
-STUCK: Final = frozenset({Stage.BACKOFF, Stage.DEAD})
+WAITS_THERE: Final = frozenset({None, Stage.LEASING, Stage.ASKING})  # None: on its way into it
 
 
 class Merger(Protocol):
@@ -56,6 +54,7 @@ class Waiting:
     versioned: bool
     packed: bytes | None = None
     recovered: bool = False
+    payload_bytes: int = 0
 
     @property
     def batch_id(self) -> str:
@@ -154,7 +153,12 @@ class Coalescer:
         for batch in batches:
             if batch.holders:  # its holders have it as it is
                 self._payloads.put(batch.batch_id, batch.packed)
-                await self._submit(batch.manifest, stateful=batch.stateful, holders=batch.holders)
+                await self._submit(
+                    batch.manifest,
+                    stateful=batch.stateful,
+                    holders=batch.holders,
+                    payload_bytes=len(batch.packed),
+                )
             else:
                 await self._enter(
                     Waiting(
@@ -162,16 +166,26 @@ class Coalescer:
                         stateful=batch.stateful,
                         versioned=batch.versioned,
                         packed=batch.packed,
+                        payload_bytes=len(batch.packed),
                     )
                 )
 
-    async def resume(self, manifest: Signed[Manifest], *, stateful: bool, versioned: bool) -> None:
+    async def resume(
+        self, manifest: Signed[Manifest], *, stateful: bool, versioned: bool, payload_bytes: int
+    ) -> None:
         """Take a batch that an earlier run left unfinished, or whose stimulus was lost in this one."""
         batch_id = manifest.message.batch_id
         if batch_id in self._by_id:
-            await self._submit(manifest, stateful=stateful, recovered=True)
+            await self._submit(manifest, stateful=stateful, recovered=True, payload_bytes=payload_bytes)
         elif batch_id not in self._held:
-            await self._enter(Waiting(manifest=manifest, stateful=stateful, versioned=versioned, recovered=True))
+            batch = Waiting(
+                manifest=manifest,
+                stateful=stateful,
+                versioned=versioned,
+                recovered=True,
+                payload_bytes=payload_bytes,
+            )
+            await self._enter(batch)
 
     def ended(self, batch_id: str, events: int) -> None:
         """Count out a batch that is certified or dead."""
@@ -234,17 +248,13 @@ class Coalescer:
         return self._has_room(first)
 
     def _has_room(self, batch: Waiting) -> bool:
-        """Whether another batch of this level and quorum may be under way. Those that wait after a failure do not
-        count: they are stuck, and the others are not to be."""
+        """Whether coordination has a use for another batch of this level and quorum: few of them wait there already."""
         wanted = batch.manifest.message.level, batch.manifest.message.quorum
-        count = events = 0
+        waits = 0
         for batch_id, (_, line) in self._by_id.items():
-            each = line.under_way[batch_id]
-            is_alike = (each.manifest.message.level, each.manifest.message.quorum) == wanted
-            if is_alike and self._stage(batch_id) not in STUCK:
-                count += 1
-                events += each.events
-        return count < BATCHES_MAX and events < max(EVENTS_MIN, round(WINDOW_S * self.drain.per_s))
+            each = line.under_way[batch_id].manifest.message
+            waits += (each.level, each.quorum) == wanted and self._stage(batch_id) in WAITS_THERE
+        return waits < TURN_MAX
 
     async def _release(self, key: Hashable, line: Line) -> None:
         chosen = line.mergeable()
@@ -274,6 +284,7 @@ class Coalescer:
                 stateful=first.stateful,
                 versioned=False,
                 packed=merged.batch.packed,
+                payload_bytes=len(merged.batch.packed),
             )
             await self._give(key, line, whole)
         elif line.waiting:
@@ -285,7 +296,12 @@ class Coalescer:
         self._by_id[batch.batch_id] = key, line
         if batch.packed is not None:
             self._payloads.put(batch.batch_id, batch.packed)
-        await self._submit(batch.manifest, stateful=batch.stateful, recovered=batch.recovered)
+        await self._submit(
+            batch.manifest,
+            stateful=batch.stateful,
+            recovered=batch.recovered,
+            payload_bytes=batch.payload_bytes,
+        )
 
     async def _submit(
         self,
@@ -294,9 +310,15 @@ class Coalescer:
         stateful: bool,
         holders: tuple[IdentityKey, ...] = (),
         recovered: bool = False,
+        payload_bytes: int = 0,
     ) -> None:
         await self._submit_stimulus(
             BatchCommitted(
-                now_ms=clock_ms(), manifest=manifest, stateful=stateful, holders=holders, recovered=recovered
+                now_ms=clock_ms(),
+                manifest=manifest,
+                stateful=stateful,
+                holders=holders,
+                recovered=recovered,
+                payload_bytes=payload_bytes,
             )
         )

@@ -19,13 +19,14 @@ import trio
 from trio_parallel import BrokenWorkerError, WorkerContext, open_worker_context
 
 from node.worker.bootstrap import begin
-from protocols.errors import WorldFault
+from protocols.errors import OverlayError, WorldFault
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 CALL_S: Final = 60.0
+START_S: Final = 120.0  # within which a process starts; not counted as time of a call
 IDLE_S: Final = 60.0
 GRACE_S: Final = 5.0
 ROLE_NICENESS: Final = 10
@@ -50,8 +51,14 @@ class WorkerTimeoutError(WorldFault):
     code = "worker-timeout"
 
 
+class UnwantedError(OverlayError):
+    """Nobody waited for a call any more when a worker was free for it."""
+
+    code = "unwanted"
+
+
 class WorkersBusyError(WorldFault):
-    """Too many calls wait already."""
+    """Too many calls wait already, or no process can be started for one."""
 
     code = "workers-busy"
 
@@ -114,9 +121,16 @@ class Workers:
         """
         return await self._levels.run(call, attempts=1)
 
-    async def execute(self, call: Callable[[], T]) -> T:
-        """Run a call of a role; raises as ``admit``."""
-        return await self._roles.run(call)
+    async def execute(self, call: Callable[[], T], is_wanted: Callable[[], bool] = lambda: True) -> T:
+        """Run a call of a role.
+
+        Args:
+            is_wanted: Asked when a worker is free for it.
+
+        Raises:
+            UnwantedError: It was not wanted any more. Else as ``admit``.
+        """
+        return await self._roles.run(call, is_wanted=is_wanted)
 
     async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
         """Run a call of a role once, to see whether it ends its worker; raises as ``admit``."""
@@ -159,7 +173,14 @@ class _Pool:
         except BrokenWorkerError:
             log.warning("workers.killed", pool=self._name, grace_s=GRACE_S)
 
-    async def run(self, call: Callable[[], T], *, attempts: int = ATTEMPTS_MAX, timeout_s: float | None = None) -> T:
+    async def run(
+        self,
+        call: Callable[[], T],
+        *,
+        attempts: int = ATTEMPTS_MAX,
+        timeout_s: float | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> T:
         if self._limiter.statistics().tasks_waiting >= self._waiting_max:
             raise WorkersBusyError(
                 f"{self._waiting_max} calls are waiting for a worker already, the most that may", pool=self._name
@@ -167,7 +188,8 @@ class _Pool:
         self._answered_s = self._answered_s if self._under_way else trio.current_time()
         self._under_way += 1
         try:
-            return await self._attempts(call, attempts, self._timeout_s if timeout_s is None else timeout_s)
+            limit_s = self._timeout_s if timeout_s is None else timeout_s
+            return await self._attempts(call, attempts, limit_s, is_wanted)
         finally:
             self._under_way -= 1
             self._used_s = trio.current_time()
@@ -189,8 +211,12 @@ class _Pool:
             self._used_s = used_s
         return True
 
-    async def _attempts(self, call: Callable[[], T], attempts: int, timeout_s: float) -> T:
+    async def _attempts(
+        self, call: Callable[[], T], attempts: int, timeout_s: float, is_wanted: Callable[[], bool]
+    ) -> T:
         async with self._limiter:
+            if not is_wanted():
+                raise UnwantedError("nobody waits for the call any more")
             for attempt in range(1, attempts + 1):
                 try:
                     return await self._once(call, timeout_s)
@@ -198,8 +224,22 @@ class _Pool:
                     log.warning("workers.crashed", pool=self._name, attempt=attempt)
         raise WorkerCrashedError(f"a call ended {attempts} worker processes", pool=self._name)
 
+    async def _start_one(self, context: WorkerContext) -> None:
+        """Have a process started where none is idle: on a busy machine that takes longer than many a call may.
+
+        Raises:
+            WorkersBusyError: It did not start in ``START_S``.
+        """
+        if context.statistics().idle_workers:
+            return
+        with trio.move_on_after(START_S):
+            await context.run_sync(os.getpid, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
+            return
+        raise WorkersBusyError(f"a worker did not start within {START_S:g} s", pool=self._name)
+
     async def _once(self, call: Callable[[], T], timeout_s: float) -> T:
         assert self._context is not None, "the pool is entered before it is used"
+        await self._start_one(self._context)
         with trio.move_on_after(timeout_s):
             # The library has a limiter for all contexts: one of its own for each call leaves the bound to ours.
             try:
