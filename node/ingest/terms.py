@@ -17,7 +17,6 @@ from node.worker.parsing.admission import Admitted
 from node.worker.plugins import catalogue
 from protocols.errors import ClientFault, OverlayError, WorldFault
 from protocols.levels import quorum_for, strictest
-from protocols.limits import EVENTS_PER_BATCH_MAX
 from protocols.messages import IdentityKey, Level
 from storage import policies, sources
 
@@ -68,7 +67,7 @@ class IngestPolicy:
         replicas: By how many.
     """
 
-    batch_events: int = EVENTS_PER_BATCH_MAX
+    batch_events: int = 100
     coalesce: bool = True
     level_floor: Level | None = Level.ENHANCED
     threshold: int = 2

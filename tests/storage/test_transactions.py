@@ -13,7 +13,7 @@ import trio
 from psycopg import errors
 
 from storage.database import Database, connect
-from storage.errors import DatabaseUnavailableError, SchemaError, StorageRefusedError
+from storage.errors import DatabaseUnavailableError, SchemaError, StatementError, StorageRefusedError
 from tests.outage import out_of_order
 
 Connection = psycopg.Connection[Any]
@@ -80,7 +80,7 @@ async def test_what_took_too_long_is_run_again_once(postgres_url: str) -> None:
     [
         (ValueError, ValueError),
         (KeyError, KeyError),
-        (errors.SyntaxError, errors.SyntaxError),
+        (errors.SyntaxError, StatementError),
         (errors.UndefinedTable, SchemaError),
         (psycopg.DataError, StorageRefusedError),
         (errors.NumericValueOutOfRange, StorageRefusedError),

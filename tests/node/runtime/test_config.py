@@ -91,10 +91,10 @@ def test_a_value_that_cannot_be_honoured_is_refused_with_reason_and_remedy(name:
 @pytest.mark.parametrize(
     ("variable", "value", "remedy"),
     [
-        ("EVENT_BATCH_SIZE", "0", "an integer from 1 to 1000"),
-        ("EVENT_BATCH_SIZE", "1001", "an integer from 1 to 1000"),
-        ("EVENT_BATCH_SIZE", "many", "an integer from 1 to 1000"),
-        ("EVENT_BATCH_SIZE", "", "an integer from 1 to 1000"),
+        ("EVENT_BATCH_SIZE", "0", "an integer from 1 to 4000"),
+        ("EVENT_BATCH_SIZE", "4001", "an integer from 1 to 4000"),
+        ("EVENT_BATCH_SIZE", "many", "an integer from 1 to 4000"),
+        ("EVENT_BATCH_SIZE", "", "an integer from 1 to 4000"),
         ("EVENT_PARALLEL_WORKERS", "65", "an integer from 1 to 64"),
         ("EVENT_CONSENSUS_THRESHOLD", "33", "an integer from 1 to 32"),
         ("EVENT_INGESTION_ENABLED", "perhaps", "true or false"),
