@@ -118,7 +118,7 @@ class NodeProcess:
     async def run(self) -> None:
         """Run until a signal has ended the node."""
         async with trio.open_nursery() as background:
-            await background.start(self._heed_signals)
+            await background.start(self._handle_signals)
             background.start_soon(self._monitor.run)
             self._url = await background.start(self._listen)
             log.info("node.listening", url=self._url)
@@ -130,12 +130,12 @@ class NodeProcess:
                 await self._closed.wait()
             background.cancel_scope.cancel()
 
-    async def _heed_signals(self, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
+    async def _handle_signals(self, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             is_stopping = False
             async for number in signals:
-                log.info("node.hurried" if is_stopping else "node.stopping", signal=signal.Signals(number).name)
+                log.info("node.stopping", signal=signal.Signals(number).name, again=is_stopping)
                 is_stopping = True
                 if self._node is None or self._lifecycle.phase is Phase.STARTING:
                     self._start.cancel()  # nothing was taken in
@@ -229,13 +229,13 @@ async def _abandonable(call: Callable[[], object]) -> None:
 
 async def _until_done(step: Callable[[], Awaitable[object]]) -> None:
     """Take a step of the start as often as it takes: a database that is away comes back."""
-    said = ""
+    reported = ""
     while True:
         try:
             await step()
             return
         except DatabaseUnavailableError as fault:
-            if str(fault) != said:
-                said = str(fault)
-                log.warning("database.awaited", why=said)
+            if str(fault) != reported:
+                reported = str(fault)
+                log.warning("database.awaited", why=reported)
         await trio.sleep(RETRY_S)

@@ -26,7 +26,7 @@ def insert_ingested(connection: psycopg.Connection, batches: Sequence[NewBatch])
 
 
 def insert_batch(connection: psycopg.Connection, batch: NewBatch) -> None:
-    """Insert a batch's row alone: whoever does so sees to the index rows of its events."""
+    """Insert the row of a batch alone; the caller inserts or moves the index rows of its events."""
     connection.execute(
         """INSERT INTO batches (batch_id, source_id, source_sequence, policy_hash, level, quorum, stateful,
                                 versioned, events, topics, manifest, payload, received_ms, holders)

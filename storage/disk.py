@@ -1,7 +1,6 @@
 """Room on the disk of the node's own server: events are refused before its log cannot grow, which would end it.
 
-The disk is looked at in a thread, since the system's answer about a disk can take for ever; whoever asks for the room
-gets what was seen last.
+The disk is read in a thread, since the system call can block without end; callers get the values that were read last.
 """
 
 import os

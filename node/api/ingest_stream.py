@@ -1,5 +1,6 @@
 """Bodies of lines without a known length: acknowledged while they arrive."""
 
+from contextlib import ExitStack
 from typing import Any, Final, cast
 
 import trio
@@ -50,11 +51,10 @@ class IngestStreams:
         except trio.WouldBlock as full:
             raise TooManyStreamsError(f"{STREAMS_MAX} streams are read already") from full
         request.body.pace(UNREAD_BYTES)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._end, stream)
             await stream.begin()
-        except BaseException:
-            self._end(stream)
-            raise
+            undo.pop_all()
         request.tasks.start_soon(self._run, stream)
         response = Response(stream.answer(), status=202, content_type=LINES_TYPE)
         response.timeout = None

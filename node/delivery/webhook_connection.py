@@ -11,7 +11,7 @@ Of a response only the status and Retry-After are kept: a webhook cannot be used
 import socket
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import attrs
@@ -141,17 +141,17 @@ class WebhookConnection:
 
     async def _post(self, headers: Headers, body: bytes) -> WebhookResponse:
         kept = await self._is_kept()
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.aclose)
             try:
-                return await self._exchange(headers, body)
+                answered = await self._exchange(headers, body)
             except _BrokenConnectionError as error:
                 if not kept or error.answered:
                     raise
                 await self.aclose()  # the receiver closed it as the request went out: that is no failure
-                return await self._exchange(headers, body)
-        except BaseException:
-            await self.aclose()
-            raise
+                answered = await self._exchange(headers, body)
+            undo.pop_all()
+        return answered
 
     async def _is_kept(self) -> bool:
         """Whether there is a connection that can still be used; one that is idle and readable was closed."""

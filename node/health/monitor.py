@@ -1,4 +1,4 @@
-"""Looks with every probe in the background, so that whoever asks never waits for what hangs."""
+"""Runs every probe in the background, so that a health request never waits for a probe that hangs."""
 
 from collections.abc import Mapping, Sequence
 from math import inf

@@ -7,6 +7,7 @@ not in that of its connection: a client that gave up waiting finds the answer un
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -133,12 +134,11 @@ class IdempotencyLedger:
         if len(self._under_way) >= UNDER_WAY_MAX:
             raise TooManyKeysError(f"{UNDER_WAY_MAX} requests with keys are being carried out already")
         mine = self._under_way[asked.scope] = _UnderWay(fingerprint=asked.fingerprint)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._under_way.pop, asked.scope)
             find = partial(idempotency.find, scope=asked.scope, since_ms=clock_ms() - self._kept_ms)
             kept = await self._database.run(find, deadline_s=FIND_S)
-        except BaseException:
-            del self._under_way[asked.scope]
-            raise
+            undo.pop_all()
         if kept is not None:
             del self._under_way[asked.scope]
             _same(kept.fingerprint, asked)

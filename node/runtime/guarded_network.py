@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Final, NoReturn, TypeAlias
 
 import httpcore
@@ -243,11 +243,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 async def _connected(address: Address, port: int) -> trio.SocketStream:
     family = trio.socket.AF_INET if address.version == 4 else trio.socket.AF_INET6
     connecting = trio.socket.socket(family, trio.socket.SOCK_STREAM)
-    try:
+    with ExitStack() as undo:
+        undo.callback(connecting.close)
         await connecting.connect((str(address), port))
-    except BaseException:
-        connecting.close()
-        raise
+        undo.pop_all()
     return trio.SocketStream(connecting)
 
 

@@ -201,14 +201,15 @@ class _Pool:
     async def _once(self, call: Callable[[], T], timeout_s: float) -> T:
         assert self._context is not None, "the pool is entered before it is used"
         with trio.move_on_after(timeout_s):
-            # The library has a limiter for all contexts: one of its own for each call leaves the bound to ours.
+            is_answered = True  # an error that the call raised is an answer too
             try:
+                # The library has a limiter for all contexts: one for each call leaves the bound to ours.
                 result: T = await self._context.run_sync(call, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
-            except BrokenWorkerError:
+                return result
+            except (BrokenWorkerError, trio.Cancelled):
+                is_answered = False
                 raise
-            except Exception:
-                self._answered_s = trio.current_time()  # by refusing
-                raise
-            self._answered_s = trio.current_time()
-            return result
+            finally:
+                if is_answered:
+                    self._answered_s = trio.current_time()
         raise WorkerTimeoutError(f"a call took over {timeout_s:g} s", pool=self._name)

@@ -129,11 +129,13 @@ class WriteBehind(Generic[K, V]):
             while self._parts or left > 0:
                 if not self._parts:
                     left -= self._begin_part()
+                is_written = False
                 try:
                     await self._write_first()
-                except BaseException:
-                    self._changed.set()
-                    raise
+                    is_written = True
+                finally:
+                    if not is_written:
+                        self._changed.set()  # to be tried again
 
     def _begin_part(self) -> int:
         """Take the entries that wait for longest. Returns how many."""

@@ -1,6 +1,7 @@
 """What worker processes compute over batches: bytes in, bytes out. Imports pure packages only, to stay lean."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -156,9 +157,9 @@ def index_batch(packed: bytes, *, network: str, source_id: str, input_root: byte
         raise MalformedError("the payload is not the one the manifest names")
     ids = EventIds(network, source_id)
     event_ids = [event_id(ids, record) for record in records]
-    if len(set(event_ids)) < len(event_ids):
-        twice = next(each for index, each in enumerate(event_ids) if each in event_ids[:index])
-        raise MalformedError(f"the batch holds the event {twice} twice")
+    (repeated, times), *_ = Counter(event_ids).most_common(1)
+    if times > 1:
+        raise MalformedError(f"the batch holds the event {repeated} {times} times")
     return BatchIndex(event_ids=event_ids, record_hashes=hashes)
 
 

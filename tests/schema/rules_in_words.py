@@ -46,7 +46,7 @@ RULES = (
     RuleInWords(
         check=REJECTED,
         detail=r"beyond 2\^53 - 1|surrogate|nested too deeply|occurs twice",
-        reason="RFC 7493 (I-JSON), section 2: JSON that has one meaning, which is no matter of schemas",
+        reason="RFC 7493 (I-JSON), section 2: a JSON Schema cannot express that names are unique and numbers exact",
     ),
     RuleInWords(
         check=REJECTED,

@@ -8,6 +8,7 @@ the process ends. The classes here override those methods, through the places th
 import math
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import trio
@@ -217,19 +218,21 @@ class Host(BasicHost):
     async def connect_unknown(self, address: Multiaddr) -> ID:
         """Connect and shake hands, which proves who is there; raises what libp2p raises."""
         raw = await TCP().dial(address)
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(_close_shielded, raw)
             # the annotation says ID, the code takes None, and noise then accepts any proven identity
             secure = await self.swarm.upgrader.security_multistream.secure_outbound(raw, None)  # type: ignore[arg-type]
             peer_id = secure.get_remote_peer()
-            if peer_id == self.get_id():
-                await raw.close()
-                return peer_id
-            await self.swarm.add_conn(await self.swarm.upgrader.upgrade_connection(secure, peer_id), "outbound")
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await raw.close()
-            raise
+            if peer_id != self.get_id():
+                await self.swarm.add_conn(await self.swarm.upgrader.upgrade_connection(secure, peer_id), "outbound")
+                undo.pop_all()
         return peer_id
+
+
+async def _close_shielded(raw: IRawConnection) -> None:
+    """Close a connection also where its task is being cancelled."""
+    with trio.CancelScope(shield=True):
+        await raw.close()
 
 
 def build_host(

@@ -3,7 +3,7 @@
 import os
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -75,11 +75,10 @@ async def open_connection(
     """
     stream = await _connected(settings, allowed)
     if settings.tls is not None:
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(trio.aclose_forcefully, stream)
             stream = await _secured(stream, settings.tls, settings.tls.server_name or settings.host)
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
+            undo.pop_all()
     return BrokerConnection(stream, 5 if settings.protocol_version == "5" else 4)
 
 

@@ -129,11 +129,11 @@ async def test_a_later_version_never_shares_a_batch_with_the_one_before(postgres
         assert (await node.source(validationRules={"onConflict": "version"})).status_code == 201
         await post(node, "first")
         for value in (1, 2, 3):
-            await post(node, "door", value=value)
+            await post(node, "sensor", value=value)
         for number in range(3):
             end(node, number)
             await until(partial(has_given, node, number + 2))
-            assert await names_in(node, number + 1) == ["door"]
+            assert await names_in(node, number + 1) == ["sensor"]
 
 
 async def test_what_fills_a_batch_is_not_held_back(postgres_url: str) -> None:
