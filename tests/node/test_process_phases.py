@@ -110,4 +110,4 @@ def test_a_node_that_drains_says_so_until_its_end(home: Path, postgres_url: str)
         assert node.until("node.drained")["left"] == 1
         node.until("node.stopped")
         assert node.process.wait(WAIT_S) == 0
-        assert "node.hurried" in node.events()
+        assert [line["again"] for line in node.lines if line["event"] == "node.stopping"] == [False, True]

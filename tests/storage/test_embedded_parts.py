@@ -126,8 +126,13 @@ def test_a_process_of_another_cluster_is_left_alone(unserved: ClusterFiles) -> N
 
 
 def test_a_process_that_serves_the_cluster_is_ended(unserved: ClusterFiles) -> None:
-    """Known by its command line, in which the data directory stands as an argument of its own."""
-    script = "import signal, sys, time; print('up', flush=True); time.sleep(60)"
+    """Known by its command line, in which the data directory stands as an argument of its own.
+
+    It sets SIGINT as Postgres does: a process that is started in the background may inherit it as ignored.
+    """
+    script = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('up', flush=True); time.sleep(60)"
+    )
     command = [sys.executable, "-c", script, "-D", str(unserved.data)]
     left = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert left.stdout is not None
