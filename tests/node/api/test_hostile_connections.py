@@ -111,8 +111,21 @@ MESSAGES: Final = (b'{"type":"ping"}', b"{", b'{"type":"credit","events":1}')
 @pytest.mark.parametrize("message", MESSAGES)
 async def test_a_client_that_closes_while_it_is_answered_is_no_failure(node: Running, message: bytes) -> None:
     """The answer is written by one task, and the end of the connection by another, at the same moment."""
+
+    def run(count: int) -> bytes:
+        with connected(node) as sock:
+            sock.sendall(UPGRADE)
+            found = b""
+            while b"\r\n\r\n" not in found:
+                found += sock.recv(65_536) or b"closed\r\n\r\n"
+            sock.sendall(count * text_frame(message) + CLOSE)
+            with suppress(OSError):  # a reset is an end too
+                while sock.recv(65_536):
+                    pass
+        return found
+
     for count in (1, 2, 3) * 6:
-        assert (await talk(node, UPGRADE, count * text_frame(message) + CLOSE)).startswith(b"HTTP/1.1 101 ")
+        assert (await trio.to_thread.run_sync(run, count)).startswith(b"HTTP/1.1 101 ")
     assert not any(node.quarantine.counts.values())
 
 
