@@ -30,7 +30,7 @@ from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, H
 from hypercorn.utils import parse_socket_addr
 
 from node.api.client_address import network_of
-from node.api.handshakes import is_open
+from node.api.handshakes import is_closing, is_open
 from node.api.http1 import Http1
 from node.api.open_connections import OpenConnections
 from node.api.problems import MEDIA_TYPE, unread_problem
@@ -72,6 +72,7 @@ class Connection(TCPServer):
         self._open_connections = open_connections
         self._received = bytearray()  # its first bytes
         self._rest: bytes | memoryview = b""
+        self._is_writing = False
         self._reading = trio.CancelScope()
         self._leaves = False
         self._is_idle = True
@@ -160,6 +161,8 @@ class Connection(TCPServer):
         """Write without waiting. False where something else is being written: then nothing was taken."""
         if self._rest or self.send_lock.locked():
             return False
+        if self._is_over:
+            return True  # the task that reads tells the application
         try:
             count = os.write(self._socket.fileno(), data)
         except BlockingIOError:
@@ -180,13 +183,31 @@ class Connection(TCPServer):
             await self.send(b"")
 
     async def send(self, data: bytes) -> None:
-        """Write, after all that was taken; raises as ``flush``. Cancelled in its middle, the connection is lost."""
+        """Write, after all that was taken; raises as ``flush``. Cancelled in its middle, the connection is lost.
+
+        Nothing follows the end: what waited while it was sent is not written (RFC 6455, section 5.5.1).
+        """
         async with self.send_lock:
-            if self._rest:
-                rest, self._rest = self._rest, b""
-                await self.stream.send_all(rest)
-            if data:
-                await self.stream.send_all(data)
+            if self._is_over:
+                raise trio.ClosedResourceError
+            await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
+        if not (whole := bytes(self._rest) + data):
+            return
+        self._rest, self._is_writing = b"", True
+        try:
+            await self.stream.send_all(whole)
+        finally:
+            self._is_writing = False
+        if self._leaves:  # meanwhile
+            await self._send_eof()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the last of what the client gets is sent, or under way: of a WebSocket its close frame."""
+        protocol = self.protocol.protocol
+        return self._leaves or (isinstance(protocol, Http1) and is_closing(protocol.stream))
 
     async def protocol_send(self, event: Event) -> None:
         """What the server writes: answers, headers, control frames; whole, whatever is cancelled."""
@@ -199,7 +220,8 @@ class Connection(TCPServer):
             return
         with trio.CancelScope(shield=True):
             try:
-                await self.send(event.data)
+                async with self.send_lock:
+                    await self._write(event.data)
             except GONE:
                 await self.protocol.handle(Closed())
 
@@ -230,11 +252,14 @@ class Connection(TCPServer):
         """Write no more. What the client still sends is discarded by the task that reads, which then closes."""
         self._leaves = True
         self._reading.deadline = min(self._reading.deadline, trio.current_time() + LINGER_S)
-        if not self.send_lock.locked():  # else the client takes nothing, and what is being written ends with the rest
-            async with self.send_lock:
-                with suppress(*GONE):
-                    await self.stream.send_eof()  # type: ignore[attr-defined]  # no TLS here
+        if not self._is_writing:  # else the task that writes ends it: the one that reads must not wait for it
+            await self._send_eof()
         await self.protocol.handle(Closed())
+
+    async def _send_eof(self) -> None:
+        # shielded: the application whose last write this follows may be cancelled by now
+        with trio.CancelScope(shield=True), suppress(*GONE):
+            await self.stream.send_eof()  # type: ignore[attr-defined]  # no TLS here
 
     async def _read_data(self) -> None:
         discarded = 0
