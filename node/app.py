@@ -21,12 +21,13 @@ from node.network.requests import RequestTable
 from node.network.transport import Transport
 from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
-from node.runtime.settings import Settings
+from node.runtime.settings import LiveSettings, Settings
 from node.runtime.supervisor import RestartPolicy, supervise
 from node.runtime.workers import Workers
 from node.wiring.clients import build_delivery, build_ingestion, build_interface, count_ends
 from node.wiring.health import node_probes, watch_health
 from node.wiring.network import Base, answer_requests, build_execution, build_peers, build_state
+from node.wiring.reloading import node_reloaders
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError, StatementError
 
@@ -67,7 +68,11 @@ class _FirstStart:
 
 
 class Node:
-    """One node. Made once, and run once."""
+    """One node. Made once, and run once.
+
+    Attributes:
+        reloaders: Put settings into force that can change while it runs.
+    """
 
     def __init__(
         self,
@@ -87,7 +92,7 @@ class Node:
         monitor: Runs for as long as the process; the node adds its probes.
         quarantine: That of the transport.
         """
-        self._settings = settings
+        self._live = LiveSettings(settings)
         self._keyring = keyring
         self._transport = transport
         self._database = database
@@ -95,7 +100,7 @@ class Node:
         self._patience = trio.CancelScope()  # what the shutdown waits for at present
         self._is_hurried = False
         base = Base(
-            settings=settings,
+            live=self._live,
             database=database,
             keyring=keyring,
             workers=workers,
@@ -113,6 +118,7 @@ class Node:
         monitor.add(*node_probes(base, self.state, self._peers, self._ingestion, self._delivery))
         self._gauges = watch_health(base, self.state, self._execution, self._ingestion, self._delivery, monitor)
         self._interface = build_interface(base, self.state, self._peers, self._ingestion, self._delivery, monitor)
+        self.reloaders = node_reloaders(base, self._peers, self._ingestion)
         answer_requests(base, self._peers, self._execution, self._interface.objects)
 
     def stop(self) -> None:
@@ -228,7 +234,7 @@ class Node:
     async def _drain(self) -> None:
         """Wait for acknowledged events to come to their end; the next start finishes those that do not in time."""
         ingest = self._ingestion.ingest
-        with trio.move_on_after(self._settings.overlay_shutdown_grace_s) as patience:
+        with trio.move_on_after(self._live.now.overlay_shutdown_grace_s) as patience:
             self._wait_within(patience)
             while ingest.admission.unsettled:  # noqa: ASYNC110  # a count, polled for seconds once in the life of a node
                 await trio.sleep(DRAIN_POLL_S)

@@ -5,8 +5,10 @@ Each command imports what it needs when it runs, so that ``verify`` loads neithe
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -162,11 +164,12 @@ def _load_settings(chosen: argparse.Namespace) -> "Settings":
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    settings = _load_settings(chosen)  # before the imports, which take a second
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is heeded: it ends nothing
+    _load_settings(chosen)  # before the imports, which take a second
 
     from node.process import run
 
-    run(settings)
+    run(partial(_load_settings, chosen))
     return 0
 
 

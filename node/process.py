@@ -35,6 +35,7 @@ from node.runtime.settings import Settings
 from node.runtime.workers import Workers
 from node.telemetry import configure_logging
 from node.wiring.configured import transport_config
+from node.wiring.reloading import Reloader, reload
 from protocols.errors import OverlayError
 from protocols.keys import PrivateKey
 from storage import meta
@@ -47,6 +48,7 @@ from storage.migrate import migrate
 log = structlog.get_logger(__name__)
 
 GOSSIP_TOPICS: Final = (GOSSIP_WORK, GOSSIP_WHO, GOSSIP_CERTIFIED)
+LOG_SETTINGS: Final = frozenset({"log_level", "log_format", "overlay_node_name"})
 RETRY_S: Final = 1.0
 HTTP_GRACEFUL_S: Final = 2.0
 CANNOT_BIND: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
@@ -58,13 +60,17 @@ class BindError(OverlayError):
     code = "cannot-bind"
 
 
-def run(settings: Settings) -> None:
+def run(load: Callable[[], Settings]) -> None:
     """Run a node until SIGTERM or SIGINT. To be called in the main thread: the embedded database is its child.
+
+    Args:
+        load: Reads the settings; called again at each SIGHUP.
 
     Raises:
         OverlayError: the key, the database, an address or a certificate cannot be used: one that ends the node alone
             is raised alone. An exception group with anything else is a fault of this program.
     """
+    settings = load()
     configure_logging(settings.log_level, settings.log_format, node=settings.overlay_node_name)
     raise_limit()
     key = load_key(Path(settings.overlay_key_file))  # before a database is made for nothing
@@ -73,7 +79,7 @@ def run(settings: Settings) -> None:
         log.warning("settings.unknown", warning=warning)
     sys.setswitchinterval(SWITCH_S)
     with ExitStack() as stack:
-        process = NodeProcess(settings, key, stack)
+        process = NodeProcess(settings, load, key, stack)
         try:
             trio.run(process.run)
         except ExceptionGroup as failures:
@@ -101,9 +107,14 @@ class NodeProcess:
     answers until the last event in progress has its end.
     """
 
-    def __init__(self, settings: Settings, key: PrivateKey, stack: ExitStack) -> None:
-        """``stack``: Closes, after the event loop has ended, what must outlast it."""
+    def __init__(self, settings: Settings, load: Callable[[], Settings], key: PrivateKey, stack: ExitStack) -> None:
+        """Args:
+        load: Reads the settings again.
+        stack: Closes, after the event loop has ended, what must outlast it.
+        """
         self._settings = settings
+        self._load = load
+        self._reload_wanted = trio.Event()
         self._key = key
         self._stack = stack
         self._quarantine = Quarantine()
@@ -131,16 +142,35 @@ class NodeProcess:
             background.cancel_scope.cancel()
 
     async def _handle_signals(self, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             is_stopping = False
             async for number in signals:
+                if number == signal.SIGHUP:
+                    self._reload_wanted.set()
+                    continue
                 log.info("node.stopping", signal=signal.Signals(number).name, again=is_stopping)
                 is_stopping = True
                 if self._node is None or self._lifecycle.phase is Phase.STARTING:
                     self._start.cancel()  # nothing was taken in
                 else:
                     self._node.stop()
+
+    async def _reload_settings(self, node: Node) -> None:
+        """Follow the settings whenever SIGHUP asks for it, once for all that came during the start."""
+        reloaders = (*node.reloaders, Reloader(names=LOG_SETTINGS, prepare=_log_anew))
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted = trio.Event()
+            try:
+                found = await trio.to_thread.run_sync(self._load)
+                self._settings = reload(self._settings, found, reloaders)
+            except OverlayError as error:
+                for problem in str(error).splitlines():
+                    log.warning("settings.refused", problem=problem, in_force="those read before")
+            else:
+                for warning in found.warnings():
+                    log.warning("settings.unknown", warning=warning)
 
     async def _listen(self, task_status: "trio.TaskStatus[str]") -> None:  # type: ignore[name-defined]
         """Serve HTTP for the whole life of the process."""
@@ -209,7 +239,10 @@ class NodeProcess:
                 quarantine=self._quarantine,
             )
             self._node = node
-            await node.run(self._serve_clients)
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._reload_settings, node)
+                await node.run(self._serve_clients)
+                beside.cancel_scope.cancel()
 
     async def _serve_clients(
         self,
@@ -220,6 +253,10 @@ class NodeProcess:
         async with self._standby.serving(create_app(services), HTTP_GRACEFUL_S):
             task_status.started(self._url)
             await stop.wait()
+
+
+def _log_anew(settings: Settings) -> Callable[[], None]:
+    return partial(configure_logging, settings.log_level, settings.log_format, node=settings.overlay_node_name)
 
 
 async def _abandonable(call: Callable[[], object]) -> None:

@@ -41,13 +41,13 @@ class DiskReserve:
     """Watches the disk of one directory.
 
     Attributes:
+        reserved_bytes: What is kept back; None: a share of the disk, within bounds. Can be changed.
         room: As it was seen last; None: not yet, or the disk is another machine's, and its server reports it.
     """
 
     def __init__(self, directory: Path | None, reserved_bytes: int | None = None) -> None:
-        """``reserved_bytes``: What is kept back; None: a share of the disk, within bounds."""
         self._directory = directory
-        self._reserved_bytes = reserved_bytes
+        self.reserved_bytes = reserved_bytes
         self._looking_since_s: float | None = None
         self.room: Room | None = None
 
@@ -76,7 +76,7 @@ class DiskReserve:
         reserved = max(RESERVE_BYTES_MIN, min(share, RESERVE_BYTES_MAX))
         self.room = Room(
             free_bytes=found.f_bavail * found.f_frsize,
-            reserved_bytes=reserved if self._reserved_bytes is None else self._reserved_bytes,
+            reserved_bytes=reserved if self.reserved_bytes is None else self.reserved_bytes,
         )
         self._looking_since_s = None
 

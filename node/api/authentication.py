@@ -63,13 +63,14 @@ class Gate:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._access = services.access
-        self._sessions = SessionBook(services.key, requested=requested_certificates(services.access))
+        self._sessions = SessionBook(services.key)
         self._authrite = AuthriteBook(services.key, origin=services.settings.public_url)
         self._arrival = trio.Event()
         self._waiting = trio.CapacityLimiter(WAITING_MAX)
 
     async def open_session(self) -> Response:
         """POST /.well-known/auth: opens a session, or adds certificates to one."""
+        self._sessions.requested = requested_certificates(self._access)  # the operator can change them
         text = self._sessions.handshake(await self._message(), now_ms=clock_ms(), entropy=_entropy())
         arrived, self._arrival = self._arrival, trio.Event()
         arrived.set()

@@ -32,6 +32,8 @@ NO_QUORUM_REMEDY: Final = (
     "at level basic with EVENT_CONSENSUS_REQUIRED=false"
 )
 
+NO_QUORUM: Final = Condition(code="no-quorum", severity=Severity.WARNING, remedy=NO_QUORUM_REMEDY)
+QUORUM_NEEDED: Final = attrs.evolve(NO_QUORUM, severity=Severity.BLOCKING)  # OVERLAY_READY_NEEDS_QUORUM
 EVENTS_WAIT: Final = Condition(
     code="events-wait",
     severity=Severity.WARNING,
@@ -42,12 +44,6 @@ BACKLOG_FULL: Final = Condition(
     severity=Severity.WARNING,
     remedy="wait until events are certified, see the other reasons, or raise OVERLAY_UNSETTLED_EVENTS_MAX",
 )
-
-
-def no_quorum(*, is_needed: bool) -> Condition:
-    """``is_needed``: OVERLAY_READY_NEEDS_QUORUM."""
-    severity = Severity.BLOCKING if is_needed else Severity.WARNING
-    return Condition(code="no-quorum", severity=severity, remedy=NO_QUORUM_REMEDY)
 
 
 @attrs.frozen(kw_only=True)
@@ -79,10 +75,12 @@ def unfinished(driver: Driver, heads: Heads = tuple) -> Unfinished:
     )
 
 
-def pending_probe(driver: Driver, admission: AdmissionControl, age_max_s: float, heads: Heads = tuple) -> Probe:
+def pending_probe(
+    driver: Driver, admission: AdmissionControl, age_max_s: Callable[[], float], heads: Heads = tuple
+) -> Probe:
     async def look() -> Sequence[Finding]:
         found, oldest_s = [], unfinished(driver, heads).oldest_s
-        if oldest_s > age_max_s:
+        if oldest_s > age_max_s():
             found.append(EVENTS_WAIT.found(f"the oldest event waits for its certificate for {oldest_s:.0f} s"))
         if admission.unsettled >= admission.limits.unsettled_max:
             found.append(
@@ -105,7 +103,7 @@ class QuorumProbe:
         driver: Driver,
         policy: IngestPolicy,
         shortfall: Callable[[Level, int], str],
-        is_needed: bool,
+        is_needed: Callable[[], bool],
         heads: Heads = tuple,
     ) -> None:
         """Args:
@@ -117,12 +115,12 @@ class QuorumProbe:
         self._policy = policy
         self._shortfall = shortfall
         self._heads = heads
-        self._condition = no_quorum(is_needed=is_needed)
+        self._is_needed = is_needed
         self._read_s = -READ_S
         self._by_policy: dict[bytes, frozenset[Level]] = {}
 
     def probe(self) -> Probe:
-        return Probe(name="quorum", conditions=(self._condition,), look=self._look, silent=self._condition)
+        return Probe(name="quorum", conditions=(NO_QUORUM, QUORUM_NEEDED), look=self._look, silent=NO_QUORUM)
 
     async def _look(self) -> Sequence[Finding]:
         if trio.current_time() - self._read_s >= READ_S:
@@ -130,7 +128,8 @@ class QuorumProbe:
         asked = {self._asked(level) for level in self._levels()} | unfinished(self._driver, self._heads).levels
         shortfalls = filter(None, (self._shortfall(level, quorum) for level, quorum in sorted(asked)))
         missing = "; ".join(dict.fromkeys(shortfalls))
-        return [self._condition.found(missing)] if missing else []
+        condition = QUORUM_NEEDED if self._is_needed() else NO_QUORUM
+        return [condition.found(missing)] if missing else []
 
     def _levels(self) -> Iterable[Level]:
         floor = strictest(self._policy.level_floor)

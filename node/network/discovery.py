@@ -43,7 +43,11 @@ class Offer:
 
 
 class Discovery:
-    """Keeps the directory current."""
+    """Keeps the directory current.
+
+    Attributes:
+        certificate: This node's membership certificate, shown in its advertisements; can be replaced.
+    """
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class Discovery:
         self._transport = transport
         self._offer = offer
         self._membership = membership
-        self._certificate = certificate
+        self.certificate = certificate
         self._known = known
         self._has_worked = has_worked
         self._on_sent = on_sent
@@ -158,7 +162,7 @@ class Discovery:
             operator=offer.operator,
             region=offer.region,
             build=offer.build,
-            membership=self._certificate,
+            membership=self.certificate,
         )
         signed = sign(self._signer, message)
         if tokens:

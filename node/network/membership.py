@@ -43,7 +43,14 @@ class Membership:
         """
         self._trusted = trusted
         self._is_revoked = is_revoked
+        self._own = own
         self._certified = {own}
+
+    def trust(self, trusted: Collection[tuple[IdentityKey, str]] | None) -> None:
+        """Accept certificates of these from now on; whose came from others is a member when it advertises anew."""
+        if trusted != self._trusted:
+            self._trusted = trusted
+            self._certified = {self._own}
 
     def admits(self, identity: IdentityKey) -> bool:
         """Whether messages of a node are taken in."""

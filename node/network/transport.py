@@ -5,7 +5,7 @@ what is small and rare. *Streams* reach one peer, in order, each frame at most o
 arrives once or not at all, and a sender that must know repeats it or asks.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -108,6 +108,11 @@ class Transport(Protocol):
 
     def strike(self, identity: IdentityKey, reason: str) -> None:
         """Count a fault of a peer. Past a bound it is cut off and ignored for a time."""
+
+    def follow(self, bootstrap: Sequence[str], members: frozenset[IdentityKey] | None) -> None:
+        """Keep connected to the nodes at these addresses, which can be read, and let in these identities alone, where
+        there are any; connections to others end.
+        """
 
     def disconnect(self, identity: IdentityKey) -> None:
         """Close the connections to a peer. It may connect anew."""

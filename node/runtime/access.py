@@ -95,9 +95,10 @@ async def never_spent(outpoint: str) -> bool:
     return False
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class Access:
-    """Who may do what at this node, as its operator configured it.
+    """Who may do what at this node, as its operator configured it. All who ask have the same object, which ``adopt``
+    alone changes.
 
     Attributes:
         certifiers: Whose certificates give a role.
@@ -117,6 +118,11 @@ class Access:
     public_reads: frozenset[str] = frozenset()
     identity_required: bool = False
     open_admin: bool = False
+
+    def adopt(self, other: "Access") -> None:
+        """Decide as ``other`` from now on."""
+        for field in attrs.fields(Access):
+            setattr(self, field.name, getattr(other, field.name))
 
     def roles_of(self, identity: IdentityKey | None, granted: Iterable[CallerRole] = ()) -> frozenset[CallerRole]:
         """The roles of an identity: as listed, and as ``granted`` by its certificates."""

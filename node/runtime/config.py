@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
+import attrs
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from node.runtime.access import TrustedCertifier
 from node.runtime.setting_types import Accepts, Only
 from node.runtime.settings import Settings
 from protocols.errors import OverlayError
@@ -37,6 +39,7 @@ REASONS: Final = {
     "tuple_type": "is not a list",
 }
 """What is wrong, by pydantic's type of error, where its own text names types of Python."""
+TOLD_CHARS_MAX: Final = 500
 PREFIXES: Final = re.compile(r"(EVENT|OVERLAY|BRC\d*)_")
 
 
@@ -75,6 +78,24 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         raise ConfigError(*problems)
     settings._warnings = tuple(_unknown_variables(environ))
     return settings
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """A setting that differs, its values as text; of a secret they are hidden."""
+
+    name: str
+    before: str
+    after: str
+
+
+def changes(before: Settings, after: Settings) -> tuple[Change, ...]:
+    """The settings that differ, in their order."""
+    return tuple(
+        Change(name=name, before=_told(field, getattr(before, name)), after=_told(field, getattr(after, name)))
+        for name, field in Settings.model_fields.items()
+        if getattr(before, name) != getattr(after, name)
+    )
 
 
 def settings_table() -> str:
@@ -192,3 +213,20 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value)
+
+
+def _told(field: FieldInfo, value: Any) -> str:
+    """A setting that was read, as it is written."""
+    return "(hidden)" if _is_secret(field) else _written(value)[:TOLD_CHARS_MAX]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, TrustedCertifier):
+        fields = "+".join(value.fields)
+        return ":".join(filter(None, (value.certifier.hex(), value.type, value.role.value, fields)))
+    if isinstance(value, tuple):
+        of_pairs = bool(value) and isinstance(value[0], bytes) and isinstance(value[-1], str)
+        return (":" if of_pairs else ",").join(map(_written, value))
+    return "" if value is None else _shown(value)

@@ -7,6 +7,7 @@ one flat model, ``Settings``; ``config`` reads it, and ``wiring`` hands it on to
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import attrs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from node.runtime.setting_types import (
@@ -332,3 +333,10 @@ class Settings(AccessSettings, HttpSettings, IngestSettings, WorkSettings, Netwo
     def warnings(self) -> tuple[str, ...]:
         """Variables that look like settings and are none; to be logged once at start."""
         return self._warnings
+
+
+@attrs.define
+class LiveSettings:
+    """The settings in force; ``now`` is replaced when they are read again."""
+
+    now: Settings

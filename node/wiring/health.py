@@ -19,13 +19,13 @@ def node_probes(
     base: Base, state: State, peers: Peers, ingestion: Ingestion, delivery: Delivery
 ) -> tuple[Probe, ...]:
     """A part that can fail has a probe here."""
-    settings, admission, heads = base.settings, ingestion.ingest.admission, ingestion.coalescer.heads
+    admission, heads = ingestion.ingest.admission, ingestion.coalescer.heads
     quorum = QuorumProbe(
         database=base.database,
         driver=state.driver,
-        policy=ingest_policy(settings),
+        policy=ingest_policy(base.settings),
         shortfall=peers.candidates.shortfall,
-        is_needed=settings.overlay_ready_needs_quorum,
+        is_needed=lambda: base.settings.overlay_ready_needs_quorum,
         heads=heads,
     )
     return (
@@ -34,7 +34,7 @@ def node_probes(
         p2p_probe(base.transport),
         sync_probe(peers.sync.freshness),
         quorum.probe(),
-        pending_probe(state.driver, admission, settings.overlay_ready_event_age_s, heads),
+        pending_probe(state.driver, admission, lambda: base.settings.overlay_ready_event_age_s, heads),
         sources_probe(lambda: ingestion.sources.failing),
         subscriptions_probe(lambda: delivery.webhooks.stats.failing),
     )

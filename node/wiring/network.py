@@ -42,7 +42,7 @@ from node.runtime.build import build_id
 from node.runtime.caches import BytesCache
 from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
-from node.runtime.settings import Settings
+from node.runtime.settings import LiveSettings, Settings
 from node.runtime.workers import Workers
 from node.telemetry import Metrics
 from node.wiring.configured import access, make_offer, own_certificate, rules
@@ -55,7 +55,7 @@ OWN_PAYLOADS_BYTES: Final = 24 * 1024 * 1024
 class Base:
     """What a node is given, and what most of its parts share."""
 
-    settings: Settings
+    live: LiveSettings
     database: Database
     keyring: Keyring
     workers: Workers
@@ -66,6 +66,11 @@ class Base:
 
     def __attrs_post_init__(self) -> None:
         self.metrics.watch_quarantine(lambda: self.quarantine.counts)
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force: what is to follow a change reads them when it needs them."""
+        return self.live.now
 
     @property
     def network(self) -> str:

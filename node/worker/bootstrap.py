@@ -1,6 +1,7 @@
 """Start of a worker process. Imports little, since every worker keeps what is imported here."""
 
 import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -9,11 +10,12 @@ CHECK_S = 1.0
 
 
 def begin(parent: int, niceness: int, name: str) -> None:
-    """Lower the priority, set the name that ``top`` shows, and end with the node even during a call.
+    """Lower the priority, set the name that ``top`` shows, ignore SIGHUP, and end with the node even during a call.
 
     Between calls a worker notices that its pipe closed. Within one it does not, and the kernel's parent-death
     signal would follow the thread that started the worker, which ends long before the node.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # for the node, even where it is sent to all of its processes
     os.nice(niceness)
     with suppress(OSError), open("/proc/self/comm", "w") as comm:  # Linux only
         comm.write(name)

@@ -59,7 +59,11 @@ _NAMES: Final = tuple(
 
 
 class SessionBook(Book):
-    """The sessions of BRC-103/104 at this node."""
+    """The sessions of BRC-103/104 at this node.
+
+    Attributes:
+        requested: What clients are asked to show; can be replaced.
+    """
 
     def __init__(
         self,
@@ -69,7 +73,7 @@ class SessionBook(Book):
         limits: SessionLimits | None = None,
     ) -> None:
         super().__init__(key, limits or SessionLimits())
-        self._requested = requested or RequestedCertificates()
+        self.requested = requested or RequestedCertificates()
 
     def handshake(self, body: bytes, *, now_ms: int, entropy: bytes) -> bytes:
         """Answer ``POST /.well-known/auth``: an initialRequest opens a session, a certificateResponse adds to one.
@@ -165,7 +169,7 @@ class SessionBook(Book):
             "identityKey": self._key.identity.hex(),
             "initialNonce": nonce,
             "yourNonce": peer_nonce,
-            "requestedCertificates": self._requested.to_json(),
+            "requestedCertificates": self.requested.to_json(),
             "signature": list(signature),
         }
         return orjson.dumps(answer)
@@ -177,7 +181,7 @@ class SessionBook(Book):
         refusals: list[InvalidAuthenticationError] = []
         for document in documents:
             try:
-                checked = check_certificate(self._key, document, subject=session.identity, requested=self._requested)
+                checked = check_certificate(self._key, document, subject=session.identity, requested=self.requested)
             except InvalidAuthenticationError as refusal:
                 refusals.append(refusal)
                 continue
@@ -216,7 +220,7 @@ class SessionBook(Book):
 
     def _certificates_of(self, session: Session) -> tuple[CheckedCertificate, ...] | None:
         if session.certificates is None:
-            return None if self._requested else ()
+            return None if self.requested else ()
         return tuple(session.certificates.values())
 
 

@@ -67,9 +67,9 @@ def environment(directory: Path, postgres_url: str, **settings: str) -> dict[str
 
 
 @contextmanager
-def running_process(environ: dict[str, str]) -> Iterator[RunningNode]:
+def running_process(environ: dict[str, str], *arguments: str) -> Iterator[RunningNode]:
     """Start a node; kill it at the end of the block, unless it has ended."""
-    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
     try:
         yield RunningNode(process, Path(environ["OVERLAY_DATA_DIR"]) / "identity.key")
     finally:

@@ -81,6 +81,9 @@ class NoPeers:
     def forget(self, identity: IdentityKey) -> None:
         raise AssertionError("nobody is known")
 
+    def follow(self, bootstrap: Sequence[str], members: frozenset[IdentityKey] | None) -> None:
+        raise AssertionError("its settings never change")
+
     def peers(self) -> tuple[PeerView, ...]:
         return ()
 

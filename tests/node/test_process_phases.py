@@ -50,6 +50,46 @@ def refuses_sockets(url: httpx.URL) -> None:
         assert sock.recv(100).startswith(b"HTTP/1.1 503 ")
 
 
+def hang_up(node: RunningNode) -> None:
+    node.process.send_signal(signal.SIGHUP)
+
+
+def test_settings_are_read_again_at_sighup_in_every_phase(home: Path, postgres_url: str) -> None:
+    config = home / "node.toml"
+    config.write_text('log_level = "info"\n')
+    environ = environment(home, postgres_url, overlay_shutdown_grace_s="300")
+    with running_process(environ, "--config", str(config)) as node:
+        node.until("node.starting")
+        hang_up(node)
+        with out_of_order(postgres_url):
+            node.until("database.awaited")
+            config.write_text('overlay_public_reads = ["stream"]\n')
+            hang_up(node)
+        with holding(node) as client:
+            changed = node.until("setting.changed")
+            assert (changed["name"], changed["after"]) == ("OVERLAY_PUBLIC_READS", "stream")
+            node.until("settings.reloaded")
+            assert client.get("/metrics").status_code == 401
+            config.write_text('log_level = "loud"\noverlay_price = -1\n')
+            hang_up(node)
+            problems = [node.until("settings.refused")["problem"] for _ in range(2)]
+            assert any(problem.startswith(f"{config}: log_level = loud") for problem in problems)
+            assert any("overlay_price" in problem for problem in problems)
+            assert client.get("/metrics").status_code == 401, "those read before stay in force"
+            config.write_text('overlay_public_reads = ["metrics"]\noverlay_price = 7\n')
+            hang_up(node)
+            assert node.until("setting.needs_restart")["name"] == "OVERLAY_PRICE"
+            node.until("settings.reloaded")
+            assert client.get("/metrics").status_code == 200
+            node.process.send_signal(signal.SIGTERM)
+            node.until("node.stopping")
+            wait_for(lambda: reasons(client) == ["draining"])
+            config.write_text("overlay_shutdown_grace_s = 1\n")
+            hang_up(node)
+            node.until("settings.reloaded")
+        ended_in_order(node)
+
+
 def test_a_node_waits_for_its_database_and_says_so(home: Path, postgres_url: str) -> None:
     with running_process(environment(home, postgres_url)) as node:
         with out_of_order(postgres_url):

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -171,6 +171,9 @@ class SimulatedTransport:
 
     def forget(self, identity: IdentityKey) -> None:
         self.known.discard(identity)
+
+    def follow(self, bootstrap: Sequence[str], members: frozenset[IdentityKey] | None) -> None:
+        raise AssertionError("its settings never change")
 
     def strike(self, identity: IdentityKey, reason: str) -> None:
         self.struck[reason] += 1

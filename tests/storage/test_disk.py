@@ -10,7 +10,7 @@ from storage.errors import DatabaseUnavailableError
 
 
 def keep_back(reserve: DiskReserve, count: int) -> None:
-    reserve._reserved_bytes = count
+    reserve.reserved_bytes = count
     reserve.look()
 
 

@@ -16,6 +16,7 @@ from node.network.p2p.links import Link
 from node.network.p2p.stack import Host
 from node.network.p2p.streams import Wire
 from node.network.transport import PeerUnreachableError
+from protocols.errors import OverlayError
 from protocols.messages import IdentityKey
 
 DIAL_S: Final = 8.0
@@ -46,11 +47,17 @@ def usable_address(text: str, identity: IdentityKey) -> str | None:
     return text if named else f"{text}/p2p/{peer}"
 
 
+class AddressError(OverlayError, ValueError):
+    """An address of a peer cannot be read."""
+
+    code = "config"
+
+
 def identity_in(text: str) -> IdentityKey | None:
     """The identity that a multiaddr's ``/p2p`` part names; None if it has no such part.
 
     Raises:
-        ValueError: It is not a multiaddr, or its peer id holds another kind of key.
+        AddressError: It is not a multiaddr, or its peer id holds another kind of key.
     """
     try:
         address = Multiaddr(text)
@@ -58,10 +65,10 @@ def identity_in(text: str) -> IdentityKey | None:
             return None
         peer_id = ID.from_string(str(address.value_for_protocol("p2p")))
     except MultiaddrError as error:
-        raise ValueError(f"{text!r} must be a multiaddr") from error
+        raise AddressError(f"{text!r} must be a multiaddr") from error
     identity = identity_of(peer_id.to_bytes())
     if identity is None:
-        raise ValueError(f"the peer id in {text!r} must hold a secp256k1 key")
+        raise AddressError(f"the peer id in {text!r} must hold a secp256k1 key")
     return identity
 
 

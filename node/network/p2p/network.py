@@ -1,6 +1,6 @@
 """The transport over libp2p, as the rest of the node sees it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import trio
@@ -31,9 +31,11 @@ class PeerNetwork:
         links: PeerLinks,
         requests: PendingRequests,
         queue: InboundQueue,
+        follow: Callable[[Sequence[str], frozenset[IdentityKey] | None], None],
     ) -> None:
         """Args:
         queue: The one-way frames that came in.
+        follow: As the method.
         """
         self.identity = identity
         self.addresses = addresses
@@ -41,6 +43,7 @@ class PeerNetwork:
         self._links = links
         self._requests = requests
         self._queue = queue
+        self._follow = follow
 
     @property
     def faults(self) -> Faults:
@@ -98,6 +101,9 @@ class PeerNetwork:
 
     def strike(self, identity: IdentityKey, reason: str) -> None:
         self._links.strike(identity, reason)
+
+    def follow(self, bootstrap: Sequence[str], members: frozenset[IdentityKey] | None) -> None:
+        self._follow(bootstrap, members)
 
     def disconnect(self, identity: IdentityKey) -> None:
         self._links.cut(identity)

@@ -47,13 +47,12 @@ async def open_transport(
     """Listen, join the topics, dial the bootstrap peers; closes everything within ``CLOSE_S`` on leaving.
 
     Args:
-        config: Settings.
         answer: Answers peers' requests.
         quarantine: Counts the connections, requests and messages whose handling failed.
 
     Raises:
         ListenError: A listen address cannot be had. What is raised after that comes in an exception group.
-        ValueError: A bootstrap or announced address cannot be read.
+        AddressError: A bootstrap address cannot be read. ValueError: An announced one cannot.
     """
     _keep_library_log()
     listen = _checked_addresses(config)
@@ -82,7 +81,7 @@ async def open_transport(
                 fence=fence,
             )
             incoming = IncomingStreams(links, requests, answer, fence)
-            upkeep = Upkeep(config, identity, connector, links, fence)
+            upkeep = Upkeep(config, identity, connector, links, nursery, fence)
             gossip.pubsub.report_to(links.strike)
             host.set_stream_handler(connector.protocol, incoming.serve)
             await gossip.pubsub.wait_until_ready()
@@ -96,6 +95,7 @@ async def open_transport(
                     links=links,
                     requests=requests,
                     queue=incoming.queue,
+                    follow=upkeep.follow,
                 )
             finally:
                 scope.deadline = trio.current_time() + CLOSE_S
@@ -148,8 +148,7 @@ async def _join(config: TransportConfig, upkeep: Upkeep, gossip: GossipPort, nur
         nursery.start_soon(gossip.run, topic, await gossip.join(topic))
     nursery.start_soon(gossip.run_publisher)
     nursery.start_soon(upkeep.sweep)
-    for address in config.bootstrap:
-        nursery.start_soon(upkeep.keep_bootstrap, address)
+    upkeep.join(config.bootstrap)
 
 
 def _parsed(address: str) -> Multiaddr:

@@ -1,6 +1,7 @@
 """Tasks that keep a node in its network: links to peers that connect and to bootstrap peers, silent ones cut off."""
 
 import random
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -31,13 +32,17 @@ class Upkeep:
         identity: IdentityKey,
         connector: Connector,
         links: PeerLinks,
+        nursery: trio.Nursery,
         fence: PeerFence,
     ) -> None:
         self._config = config
         self._identity = identity
         self._connector = connector
         self._links = links
+        self._nursery = nursery
         self._fence = fence
+        self._bootstrap: dict[str, trio.CancelScope] = {}
+        self._found: dict[str, IdentityKey] = {}  # by bootstrap address
         self._rng = random.Random(identity)  # noqa: S311 -- jitter, no secret
 
     async def watch_arrivals(self, arrivals: trio.MemoryReceiveChannel[IdentityKey]) -> None:
@@ -60,7 +65,35 @@ class Upkeep:
                     log.info("peer.silent", peer=link.identity.hex(), silence_s=self._config.silence_s)
                     self._links.cut(link.identity)
 
-    async def keep_bootstrap(self, address: str) -> None:
+    def follow(self, bootstrap: Sequence[str], members: frozenset[IdentityKey] | None) -> None:
+        """Keep connected to the nodes that listen at these addresses, and to members alone where there are any."""
+        self._config.members.identities = members
+        for link in self._links.all():
+            if not self._config.admits(link.identity):
+                log.info("peer.no_member", peer=link.identity.hex())
+                link.keep = link.bootstrap = False
+                link.scope.cancel()
+                self._links.cut(link.identity)
+        self.join(bootstrap)
+
+    def join(self, bootstrap: Sequence[str]) -> None:
+        """Keep connected to the nodes that listen at these addresses; no longer to others for their address alone."""
+        for address in set(self._bootstrap).difference(bootstrap):
+            self._bootstrap.pop(address).cancel()
+            identity = self._found.pop(address, None)
+            link = None if identity is None else self._links.find(identity)
+            if link is not None:
+                link.bootstrap = False
+        for address in bootstrap:
+            if address not in self._bootstrap:
+                scope = self._bootstrap[address] = trio.CancelScope()
+                self._nursery.start_soon(self._keep_bootstrap, address, scope)
+
+    async def _keep_bootstrap(self, address: str, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._join_at(address)
+
+    async def _join_at(self, address: str) -> None:
         """Keep connected to the node that listens at a bootstrap address."""
         identity = identity_in(address)
         delay_s = BOOTSTRAP_S_FIRST
@@ -73,8 +106,9 @@ class Upkeep:
             if identity is None:
                 await trio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, self._config.redial_s_max)
-        if identity == self._identity:
+        if identity == self._identity or not self._config.admits(identity):
             return
+        self._found[address] = identity
         usable = usable_address(address, identity)
         link = self._links.open(identity)
         if usable is None or link is None:

@@ -249,9 +249,9 @@ async def test_events_that_wait_for_too_long_and_a_backlog_that_is_full(postgres
             ([attrs.evolve(old, stage=Stage.SEALED), attrs.evolve(old, stage=Stage.DEAD)], []),
         ]
         for batches, expected in cases:
-            assert await codes(pending_probe(Holding(batches), admission, 60.0)) == expected
+            assert await codes(pending_probe(Holding(batches), admission, lambda: 60.0)) == expected
         admission.queue(5)
-        assert await codes(pending_probe(Holding(), admission, 60.0)) == ["backlog-full"]
+        assert await codes(pending_probe(Holding(), admission, lambda: 60.0)) == ["backlog-full"]
 
 
 def quorum_probe(
@@ -263,7 +263,7 @@ def quorum_probe(
         driver=Holding(batches),
         policy=policy,
         shortfall=partial(shortfall, operators=operators),
-        is_needed=is_needed,
+        is_needed=lambda: is_needed,
     ).probe()
 
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from node.network.p2p import ListenError
+from node.network.p2p import AddressError, ListenError, identity_in
 from node.network.p2p.connector import usable_address
 from node.network.transport import PeerUnreachableError, Transport
 from protocols.errors import FrameTooLargeError
@@ -181,6 +181,20 @@ async def test_a_killed_peer_is_reached_again(who_dials: str) -> None:
 
 
 @pytest.mark.slow
+async def test_bootstrap_addresses_can_be_changed_while_the_node_runs() -> None:
+    async with node() as first, node() as second, node(first.addresses[0]) as joining:
+        await connected(joining, first.identity)
+        joining.follow([second.addresses[0]], None)
+        await connected(joining, first.identity, second.identity)
+        joining.forget(first.identity)
+        kept = {view.identity for view in joining.peers() if view.addresses}
+        assert kept == {second.identity}, "the first one is no bootstrap peer any more"
+        joining.follow(["/ip4/127.0.0.1/tcp/1"], None)
+        joining.follow([], None)
+        with pytest.raises(AddressError):
+            identity_in("/ip4/127.0.0.1/tcp/4001/p2p/nobody")
+
+
 async def test_a_bootstrap_peer_that_comes_late_is_found() -> None:
     async with node() as scout:
         address = scout.addresses[0].split("/p2p/")[0]

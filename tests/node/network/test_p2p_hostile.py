@@ -260,6 +260,21 @@ async def test_only_members_are_let_in() -> None:
             host.gossip().receive_nowait()
 
 
+async def test_members_can_be_changed_while_nodes_are_connected() -> None:
+    keys = [secret() for _ in range(2)]
+    first, second = (PrivateKey.from_bytes(key).identity for key in keys)
+    async with node(key=keys[0]) as host, node(host.addresses[0], key=keys[1]) as guest:
+        assert await asked(guest, first) == second + b"hello"
+        host.follow((), frozenset({first}))
+        await until(lambda: host.peers() == ())
+        await until(lambda: not any(view.connected for view in guest.peers()))
+        host.follow((), frozenset({first, second}))
+        assert await asked(guest, first) == second + b"hello"
+        host.follow((), None)
+        async with node(host.addresses[0]) as anybody:
+            assert await asked(anybody, first) == anybody.identity + b"hello"
+
+
 async def test_another_network_is_refused_and_the_reason_said() -> None:
     async with node() as ours, node() as target:
         config = TransportConfig(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runtime.config import ConfigError, load, settings_table
+from node.runtime.config import ConfigError, changes, load, settings_table
 from node.runtime.setting_types import Only
 from node.runtime.settings import Settings
 
@@ -234,3 +234,30 @@ def test_the_table_lists_every_setting_with_its_meaning() -> None:
 @pytest.mark.parametrize("name", ["node.toml", "demo.toml"])
 def test_the_files_that_come_with_the_project_are_accepted(name: str) -> None:
     assert load(ROOT / "configs" / name, {}).overlay_node_name
+
+
+def test_what_differs_is_told_as_it_is_written_and_secrets_are_hidden() -> None:
+    key, kind = "02" + "ab" * 32, "A" * 43 + "="
+    before = load(None, {"DATABASE_URL": "postgresql://a:hunter2@one/x", "OVERLAY_READER_KEYS": key})
+    after = load(
+        None,
+        {
+            "DATABASE_URL": "postgresql://a:hunter3@one/x",
+            "LOG_LEVEL": "debug",
+            "OVERLAY_CERTIFIERS": f"{key}:{kind}:reader:name+email",
+            "OVERLAY_MEMBER_CERTIFIERS": f"{key}:{kind},{key}:{kind}",
+            "OVERLAY_PUBLIC_READS": "events,objects",
+            "EVENT_INGESTION_ENABLED": "false",
+        },
+    )
+    told = {change.name: (change.before, change.after) for change in changes(before, after)}
+    assert told == {
+        "database_url": ("(hidden)", "(hidden)"),
+        "log_level": ("info", "debug"),
+        "overlay_reader_keys": (key, ""),
+        "overlay_certifiers": ("", f"{key}:{kind}:reader:name+email"),
+        "overlay_member_certifiers": ("", f"{key}:{kind},{key}:{kind}"),
+        "overlay_public_reads": ("events,stream,sources,network,metrics,lookup,objects", "events,objects"),
+        "event_ingestion_enabled": ("true", "false"),
+    }
+    assert changes(after, after) == ()
