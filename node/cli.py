@@ -164,7 +164,7 @@ def _load_settings(chosen: argparse.Namespace) -> "Settings":
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is heeded: it ends nothing
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is handled: it must not end the start
     _load_settings(chosen)  # before the imports, which take a second
 
     from node.process import run
