@@ -106,8 +106,10 @@ class Upkeep:
             if identity is None:
                 await trio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, self._config.redial_s_max)
-        if identity == self._identity or not self._config.admits(identity):
+        if identity == self._identity:
             return
+        while not self._config.admits(identity):  # noqa: ASYNC110  # members change at a reload, which is rare
+            await trio.sleep(self._config.redial_s_max)
         self._found[address] = identity
         usable = usable_address(address, identity)
         link = self._links.open(identity)
