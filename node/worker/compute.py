@@ -148,10 +148,13 @@ def index_batch(packed: bytes, *, network: str, source_id: str, input_root: byte
     """Check that a payload is the one that a manifest names, and list its events.
 
     Raises:
-        MalformedError: It is not, is not in record form, or holds an event twice: the events of a batch are written
-            with one statement, which then fails.
+        MalformedError: It is not, is not in record form, or holds an event twice or the character U+0000: the events
+            of a batch are written with one statement, which then fails.
     """
-    lines, records = read_payload(unpack(packed))
+    payload = unpack(packed)
+    lines, records = read_payload(payload)
+    if holds_nul(payload):
+        raise MalformedError("a record holds the character U+0000")
     hashes = [leaf_hash(line) for line in lines]
     if root_of_leaves(hashes) != input_root:
         raise MalformedError("the payload is not the one the manifest names")

@@ -71,7 +71,7 @@ async def test_a_forged_payload_is_not_kept_and_counts_against_its_sender(postgr
         assert await held(bench) == []
 
 
-def record(external_id: str | None, value: int) -> bytes:
+def record(external_id: str | None, value: object) -> bytes:
     return record_line(data={"v": value}, event_type="t", external_id=external_id, previous=None, timestamp=None)
 
 
@@ -81,18 +81,21 @@ def record(external_id: str | None, value: int) -> bytes:
         [record("a", 1), record("b", 2), record("a", 3)],
         [record(None, 1), record(None, 1)],
         [record(None, 1), record("b", 1), record(None, 1)],
+        [record("a", 1), record("b", "x\0y")],
+        [record("a", {"\0": 1})],
     ],
+    ids=["one id", "equal", "equal apart", "U+0000", "U+0000 in a name"],
 )
-async def test_a_batch_that_holds_an_event_twice_is_not_kept(postgres_url: str, records: list[bytes]) -> None:
-    """It would be adopted, certified, and end the node: the events of a batch are written with one statement."""
+async def test_a_batch_that_cannot_be_written_is_not_kept(postgres_url: str, records: list[bytes]) -> None:
+    """It would be adopted, end, and end the node with it: the events of a batch are written with one statement."""
     said = attrs.evolve(
         BATCH.manifest.message, input_root=root_of_records(records), events=len(records), level=Level.BASIC, quorum=1
     )
-    doubled = attrs.evolve(BATCH, manifest=sign(COORDINATOR, said), records=tuple(records))
+    unfit = attrs.evolve(BATCH, manifest=sign(COORDINATOR, said), records=tuple(records))
     with Database(postgres_url) as database:
         bench = Workbench(AGENT, database)
-        bench.payloads.receive(said.batch_id, COORDINATOR.identity, packed(doubled))
-        assert await bench.carry_out(StoreReplica(hold=hold(doubled))) == []
+        bench.payloads.receive(said.batch_id, COORDINATOR.identity, packed(unfit))
+        assert await bench.carry_out(StoreReplica(hold=hold(unfit))) == []
         assert bench.struck == [(COORDINATOR.identity, "forged-payload")]
         assert await held(bench) == []
 
