@@ -143,6 +143,7 @@ class _Pool:
             idle_timeout=idle_s, grace_period=GRACE_S, init=partial(begin, os.getpid(), niceness, name)
         )
         self._context: WorkerContext | None = None
+        self._closing = False
         self._idle_s = idle_s
         self._under_way = 0
         self._used_s = -inf  # when the last call ended, questions of ``answers`` aside
@@ -154,6 +155,7 @@ class _Pool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing = True
         try:
             await self._context_manager.__aexit__(None, None, None)
         except BrokenWorkerError:
@@ -174,12 +176,12 @@ class _Pool:
 
     async def answers(self, within_s: float) -> bool:
         """Whether a worker answered within that time. Where no call is under way one is asked, unless it was not used
-        for so long that it may retire: that would keep it.
+        for so long that it may retire: that would keep it. A pool that closes takes no calls, and is not asked.
         """
         if self._under_way:
             return trio.current_time() - self._answered_s <= within_s
         used_s = self._used_s
-        if trio.current_time() - used_s > self._idle_s:
+        if self._closing or trio.current_time() - used_s > self._idle_s:
             return True
         try:
             await self.run(os.getpid, attempts=1, timeout_s=within_s)

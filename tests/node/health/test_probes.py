@@ -150,6 +150,15 @@ async def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.M
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
+async def test_worker_processes_that_are_being_ended_are_not_asked() -> None:
+    """While a node stops, its probes go on looking: a question that failed then was counted as a bug."""
+    async with Workers(1) as workers:
+        await workers.execute(work_calls.facts)
+        await workers.admit(work_calls.facts)
+    assert await workers.workers_answer(0.5)
+    assert await workers.parsers_answer(0.5)
+
+
 async def test_worker_processes_that_are_stopped_do_not_answer_and_are_replaced() -> None:
     async with Workers(1) as workers:
         assert await workers.parsers_answer(0.1), "none was started: there is nothing to wait for"
