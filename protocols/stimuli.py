@@ -82,6 +82,13 @@ class ReplicaStored(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
+class ReplicaLost(Stimulus):
+    """A batch of another node is not on this node's disk any more: it made room for another."""
+
+    batch_id: str
+
+
+@attrs.frozen(kw_only=True)
 class HoldConfirmed(Stimulus):
     held: Signed[BatchHeld]
 

@@ -6,9 +6,15 @@ from typing import Any, Final
 import attrs
 import psycopg
 
+from storage import foreign_usage
+
 LOCK = 0x7365616C  # that of the seals: numbers are taken one after the other, so no reader skips one
-PRUNED_AT_ONCE = 1_000
+PRUNED_AT_ONCE: Final = 1_000
+PRUNED_FOR_ROOM: Final = 16  # where they are not too many, but too large
+ROUNDS_MAX: Final = 64
+BYTES_EACH: Final = 16 * 1024  # four times what one takes usually
 SPAN_MAX: Final = 4_096  # entries that one look passes over
+CURSORS_MAX: Final = 4_096
 
 
 @attrs.frozen(kw_only=True)
@@ -20,10 +26,18 @@ class Logged:
     certificate: bytes
     context: bytes
     learned_ms: int
+    coordinator: bytes = b""
 
 
 def append_own(connection: psycopg.Connection, batch_id: str, source_id: str, now_ms: int) -> None:
     """Enter a batch that is sealed here, in place of a certificate that a peer sent. The caller holds the lock."""
+    connection.execute(
+        """UPDATE foreign_usage u SET certificates = u.certificates - 1,
+                  certificate_bytes = u.certificate_bytes - octet_length(l.certificate) - octet_length(l.context)
+           FROM certificate_log l
+           WHERE l.batch_id = %s AND l.certificate IS NOT NULL AND u.coordinator = l.coordinator""",
+        (batch_id,),
+    )
     connection.execute(
         """INSERT INTO certificate_log (number, batch_id, source_id, learned_ms)
            SELECT coalesce(max(number), 0) + 1, %s, %s, %s FROM certificate_log
@@ -33,33 +47,61 @@ def append_own(connection: psycopg.Connection, batch_id: str, source_id: str, no
 
 
 def put_many(connection: psycopg.Connection, entries: Sequence[Logged], kept_max: int) -> int:
-    """Enter certificates that are not in the log yet; past ``kept_max`` the oldest of other nodes are deleted.
+    """Enter certificates that are not in the log yet. Past ``kept_max`` of other nodes, or ``BYTES_EACH`` for each of
+    so many, those of strangers are deleted first, of the one who has most; then the oldest.
 
     Returns how many were entered.
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
     entered = connection.execute(
-        """INSERT INTO certificate_log (number, batch_id, source_id, certificate, context, learned_ms)
+        """INSERT INTO certificate_log (number, batch_id, source_id, certificate, context, learned_ms, coordinator)
            SELECT (SELECT coalesce(max(number), 0) FROM certificate_log) + t.place, t.batch_id, t.source_id,
-                  t.certificate, t.context, t.learned_ms
-           FROM unnest(%s::text[], %s::text[], %b::bytea[], %b::bytea[], %s::bigint[]) WITH ORDINALITY
-                AS t(batch_id, source_id, certificate, context, learned_ms, place)
-           ON CONFLICT (batch_id) DO NOTHING""",
+                  t.certificate, t.context, t.learned_ms, t.coordinator
+           FROM unnest(%s::text[], %s::text[], %b::bytea[], %b::bytea[], %s::bigint[], %b::bytea[]) WITH ORDINALITY
+                AS t(batch_id, source_id, certificate, context, learned_ms, coordinator, place)
+           ON CONFLICT (batch_id) DO NOTHING
+           RETURNING coordinator, octet_length(certificate) + octet_length(context)""",
         (
             [each.batch_id for each in entries],
             [each.source_id for each in entries],
             [each.certificate for each in entries],
             [each.context for each in entries],
             [each.learned_ms for each in entries],
+            [each.coordinator for each in entries],
         ),
-    ).rowcount
-    connection.execute(
+    ).fetchall()
+    _count(connection, entered, 1)
+    for _ in range(ROUNDS_MAX):
+        if not _prune(connection, kept_max):
+            break
+    return len(entered)
+
+
+def _prune(connection: psycopg.Connection, kept_max: int) -> int:
+    """Delete some certificates of others where there are too many. Returns how many."""
+    used = foreign_usage.certificates(connection)
+    if used.batches <= kept_max and used.size <= kept_max * BYTES_EACH:
+        return 0
+    stranger = foreign_usage.largest_stranger(connection)
+    limit = min(PRUNED_AT_ONCE, used.batches - kept_max) if used.batches > kept_max else PRUNED_FOR_ROOM
+    deleted = connection.execute(
         """DELETE FROM certificate_log WHERE number IN (
-               SELECT number FROM certificate_log WHERE certificate IS NOT NULL
-               AND number <= (SELECT max(number) FROM certificate_log) - %s ORDER BY number LIMIT %s)""",
-        (kept_max, PRUNED_AT_ONCE),
-    )
-    return entered
+               SELECT number FROM certificate_log
+               WHERE certificate IS NOT NULL AND (%(stranger)s::bytea IS NULL OR coordinator = %(stranger)s)
+               ORDER BY number LIMIT %(limit)s)
+           RETURNING coordinator, octet_length(certificate) + octet_length(context)""",
+        {"stranger": stranger, "limit": limit},
+    ).fetchall()
+    _count(connection, deleted, -1)
+    return len(deleted)
+
+
+def _count(connection: psycopg.Connection, rows: Sequence[Sequence[Any]], sign: int) -> None:
+    sizes: dict[bytes, list[int]] = {}
+    for coordinator, size in rows:
+        sizes.setdefault(bytes(coordinator), []).append(int(size))
+    for coordinator, each in sorted(sizes.items()):
+        foreign_usage.add(connection, coordinator, certificates=sign * len(each), certificate_bytes=sign * sum(each))
 
 
 def last_number(connection: psycopg.Connection) -> int:
@@ -162,8 +204,21 @@ def cursors(connection: psycopg.Connection) -> dict[bytes, int]:
 
 
 def set_cursor(connection: psycopg.Connection, peer: bytes, number: int) -> None:
+    """Note how far a peer's log has been read. Past ``CURSORS_MAX`` those of peers that are not remembered are
+    deleted first: their logs would be read from the start.
+    """
+    known = connection.execute("UPDATE sync_cursors SET number = %s WHERE peer = %s", (number, peer))
+    if known.rowcount:
+        return
     connection.execute(
         """INSERT INTO sync_cursors (peer, number) VALUES (%s, %s)
            ON CONFLICT (peer) DO UPDATE SET number = EXCLUDED.number""",
         (peer, number),
+    )
+    connection.execute(
+        """DELETE FROM sync_cursors WHERE peer IN (
+               SELECT c.peer FROM sync_cursors c LEFT JOIN peers p ON p.identity = c.peer WHERE c.peer <> %s
+               ORDER BY p.last_seen_at NULLS FIRST, c.peer
+               LIMIT greatest(0, (SELECT count(*) FROM sync_cursors) - %s))""",
+        (peer, CURSORS_MAX),
     )

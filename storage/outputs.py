@@ -11,6 +11,7 @@ from storage.errors import DoubleSpendError, TopicFullError
 SUBMISSIONS_LOCK: Final = 0x6F757470  # any number, unlike the other advisory locks
 TOPIC_OUTPUTS_MAX: Final = 200_000
 IDENTITY_OUTPUTS_MAX: Final = 1_000  # of one identity in one topic
+TABLES_BYTES_MAX: Final = 8 * 1024**3  # of transactions with all that was ever spent, which must stay known
 
 Outpoint = tuple[bytes, int]
 
@@ -191,6 +192,7 @@ def _write(
     topics: Mapping[str, Sequence[NewOutput]],
     results: Mapping[str, Applied],
 ) -> None:
+    _refuse_if_too_large(connection)
     connection.execute(
         """INSERT INTO overlay_transactions (txid, beef, off_chain_values, received_ms) VALUES (%s, %s, %s, %s)
            ON CONFLICT (txid) DO UPDATE
@@ -216,6 +218,15 @@ def _write(
         )
         _refuse_if_full(connection, topic, outputs)
         _insert_outputs(connection, topic, new, outputs)
+
+
+def _refuse_if_too_large(connection: psycopg.Connection) -> None:
+    row = connection.execute(
+        """SELECT sum(pg_total_relation_size(name::regclass))
+           FROM unnest(ARRAY['overlay_transactions', 'topic_transactions', 'spent_outpoints']) AS name"""
+    ).fetchone()
+    if row is not None and row[0] >= TABLES_BYTES_MAX:
+        raise TopicFullError(f"this node keeps as many transactions as it may, {TABLES_BYTES_MAX} bytes of them")
 
 
 def _refuse_if_full(connection: psycopg.Connection, topic: str, outputs: Sequence[NewOutput]) -> None:

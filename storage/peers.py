@@ -6,6 +6,7 @@ import attrs
 import psycopg
 
 PROOFS_PER_SIGNER_MAX = 32
+PROOFS_MAX = 10_000
 
 
 def remember(
@@ -87,7 +88,8 @@ def equivocators(connection: psycopg.Connection) -> list[tuple[bytes, str]]:
 def keep_equivocation(connection: psycopg.Connection, found: StoredEquivocation) -> None:
     """Keep the two signed statements that contradict each other, once per signer, batch and role.
 
-    A signer's first ``PROOFS_PER_SIGNER_MAX`` are enough: one would be.
+    A signer's first ``PROOFS_PER_SIGNER_MAX`` are enough: one would be. Past ``PROOFS_MAX`` those against strangers
+    are deleted first, then the oldest: a key costs nothing, and neither does a proof against it.
     """
     connection.execute(
         """INSERT INTO equivocations (signer, batch_id, role, first, second, heard_from)
@@ -103,4 +105,11 @@ def keep_equivocation(connection: psycopg.Connection, found: StoredEquivocation)
             found.signer,
             PROOFS_PER_SIGNER_MAX,
         ),
+    )
+    connection.execute(
+        """DELETE FROM equivocations WHERE (signer, batch_id, role) IN (
+               SELECT signer, batch_id, role FROM equivocations
+               ORDER BY EXISTS (SELECT FROM reputations WHERE agent = signer AND agreed > 0), found_at, signer
+               LIMIT greatest(0, (SELECT count(*) FROM equivocations) - %s))""",
+        (PROOFS_MAX,),
     )

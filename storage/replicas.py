@@ -1,12 +1,22 @@
-"""Batches held for their coordinators, and their adoption as batches of this node."""
+"""Batches held for their coordinators, and their adoption as batches of this node.
+
+What is held was promised to its coordinator, so nothing is deleted for a newer one, with one exception: those who
+never worked here make room for those who did.
+"""
 
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 import psycopg
 
-KEPT_MAX = 50_000  # past these nothing more is held: the coordinator finds others
-KEPT_BYTES_MAX = 4 * 1024**3
+from storage import foreign_usage
+from storage.foreign_usage import Usage
+
+KEPT_MAX: Final = Usage(50_000, 4 * 1024**3)  # with what was adopted and did not expire; past it nothing is held
+COORDINATOR_SHARE: Final = 8  # the part of it that one coordinator may use
+STRANGERS_SHARE: Final = 2  # the part that all may use who never did work here
+EVICTED_AT_ONCE: Final = 256
 
 
 @attrs.frozen(kw_only=True)
@@ -28,20 +38,84 @@ class Adoption:
     record_hashes: list[bytes]
 
 
-def keep(connection: psycopg.Connection, batch_id: str, hold: bytes, payload: bytes, now_ms: int) -> bool:
-    """Hold a batch. False where as many are held as may be."""
-    row = connection.execute(
-        """INSERT INTO replicas (batch_id, hold, payload, kept_ms) SELECT %s, %b, %b, %s
-           WHERE (SELECT count(*) < %s AND coalesce(sum(length(payload)), 0) < %s FROM replicas)
-           ON CONFLICT (batch_id) DO UPDATE SET hold = EXCLUDED.hold
-           RETURNING batch_id""",
-        (batch_id, hold, payload, now_ms, KEPT_MAX, KEPT_BYTES_MAX),
-    ).fetchone()
-    return row is not None
+@attrs.frozen(kw_only=True)
+class NewReplica:
+    """A batch to be held. ``hold``: the coordinator's signed order. ``payload``: the records as a zstd frame."""
+
+    batch_id: str
+    coordinator: bytes
+    policy_hash: bytes
+    hold: bytes
+    payload: bytes
+    kept_ms: int
+
+    @property
+    def size(self) -> int:
+        return len(self.hold) + len(self.payload)
+
+
+@attrs.frozen(kw_only=True)
+class Kept:
+    """``is_held``: whether the batch is held now. ``evicted``: the batches that made room for it."""
+
+    is_held: bool
+    evicted: tuple[str, ...] = ()
+
+
+def keep(connection: psycopg.Connection, new: NewReplica) -> Kept:
+    """Hold a batch, if its coordinator's share and everything else leave room for it."""
+    known = connection.execute("UPDATE replicas SET hold = %b WHERE batch_id = %s", (new.hold, new.batch_id))
+    if known.rowcount:
+        return Kept(is_held=True)
+    standing = foreign_usage.standing(connection, new.coordinator)
+    if not standing.own.fits(new.size, KEPT_MAX.share(COORDINATOR_SHARE)):
+        return Kept(is_held=False)
+    if standing.is_stranger and not standing.strangers.fits(new.size, KEPT_MAX.share(STRANGERS_SHARE)):
+        return Kept(is_held=False)
+    evicted: tuple[str, ...] = ()
+    if not standing.all.fits(new.size, KEPT_MAX):
+        evicted = () if standing.is_stranger else _evict(connection, new.size, standing.all)
+        if not evicted:
+            return Kept(is_held=False)
+    inserted = connection.execute(
+        """INSERT INTO replicas (batch_id, coordinator, policy_hash, hold, payload, kept_ms, size)
+           VALUES (%s, %s, %s, %b, %b, %s, %s) ON CONFLICT (batch_id) DO NOTHING""",
+        (new.batch_id, new.coordinator, new.policy_hash, new.hold, new.payload, new.kept_ms, new.size),
+    ).rowcount
+    if inserted:
+        foreign_usage.add(connection, new.coordinator, held=1, held_bytes=new.size)
+    return Kept(is_held=inserted == 1, evicted=evicted)
+
+
+def _evict(connection: psycopg.Connection, size: int, used: Usage) -> tuple[str, ...]:
+    """Delete the oldest batches of strangers that are not adopted, as many as a batch of ``size`` bytes takes; none
+    where those would not be enough.
+    """
+    rows = connection.execute(
+        f"""SELECT batch_id, size FROM replicas r
+            WHERE NOT {foreign_usage.HAS_WORKED} AND NOT EXISTS (SELECT FROM batches b WHERE b.batch_id = r.batch_id)
+            ORDER BY kept_ms, batch_id LIMIT %s""".encode(),  # noqa: S608  # our own
+        (EVICTED_AT_ONCE,),
+    ).fetchall()
+    evicted: list[str] = []
+    for batch_id, freed in rows:
+        evicted.append(batch_id)
+        used = Usage(used.batches - 1, used.size - freed)
+        if used.fits(size, KEPT_MAX):
+            drop(connection, evicted)
+            return tuple(evicted)
+    return ()
 
 
 def drop(connection: psycopg.Connection, batch_ids: Sequence[str]) -> None:
-    connection.execute("DELETE FROM replicas WHERE batch_id = ANY(%s)", (list(batch_ids),))
+    rows = connection.execute(
+        "DELETE FROM replicas WHERE batch_id = ANY(%s) RETURNING coordinator, size", (list(batch_ids),)
+    ).fetchall()
+    freed: dict[bytes, list[int]] = {}
+    for coordinator, size in rows:
+        freed.setdefault(bytes(coordinator), []).append(int(size))
+    for coordinator, sizes in sorted(freed.items()):
+        foreign_usage.add(connection, coordinator, held=-len(sizes), held_bytes=-sum(sizes))
 
 
 def holds(connection: psycopg.Connection) -> list[bytes]:
@@ -71,7 +145,7 @@ def adopt(connection: psycopg.Connection, adoption: Adoption) -> bool:
                                 stateful, versioned, events, topics, manifest, payload, received_ms)
            SELECT batch_id, %s, %s, %s, %s, %s, %s, %s, true, %s, %s, %s, payload, %s
            FROM replicas WHERE batch_id = %s
-           ON CONFLICT (batch_id) DO NOTHING RETURNING number""",
+           ON CONFLICT (batch_id) DO NOTHING RETURNING number, octet_length(payload)""",
         (
             adoption.coordinator,
             adoption.source_id,
@@ -89,6 +163,7 @@ def adopt(connection: psycopg.Connection, adoption: Adoption) -> bool:
     ).fetchone()
     if row is None:
         return False
+    foreign_usage.add(connection, adoption.coordinator, adopted=1, adopted_bytes=int(row[1]))
     digests = [bytes.fromhex(event_id.removeprefix("event_")) for event_id in adoption.event_ids]
     connection.execute(
         """INSERT INTO event_index (event_digest, version, batch, position, record_hash)

@@ -6,6 +6,8 @@ import attrs
 import psycopg
 
 INCIDENTS_KEPT = 50
+KEPT_MAX = 16_384
+"""Reputations by agent and role. Agents that never agreed with others give way first, then those seen longest ago."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,6 +64,24 @@ def save(connection: psycopg.Connection, changed: Sequence[Reputation], incident
                    SELECT id FROM blemishes WHERE agent = %s ORDER BY id DESC OFFSET %s LIMIT 1)""",
             [(agent, agent, INCIDENTS_KEPT) for agent in sorted({each.agent for each in incidents})],
         )
+
+
+def prune(connection: psycopg.Connection) -> int:
+    """Delete the reputations past ``KEPT_MAX``, and the incidents of agents that are left with none. Returns how many
+    reputations.
+    """
+    rows = connection.execute(
+        """DELETE FROM reputations WHERE (agent, role) IN (
+               SELECT agent, role FROM reputations ORDER BY agreed > 0, at_ms, agent, role
+               LIMIT greatest(0, (SELECT count(*) FROM reputations) - %s)) RETURNING agent""",
+        (KEPT_MAX,),
+    ).fetchall()
+    connection.execute(
+        """DELETE FROM blemishes b WHERE agent = ANY(%s)
+           AND NOT EXISTS (SELECT FROM reputations r WHERE r.agent = b.agent)""",
+        ([row[0] for row in rows],),
+    )
+    return len(rows)
 
 
 def incidents_of(connection: psycopg.Connection, agent: bytes) -> list[Incident]:

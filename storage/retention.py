@@ -1,6 +1,11 @@
 """Deletes the data of events after their policy's retention time. Certificates that clients kept stay verifiable."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import psycopg
+
+from storage import foreign_usage
 
 # The events whose latest version stands in these batches. The index of events leads to them: an index of their rows
 # by batch would cost every event that is written.
@@ -27,11 +32,30 @@ def expire(
     so that a repeat is a duplicate.
     """
     rows = connection.execute(
-        """SELECT number, batch_id FROM batches
+        """SELECT number, batch_id, coordinator, octet_length(payload) FROM batches
            WHERE policy_hash = %s AND state = 'certified' AND certified_ms < %s AND expired_ms IS NULL
            ORDER BY certified_ms LIMIT %s FOR UPDATE SKIP LOCKED""",
         (policy_hash, certified_before_ms, limit),
     ).fetchall()
+    return _delete(connection, rows, now_ms)
+
+
+def expire_adopted(connection: psycopg.Connection, *, ended_before_ms: int, now_ms: int, limit: int) -> int:
+    """As ``expire``, of other coordinators' batches that ended here, whatever their policy says."""
+    rows = connection.execute(
+        """SELECT number, batch_id, coordinator, octet_length(payload) FROM batches
+           WHERE coordinator IS NOT NULL AND expired_ms IS NULL AND state IN ('certified', 'dead')
+             AND coalesce(certified_ms, dead_ms) < %s
+           ORDER BY number LIMIT %s FOR UPDATE SKIP LOCKED""",
+        (ended_before_ms, limit),
+    ).fetchall()
+    return _delete(connection, rows, now_ms)
+
+
+def _delete(connection: psycopg.Connection, rows: Sequence[Sequence[Any]], now_ms: int) -> int:
+    """Args:
+    rows: Number, id, coordinator (None: this node) and size of each batch.
+    """
     numbers, ids = [row[0] for row in rows], [row[1] for row in rows]
     if not rows:
         return 0
@@ -45,4 +69,6 @@ def expire(
         "UPDATE batches SET payload = ''::bytea, outputs = NULL, expired_ms = %s WHERE number = ANY(%s)",
         (now_ms, numbers),
     )
+    for coordinator, size in sorted((bytes(row[2]), row[3]) for row in rows if row[2] is not None):
+        foreign_usage.add(connection, coordinator, adopted=-1, adopted_bytes=-size)
     return len(rows)

@@ -14,10 +14,10 @@ from protocols import codec
 from protocols.certificate import agent_id
 from protocols.effects import WriteBatch
 from protocols.errors import WorldFault
-from protocols.messages import HoldBatch, Role, Signed
+from protocols.messages import HoldBatch, IdentityKey, Role, Signed
 from storage import batches, policies, replicas
 from storage.database import Database
-from storage.replicas import Adoption
+from storage.replicas import Adoption, Kept, NewReplica
 from storage.rows import EvidenceRow, PendingBatch, SealedBatch
 
 if TYPE_CHECKING:
@@ -48,9 +48,12 @@ class BatchStore:
         """A policy's canonical document."""
         return await self._database.run(lambda connection: policies.get(connection, policy_hash))
 
-    async def keep_policy(self, policy_hash: bytes, document: bytes) -> None:
-        """Store a policy; one that is stored stays as it is."""
-        await self._database.run(lambda connection: policies.put(connection, policy_hash, document))
+    async def keep_policy(self, policy_hash: bytes, document: bytes, sender: IdentityKey) -> None:
+        """Store a policy that a peer sent; one that is stored stays as it is."""
+        keep = partial(
+            policies.put_fetched, policy_hash=policy_hash, document=document, sender=sender, now_ms=clock_ms()
+        )
+        await self._database.run(keep)
 
     async def pending(self) -> list[PendingBatch]:
         """Batches without an end, this node's own and adopted ones."""
@@ -61,16 +64,18 @@ class BatchStore:
         row = await self._database.run(partial(batches.get, batch_id=batch_id))
         return row is not None and row.state == "pending"
 
-    async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
-        """Store a batch of another node; False where as many are held as may be."""
-        keep = partial(
-            replicas.keep,
-            batch_id=hold.message.manifest.message.batch_id,
+    async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes, policy: bytes) -> Kept:
+        """Store a batch of another node with its policy, if there is room for it."""
+        manifest = hold.message.manifest.message
+        new = NewReplica(
+            batch_id=manifest.batch_id,
+            coordinator=manifest.coordinator,
+            policy_hash=manifest.policy_hash,
             hold=hold_bytes(hold),
             payload=packed,
-            now_ms=clock_ms(),
+            kept_ms=clock_ms(),
         )
-        return await self._database.run(keep)
+        return await self._database.run(partial(_keep_replica, new, policy))
 
     async def holds(self, network: str) -> list[Signed[HoldBatch]]:
         """The batches that this node holds for others."""
@@ -130,6 +135,13 @@ class BatchStore:
             await trio.sleep(MATERIALISE_S)
             before_ms = clock_ms() - int(1000 * MATERIALISE_S)
             await self._database.run(partial(batches.materialise, received_before_ms=before_ms))
+
+
+def _keep_replica(new: NewReplica, policy: bytes, connection: "Connection") -> Kept:
+    kept = replicas.keep(connection, new)
+    if kept.is_held:  # it may have been read from memory: those on disk give way to later ones unless they are in use
+        policies.put_fetched(connection, new.policy_hash, policy, new.coordinator, new.kept_ms)
+    return kept
 
 
 class _End:

@@ -15,7 +15,8 @@ from node.worker import compute
 from protocols.effects import AdoptReplica, ConfirmReplication, DropReplica, StoreReplica
 from protocols.errors import MalformedError, OverlayError
 from protocols.messages import HoldBatch, IdentityKey, Manifest, Signed
-from protocols.stimuli import BatchAdopted, ReplicaStored, Stimulus
+from protocols.stimuli import BatchAdopted, ReplicaLost, ReplicaStored, Stimulus
+from storage.replicas import Kept
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +24,8 @@ log = structlog.get_logger(__name__)
 class ReplicaStore(Protocol):
     """Where replicas are stored."""
 
-    async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
-        """Store a batch of another node; False where as many are held as may be."""
+    async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes, policy: bytes) -> Kept:
+        """Store a batch of another node with its policy, if there is room for it."""
 
     async def drop_replica(self, batch_id: str) -> None:
         """Delete a replica, if there is one."""
@@ -87,10 +88,14 @@ class Replicas:
         except OverlayError as error:
             log.warning("replica.refused", batch=manifest.batch_id, why=str(error))
             return
-        if await self._store.keep_replica(hold, packed):
+        kept = await self._store.keep_replica(hold, packed, policy)
+        for batch_id in kept.evicted:
+            log.warning("replica.evicted", batch=batch_id)
+            self._enqueue(ReplicaLost(now_ms=clock_ms(), batch_id=batch_id))
+        if kept.is_held:
             self._enqueue(ReplicaStored(now_ms=clock_ms(), hold=hold))
         else:
-            log.warning("replica.too_many", batch=manifest.batch_id)
+            log.warning("replica.too_many", batch=manifest.batch_id, coordinator=manifest.coordinator.hex())
 
     async def _drop(self, effect: DropReplica) -> None:
         await self._store.drop_replica(effect.batch_id)
@@ -101,6 +106,7 @@ class Replicas:
         packed = await self._payloads.own(manifest.batch_id)
         if packed is None:
             log.error("replica.lost", batch=manifest.batch_id)
+            self._enqueue(ReplicaLost(now_ms=clock_ms(), batch_id=manifest.batch_id))
             return
         try:
             index = await self._index(manifest, packed)

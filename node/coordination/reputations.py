@@ -11,12 +11,13 @@ from protocols.messages import IdentityKey, Role
 from protocols.reputation import NEWCOMER, Estimate, Outcome, over_roles
 from storage import peers, reputations
 from storage.database import Database
-from storage.reputations import INCIDENTS_KEPT, Incident, Reputation
+from storage.reputations import INCIDENTS_KEPT, KEPT_MAX, Incident, Reputation
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
 ROLES: Final = {role.word: role for role in Role}
+FORGOTTEN_PART: Final = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +50,8 @@ class Reputations:
         now_ms = clock_ms()
         known = self._known.get((agent, role)) or Reputation(agent=agent, role=role.word)
         estimate = _estimate(known).after(outcome, now_ms)
+        if (agent, role) not in self._known:
+            self._make_room()
         reputation = self._known[agent, role] = attrs.evolve(
             known,
             successes=estimate.successes,
@@ -59,6 +62,14 @@ class Reputations:
         incident = Incident(agent=agent, role=role.word, outcome=outcome, batch_id=batch_id, at_ms=now_ms)
         incidents = () if outcome == "agreed" else (incident,)
         self._changes.add((agent, role), _Change(reputation=reputation, incidents=incidents))
+
+    def _make_room(self) -> None:
+        """Forget the agents that are worth the least, a part of them at once, where as many are known as may be."""
+        if len(self._known) < KEPT_MAX:
+            return
+        ranked = sorted(self._known, key=lambda key: (self._known[key].agreed > 0, self._known[key].at_ms))
+        for key in ranked[: KEPT_MAX // FORGOTTEN_PART]:
+            del self._known[key]
 
     def by_role(self, agent: IdentityKey) -> Mapping[Role, int]:
         """0 to 100 for every role; an unknown agent starts in the middle, an equivocator is at 0 in all."""
@@ -99,6 +110,7 @@ def _write(connection: "Connection", changes: Mapping[tuple[IdentityKey, Role], 
     ordered = [changes[key] for key in sorted(changes)]
     incidents = sorted((each for change in ordered for each in change.incidents), key=lambda each: each.at_ms)
     reputations.save(connection, [change.reputation for change in ordered], incidents)
+    reputations.prune(connection)
 
 
 def _merged(first: _Change, second: _Change) -> _Change:

@@ -1,4 +1,7 @@
-"""Deletes the data of events once the retention time of their policy is over."""
+"""Deletes the data of events once the retention time of their policy is over.
+
+Those of other coordinators' batches that were finished here are deleted a month after their end.
+"""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,6 +20,7 @@ log = structlog.get_logger(__name__)
 ROUND_S: Final = 600.0
 BATCHES_AT_ONCE: Final = 20
 DAY_MS: Final = 86_400_000
+ADOPTED_DAYS: Final = 30  # their coordinators are back by then, or their events are with the agents
 
 
 class Retention:
@@ -36,21 +40,25 @@ class Retention:
 
         Policies whose functions are not installed any more count as all others: the time stands in the document.
         """
-        expired = 0
+        expired = await self._expire_all(
+            partial(retention.expire_adopted, ended_before_ms=clock_ms() - ADOPTED_DAYS * DAY_MS)
+        )
         for policy_hash, document in await self._database.run(retention.policies):
             days = policy_facts(document).retention_days
             if days is None:
                 continue
-            now_ms = clock_ms()
-            expire = partial(
-                retention.expire,
-                policy_hash=policy_hash,
-                certified_before_ms=now_ms - days * DAY_MS,
-                now_ms=now_ms,
-                limit=BATCHES_AT_ONCE,
+            before_ms = clock_ms() - days * DAY_MS
+            expired += await self._expire_all(
+                partial(retention.expire, policy_hash=policy_hash, certified_before_ms=before_ms)
             )
-            while found := await self._database.run(expire, statement_s=MAINTENANCE_S):
-                expired += found
         if expired:
             log.info("retention.expired", batches=expired)
+        return expired
+
+    async def _expire_all(self, expire: Callable[..., int]) -> int:
+        """Run a deletion until nothing is left for it. Returns the number of batches."""
+        expired = 0
+        some = partial(expire, now_ms=clock_ms(), limit=BATCHES_AT_ONCE)
+        while found := await self._database.run(some, statement_s=MAINTENANCE_S):
+            expired += found
         return expired

@@ -209,4 +209,5 @@ def _logged(sealed: BatchSealed, now_ms: int) -> Logged:
         certificate=certificate_bytes(sealed.certificate),
         context=sealed.context,
         learned_ms=now_ms,
+        coordinator=statement.coordinator,
     )

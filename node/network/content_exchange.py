@@ -37,8 +37,11 @@ class ContentExchange:
         *,
         transport: Transport,
         find_policy: Callable[[bytes], Awaitable[bytes | None]],
-        keep_policy: Callable[[bytes, bytes], Awaitable[None]],
+        keep_policy: Callable[[bytes, bytes, IdentityKey], Awaitable[None]],
     ) -> None:
+        """Args:
+        keep_policy: Stores a policy, by its hash, and the peer that sent it.
+        """
         self._transport = transport
         self._find_policy = find_policy
         self._keep_policy = keep_policy
@@ -56,7 +59,7 @@ class ContentExchange:
             known = await self._ask(holder, POLICY + policy_hash)
             if known is None or len(known) > POLICY_BYTES_MAX or digest(known) != policy_hash:
                 return None
-            await self._keep_policy(policy_hash, known)
+            await self._keep_policy(policy_hash, known, holder)
         if known is not None:
             self._policies[policy_hash] = known
             if len(self._policies) > POLICIES_MAX:

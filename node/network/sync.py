@@ -39,6 +39,7 @@ from protocols.identifiers import batch_of
 from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import FraudProof, IdentityKey
 from storage import certificate_log
+from storage.certificate_log import CURSORS_MAX
 from storage.database import Database
 
 log = structlog.get_logger(__name__)
@@ -134,6 +135,8 @@ class Synchronizer:
                     due_s[peer] = trio.current_time() + pause_s * self._rng.uniform(0.7, 1.3)
             due_s = {peer: at_s for peer, at_s in due_s.items() if peer in connected}
             self._level_ms = {peer: at for peer, at in self._level_ms.items() if peer in connected or not connected}
+            if len(self._cursors) > CURSORS_MAX:
+                self._cursors = {peer: at for peer, at in self._cursors.items() if peer in connected}
             await trio.sleep(LOOK_S)
 
     def _connected(self) -> tuple[IdentityKey, ...]:

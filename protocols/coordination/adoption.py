@@ -32,6 +32,7 @@ from protocols.stimuli import (
     CertificateReceived,
     HoldReceived,
     QueryReceived,
+    ReplicaLost,
     ReplicaStored,
     StatusReceived,
 )
@@ -68,6 +69,13 @@ def on_kept(work: Workspace, stimulus: ReplicaStored) -> None:
         replica = Replica(hold=stimulus.hold, stage=ReplicaStage.HELD, alarm_ms=0)
         _be_patient(work, replica)
     _confirm(work, replica)
+
+
+def on_lost(work: Workspace, stimulus: ReplicaLost) -> None:
+    """Forget a batch that cannot be adopted any more; one that is adopted does not need it."""
+    replica = work.find(Replica, replica_entity_id(stimulus.batch_id))
+    if replica is not None and replica.stage is not ReplicaStage.ADOPTED:
+        work.drop(replica.entity_id)
 
 
 def on_alarm(work: Workspace, replica: Replica) -> None:

@@ -60,6 +60,7 @@ from protocols.stimuli import (
     CertificateReceived,
     HoldConfirmed,
     HoldReceived,
+    ReplicaLost,
     ReplicaStored,
     RoleFailed,
     StatusReceived,
@@ -131,6 +132,29 @@ def seal(context: bytes = CONTEXT, sender: KeySigner | None = None) -> Certifica
     certificate = attrs.evolve(BEFORE.certificate, statement=statement)
     said = BatchSealed(network=NETWORK, certificate=certificate, context=context)
     return CertificateReceived(now_ms=NOW, sealed=envelope.sign(sender or EVERYBODY[HOLDERS[1]], said))
+
+
+@pytest.mark.parametrize("stage", ["held", "asking", "adopting"])
+def test_a_batch_that_made_room_for_another_is_forgotten(stage: str) -> None:
+    node = Holder()
+    node.kept(hold())
+    if stage == "asking":
+        node.until_asking()
+    elif stage == "adopting":
+        node.until_adopting()
+    assert node.replica is not None
+    node.step(ReplicaLost(now_ms=NOW, batch_id=BATCH_ID))
+    assert node.replica is None
+    node.step(ReplicaLost(now_ms=NOW, batch_id=BATCH_ID))
+
+
+def test_a_batch_that_is_adopted_needs_no_replica() -> None:
+    node = Holder()
+    node.kept(hold())
+    node.until_adopting()
+    node.step(BatchAdopted(now_ms=NOW, batch_id=BATCH_ID))
+    node.step(ReplicaLost(now_ms=NOW, batch_id=BATCH_ID))
+    assert node.replica is not None
 
 
 def test_a_batch_is_confirmed_once_it_is_on_disk() -> None:

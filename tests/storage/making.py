@@ -5,6 +5,7 @@ import hashlib
 import orjson
 import zstandard
 
+from storage.replicas import NewReplica
 from storage.rows import EvidenceRow, NewBatch, SealedBatch
 
 POLICY = hashlib.sha256(b"{}").digest()
@@ -37,6 +38,26 @@ def new_batch(name: str, keys: list[str], version: int = 1, sequence: int = 1) -
         event_ids=[event_id(key) for key in keys],
         record_hashes=[hashlib.sha256(line).hexdigest() for line in lines],
         versions=[version] * len(keys),
+    )
+
+
+def replica(
+    batch_id: str,
+    payload: bytes = b"payload",
+    *,
+    hold: bytes = b"hold",
+    coordinator: bytes = b"\x02" * 33,
+    kept_ms: int = 1,
+    policy_hash: bytes = bytes(32),
+) -> NewReplica:
+    """A batch that another node has this one hold."""
+    return NewReplica(
+        batch_id=batch_id,
+        coordinator=coordinator,
+        policy_hash=policy_hash,
+        hold=hold,
+        payload=payload,
+        kept_ms=kept_ms,
     )
 
 

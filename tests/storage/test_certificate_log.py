@@ -4,8 +4,9 @@ import attrs
 import psycopg
 import pytest
 
-from storage import batches, certificate_log
+from storage import batches, certificate_log, peers, reputations
 from storage.certificate_log import Logged
+from storage.reputations import Reputation
 from tests.storage.making import new_batch, sealed_batch
 
 
@@ -53,6 +54,67 @@ def test_the_oldest_go_past_the_bound(postgres_url: str) -> None:
             (b"certificate 8", 8),
             (b"certificate 7", 7),
         ]
+
+
+KNOWN, STRANGER, OTHER = (bytes((number,)) * 33 for number in (2, 3, 4))
+
+
+def of(coordinator: bytes, *numbers: int, size: int = 10) -> list[Logged]:
+    return [attrs.evolve(entry(each), coordinator=coordinator, certificate=bytes(size)) for each in numbers]
+
+
+def kept(connection: psycopg.Connection) -> list[int]:
+    return [int(batch_id.removeprefix("batch_")) for _, batch_id in certificate_log.ids_since(connection, 0, 99)]
+
+
+def usage(connection: psycopg.Connection) -> tuple[int, int]:
+    row = connection.execute("SELECT sum(certificates), sum(certificate_bytes) FROM foreign_usage").fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def test_past_the_bound_those_of_strangers_go_first(connection: psycopg.Connection) -> None:
+    """Fails where the oldest go, whosever they are: a quorum of keys is made in a moment."""
+    reputations.save(connection, [Reputation(agent=KNOWN, role="validate", agreed=1)], [])
+    certificate_log.put_many(connection, of(KNOWN, 1, 2), 5)
+    certificate_log.put_many(connection, of(STRANGER, 3), 5)
+    certificate_log.put_many(connection, of(OTHER, *range(10, 20)), 5)
+    assert kept(connection) == [1, 2, 3, 18, 19], "of the one who has most"
+    certificate_log.put_many(connection, of(KNOWN, 20, 21, 22), 5)
+    assert kept(connection) == [1, 2, 20, 21, 22]
+    certificate_log.put_many(connection, of(STRANGER, 23), 5)
+    certificate_log.put_many(connection, of(KNOWN, 24), 5)
+    assert kept(connection) == [2, 20, 21, 22, 24]
+    assert usage(connection) == (5, 5 * 12)
+
+
+def test_certificates_are_bounded_in_bytes_too(connection: psycopg.Connection) -> None:
+    size = certificate_log.BYTES_EACH
+    for number in range(40):
+        certificate_log.put_many(connection, of(STRANGER, number, size=4 * size), 100)
+    left = kept(connection)
+    assert len(left) <= 25
+    assert left[-1] == 39
+    count, used = usage(connection)
+    assert (count, used) == (len(left), len(left) * (4 * size + 2))
+
+
+def test_one_that_is_sealed_here_is_no_longer_counted(connection: psycopg.Connection) -> None:
+    certificate_log.put_many(connection, [attrs.evolve(entry(1), batch_id="batch_a"), *of(STRANGER, 2)], 100)
+    batch = new_batch("a", ["x"])
+    batches.insert_ingested(connection, [batch])
+    batches.seal(connection, sealed_batch(batch))
+    assert usage(connection) == (1, 12)
+
+
+def test_cursors_of_peers_that_are_not_remembered_go_first(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate_log, "CURSORS_MAX", 2)
+    peers.remember(connection, KNOWN, [], b"", 1)
+    for peer in (KNOWN, STRANGER, OTHER):
+        certificate_log.set_cursor(connection, peer, 7)
+    assert certificate_log.cursors(connection) == {KNOWN: 7, OTHER: 7}
 
 
 def test_a_batch_of_this_node_s_own_takes_the_place_of_what_others_sent(connection: psycopg.Connection) -> None:

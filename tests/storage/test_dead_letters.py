@@ -3,7 +3,7 @@
 import psycopg
 
 from storage import batches, dead_letters, events, jobs, policies, replicas
-from tests.storage.making import event_id, new_batch, sealed_batch
+from tests.storage.making import event_id, new_batch, replica, sealed_batch
 from tests.storage.test_replicas import adoption
 
 FOREVER_MS = 2**60
@@ -73,7 +73,7 @@ def test_a_batch_that_never_died_is_no_dead_letter(connection: psycopg.Connectio
 
 def test_a_batch_of_another_node_is_listed_but_not_replayed(connection: psycopg.Connection) -> None:
     policies.put(connection, bytes(32), b"{}")
-    replicas.keep(connection, "batch_other", b"hold", new_batch("o", ["o"]).payload, 1)
+    replicas.keep(connection, replica("batch_other", new_batch("o", ["o"]).payload))
     assert replicas.adopt(connection, adoption("batch_other", event_id("o")))
     assert batches.mark_dead(connection, "batch_other", ["failed"]) == 0, "its events are not counted here"
     (letter,) = dead_letters.page(connection, before_ms=FOREVER_MS, before_id="", limit=9)

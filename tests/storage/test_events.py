@@ -5,7 +5,7 @@ import psycopg
 import pytest
 
 from storage import batches, events, policies, replicas
-from tests.storage.making import event_id, new_batch, sealed_batch
+from tests.storage.making import event_id, new_batch, replica, sealed_batch
 from tests.storage.test_replicas import adoption
 
 
@@ -82,7 +82,7 @@ def test_events_are_found_by_the_hash_of_their_content(connection: psycopg.Conne
 def test_events_of_this_node_are_told_from_those_it_finished_for_others(connection: psycopg.Connection) -> None:
     policies.put(connection, bytes(32), b"{}")
     batches.insert_ingested(connection, [new_batch("a", ["x"])])
-    replicas.keep(connection, "batch_other", b"hold", new_batch("o", ["o"]).payload, 1)
+    replicas.keep(connection, replica("batch_other", new_batch("o", ["o"]).payload))
     assert replicas.adopt(connection, adoption("batch_other", event_id("o")))
     asked = [event_id("x"), event_id("o"), event_id("none")]
     assert events.own_among(connection, asked) == {event_id("x")}

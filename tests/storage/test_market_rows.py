@@ -2,8 +2,10 @@
 
 import attrs
 import psycopg
+import pytest
 
 from storage import auctions, entities, reputations, templates
+from storage.reputations import Incident, Reputation
 from storage.templates import StoredTemplate
 from tests.storage.making import AGENT
 
@@ -25,6 +27,28 @@ def test_reputations_are_kept_as_they_are_and_incidents_to_a_bound(connection: p
     reputations.save(connection, [later], incidents[30:])
     assert reputations.load(connection) == [later]
     assert reputations.incidents_of(connection, AGENT) == incidents[: -reputations.INCIDENTS_KEPT - 1 : -1]
+
+
+def test_past_the_bound_agents_that_never_agreed_go_first_with_their_incidents(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reputations, "KEPT_MAX", 3)
+    agents = [bytes((number,)) * 33 for number in range(5)]
+    saved = [
+        Reputation(agent=agent, role="validate", agreed=int(number == 0), equivocated=1, at_ms=number)
+        for number, agent in enumerate(agents)
+    ]
+    incidents = [Incident(agent=agent, role="validate", outcome="late", batch_id="b", at_ms=1) for agent in agents]
+    reputations.save(connection, [*saved, Reputation(agent=agents[1], role="certify", at_ms=9)], incidents)
+    assert reputations.prune(connection) == 3
+    assert reputations.prune(connection) == 0
+    assert [(each.agent, each.role) for each in reputations.load(connection)] == [
+        (agents[0], "validate"),
+        (agents[1], "certify"),
+        (agents[4], "validate"),
+    ]
+    left = [len(reputations.incidents_of(connection, agent)) for agent in agents]
+    assert left == [1, 1, 0, 0, 1]
 
 
 def test_of_the_versions_of_a_template_the_latest_is_in_use(connection: psycopg.Connection) -> None:

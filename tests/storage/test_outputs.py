@@ -156,3 +156,16 @@ def test_a_topic_has_so_many_outputs(connection: psycopg.Connection, monkeypatch
     assert refused.value.fields["topic"] == "tm_a"
     connection.rollback()
     assert found(connection) == [(txid(1), 0)]
+
+
+def test_past_all_room_only_repeats_are_answered(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was spent must stay known, so a chain of coins grows the tables though few outputs are in force."""
+    known = transaction(1, tm_a=[output(0)])
+    outputs.apply(connection, known)
+    monkeypatch.setattr(outputs, "TABLES_BYTES_MAX", 1)
+    assert outputs.apply(connection, known)["tm_a"].admitted == (0,)
+    with pytest.raises(TopicFullError, match="as many transactions as it may"):
+        outputs.apply(connection, transaction(2, inputs=[(txid(1), 0)], tm_a=[output(1)]))
+    assert found(connection) == [(txid(1), 0)]

@@ -4,6 +4,7 @@ from typing import Any
 
 import attrs
 import psycopg
+import pytest
 
 from storage import batches, nonces, notices, peers, reputations
 from storage.nonces import Nonce
@@ -74,6 +75,20 @@ def test_so_many_proofs_of_a_signer_are_enough(connection: psycopg.Connection) -
     peers.keep_equivocation(connection, proof(1, OTHER))
     assert len(peers.equivocations(connection, AGENT, 999)) == PROOFS_PER_SIGNER_MAX
     assert len(peers.equivocations(connection, OTHER, 999)) == 1
+
+
+def test_past_the_bound_proofs_against_strangers_go_first(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where there is a bound for each signer only: a key that contradicts itself is made in a moment."""
+    monkeypatch.setattr(peers, "PROOFS_MAX", 3)
+    reputations.save(connection, [Reputation(agent=AGENT, role="validate", agreed=1)], [])
+    strangers = [b"\x03" + bytes((number,)) * 32 for number in range(5)]
+    for signer in (AGENT, *strangers):
+        peers.keep_equivocation(connection, proof(signer=signer))
+        connection.commit()
+    kept = [each.signer for each in peers.equivocations(connection, None, 9)]
+    assert sorted(kept) == sorted([AGENT, *strangers[-2:]])
 
 
 def test_a_nonce_is_spent_once_by_an_identity(connection: psycopg.Connection) -> None:

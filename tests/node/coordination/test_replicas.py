@@ -13,9 +13,12 @@ from protocols.envelope import sign
 from protocols.identifiers import record_line
 from protocols.merkle import root_of_records
 from protocols.messages import Level, Signed
-from protocols.stimuli import BatchAdopted, ReplicaStored
-from storage import policies, replicas
+from protocols.stimuli import BatchAdopted, ReplicaLost, ReplicaStored
+from storage import policies, replicas, reputations
 from storage.database import Database
+from storage.foreign_usage import Usage
+from storage.replicas import NewReplica
+from storage.reputations import Reputation
 from tests.network_of_keys import NETWORK, certified
 from tests.node.coordination.workbench import (
     AGENT,
@@ -122,12 +125,44 @@ async def test_a_worker_that_fails_leaves_the_replica_for_later(postgres_url: st
 
 
 async def test_no_more_is_held_than_may_be(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "KEPT_MAX", 0)
+    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(0, 0))
     with Database(postgres_url) as database:
         bench = Workbench(AGENT, database)
         bench.payloads.receive(BATCH_ID, COORDINATOR.identity, packed(BATCH))
         assert await bench.carry_out(STORE) == [], "not kept is not confirmed"
         assert await held(bench) == []
+
+
+async def test_a_batch_that_makes_room_is_reported_and_forgotten(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(1, 10**9))
+    monkeypatch.setattr(replicas, "COORDINATOR_SHARE", 1)
+    monkeypatch.setattr(replicas, "STRANGERS_SHARE", 1)
+    strangers = NewReplica(
+        batch_id="batch_strange", coordinator=b"s", policy_hash=b"", hold=b"", payload=b"", kept_ms=1
+    )
+    known = Reputation(agent=COORDINATOR.identity, role="validate", agreed=1)
+    with Database(postgres_url) as database:
+        await database.run(partial(replicas.keep, new=strangers))
+        await database.run(partial(reputations.save, changed=[known], incidents=[]))
+        bench = Workbench(AGENT, database)
+        bench.payloads.receive(BATCH_ID, COORDINATOR.identity, packed(BATCH))
+        lost, stored_here = await bench.carry_out(STORE)
+        assert isinstance(lost, ReplicaLost)
+        assert lost.batch_id == "batch_strange"
+        assert isinstance(stored_here, ReplicaStored)
+        assert await held(bench) == [STORE.hold]
+
+
+async def test_a_policy_that_is_known_from_memory_is_stored_with_what_is_held(postgres_url: str) -> None:
+    with Database(postgres_url) as database:
+        bench = Workbench(AGENT, database)
+        bench.payloads.receive(BATCH_ID, COORDINATOR.identity, packed(BATCH))
+        await bench.carry_out(STORE)
+        assert await database.run(partial(policies.get, policy_hash=BATCH.manifest.message.policy_hash)) == POLICY
+        (adopted,) = await bench.carry_out(ADOPT)
+        assert isinstance(adopted, BatchAdopted)
 
 
 async def test_a_replica_is_dropped(postgres_url: str) -> None:
@@ -165,7 +200,9 @@ async def test_adoption_rests_on_the_payload_that_was_stored(postgres_url: str) 
 async def test_a_replica_that_is_gone_is_not_adopted(postgres_url: str) -> None:
     with Database(postgres_url) as database:
         bench = Workbench(AGENT, database)
-        assert await bench.carry_out(ADOPT) == []
+        (lost,) = await bench.carry_out(ADOPT)
+        assert isinstance(lost, ReplicaLost), "else its entity would ask for it again for ever"
+        assert lost.batch_id == BATCH_ID
         bench = await holder(database)
         bench.workers.faults.append(WorkerCrashedError("gone"))
         assert await bench.carry_out(ADOPT) == [], "its alarm asks again"

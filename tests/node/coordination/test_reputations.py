@@ -79,6 +79,19 @@ def test_scores_stay_in_their_range_and_lateness_alone_ruins_nobody(outcomes: li
     assert sum(getattr(each, name) for each in counts.values() for name in OUTCOMES) == len(outcomes)
 
 
+def test_in_memory_too_agents_that_never_agreed_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where all are kept: every key that a proof is made against stayed for good."""
+    monkeypatch.setattr("node.coordination.reputations.KEPT_MAX", 32)
+    known = unwritten()
+    known.count(AGENT, Role.NORMALIZE, "agreed", "batch")
+    for number in range(1_000):
+        known.count(b"%d" % number, Role.NORMALIZE, "equivocated", "batch")
+    left = [number for number in range(1_000) if known.counts(b"%d" % number)]
+    assert len(left) < 32
+    assert left[-1] == 999
+    assert known.has_agreed(AGENT)
+
+
 async def test_what_was_counted_outlasts_a_restart(postgres_url: str) -> None:
     with Database(postgres_url) as database:
         known = Reputations(database)

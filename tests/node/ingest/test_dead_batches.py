@@ -73,7 +73,7 @@ async def examining(postgres_url: str, site: Path, *, timeout_s: float = 30.0) -
         async def find(policy_hash: bytes) -> bytes | None:
             return await node.database.run(partial(policies.get, policy_hash=policy_hash))
 
-        async def keep(policy_hash: bytes, document: bytes) -> None:
+        async def keep(policy_hash: bytes, document: bytes, sender: bytes) -> None:
             raise AssertionError("the policy is here")
 
         contents = ContentExchange(

@@ -40,7 +40,7 @@ class Store:
         self.reads += 1
         return self.documents.get(policy_hash)
 
-    async def keep(self, policy_hash: bytes, document: bytes) -> None:
+    async def keep(self, policy_hash: bytes, document: bytes, sender: IdentityKey) -> None:
         self.documents[policy_hash] = document
 
 

@@ -86,7 +86,7 @@ class Holder:
         async def find(policy_hash: bytes) -> bytes | None:
             return stored.get(policy_hash)
 
-        async def keep(policy_hash: bytes, document: bytes) -> None:
+        async def keep(policy_hash: bytes, document: bytes, sender: IdentityKey) -> None:
             stored[policy_hash] = document
 
         return ContentExchange(
