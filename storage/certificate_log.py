@@ -6,7 +6,7 @@ from typing import Any, Final
 import attrs
 import psycopg
 
-from storage import foreign_usage
+from storage.foreign_usage import sizes_by_key
 
 LOCK = 0x7365616C  # that of the seals: numbers are taken one after the other, so no reader skips one
 PRUNED_AT_ONCE: Final = 1_000
@@ -15,10 +15,19 @@ ROUNDS_MAX: Final = 64
 BYTES_EACH: Final = 16 * 1024  # four times what one takes usually
 SPAN_MAX: Final = 4_096  # entries that one look passes over
 CURSORS_MAX: Final = 4_096
+VOUCHED: Final = b""
+"""In place of a signer: one of them did work here that others confirmed, or an earlier version entered it."""
+SIZE = "octet_length(certificate) + octet_length(context)"
 
 
 @attrs.frozen(kw_only=True)
 class Logged:
+    """A certificate of another node's batch.
+
+    Attributes:
+        signer: Whom it is counted for: one of its signers, since they alone vouch for it, or ``VOUCHED``.
+    """
+
     """A certificate of another node's batch; ``context`` is what the batch left behind."""
 
     batch_id: str
@@ -26,18 +35,16 @@ class Logged:
     certificate: bytes
     context: bytes
     learned_ms: int
-    coordinator: bytes = b""
+    signer: bytes = VOUCHED
 
 
 def append_own(connection: psycopg.Connection, batch_id: str, source_id: str, now_ms: int) -> None:
     """Enter a batch that is sealed here, in place of a certificate that a peer sent. The caller holds the lock."""
-    connection.execute(
-        """UPDATE foreign_usage u SET certificates = u.certificates - 1,
-                  certificate_bytes = u.certificate_bytes - octet_length(l.certificate) - octet_length(l.context)
-           FROM certificate_log l
-           WHERE l.batch_id = %s AND l.certificate IS NOT NULL AND u.coordinator = l.coordinator""",
+    replaced = connection.execute(
+        f"SELECT signer, {SIZE} FROM certificate_log WHERE batch_id = %s AND certificate IS NOT NULL".encode(),  # noqa: S608
         (batch_id,),
-    )
+    ).fetchall()
+    _count(connection, replaced, -1)
     connection.execute(
         """INSERT INTO certificate_log (number, batch_id, source_id, learned_ms)
            SELECT coalesce(max(number), 0) + 1, %s, %s, %s FROM certificate_log
@@ -54,22 +61,23 @@ def put_many(connection: psycopg.Connection, entries: Sequence[Logged], kept_max
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
     entered = connection.execute(
-        """INSERT INTO certificate_log (number, batch_id, source_id, certificate, context, learned_ms, coordinator)
-           SELECT (SELECT coalesce(max(number), 0) FROM certificate_log) + t.place, t.batch_id, t.source_id,
-                  t.certificate, t.context, t.learned_ms, t.coordinator
-           FROM unnest(%s::text[], %s::text[], %b::bytea[], %b::bytea[], %s::bigint[], %b::bytea[]) WITH ORDINALITY
-                AS t(batch_id, source_id, certificate, context, learned_ms, coordinator, place)
-           ON CONFLICT (batch_id) DO NOTHING
-           RETURNING coordinator, octet_length(certificate) + octet_length(context)""",
+        f"""INSERT INTO certificate_log (number, batch_id, source_id, certificate, context, learned_ms, signer)
+            SELECT (SELECT coalesce(max(number), 0) FROM certificate_log) + t.place, t.batch_id, t.source_id,
+                   t.certificate, t.context, t.learned_ms, t.signer
+            FROM unnest(%s::text[], %s::text[], %b::bytea[], %b::bytea[], %s::bigint[], %b::bytea[]) WITH ORDINALITY
+                 AS t(batch_id, source_id, certificate, context, learned_ms, signer, place)
+            ON CONFLICT (batch_id) DO NOTHING RETURNING signer, {SIZE}""".encode(),  # noqa: S608  # our own
         (
             [each.batch_id for each in entries],
             [each.source_id for each in entries],
             [each.certificate for each in entries],
             [each.context for each in entries],
             [each.learned_ms for each in entries],
-            [each.coordinator for each in entries],
+            [each.signer for each in entries],
         ),
     ).fetchall()
+    if not entered:
+        return 0
     _count(connection, entered, 1)
     for _ in range(ROUNDS_MAX):
         if not _prune(connection, kept_max):
@@ -79,29 +87,53 @@ def put_many(connection: psycopg.Connection, entries: Sequence[Logged], kept_max
 
 def _prune(connection: psycopg.Connection, kept_max: int) -> int:
     """Delete some certificates of others where there are too many. Returns how many."""
-    used = foreign_usage.certificates(connection)
-    if used.batches <= kept_max and used.size <= kept_max * BYTES_EACH:
+    number, size = usage(connection)
+    if number <= kept_max and size <= kept_max * BYTES_EACH:
         return 0
-    stranger = foreign_usage.largest_stranger(connection)
-    limit = min(PRUNED_AT_ONCE, used.batches - kept_max) if used.batches > kept_max else PRUNED_FOR_ROOM
+    stranger = _largest_stranger(connection)
+    whose = "" if stranger is None else "AND signer = %(stranger)s"
+    limit = min(PRUNED_AT_ONCE, number - kept_max) if number > kept_max else PRUNED_FOR_ROOM
     deleted = connection.execute(
-        """DELETE FROM certificate_log WHERE number IN (
-               SELECT number FROM certificate_log
-               WHERE certificate IS NOT NULL AND (%(stranger)s::bytea IS NULL OR coordinator = %(stranger)s)
-               ORDER BY number LIMIT %(limit)s)
-           RETURNING coordinator, octet_length(certificate) + octet_length(context)""",
+        f"""DELETE FROM certificate_log WHERE number IN (
+                SELECT number FROM certificate_log WHERE certificate IS NOT NULL {whose}
+                ORDER BY number LIMIT %(limit)s)
+            RETURNING signer, {SIZE}""".encode(),  # noqa: S608  # our own
         {"stranger": stranger, "limit": limit},
     ).fetchall()
     _count(connection, deleted, -1)
     return len(deleted)
 
 
+def usage(connection: psycopg.Connection) -> tuple[int, int]:
+    """The number of other nodes' certificates, and their bytes."""
+    row = connection.execute(
+        "SELECT coalesce(sum(certificates), 0), coalesce(sum(bytes), 0) FROM certificate_usage"
+    ).fetchone()
+    assert row is not None, "an aggregate has a row"
+    return int(row[0]), int(row[1])
+
+
+def _largest_stranger(connection: psycopg.Connection) -> bytes | None:
+    """Of the signers who never did work here, the one whose certificates take the most room."""
+    row = connection.execute(
+        """SELECT signer FROM certificate_usage u
+           WHERE signer <> %b AND NOT EXISTS (SELECT FROM reputations WHERE agent = signer AND agreed > 0)
+           ORDER BY bytes DESC, signer LIMIT 1""",
+        (VOUCHED,),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 def _count(connection: psycopg.Connection, rows: Sequence[Sequence[Any]], sign: int) -> None:
-    sizes: dict[bytes, list[int]] = {}
-    for coordinator, size in rows:
-        sizes.setdefault(bytes(coordinator), []).append(int(size))
-    for coordinator, each in sorted(sizes.items()):
-        foreign_usage.add(connection, coordinator, certificates=sign * len(each), certificate_bytes=sign * sum(each))
+    """Count rows of signer and size in, or out. The caller holds the lock."""
+    for signer, number, size in sizes_by_key((row[0], row[1]) for row in rows):
+        connection.execute(
+            """INSERT INTO certificate_usage AS u (signer, certificates, bytes) VALUES (%s, %s, %s)
+               ON CONFLICT (signer) DO UPDATE
+               SET certificates = u.certificates + EXCLUDED.certificates, bytes = u.bytes + EXCLUDED.bytes""",
+            (signer, sign * number, sign * size),
+        )
+        connection.execute("DELETE FROM certificate_usage WHERE signer = %s AND certificates <= 0", (signer,))
 
 
 def last_number(connection: psycopg.Connection) -> int:

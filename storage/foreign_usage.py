@@ -1,12 +1,18 @@
-"""How much this node stores of other coordinators: what it holds for each, what it adopted of each, its certificates.
+"""How much this node stores of other coordinators: what it holds for each, and what it adopted of each.
 
 Counted in the transactions that change it: adding it up would walk over what a flood has filled.
 """
 
+from collections.abc import Iterable
+from typing import Final
+
 import attrs
 import psycopg
 
-HAS_WORKED = "EXISTS (SELECT FROM reputations WHERE agent = coordinator AND agreed > 0)"
+HAS_WORKED: Final = (
+    "(coordinator = ''::bytea OR EXISTS (SELECT FROM reputations WHERE agent = coordinator AND agreed > 0))"
+)
+"""Whether others confirmed work that the coordinator of a row did here. The empty key: noted by earlier versions."""
 
 
 @attrs.frozen
@@ -25,6 +31,14 @@ class Usage:
         return Usage(self.batches // divisor, self.size // divisor)
 
 
+KEPT_MAX: Final = Usage(50_000, 4 * 1024**3)  # what is held, and what was adopted and did not expire
+COORDINATOR_SHARE: Final = 8  # the part of it that one coordinator may use
+STRANGERS_SHARE: Final = 2  # the part that all may use who never did work here
+EXPIRY_SHARE: Final = (
+    2 * COORDINATOR_SHARE
+)  # past this part, what was adopted of one expires whatever its policy says
+
+
 @attrs.frozen(kw_only=True)
 class Standing:
     """What a coordinator has here, beside others.
@@ -38,17 +52,24 @@ class Standing:
     strangers: Usage
     all: Usage
 
+    def is_within_shares(self, size: int) -> bool:
+        """Whether the shares of the coordinator, and of strangers where it is one, leave room for a batch."""
+        if not self.own.fits(size, KEPT_MAX.share(COORDINATOR_SHARE)):
+            return False
+        return not self.is_stranger or self.strangers.fits(size, KEPT_MAX.share(STRANGERS_SHARE))
+
 
 def standing(connection: psycopg.Connection, coordinator: bytes) -> Standing:
     row = connection.execute(
-        f"""SELECT coalesce(sum(batches) FILTER (WHERE coordinator = %(who)s), 0),
-                   coalesce(sum(bytes) FILTER (WHERE coordinator = %(who)s), 0),
-                   coalesce(sum(batches) FILTER (WHERE NOT has_worked), 0),
-                   coalesce(sum(bytes) FILTER (WHERE NOT has_worked), 0),
-                   coalesce(sum(batches), 0), coalesce(sum(bytes), 0),
-                   NOT EXISTS (SELECT FROM reputations WHERE agent = %(who)s AND agreed > 0)
-            FROM (SELECT coordinator, held + adopted AS batches, held_bytes + adopted_bytes AS bytes,
-                         {HAS_WORKED} AS has_worked FROM foreign_usage) AS used""".encode(),  # noqa: S608  # our own
+        """SELECT coalesce(sum(batches) FILTER (WHERE coordinator = %(who)s), 0),
+                  coalesce(sum(bytes) FILTER (WHERE coordinator = %(who)s), 0),
+                  coalesce(sum(batches) FILTER (WHERE agent IS NULL AND coordinator <> ''::bytea), 0),
+                  coalesce(sum(bytes) FILTER (WHERE agent IS NULL AND coordinator <> ''::bytea), 0),
+                  coalesce(sum(batches), 0), coalesce(sum(bytes), 0),
+                  NOT EXISTS (SELECT FROM reputations WHERE agent = %(who)s AND agreed > 0)
+           FROM (SELECT coordinator, held + adopted AS batches, held_bytes + adopted_bytes AS bytes
+                 FROM foreign_usage) AS used
+           LEFT JOIN (SELECT DISTINCT agent FROM reputations WHERE agreed > 0) AS worked ON agent = coordinator""",
         {"who": coordinator},
     ).fetchone()
     assert row is not None, "an aggregate has a row"
@@ -64,40 +85,23 @@ def add(
     held_bytes: int = 0,
     adopted: int = 0,
     adopted_bytes: int = 0,
-    certificates: int = 0,
-    certificate_bytes: int = 0,
 ) -> None:
     """Count something in, or out where it is negative."""
-    values = (coordinator, held, held_bytes, adopted, adopted_bytes, certificates, certificate_bytes)
     connection.execute(
-        """INSERT INTO foreign_usage AS u (coordinator, held, held_bytes, adopted, adopted_bytes, certificates,
-                                           certificate_bytes)
-           VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (coordinator) DO UPDATE
+        """INSERT INTO foreign_usage AS u (coordinator, held, held_bytes, adopted, adopted_bytes)
+           VALUES (%s, %s, %s, %s, %s) ON CONFLICT (coordinator) DO UPDATE
            SET held = u.held + EXCLUDED.held, held_bytes = u.held_bytes + EXCLUDED.held_bytes,
-               adopted = u.adopted + EXCLUDED.adopted, adopted_bytes = u.adopted_bytes + EXCLUDED.adopted_bytes,
-               certificates = u.certificates + EXCLUDED.certificates,
-               certificate_bytes = u.certificate_bytes + EXCLUDED.certificate_bytes""",
-        values,
+               adopted = u.adopted + EXCLUDED.adopted, adopted_bytes = u.adopted_bytes + EXCLUDED.adopted_bytes""",
+        (coordinator, held, held_bytes, adopted, adopted_bytes),
     )
     connection.execute(
-        "DELETE FROM foreign_usage WHERE coordinator = %s AND held <= 0 AND adopted <= 0 AND certificates <= 0",
-        values[:1],
+        "DELETE FROM foreign_usage WHERE coordinator = %s AND held <= 0 AND adopted <= 0", (coordinator,)
     )
 
 
-def certificates(connection: psycopg.Connection) -> Usage:
-    """The certificates of all coordinators together."""
-    row = connection.execute(
-        "SELECT coalesce(sum(certificates), 0), coalesce(sum(certificate_bytes), 0) FROM foreign_usage"
-    ).fetchone()
-    assert row is not None, "an aggregate has a row"
-    return Usage(int(row[0]), int(row[1]))
-
-
-def largest_stranger(connection: psycopg.Connection) -> bytes | None:
-    """Of those who never did work here, the coordinator whose certificates take the most room."""
-    row = connection.execute(
-        f"""SELECT coordinator FROM foreign_usage WHERE certificates > 0 AND NOT {HAS_WORKED}
-            ORDER BY certificate_bytes DESC, coordinator LIMIT 1""".encode()  # noqa: S608  # our own
-    ).fetchone()
-    return None if row is None else bytes(row[0])
+def sizes_by_key(rows: Iterable[tuple[bytes, int]]) -> list[tuple[bytes, int, int]]:
+    """Key, number and total size of rows of key and size, by key: locks are taken in one order."""
+    sizes: dict[bytes, list[int]] = {}
+    for key, size in rows:
+        sizes.setdefault(bytes(key), []).append(int(size))
+    return [(key, len(each), sum(each)) for key, each in sorted(sizes.items())]

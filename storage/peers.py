@@ -91,7 +91,7 @@ def keep_equivocation(connection: psycopg.Connection, found: StoredEquivocation)
     A signer's first ``PROOFS_PER_SIGNER_MAX`` are enough: one would be. Past ``PROOFS_MAX`` those against strangers
     are deleted first, then the oldest: a key costs nothing, and neither does a proof against it.
     """
-    connection.execute(
+    inserted = connection.execute(
         """INSERT INTO equivocations (signer, batch_id, role, first, second, heard_from)
            SELECT %s, %s, %s, %s, %s, %s WHERE (SELECT count(*) FROM equivocations WHERE signer = %s) < %s
            ON CONFLICT DO NOTHING""",
@@ -105,7 +105,12 @@ def keep_equivocation(connection: psycopg.Connection, found: StoredEquivocation)
             found.signer,
             PROOFS_PER_SIGNER_MAX,
         ),
-    )
+    ).rowcount
+    if inserted:
+        _prune_proofs(connection)
+
+
+def _prune_proofs(connection: psycopg.Connection) -> None:
     connection.execute(
         """DELETE FROM equivocations WHERE (signer, batch_id, role) IN (
                SELECT signer, batch_id, role FROM equivocations

@@ -11,6 +11,7 @@ import psycopg
 FETCHED_MAX: Final = 4_096
 FETCHED_BYTES_MAX: Final = 256 * 1024 * 1024
 PRUNED_AT_ONCE: Final = 64
+LOCK: Final = 0x706F6C69  # of those who write policies of peers: none is deleted that another has just found here
 
 
 def put(connection: psycopg.Connection, policy_hash: bytes, document: bytes) -> None:
@@ -27,11 +28,17 @@ def put_fetched(
     connection: psycopg.Connection, policy_hash: bytes, document: bytes, sender: bytes, now_ms: int
 ) -> None:
     """Keep a document that a peer sent. Past the bounds those of strangers are deleted first, then the oldest."""
-    connection.execute(
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+    inserted = connection.execute(
         """INSERT INTO policies (policy_hash, document, fetched_ms, fetched_from) VALUES (%s, %s, %s, %s)
            ON CONFLICT DO NOTHING""",
         (policy_hash, document, now_ms, sender),
-    )
+    ).rowcount
+    if inserted:
+        _prune(connection, policy_hash)
+
+
+def _prune(connection: psycopg.Connection, latest: bytes) -> None:
     connection.execute(
         """WITH kept AS (
                SELECT policy_hash, count(*) OVER latest AS documents, sum(octet_length(document)) OVER latest AS bytes
@@ -39,14 +46,14 @@ def put_fetched(
                WINDOW latest AS (
                    ORDER BY EXISTS (SELECT FROM reputations WHERE agent = fetched_from AND agreed > 0) DESC,
                             fetched_ms DESC, policy_hash))
-           DELETE FROM policies p WHERE p.policy_hash IN (
+           DELETE FROM policies p WHERE p.fetched_ms IS NOT NULL AND p.policy_hash IN (
                SELECT k.policy_hash FROM kept k
                WHERE (k.documents > %(documents)s OR k.bytes > %(bytes)s) AND k.policy_hash <> %(new)s
                  AND NOT EXISTS (SELECT FROM batches b WHERE b.policy_hash = k.policy_hash)
                  AND NOT EXISTS (SELECT FROM replicas r WHERE r.policy_hash = k.policy_hash)
                  AND NOT EXISTS (SELECT FROM overlay_event_sources s WHERE s.policy_hash = k.policy_hash)
                LIMIT %(limit)s)""",
-        {"documents": FETCHED_MAX, "bytes": FETCHED_BYTES_MAX, "new": policy_hash, "limit": PRUNED_AT_ONCE},
+        {"documents": FETCHED_MAX, "bytes": FETCHED_BYTES_MAX, "new": latest, "limit": PRUNED_AT_ONCE},
     )
 
 

@@ -11,12 +11,13 @@ import attrs
 import psycopg
 
 from storage import foreign_usage
-from storage.foreign_usage import Usage
+from storage.foreign_usage import Standing, Usage
 
-KEPT_MAX: Final = Usage(50_000, 4 * 1024**3)  # with what was adopted and did not expire; past it nothing is held
-COORDINATOR_SHARE: Final = 8  # the part of it that one coordinator may use
-STRANGERS_SHARE: Final = 2  # the part that all may use who never did work here
-EVICTED_AT_ONCE: Final = 256
+EVICTED_AT_ONCE: Final = 4_096  # of the largest, so many leave room for any batch
+EVICTION_ORDERS: Final = ("kept_ms, batch_id", "size DESC, batch_id")
+UNPACKED_PER_BYTE: Final = (
+    8  # records are packed to an eighth, usually; what is packed further is counted as if it was not
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -36,22 +37,26 @@ class Adoption:
     received_ms: int
     event_ids: list[str]
     record_hashes: list[bytes]
+    unpacked_bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class NewReplica:
-    """A batch to be held. ``hold``: the coordinator's signed order. ``payload``: the records as a zstd frame."""
+    """A batch to be held. ``hold``: the coordinator's signed order. ``payload``: the records as a zstd frame.
+    ``policy_bytes``: The size of its policy, which is kept as long.
+    """
 
     batch_id: str
     coordinator: bytes
     policy_hash: bytes
     hold: bytes
     payload: bytes
+    policy_bytes: int
     kept_ms: int
 
     @property
     def size(self) -> int:
-        return len(self.hold) + len(self.payload)
+        return len(self.hold) + len(self.payload) + self.policy_bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -62,19 +67,33 @@ class Kept:
     evicted: tuple[str, ...] = ()
 
 
+def may_keep(connection: psycopg.Connection, new: NewReplica) -> bool:
+    """Whether ``keep`` may hold a batch, as far as the shares of its coordinator and of strangers go."""
+    known = connection.execute("SELECT FROM replicas WHERE batch_id = %s", (new.batch_id,)).fetchone()
+    return known is not None or _room(connection, new) is not None
+
+
+def _room(connection: psycopg.Connection, new: NewReplica) -> Standing | None:
+    """What is stored of others, if the shares of a new batch's coordinator and of strangers leave room for it."""
+    standing = foreign_usage.standing(connection, new.coordinator)
+    if not standing.is_within_shares(new.size):
+        return None
+    if standing.is_stranger and not standing.all.fits(new.size, foreign_usage.KEPT_MAX):
+        return None  # a stranger displaces nobody
+    return standing
+
+
 def keep(connection: psycopg.Connection, new: NewReplica) -> Kept:
     """Hold a batch, if its coordinator's share and everything else leave room for it."""
     known = connection.execute("UPDATE replicas SET hold = %b WHERE batch_id = %s", (new.hold, new.batch_id))
     if known.rowcount:
         return Kept(is_held=True)
-    standing = foreign_usage.standing(connection, new.coordinator)
-    if not standing.own.fits(new.size, KEPT_MAX.share(COORDINATOR_SHARE)):
-        return Kept(is_held=False)
-    if standing.is_stranger and not standing.strangers.fits(new.size, KEPT_MAX.share(STRANGERS_SHARE)):
+    standing = _room(connection, new)
+    if standing is None:
         return Kept(is_held=False)
     evicted: tuple[str, ...] = ()
-    if not standing.all.fits(new.size, KEPT_MAX):
-        evicted = () if standing.is_stranger else _evict(connection, new.size, standing.all)
+    if not standing.all.fits(new.size, foreign_usage.KEPT_MAX):
+        evicted = _evict(connection, new.size, standing.all)
         if not evicted:
             return Kept(is_held=False)
     inserted = connection.execute(
@@ -88,34 +107,38 @@ def keep(connection: psycopg.Connection, new: NewReplica) -> Kept:
 
 
 def _evict(connection: psycopg.Connection, size: int, used: Usage) -> tuple[str, ...]:
-    """Delete the oldest batches of strangers that are not adopted, as many as a batch of ``size`` bytes takes; none
-    where those would not be enough.
+    """Delete batches of strangers that are not adopted, as many as a batch of ``size`` bytes takes.
+
+    The oldest go, or the largest where the oldest are too small. None go where that would not be enough.
     """
+    for order in EVICTION_ORDERS:
+        evicted: list[str] = []
+        left = used
+        for batch_id, freed in _evictable(connection, order):
+            evicted.append(batch_id)
+            left = Usage(left.batches - 1, left.size - freed)
+            if left.fits(size, foreign_usage.KEPT_MAX):
+                drop(connection, evicted)
+                return tuple(evicted)
+    return ()
+
+
+def _evictable(connection: psycopg.Connection, order: str) -> Sequence[tuple[str, int]]:
     rows = connection.execute(
         f"""SELECT batch_id, size FROM replicas r
             WHERE NOT {foreign_usage.HAS_WORKED} AND NOT EXISTS (SELECT FROM batches b WHERE b.batch_id = r.batch_id)
-            ORDER BY kept_ms, batch_id LIMIT %s""".encode(),  # noqa: S608  # our own
+            ORDER BY {order} LIMIT %s""".encode(),  # noqa: S608  # our own
         (EVICTED_AT_ONCE,),
     ).fetchall()
-    evicted: list[str] = []
-    for batch_id, freed in rows:
-        evicted.append(batch_id)
-        used = Usage(used.batches - 1, used.size - freed)
-        if used.fits(size, KEPT_MAX):
-            drop(connection, evicted)
-            return tuple(evicted)
-    return ()
+    return [(str(row[0]), int(row[1])) for row in rows]
 
 
 def drop(connection: psycopg.Connection, batch_ids: Sequence[str]) -> None:
     rows = connection.execute(
         "DELETE FROM replicas WHERE batch_id = ANY(%s) RETURNING coordinator, size", (list(batch_ids),)
     ).fetchall()
-    freed: dict[bytes, list[int]] = {}
-    for coordinator, size in rows:
-        freed.setdefault(bytes(coordinator), []).append(int(size))
-    for coordinator, sizes in sorted(freed.items()):
-        foreign_usage.add(connection, coordinator, held=-len(sizes), held_bytes=-sum(sizes))
+    for coordinator, number, size in foreign_usage.sizes_by_key((row[0], row[1]) for row in rows):
+        foreign_usage.add(connection, coordinator, held=-number, held_bytes=-size)
 
 
 def holds(connection: psycopg.Connection) -> list[bytes]:
@@ -142,10 +165,12 @@ def adopt(connection: psycopg.Connection, adoption: Adoption) -> bool:
     )
     row = connection.execute(
         """INSERT INTO batches (batch_id, coordinator, source_id, source_sequence, policy_hash, level, quorum,
-                                stateful, versioned, events, topics, manifest, payload, received_ms)
-           SELECT batch_id, %s, %s, %s, %s, %s, %s, %s, true, %s, %s, %s, payload, %s
+                                stateful, versioned, events, topics, manifest, payload, received_ms, adopted_bytes)
+           SELECT batch_id, %s, %s, %s, %s, %s, %s, %s, true, %s, %s, %s, payload, %s,
+                  greatest(octet_length(payload), %s)
+                  + (SELECT octet_length(document) FROM policies p WHERE p.policy_hash = %s)
            FROM replicas WHERE batch_id = %s
-           ON CONFLICT (batch_id) DO NOTHING RETURNING number, octet_length(payload)""",
+           ON CONFLICT (batch_id) DO NOTHING RETURNING number, adopted_bytes""",
         (
             adoption.coordinator,
             adoption.source_id,
@@ -158,6 +183,8 @@ def adopt(connection: psycopg.Connection, adoption: Adoption) -> bool:
             adoption.topics,
             adoption.manifest,
             adoption.received_ms,
+            adoption.unpacked_bytes // UNPACKED_PER_BYTE,
+            adoption.policy_hash,
             adoption.batch_id,
         ),
     ).fetchone()

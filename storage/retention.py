@@ -32,7 +32,7 @@ def expire(
     so that a repeat is a duplicate.
     """
     rows = connection.execute(
-        """SELECT number, batch_id, coordinator, octet_length(payload) FROM batches
+        """SELECT number, batch_id, coordinator, coalesce(adopted_bytes, octet_length(payload)) FROM batches
            WHERE policy_hash = %s AND state = 'certified' AND certified_ms < %s AND expired_ms IS NULL
            ORDER BY certified_ms LIMIT %s FOR UPDATE SKIP LOCKED""",
         (policy_hash, certified_before_ms, limit),
@@ -41,13 +41,19 @@ def expire(
 
 
 def expire_adopted(connection: psycopg.Connection, *, ended_before_ms: int, now_ms: int, limit: int) -> int:
-    """As ``expire``, of other coordinators' batches that ended here, whatever their policy says."""
+    """As ``expire``, of other coordinators' batches that ended here, whatever their policy says: those of strangers,
+    and those of a coordinator whose adopted batches use half of its share.
+    """
+    most = foreign_usage.KEPT_MAX.share(foreign_usage.EXPIRY_SHARE)
     rows = connection.execute(
-        """SELECT number, batch_id, coordinator, octet_length(payload) FROM batches
-           WHERE coordinator IS NOT NULL AND expired_ms IS NULL AND state IN ('certified', 'dead')
-             AND coalesce(certified_ms, dead_ms) < %s
-           ORDER BY number LIMIT %s FOR UPDATE SKIP LOCKED""",
-        (ended_before_ms, limit),
+        f"""SELECT number, batch_id, coordinator, coalesce(adopted_bytes, octet_length(payload)) FROM batches b
+            WHERE coordinator IS NOT NULL AND expired_ms IS NULL AND state IN ('certified', 'dead')
+              AND coalesce(certified_ms, dead_ms) < %s
+              AND (NOT {foreign_usage.HAS_WORKED}
+                   OR EXISTS (SELECT FROM foreign_usage u WHERE u.coordinator = b.coordinator
+                              AND (u.adopted > %s OR u.adopted_bytes > %s)))
+            ORDER BY number LIMIT %s FOR UPDATE SKIP LOCKED""".encode(),  # noqa: S608  # our own
+        (ended_before_ms, most.batches, most.size, limit),
     ).fetchall()
     return _delete(connection, rows, now_ms)
 
@@ -69,6 +75,7 @@ def _delete(connection: psycopg.Connection, rows: Sequence[Sequence[Any]], now_m
         "UPDATE batches SET payload = ''::bytea, outputs = NULL, expired_ms = %s WHERE number = ANY(%s)",
         (now_ms, numbers),
     )
-    for coordinator, size in sorted((bytes(row[2]), row[3]) for row in rows if row[2] is not None):
-        foreign_usage.add(connection, coordinator, adopted=-1, adopted_bytes=-size)
+    adopted = ((row[2], row[3]) for row in rows if row[2] is not None)
+    for coordinator, number, size in foreign_usage.sizes_by_key(adopted):
+        foreign_usage.add(connection, coordinator, adopted=-number, adopted_bytes=-size)
     return len(rows)

@@ -64,18 +64,13 @@ class BatchStore:
         row = await self._database.run(partial(batches.get, batch_id=batch_id))
         return row is not None and row.state == "pending"
 
+    async def may_keep(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
+        """Whether the bounds leave room for a batch of another node, or it is held."""
+        return await self._database.run(partial(replicas.may_keep, new=_replica(hold, packed, b"")))
+
     async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes, policy: bytes) -> Kept:
         """Store a batch of another node with its policy, if there is room for it."""
-        manifest = hold.message.manifest.message
-        new = NewReplica(
-            batch_id=manifest.batch_id,
-            coordinator=manifest.coordinator,
-            policy_hash=manifest.policy_hash,
-            hold=hold_bytes(hold),
-            payload=packed,
-            kept_ms=clock_ms(),
-        )
-        return await self._database.run(partial(_keep_replica, new, policy))
+        return await self._database.run(partial(_keep_replica, _replica(hold, packed, policy), policy))
 
     async def holds(self, network: str) -> list[Signed[HoldBatch]]:
         """The batches that this node holds for others."""
@@ -135,6 +130,19 @@ class BatchStore:
             await trio.sleep(MATERIALISE_S)
             before_ms = clock_ms() - int(1000 * MATERIALISE_S)
             await self._database.run(partial(batches.materialise, received_before_ms=before_ms))
+
+
+def _replica(hold: Signed[HoldBatch], packed: bytes, policy: bytes) -> NewReplica:
+    manifest = hold.message.manifest.message
+    return NewReplica(
+        batch_id=manifest.batch_id,
+        coordinator=manifest.coordinator,
+        policy_hash=manifest.policy_hash,
+        hold=hold_bytes(hold),
+        payload=packed,
+        policy_bytes=len(policy),
+        kept_ms=clock_ms(),
+    )
 
 
 def _keep_replica(new: NewReplica, policy: bytes, connection: "Connection") -> Kept:
@@ -217,4 +225,5 @@ def _adoption(hold: Signed[HoldBatch], index: compute.BatchIndex) -> Adoption:
         received_ms=manifest.received_ms,
         event_ids=index.event_ids,
         record_hashes=index.record_hashes,
+        unpacked_bytes=index.unpacked_bytes,
     )

@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 class ReplicaStore(Protocol):
     """Where replicas are stored."""
 
+    async def may_keep(self, hold: Signed[HoldBatch], packed: bytes) -> bool:
+        """Whether a batch of another node is within the bounds, before it is looked at."""
+
     async def keep_replica(self, hold: Signed[HoldBatch], packed: bytes, policy: bytes) -> Kept:
         """Store a batch of another node with its policy, if there is room for it."""
 
@@ -75,6 +78,9 @@ class Replicas:
         hold = effect.hold
         manifest = hold.message.manifest.message
         packed = await self._payloads.sent_by(hold.signer, manifest.batch_id)
+        if packed is not None and not await self._store.may_keep(hold, packed):
+            self._report_too_many(manifest)  # before it costs a request to its coordinator, and a worker's time
+            return
         policy = await self._policies.policy(manifest.policy_hash, manifest.coordinator)
         if packed is None or policy is None:
             log.warning("replica.incomplete", batch=manifest.batch_id, policy=policy is not None)
@@ -95,7 +101,10 @@ class Replicas:
         if kept.is_held:
             self._enqueue(ReplicaStored(now_ms=clock_ms(), hold=hold))
         else:
-            log.warning("replica.too_many", batch=manifest.batch_id, coordinator=manifest.coordinator.hex())
+            self._report_too_many(manifest)
+
+    def _report_too_many(self, manifest: Manifest) -> None:
+        log.warning("replica.too_many", batch=manifest.batch_id, coordinator=manifest.coordinator.hex())
 
     async def _drop(self, effect: DropReplica) -> None:
         await self._store.drop_replica(effect.batch_id)

@@ -35,7 +35,7 @@ from protocols.limits import LOG_PAGE_MAX
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
 from protocols.stimuli import CertificateLookedUp, CertificateStored, Stimulus
 from storage import certificate_log, peers
-from storage.certificate_log import Logged
+from storage.certificate_log import VOUCHED, Logged
 from storage.database import Database
 from storage.errors import StorageRefusedError
 
@@ -59,6 +59,7 @@ class CertificateLog:
         database: Database,
         kept_max: int,
         is_known: Callable[[IdentityKey], bool],
+        has_standing: Callable[[IdentityKey], bool],
         enqueue: Callable[[Stimulus], None],
         fence: InboundFence,
         quarantine: Quarantine,
@@ -66,6 +67,8 @@ class CertificateLog:
         """Args:
         kept_max: How many certificates of others are kept, the latest.
         is_known: Whether a key is a node's of this network: certificates of other keys prove nothing.
+        has_standing: Whether a key is this node's, a certified member's, or did work here that others confirmed:
+            certificates that one of these signed stay longer than those that strangers alone signed.
         enqueue: Reports to the driver.
         fence: Contains what peers sent.
         quarantine: Contains rows read back.
@@ -74,6 +77,7 @@ class CertificateLog:
         self._database = database
         self.kept_max = kept_max
         self._is_known = is_known
+        self._has_standing = has_standing
         self._enqueue = enqueue
         self._fence = fence
         self._quarantine = quarantine
@@ -137,12 +141,25 @@ class CertificateLog:
 
     async def put(self, sealed: Sequence[BatchSealed]) -> int:
         """Write certificates that were checked. Returns how many were new here."""
-        entries = [_logged(each, clock_ms()) for each in sealed]
+        entries = [self._logged(each) for each in sealed]
         entered = await self._database.run(partial(certificate_log.put_many, entries=entries, kept_max=self.kept_max))
         if entered:
             self._news.set()
             self._news = trio.Event()
         return entered
+
+    def _logged(self, sealed: BatchSealed) -> Logged:
+        """Nothing in a certificate is signed by its coordinator, so it is counted for a signer."""
+        statement = sealed.certificate.statement
+        signers = [signed.signer for signed in sealed.certificate.certifications]
+        return Logged(
+            batch_id=statement.batch_id,
+            source_id=statement.source_id,
+            certificate=certificate_bytes(sealed.certificate),
+            context=sealed.context,
+            learned_ms=clock_ms(),
+            signer=VOUCHED if any(map(self._has_standing, signers)) else min(signers),
+        )
 
     async def find(self, batch_id: str) -> BatchSealed | None:
         """The end of a batch, if it is known here and can be read."""
@@ -198,16 +215,4 @@ def _id_page(connection: "Connection", *, after: int) -> IdPage:
     return IdPage(
         last=last,
         entries=tuple((number, batch_digest(batch_id)) for number, batch_id in entries),
-    )
-
-
-def _logged(sealed: BatchSealed, now_ms: int) -> Logged:
-    statement = sealed.certificate.statement
-    return Logged(
-        batch_id=statement.batch_id,
-        source_id=statement.source_id,
-        certificate=certificate_bytes(sealed.certificate),
-        context=sealed.context,
-        learned_ms=now_ms,
-        coordinator=statement.coordinator,
     )

@@ -115,7 +115,7 @@ class Discovery:
         now_ms = clock_ms()
         local = self._offer.allow_local_urls
         self.directory, entry = directory.hear(
-            self.directory, signed, now_ms, allow_local_urls=local, stays=self._stays
+            self.directory, signed, now_ms, allow_local_urls=local, stays=self.has_standing
         )
         if entry is None:
             return
@@ -125,7 +125,8 @@ class Discovery:
         self._transport.learn(signed.signer, signed.message.addresses)
         await self._known.remember(signed, now_ms)
 
-    def _stays(self, identity: IdentityKey) -> bool:
+    def has_standing(self, identity: IdentityKey) -> bool:
+        """Whether an identity is more than a key: certified as a member, or known to have worked."""
         return self._membership.has_certificate(identity) or self._has_worked(identity)
 
     async def run(self) -> None:

@@ -218,6 +218,7 @@ def _certificates(base: Base, state: State, discovery: Discovery, fence: Inbound
         database=base.database,
         kept_max=base.settings.overlay_certificates_max,
         is_known=discovery.is_known,
+        has_standing=lambda key: key == base.keyring.identity or discovery.has_standing(key),
         enqueue=state.driver.enqueue,
         fence=fence,
         quarantine=base.quarantine,

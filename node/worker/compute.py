@@ -138,10 +138,11 @@ def event_levels(policy: bytes, lines: Sequence[bytes]) -> list[str | None]:
 
 @attrs.frozen(kw_only=True)
 class BatchIndex:
-    """The events of a batch, in batch order: ids, and leaf hashes of the records."""
+    """The events of a batch, in batch order: ids, and leaf hashes of the records. ``unpacked_bytes``: their size."""
 
     event_ids: list[str]
     record_hashes: list[bytes]
+    unpacked_bytes: int
 
 
 def index_batch(packed: bytes, *, network: str, source_id: str, input_root: bytes) -> BatchIndex:
@@ -163,7 +164,7 @@ def index_batch(packed: bytes, *, network: str, source_id: str, input_root: byte
     (repeated, times), *_ = Counter(event_ids).most_common(1)
     if times > 1:
         raise MalformedError(f"the batch holds the event {repeated} {times} times")
-    return BatchIndex(event_ids=event_ids, record_hashes=hashes)
+    return BatchIndex(event_ids=event_ids, record_hashes=hashes, unpacked_bytes=len(payload))
 
 
 def check_outputs(leaves: bytes, normalized: bytes, *, packed: bytes, statement: Statement) -> bytes:

@@ -57,6 +57,7 @@ def replica(
         policy_hash=policy_hash,
         hold=hold,
         payload=payload,
+        policy_bytes=0,
         kept_ms=kept_ms,
     )
 

@@ -5,7 +5,7 @@ import psycopg
 import pytest
 
 from storage import batches, certificate_log, peers, reputations
-from storage.certificate_log import Logged
+from storage.certificate_log import VOUCHED, Logged
 from storage.reputations import Reputation
 from tests.storage.making import new_batch, sealed_batch
 
@@ -60,7 +60,7 @@ KNOWN, STRANGER, OTHER = (bytes((number,)) * 33 for number in (2, 3, 4))
 
 
 def of(coordinator: bytes, *numbers: int, size: int = 10) -> list[Logged]:
-    return [attrs.evolve(entry(each), coordinator=coordinator, certificate=bytes(size)) for each in numbers]
+    return [attrs.evolve(entry(each), signer=coordinator, certificate=bytes(size)) for each in numbers]
 
 
 def kept(connection: psycopg.Connection) -> list[int]:
@@ -68,7 +68,7 @@ def kept(connection: psycopg.Connection) -> list[int]:
 
 
 def usage(connection: psycopg.Connection) -> tuple[int, int]:
-    row = connection.execute("SELECT sum(certificates), sum(certificate_bytes) FROM foreign_usage").fetchone()
+    row = connection.execute("SELECT sum(certificates), sum(bytes) FROM certificate_usage").fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 
@@ -86,6 +86,14 @@ def test_past_the_bound_those_of_strangers_go_first(connection: psycopg.Connecti
     certificate_log.put_many(connection, of(KNOWN, 24), 5)
     assert kept(connection) == [2, 20, 21, 22, 24]
     assert usage(connection) == (5, 5 * 12)
+
+
+def test_one_that_somebody_vouched_for_is_no_stranger_s(connection: psycopg.Connection) -> None:
+    certificate_log.put_many(connection, of(VOUCHED, 1, 2, 3), 5)
+    certificate_log.put_many(connection, of(STRANGER, 4, 5, 6), 5)
+    assert kept(connection) == [1, 2, 3, 5, 6]
+    certificate_log.put_many(connection, of(VOUCHED, 7, 8, 9), 5)
+    assert kept(connection) == [2, 3, 7, 8, 9]
 
 
 def test_certificates_are_bounded_in_bytes_too(connection: psycopg.Connection) -> None:

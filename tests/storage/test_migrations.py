@@ -126,3 +126,25 @@ def test_files_are_numbered_without_gaps_and_each_says_what_it_does() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
     folder = Path(module.__file__).parent / "migrations"
     assert {path.name for path in folder.glob("*.sql")} == {name for _, name, _ in migrations()}
+
+
+def test_what_was_held_before_others_were_counted_is_counted(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted for nobody in particular: what it names as its coordinator is within its bytes."""
+    known = migrations()
+    use(monkeypatch, *(each for each in known if each[0] < 20))
+    migrate(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        connection.execute(
+            "INSERT INTO replicas (batch_id, hold, payload, kept_ms) VALUES ('b', 'hold', 'payload', 1)"
+        )
+        connection.execute(
+            """INSERT INTO certificate_log (number, batch_id, source_id, certificate, context, learned_ms)
+               VALUES (1, 'c', 's', 'certificate', '{}', 1), (2, 'd', 's', NULL, NULL, 1)"""
+        )
+    use(monkeypatch, *known)
+    migrate(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        held = connection.execute("SELECT coordinator, held, held_bytes FROM foreign_usage").fetchall()
+        certificates = connection.execute("SELECT signer, certificates, bytes FROM certificate_usage").fetchall()
+    assert held == [(b"", 1, len("holdpayload"))]
+    assert certificates == [(b"", 1, len("certificate{}"))]

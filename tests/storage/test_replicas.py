@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import zstandard
 
-from storage import batches, policies, replicas, reputations, retention, sources
+from storage import batches, foreign_usage, policies, replicas, reputations, retention, sources
 from storage.foreign_usage import Usage
 from storage.replicas import Adoption, Kept
 from storage.reputations import Reputation
@@ -74,7 +74,7 @@ def test_one_coordinator_uses_its_share_and_no_more(
     connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, bound: Usage
 ) -> None:
     """Fails where there is one bound for all: one that floods left nothing for the others."""
-    monkeypatch.setattr(replicas, "KEPT_MAX", bound)
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", bound)
     works(connection, key("flooding"), key("calm"))
     held = [holding(connection, f"batch_{number}", key("flooding")).is_held for number in range(5)]
     assert held == [True, True, False, False, False]
@@ -87,7 +87,7 @@ def test_one_coordinator_uses_its_share_and_no_more(
 
 def test_strangers_together_use_their_share(connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys cost nothing: a share for each bounds nothing."""
-    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(16, 10**9))
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(16, 10**9))
     works(connection, key("known"))
     held = [holding(connection, f"batch_{number}", key(str(number))).is_held for number in range(10)]
     assert held == [True] * 8 + [False] * 2
@@ -97,7 +97,7 @@ def test_strangers_together_use_their_share(connection: psycopg.Connection, monk
 def test_strangers_make_room_the_oldest_first(
     connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(8, 10**9))
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(8, 10**9))
     known = [key(f"known {number}") for number in range(6)]
     works(connection, *known)
     for number in (3, 1, 2):
@@ -117,8 +117,8 @@ def test_strangers_make_room_the_oldest_first(
 def test_so_many_are_evicted_as_one_takes_or_none(
     connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(1_000, 800))
-    monkeypatch.setattr(replicas, "COORDINATOR_SHARE", 1)
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(1_000, 800))
+    monkeypatch.setattr(foreign_usage, "COORDINATOR_SHARE", 1)
     works(connection, key("known"))
     for number in range(4):
         assert holding(connection, f"batch_s{number}", key(f"s{number}"), at=number).is_held
@@ -128,10 +128,79 @@ def test_so_many_are_evicted_as_one_takes_or_none(
     assert usage(connection) == {key("known"): (2, 650, 0, 0), key("s3"): (1, 100, 0, 0)}
 
 
+def test_the_largest_go_where_the_oldest_are_too_small(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where the oldest alone are looked at: small batches of strangers would keep a large one out."""
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(1_000, 800))
+    monkeypatch.setattr(foreign_usage, "COORDINATOR_SHARE", 1)
+    monkeypatch.setattr(replicas, "EVICTED_AT_ONCE", 2)
+    works(connection, key("known"))
+    for number in range(4):
+        assert holding(connection, f"batch_s{number}", key(f"s{number}"), size=10, at=number).is_held
+    assert holding(connection, "batch_large", key("large"), size=300, at=9).is_held
+    assert holding(connection, "batch_k1", key("known"), size=400).is_held
+    assert holding(connection, "batch_k2", key("known"), size=200).evicted == ("batch_large",)
+
+
+def test_what_earlier_versions_held_counts_and_stays(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its coordinator is not known any more, so it is nobody's whose batches make room."""
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(3, 10**9))
+    monkeypatch.setattr(foreign_usage, "COORDINATOR_SHARE", 1)
+    works(connection, key("known"))
+    for number in range(2):
+        replicas.keep(connection, replica(f"batch_{number}", coordinator=b""))
+    assert holding(connection, "batch_k1", key("known")).is_held
+    assert holding(connection, "batch_k2", key("known")) == Kept(is_held=False)
+    assert holding(connection, "batch_s", key("stranger")) == Kept(is_held=False)
+    replicas.drop(connection, ["batch_0"])
+    assert holding(connection, "batch_k2", key("known")) == Kept(is_held=True)
+
+
+def test_a_policy_counts_with_the_batch_it_is_kept_for(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(1_000, 8_000))
+    works(connection, key("known"))
+    large = attrs.evolve(replica("batch_x", coordinator=key("known")), policy_bytes=1_000)
+    assert not replicas.keep(connection, large).is_held
+    assert replicas.keep(connection, attrs.evolve(large, policy_bytes=900)).is_held
+
+
+def test_what_is_packed_further_than_records_usually_are_counts_by_its_size_unpacked(
+    connection: psycopg.Connection,
+) -> None:
+    """Fails where the packed size counts: 16 MiB of zeros are 500 bytes, and their events fill the disk."""
+    assert replicas.keep(connection, replica("batch_x")).is_held
+    zeros = attrs.evolve(adoption("batch_x", "event_" + "11" * 32), unpacked_bytes=80_000)
+    assert replicas.adopt(connection, zeros)
+    assert usage(connection)[b"\x02" * 33][2:] == (1, 10_000 + len(b"{}"))
+
+
+@pytest.mark.parametrize(("most", "expired"), [(3 * 16, 0), (2 * 16, 3 - 2)])
+def test_of_those_who_worked_here_so_much_expires_as_is_past_half_of_their_share(
+    connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, most: int, expired: int
+) -> None:
+    """Fails where all expires: events of a coordinator that never came back went before their time."""
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(most, 10**9))
+    works(connection, b"\x02" * 33)
+    record = zstandard.compress(b'{"data":1,"eventType":"t"}')
+    for number in range(3):
+        assert replicas.keep(connection, replica(f"batch_{number}", record)).is_held
+        assert replicas.adopt(connection, adoption(f"batch_{number}", f"event_{number}{number}" + "11" * 31))
+        batches.mark_dead(connection, f"batch_{number}", ["failed"])
+        replicas.drop(connection, [f"batch_{number}"])
+    found = sum(retention.expire_adopted(connection, ended_before_ms=2**60, now_ms=2, limit=1) for _ in range(3))
+    assert found == expired
+    assert usage(connection)[b"\x02" * 33][2] == 3 - expired
+
+
 def test_what_is_adopted_counts_until_it_expires(
     connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(8, 10**9))
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(8, 10**9))
     who = b"\x02" * 33
     assert replicas.keep(connection, replica("batch_x", zstandard.compress(b'{"data":1,"eventType":"t"}'))).is_held
     assert replicas.adopt(connection, adoption("batch_x", "event_" + "11" * 32))

@@ -14,7 +14,7 @@ from protocols.identifiers import record_line
 from protocols.merkle import root_of_records
 from protocols.messages import Level, Signed
 from protocols.stimuli import BatchAdopted, ReplicaLost, ReplicaStored
-from storage import policies, replicas, reputations
+from storage import foreign_usage, policies, replicas, reputations
 from storage.database import Database
 from storage.foreign_usage import Usage
 from storage.replicas import NewReplica
@@ -125,22 +125,23 @@ async def test_a_worker_that_fails_leaves_the_replica_for_later(postgres_url: st
 
 
 async def test_no_more_is_held_than_may_be(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(0, 0))
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(0, 0))
     with Database(postgres_url) as database:
         bench = Workbench(AGENT, database)
         bench.payloads.receive(BATCH_ID, COORDINATOR.identity, packed(BATCH))
         assert await bench.carry_out(STORE) == [], "not kept is not confirmed"
         assert await held(bench) == []
+        assert bench.workers.calls == 0, "it is refused before it costs work"
 
 
 async def test_a_batch_that_makes_room_is_reported_and_forgotten(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "KEPT_MAX", Usage(1, 10**9))
-    monkeypatch.setattr(replicas, "COORDINATOR_SHARE", 1)
-    monkeypatch.setattr(replicas, "STRANGERS_SHARE", 1)
+    monkeypatch.setattr(foreign_usage, "KEPT_MAX", Usage(1, 10**9))
+    monkeypatch.setattr(foreign_usage, "COORDINATOR_SHARE", 1)
+    monkeypatch.setattr(foreign_usage, "STRANGERS_SHARE", 1)
     strangers = NewReplica(
-        batch_id="batch_strange", coordinator=b"s", policy_hash=b"", hold=b"", payload=b"", kept_ms=1
+        batch_id="batch_strange", coordinator=b"s", policy_hash=b"", hold=b"", payload=b"", policy_bytes=0, kept_ms=1
     )
     known = Reputation(agent=COORDINATOR.identity, role="validate", agreed=1)
     with Database(postgres_url) as database:

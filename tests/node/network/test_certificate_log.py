@@ -49,6 +49,7 @@ class Kept:
     database: Database
     reported: list[Stimulus]
     unknown: set[IdentityKey]
+    worked: set[IdentityKey]
     transport: MemoryTransport
 
     async def store(self, *sealed: BatchSealed) -> None:
@@ -64,6 +65,7 @@ class Kept:
 async def log(url: str, kept_max: int = 100, *, runs: bool = True) -> AsyncIterator[Kept]:
     reported: list[Stimulus] = []
     unknown: set[IdentityKey] = set()
+    worked: set[IdentityKey] = set()
     transport = MemoryTransport(AGENTS[0].identity)
     with Database(url, attempts_max=1) as database:
         made = CertificateLog(
@@ -71,6 +73,7 @@ async def log(url: str, kept_max: int = 100, *, runs: bool = True) -> AsyncItera
             database=database,
             kept_max=kept_max,
             is_known=lambda identity: identity not in unknown,
+            has_standing=worked.__contains__,
             enqueue=reported.append,
             fence=InboundFence(Quarantine(), transport),
             quarantine=Quarantine(),
@@ -78,7 +81,14 @@ async def log(url: str, kept_max: int = 100, *, runs: bool = True) -> AsyncItera
         async with trio.open_nursery() as nursery:
             if runs:
                 nursery.start_soon(made.run)
-            yield Kept(log=made, database=database, reported=reported, unknown=unknown, transport=transport)
+            yield Kept(
+                log=made,
+                database=database,
+                reported=reported,
+                unknown=unknown,
+                worked=worked,
+                transport=transport,
+            )
             nursery.cancel_scope.cancel()
 
 
@@ -105,6 +115,23 @@ async def test_one_that_is_known_is_confirmed_again_and_is_no_news(postgres_url:
         await until(lambda: len(kept.reported) == 1)
         assert not news.is_set()
         assert await kept.log.put(SEALED[:2]) == 1
+
+
+async def test_a_certificate_is_counted_for_a_signer_whatever_coordinator_it_names(postgres_url: str) -> None:
+    """Fails where it counts for its coordinator, who signed nothing in it: strangers named one that stays."""
+    signers = [signed.signer for signed in SEALED[0].certificate.certifications]
+    another = b"\x03" * 33
+    statement = attrs.evolve(SEALED[0].certificate.statement, coordinator=another)
+    forged = attrs.evolve(SEALED[0], certificate=attrs.evolve(SEALED[0].certificate, statement=statement))
+    async with log(postgres_url) as kept:
+        kept.worked.add(another)
+        await kept.log.put([forged])
+        kept.worked.add(signers[-1])
+        await kept.log.put(SEALED[1:2])
+        found = await kept.database.run(
+            lambda connection: connection.execute("SELECT signer FROM certificate_log ORDER BY number").fetchall()
+        )
+        assert [bytes(row[0]) for row in found] == [min(signers), certificate_log.VOUCHED]
 
 
 async def test_a_certificate_of_keys_that_are_no_nodes_is_not_kept(postgres_url: str) -> None:

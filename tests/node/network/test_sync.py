@@ -108,6 +108,7 @@ async def reading(url: str, logs: dict[IdentityKey, Log], *, expects_peers: bool
             database=database,
             kept_max=1_000,
             is_known=lambda identity: identity not in unknown,
+            has_standing=lambda key: True,
             enqueue=lambda stimulus: None,
             fence=InboundFence(Quarantine(), transport),
             quarantine=Quarantine(),

@@ -152,6 +152,7 @@ async def opened(reader_url: str, origin_url: str, kept_max: int = 1_000) -> Asy
                 database=database,
                 kept_max=kept_max,
                 is_known=lambda identity: identity in (NODE.identity, AGENT.identity),
+                has_standing=lambda key: True,
                 enqueue=lambda stimulus: None,
                 fence=InboundFence(Quarantine(), MemoryTransport(AGENT.identity)),
                 quarantine=Quarantine(),
