@@ -86,11 +86,13 @@ class Node:
         lifecycle: Lifecycle,
         monitor: HealthMonitor,
         quarantine: Quarantine,
+        has_crashed: bool = False,
     ) -> None:
         """Args:
         requests: The table that the transport answers from; the node fills it.
         monitor: Runs for as long as the process; the node adds its probes.
         quarantine: That of the transport.
+        has_crashed: The process before this one ended by a fault of its own.
         """
         self._live = LiveSettings(settings)
         self._keyring = keyring
@@ -107,6 +109,7 @@ class Node:
             transport=transport,
             requests=requests,
             quarantine=quarantine,
+            has_crashed=has_crashed,
         )
         self.state = build_state(base)
         self._peers = build_peers(base, self.state)

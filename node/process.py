@@ -4,7 +4,7 @@ import errno
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ from node.network.requests import RequestTable
 from node.network.sender import GOSSIP_WORK
 from node.runtime.build import build_id
 from node.runtime.containment import Quarantine
+from node.runtime.crashes import CrashRecord
 from node.runtime.descriptors import raise_limit
 from node.runtime.keyring import Keyring, load_key
 from node.runtime.settings import Settings
@@ -79,12 +80,18 @@ def run(load: Callable[[], Settings]) -> None:
         log.warning("settings.unknown", warning=warning)
     sys.setswitchinterval(SWITCH_S)
     with ExitStack() as stack:
-        process = NodeProcess(settings, load, key, stack)
+        crashes = stack.enter_context(closing(CrashRecord(Path(settings.overlay_data_dir) / "crash")))
+        if crashes.previous:
+            log.error("node.crashed_before", why=crashes.previous)
+        process = NodeProcess(settings, load, key, stack, has_crashed=bool(crashes.previous))
         try:
             trio.run(process.run)
         except ExceptionGroup as failures:
             log.debug("node.failed", exc_info=failures)
-            raise _only_cause(failures) from failures
+            cause = _only_cause(failures)
+            if cause is failures:
+                crashes.note(failures)
+            raise cause from failures
     log.info("node.stopped")
 
 
@@ -107,15 +114,25 @@ class NodeProcess:
     answers until the last event in progress has its end.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings], key: PrivateKey, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        key: PrivateKey,
+        stack: ExitStack,
+        *,
+        has_crashed: bool = False,
+    ) -> None:
         """Args:
         load: Reads the settings again.
         stack: Closes, after the event loop has ended, what must outlast it.
+        has_crashed: The process before this one ended by a fault of its own.
         """
         self._settings = settings
         self._load = load
         self._reload_wanted = trio.Event()
         self._key = key
+        self._has_crashed = has_crashed
         self._stack = stack
         self._quarantine = Quarantine()
         self._lifecycle = Lifecycle()
@@ -237,6 +254,7 @@ class NodeProcess:
                 lifecycle=self._lifecycle,
                 monitor=self._monitor,
                 quarantine=self._quarantine,
+                has_crashed=self._has_crashed,
             )
             self._node = node
             async with trio.open_nursery() as beside:

@@ -53,6 +53,7 @@ class Source:
     updated_at: Any
     policy_hash: bytes
     next_sequence: int
+    disabled_reason: str | None = None
 
 
 COLUMNS: Final = ", ".join(field.name for field in attrs.fields(Source))
@@ -122,11 +123,21 @@ def update(connection: psycopg.Connection, source_id: str, values: dict[str, Any
     values = _with_prior(values)
     columns = sorted(WRITABLE & set(values))
     changes = "".join(f"{column} = %s, " for column in columns)
+    changes += "disabled_reason = NULL, " if "enabled" in columns else ""
     connection.execute(
         f"UPDATE overlay_event_sources SET {changes}updated_at = NOW() WHERE source_id = %s".encode(),  # noqa: S608
         [*(_parameter(column, values[column]) for column in columns), source_id],
     )
     return get(connection, source_id)
+
+
+def disable(connection: psycopg.Connection, source_id: str, reason: str) -> None:
+    """Disable a source for a reason of the node's own, until a client enables it."""
+    connection.execute(
+        """UPDATE overlay_event_sources SET enabled = false, disabled_reason = %s, updated_at = NOW()
+           WHERE source_id = %s""",
+        (reason, source_id),
+    )
 
 
 def take_sequences(connection: psycopg.Connection, source_id: str, count: int) -> int:

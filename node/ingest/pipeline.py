@@ -60,6 +60,10 @@ LEVEL_POLICIES_BYTES_MAX: Final = 8 * 1024 * 1024
 LEVEL_ROUNDS_MAX: Final = 4  # each but the first for a policy that the source was given meanwhile
 
 
+REFUSED_REMEDY: Final = "leave out what the database cannot store"
+FAILED_REMEDY: Final = "report the fault with the node's log; the source goes on without this event"
+
+
 class NotReplicatedError(WorldFault):
     """The batches are on this node's disk, but not on enough others. Field ``batches``: their ids."""
 
@@ -187,9 +191,15 @@ class Ingest:
         """Write down how far a source is read, where it sent no events."""
         await self._database.run(partial(sources.set_mark, source_id=source_id, value=mark))
 
-    async def reject(self, source_id: str, event: RawEvent, reason: str, mark: Mapping[str, Any] | None) -> None:
+    async def reject(
+        self, source_id: str, event: RawEvent, fault: OverlayError, mark: Mapping[str, Any] | None
+    ) -> None:
         """Write down an event of a source that ``submit_read`` refused, with the position after it."""
-        await self._database.run(partial(record_refused, source_id=source_id, event=event, reason=reason, mark=mark))
+        remedy = FAILED_REMEDY if isinstance(fault, RequestFailedError) else REFUSED_REMEDY
+        refuse = partial(
+            record_refused, source_id=source_id, event=event, reason=str(fault), remedy=remedy, mark=mark
+        )
+        await self._database.run(refuse)
 
     async def run_beside(self, call: Callable[[], T]) -> T:
         """Run a call in the process that parses requests."""

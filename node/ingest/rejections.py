@@ -18,14 +18,19 @@ HEAD_BYTES: Final = 512  # of an event that is rejected, kept for the operator
 
 
 def record_refused(
-    connection: "Connection", source_id: str, event: RawEvent, reason: str, mark: Mapping[str, Any] | None
+    connection: "Connection",
+    source_id: str,
+    event: RawEvent,
+    reason: str,
+    remedy: str,
+    mark: Mapping[str, Any] | None,
 ) -> None:
-    """Write down an event that was read and that the database cannot hold, and how far the source is read with it."""
+    """Write down an event that was read and that this node cannot take, and how far the source is read with it."""
     refused = sources.RejectedEvent(
         external_id=None if event.external_id is None else printable(event.external_id, EXTERNAL_ID_CHARS_MAX),
         field="",
         reason=printable(reason, REASON_CHARS_MAX),
-        remedy="leave out what the database cannot store",
+        remedy=remedy,
         head=event.data[:HEAD_BYTES],
     )
     sources.keep_rejected(connection, source_id, [refused])

@@ -153,6 +153,7 @@ class SourceDocument(DocumentModel):
     identity_key: str | None = Field(description=IDENTITY_KEY)
     trust_score: int = Field(description=TRUST_SCORE)
     enabled: bool = Field(description=ENABLED)
+    disabled_reason: str | None = Field(description="Why the node itself disabled it; null: it did not.")
     policy_hash: PolicyHash = Field(description="Hash of the policy that events are processed under.")
     objects: PolicyObjects
     last_activity_at: Time | None = Field(description="When the last event came; null: none yet.")

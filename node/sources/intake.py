@@ -12,11 +12,12 @@ import attrs
 import trio
 
 from node.ingest.admission_control import OverloadedError
-from node.ingest.pipeline import Ingest
+from node.ingest.pipeline import Ingest, RequestFailedError
+from node.sources.in_hand import RecordsInHand
 from node.sources.settings import SourceSettings
 from node.sources.status import SourceStatus
 from node.worker.parsing.bodies import RawEvent
-from protocols.errors import WorldFault
+from protocols.errors import OverlayError, WorldFault
 from storage.errors import StorageRefusedError
 
 T = TypeVar("T")
@@ -78,6 +79,7 @@ class SourceIntake:
         position: SavedPosition | None,
         status: SourceStatus,
         ingest: Ingest,
+        in_hand: RecordsInHand,
         outbound_allowed: Sequence[Network],
         compute: Compute,
     ) -> None:
@@ -91,6 +93,7 @@ class SourceIntake:
         self.outbound_allowed = tuple(outbound_allowed)
         self._status = status
         self._ingest = ingest
+        self._in_hand = in_hand
         self._compute = compute
 
     @property
@@ -116,9 +119,12 @@ class SourceIntake:
             WorldFault: Nothing is known to be on disk; submit them again, a repeat is harmless.
         """
         total = IntakeCounts()
-        for start in range(0, max(1, len(events)), EVENTS_MAX):
-            part = events[start : start + EVENTS_MAX]
-            is_last = start + EVENTS_MAX >= len(events)
+        start, is_last = 0, False
+        while not is_last:
+            count = 1 if self._in_hand.is_careful(self.source_id) else EVENTS_MAX
+            part = events[start : start + count]
+            start += count
+            is_last = start >= len(events)
             total = total.plus(await self._take(part, position if is_last else None))
         if position is not None:
             self.position = position
@@ -132,23 +138,24 @@ class SourceIntake:
         while True:
             self._status.held_up = False
             try:
-                answer = await self._ingest.submit_read(self.source_id, events, position)
+                with self._in_hand.holding(self.source_id, events):
+                    answer = await self._ingest.submit_read(self.source_id, events, position)
                 break
             except OverloadedError:
                 self._status.held_up = True
                 await trio.sleep(OVERLOADED_PAUSE_S)
-            except StorageRefusedError as fault:
+            except (StorageRefusedError, RequestFailedError) as fault:
                 return await self._take_in_halves(events, position, fault)
         counts = answer.counts
         self._status.count(len(events), counts)
         return IntakeCounts(accepted=counts["accepted"], duplicates=counts["duplicates"], rejected=counts["rejected"])
 
     async def _take_in_halves(
-        self, events: Sequence[RawEvent], position: SavedPosition | None, fault: StorageRefusedError
+        self, events: Sequence[RawEvent], position: SavedPosition | None, fault: OverlayError
     ) -> IntakeCounts:
-        """Find the event that the database refuses: it is rejected, and the others are taken."""
+        """Find the event that is refused, or reaches a fault of the node: it is rejected, the others are taken."""
         if len(events) == 1:
-            await self._ingest.reject(self.source_id, events[0], str(fault), position)
+            await self._ingest.reject(self.source_id, events[0], fault, position)
             counts = {"accepted": 0, "duplicates": 0, "rejected": 1}
             self._status.count(1, counts)
             return IntakeCounts(**counts)

@@ -16,6 +16,7 @@ from node.runtime.reconcile import Reconciler
 from node.runtime.supervisor import Backoff, RestartPolicy
 from node.sources import settings as source_settings
 from node.sources.documents import SourceState
+from node.sources.in_hand import Culprit, RecordsInHand
 from node.sources.intake import Compute, Network, SavedPosition, SourceConnector, SourceFault, SourceIntake
 from node.sources.status import EndpointStatuses, SourceStatus
 from protocols.errors import OverlayError
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 READ_S: Final = 5.0  # a row that another process changed is seen after so long
 PAUSES: Final = RestartPolicy(delay_s_first=1.0, delay_s_max=60.0)
 RETRY_AFTER_S_MAX: Final = 3_600.0
+ENDED_TWICE: Final = "the node ended twice, by a fault of its own, while it took in this record"
+CULPRIT_REMEDY: Final = "report the fault with the node's log, remove the record, and enable the source"
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +62,7 @@ class SourceManager:
         *,
         database: Database,
         ingest: Ingest,
+        in_hand: RecordsInHand,
         connectors: Mapping[str, SourceConnector],
         outbound_allowed: Sequence[Network] = (),
         pauses: RestartPolicy = PAUSES,
@@ -72,6 +76,7 @@ class SourceManager:
         self.endpoints = EndpointStatuses()
         self._database = database
         self._ingest = ingest
+        self._in_hand = in_hand
         self._connectors = connectors
         self._outbound_allowed = tuple(outbound_allowed)
         self._pauses = pauses
@@ -121,7 +126,15 @@ class SourceManager:
     async def run(self) -> None:
         """Run the connectors until cancelled."""
         self._desired = {source_id: self._fresh(desired) for source_id, desired in self._desired.items()}
+        await self._disable_culprits()
         await self._reconciler.run()
+
+    async def _disable_culprits(self) -> None:
+        while self._in_hand.culprits:
+            culprit = self._in_hand.culprits[-1]
+            await self._database.run(partial(_disable, culprit=culprit))
+            self._in_hand.forgive(self._in_hand.culprits.pop().source_id)
+            log.error("source.disabled", source=culprit.source_id, why=ENDED_TWICE, sample=culprit.sample.hex())
 
     async def _read_rows(self) -> list[DesiredSource]:
         rows = await self._database.run(partial(_rows, types=list(self._connectors)))
@@ -149,6 +162,7 @@ class SourceManager:
         status = desired.status
         status.retry_ms = 0
         status.enter("starting")
+        self._in_hand.clear(desired.source_id)
         settings = source_settings.read(desired.source_type, desired.configuration)
         position: SavedPosition | None = await self._database.run(partial(sources.mark, source_id=desired.source_id))
         intake = SourceIntake(
@@ -157,6 +171,7 @@ class SourceManager:
             position=position,
             status=status,
             ingest=self._ingest,
+            in_hand=self._in_hand,
             outbound_allowed=self._outbound_allowed,
             compute=self._compute,
         )
@@ -193,6 +208,14 @@ def _retry_after_s(error: BaseException) -> float:
 def _unexpected(error: BaseException) -> BaseException | None:
     """An error whose traceback is logged: no connector raised it on purpose."""
     return None if isinstance(error, OverlayError | OSError) else error
+
+
+def _disable(connection: "Connection", culprit: Culprit) -> None:
+    sources.disable(connection, culprit.source_id, f"{ENDED_TWICE}: see the rejections in the progress of the source")
+    refused = sources.RejectedEvent(
+        external_id=None, field="", reason=ENDED_TWICE, remedy=CULPRIT_REMEDY, head=culprit.sample
+    )
+    sources.keep_rejected(connection, culprit.source_id, [refused])
 
 
 def _rows(connection: "Connection", types: Sequence[str]) -> list[sources.Source]:

@@ -181,6 +181,7 @@ def _document(row: sources.Source) -> SourceDocument:
         identity_key=row.identity_key,
         trust_score=row.trust_score,
         enabled=row.enabled,
+        disabled_reason=row.disabled_reason,
         policy_hash=row.policy_hash.hex(),
         objects=policy_objects(row.policy_hash),
         last_activity_at=timestamp(row.last_activity_at),

@@ -1,6 +1,7 @@
 """The parts between clients and the driver: what takes events in, what delivers them, and the HTTP interface."""
 
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -34,6 +35,7 @@ from node.overlay.services import OverlayServices
 from node.runtime.nonces import NonceLedger
 from node.runtime.settings import HttpSettings
 from node.sources import SourceConnector, SourceManager, kafka, mqtt, poll
+from node.sources.in_hand import RecordsInHand
 from node.sources.overlay import OverlayReader
 from node.telemetry import Metrics
 from node.wiring.configured import api_settings, ingest_limits, ingest_policy
@@ -41,6 +43,7 @@ from node.wiring.network import Base, Execution, Peers, State
 from protocols.advertisement import topic_manager_name
 from protocols.entities import Batch, Stage, batch_entity_id
 
+IN_HAND: Final = "in-hand"  # in the node's directory
 LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
@@ -115,6 +118,7 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
     sources = SourceManager(
         database=database,
         ingest=ingest,
+        in_hand=RecordsInHand(Path(settings.overlay_data_dir) / IN_HAND, crashed=base.has_crashed),
         connectors=_connectors(base, peers),
         outbound_allowed=settings.overlay_outbound_allow,
         compute=base.workers.read,

@@ -63,6 +63,7 @@ class Base:
     requests: RequestTable
     metrics: Metrics = attrs.Factory(Metrics)
     quarantine: Quarantine = attrs.Factory(Quarantine)
+    has_crashed: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.metrics.watch_quarantine(lambda: self.quarantine.counts)

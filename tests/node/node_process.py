@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,11 @@ def environment(directory: Path, postgres_url: str, **settings: str) -> dict[str
 
 
 @contextmanager
-def running_process(environ: dict[str, str], *arguments: str) -> Iterator[RunningNode]:
+def running_process(
+    environ: dict[str, str], *arguments: str, command: Sequence[str] = COMMAND
+) -> Iterator[RunningNode]:
     """Start a node; kill it at the end of the block, unless it has ended."""
-    process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, *arguments], cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
     try:
         yield RunningNode(process, Path(environ["OVERLAY_DATA_DIR"]) / "identity.key")
     finally:

@@ -1,9 +1,12 @@
 """A node's HTTP interface over a real socket and a real database, with a seam where the driver would be."""
 
+import os
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import attrs
@@ -49,6 +52,7 @@ from node.runtime.nonces import NonceLedger
 from node.runtime.settings import ReadGroup
 from node.runtime.supervisor import RestartPolicy
 from node.sources import SourceConnector, SourceManager
+from node.sources.in_hand import RecordsInHand
 from node.worker import compute
 from node.worker.plugins import catalogue
 from protocols.advertisement import check_token
@@ -250,7 +254,12 @@ def _sources(
     pauses: RestartPolicy,
 ) -> SourceManager:
     return SourceManager(
-        database=database, ingest=ingest, connectors=connectors, outbound_allowed=allowed, pauses=pauses
+        database=database,
+        ingest=ingest,
+        in_hand=RecordsInHand(Path(tempfile.gettempdir()) / f"overlay-in-hand-{os.getpid()}", crashed=False),
+        connectors=connectors,
+        outbound_allowed=allowed,
+        pauses=pauses,
     )
 
 

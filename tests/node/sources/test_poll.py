@@ -3,9 +3,12 @@
 import email.utils
 import gzip
 import hashlib
+import os
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,6 +19,7 @@ import trio
 from node.runtime import workers
 from node.runtime.guarded_http import guarded_client
 from node.sources import SourceFault, SourceIntake, poll
+from node.sources.in_hand import RecordsInHand
 from node.sources.intake import Compute, SavedPosition
 from node.sources.settings.poll import PollSourceSettings
 from node.sources.status import SourceStatus
@@ -456,6 +460,7 @@ async def an_intake(
         position=await mark(node, source_id),
         status=SourceStatus(),
         ingest=node.ingest,
+        in_hand=RecordsInHand(Path(tempfile.gettempdir()) / f"overlay-in-hand-{os.getpid()}", crashed=False),
         outbound_allowed=ALLOWED,
         compute=compute or node.ingest.run_beside,
     )
