@@ -553,5 +553,6 @@ CREATE INDEX idx_certificate_usage_bytes ON certificate_usage (bytes);
 INSERT INTO certificate_usage (signer, certificates, bytes)
 SELECT ''::bytea, count(*), sum(octet_length(certificate) + octet_length(context)) FROM certificate_log
 WHERE certificate IS NOT NULL HAVING count(*) > 0;
+
 -- why the node itself disabled a source; null where a client did
 ALTER TABLE overlay_event_sources ADD COLUMN disabled_reason TEXT;

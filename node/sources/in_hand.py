@@ -75,7 +75,7 @@ class Mark:
         self.deaths += 1
         self.careful = self.records
         self.put(0, self.sample)
-        return self.deaths > 1
+        return bool(self.deaths > 1)
 
     def passed(self) -> None:
         """A record that was taken by itself did no harm; once all of them did none, the death had another cause."""

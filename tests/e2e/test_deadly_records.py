@@ -62,7 +62,7 @@ def create(client: httpx.Client, source_id: str, url: str) -> None:
 
 def reads(client: httpx.Client, count: int) -> None:
     """So many items become events, each once."""
-    deadline, found = time.monotonic() + WAIT_S, []
+    deadline, found = time.monotonic() + WAIT_S, list[str]()
     while len(found) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count}"
         time.sleep(0.1)
