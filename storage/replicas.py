@@ -13,6 +13,7 @@ import psycopg
 from storage import foreign_usage
 from storage.foreign_usage import Standing, Usage
 
+LOCK: Final = 0x686F6C64  # of those who hold a batch: several that found the same room would all take it
 EVICTED_AT_ONCE: Final = 4_096  # of the largest, so many leave room for any batch
 EVICTION_ORDERS: Final = ("kept_ms, batch_id", "size DESC, batch_id")
 UNPACKED_PER_BYTE: Final = (
@@ -88,6 +89,7 @@ def keep(connection: psycopg.Connection, new: NewReplica) -> Kept:
     known = connection.execute("UPDATE replicas SET hold = %b WHERE batch_id = %s", (new.hold, new.batch_id))
     if known.rowcount:
         return Kept(is_held=True)
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
     standing = _room(connection, new)
     if standing is None:
         return Kept(is_held=False)
