@@ -4,13 +4,13 @@ Every node becomes a closure once, so that evaluating an event walks no tree: ru
 a second.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias, assert_never
 
 import jsonschema_rs
 
 from agents import syntax
+from agents.operations import ARITHMETIC, COMPARISONS, add, checked, contains, member_of
 from agents.paths import ABSENT
 from agents.syntax import Tree
 from agents.units import SAFE_INTEGER
@@ -32,6 +32,7 @@ from protocols.limits import JSON_DEPTH_MAX
 Scope: TypeAlias = dict[str, Any]
 Term: TypeAlias = Callable[[Scope], Any]
 Function: TypeAlias = Callable[..., Any]
+Matcher: TypeAlias = Callable[[str], bool]
 
 STEPS_MAX: Final = 10_000  # elements looked at by exists, all, filter and map, all together, per evaluation
 RETURNED_VALUES_MAX: Final = 10_000  # in what an operator's function returns, arrays and objects included
@@ -40,18 +41,16 @@ REGEX_BYTES_MAX: Final = 1_048_576
 BUDGET: Final = ""  # not a name: the key of the steps that are left
 
 
-def compile_tree(tree: Tree, functions: Mapping[str, Function]) -> Term:
+def compile_tree(tree: Tree, functions: Mapping[str, Function], matchers: Mapping[str, Matcher]) -> Term:
     """The function that evaluates a tree.
 
     Args:
         functions: Those of installed packages, by their full name.
-
-    Raises:
-        ValueError: A pattern in it is wrong or too large.
+        matchers: Those of the patterns in it.
     """
 
     def compiled(part: Tree) -> Term:
-        return compile_tree(part, functions)
+        return compile_tree(part, functions, matchers)
 
     match tree:
         case syntax.Constant(value):
@@ -72,12 +71,12 @@ def compile_tree(tree: Tree, functions: Mapping[str, Function]) -> Term:
         case syntax.Binary(sign, left, right):
             return BINARY[sign](compiled(left), compiled(right))
         case syntax.BuiltInCall(name, arguments, is_method):
-            function = (METHODS if is_method else BUILT_IN)[name]
-            return built_in_call(name, function, list(map(compiled, arguments)))
+            function = checked(name, (METHODS if is_method else BUILT_IN)[name])
+            return built_in_call(function, list(map(compiled, arguments)))
         case syntax.InstalledCall(name, arguments):
             return installed_call(name, functions[name], list(map(compiled, arguments)))
         case syntax.PatternMatch(subject, pattern):
-            return matching(compiled(subject), pattern)
+            return matching(compiled(subject), matchers[pattern])
         case syntax.Comprehension(name, subject, variable, body):
             return over(compiled(subject), variable, compiled(body), name)
         case _:
@@ -115,17 +114,7 @@ def reader(path: tuple[str, ...]) -> Term:
 
 
 def member(subject: Term, index: Term) -> Term:
-    def read(scope: Scope) -> Any:
-        value, key = subject(scope), index(scope)
-        if type(value) is dict and type(key) is str:
-            return value.get(key, ABSENT)
-        if type(value) is list and type(key) is int:
-            return value[key] if 0 <= key < len(value) else ABSENT
-        if value is None or value is ABSENT or key is None or key is ABSENT:
-            return ABSENT
-        raise EvaluationError(f"{kind(value)} has no member {key!r:.60}")
-
-    return read
+    return lambda scope: member_of(subject(scope), index(scope))
 
 
 def array(terms: list[Term]) -> Term:
@@ -160,81 +149,30 @@ def unequal(left: Term, right: Term) -> Term:
     return lambda scope: not same(left(scope), right(scope))
 
 
-def ordered(test: Callable[[Any, Any], bool]) -> Callable[[Term, Term], Term]:
-    def make(left: Term, right: Term) -> Term:
-        def compare(scope: Scope) -> bool:
-            one, other = left(scope), right(scope)
-            a, b = type(one), type(other)
-            if (a is float or a is int) and (b is float or b is int):
-                return test(one, other)
-            if a is str and b is str:
-                return test(one, other)
-            present(one)
-            present(other)
-            raise EvaluationError(f"{kind(one)} and {kind(other)} have no order")
-
-        return compare
-
-    return make
+def comparison(sign: str) -> Callable[[Term, Term], Term]:
+    compare = COMPARISONS[sign]
+    return lambda left, right: lambda scope: compare(left(scope), right(scope))
 
 
 def within(left: Term, right: Term) -> Term:
     def find(scope: Scope) -> bool:
-        value, where = present(left(scope)), present(right(scope))
-        if type(where) is list:
-            return any(same(value, item) for item in where)
-        if type(where) is dict and type(value) is str:
-            return value in where
-        raise EvaluationError(f"nothing is 'in' {kind(where)}")
+        value = present(left(scope))
+        return contains(present(right(scope)), value)
 
     return find
 
 
 def sum_of(left: Term, right: Term) -> Term:
-    def add(scope: Scope) -> Any:
-        one, other = present(left(scope)), present(right(scope))
-        if type(one) is str and type(other) is str:
-            if len(one) + len(other) > TEXT_CHARS_MAX:
-                raise EvaluationError(f"a text of more than {TEXT_CHARS_MAX} characters")
-            return one + other
-        return finite(float(number(one)) + float(number(other)))
-
-    return add
+    return lambda scope: add(present(left(scope)), present(right(scope)))
 
 
-def arithmetic(work: Callable[[float, float], float]) -> Callable[[Term, Term], Term]:
-    def make(left: Term, right: Term) -> Term:
-        def compute(scope: Scope) -> int | float:
-            one, other = float(number(left(scope))), float(number(right(scope)))
-            try:
-                return finite(work(one, other))
-            except ZeroDivisionError:
-                raise EvaluationError("division by zero") from None
-
-        return compute
-
-    return make
+def arithmetic(sign: str) -> Callable[[Term, Term], Term]:
+    compute = ARITHMETIC[sign]
+    return lambda left, right: lambda scope: compute(number(left(scope)), number(right(scope)))
 
 
-def remainder(one: float, other: float) -> float:
-    if other == 0:
-        raise ZeroDivisionError
-    return math.fmod(one, other)
-
-
-def built_in_call(name: str, function: Function, terms: list[Term]) -> Term:
-    def run(scope: Scope) -> Any:
-        values = [present(term(scope)) for term in terms]
-        try:
-            return function(*values)
-        except EvaluationError:
-            raise
-        except TypeError:
-            raise EvaluationError(f"{name}() does not take {', '.join(map(kind, values)) or 'nothing'}") from None
-        except (ValueError, ArithmeticError) as error:
-            raise EvaluationError(f"{name}(): {str(error)[:100]}") from None
-
-    return run
+def built_in_call(function: Function, terms: list[Term]) -> Term:
+    return lambda scope: function(*[present(term(scope)) for term in terms])
 
 
 def installed_call(name: str, function: Function, terms: list[Term]) -> Term:
@@ -306,19 +244,23 @@ def is_text(value: Any) -> bool:
     return type(value) is str and (value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value))
 
 
-def matching(subject: Term, pattern: str) -> Term:
+def matcher(pattern: str) -> Matcher:
+    """The test whether a text has a part that a pattern describes.
+
+    Raises:
+        ValueError: The pattern is wrong or too large.
+    """
     options = jsonschema_rs.RegexOptions(size_limit=REGEX_BYTES_MAX, dfa_size_limit=REGEX_BYTES_MAX)
     try:
-        found = jsonschema_rs.Draft202012Validator({"pattern": pattern}, pattern_options=options).is_valid
+        return jsonschema_rs.Draft202012Validator({"pattern": pattern}, pattern_options=options).is_valid
     except (jsonschema_rs.ValidationError, ValueError) as error:
         raise ValueError(
             f"the pattern {pattern[:60]!r}: {str(error).splitlines()[0]} (no look-around, no \\1)"
         ) from None
 
-    def run(scope: Scope) -> bool:
-        return found(text(subject(scope)))
 
-    return run
+def matching(subject: Term, found: Matcher) -> Term:
+    return lambda scope: found(text(subject(scope)))
 
 
 def over(subject: Term, variable: str, body: Term, name: str) -> Term:
@@ -357,14 +299,8 @@ BINARY: Final[dict[str, Callable[[Term, Term], Term]]] = {
     "&&": both,
     "==": equal,
     "!=": unequal,
-    "<": ordered(lambda a, b: bool(a < b)),
-    "<=": ordered(lambda a, b: bool(a <= b)),
-    ">": ordered(lambda a, b: bool(a > b)),
-    ">=": ordered(lambda a, b: bool(a >= b)),
+    **{sign: comparison(sign) for sign in COMPARISONS},
     "in": within,
     "+": sum_of,
-    "-": arithmetic(lambda a, b: a - b),
-    "*": arithmetic(lambda a, b: a * b),
-    "/": arithmetic(lambda a, b: a / b),
-    "%": arithmetic(remainder),
+    **{sign: arithmetic(sign) for sign in ARITHMETIC},
 }

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import attrs
 
-from agents.evaluation import BUDGET, STEPS_MAX, Function, Scope, Term, compile_tree
-from agents.syntax import DEPTH_MAX, NODES_MAX, Parser
+from agents.evaluation import BUDGET, STEPS_MAX, Function, Matcher, Scope, Term, compile_tree, matcher
+from agents.syntax import DEPTH_MAX, NODES_MAX, Parser, PatternMatch, Tree, parts
 from agents.values import AbsentValueError, EvaluationError, truth
 
 __all__ = [
@@ -46,10 +46,13 @@ class Expression:
     Attributes:
         text: As written.
         roots: The names that it reads, of those that it may read.
+        tree: Its syntax. matchers: the tests for the patterns in it.
     """
 
     text: str
     roots: frozenset[str]
+    tree: Tree = attrs.field(repr=False)
+    matchers: Mapping[str, Matcher] = attrs.field(repr=False)
     _run: Term
 
     def value(self, scope: Mapping[str, Any]) -> Any:
@@ -82,4 +85,6 @@ def compile_expression(
         raise ValueError(f"an expression has at most {EXPRESSION_CHARS_MAX} characters, this one {len(text)}")
     parser = Parser(text, names, functions or {})
     tree = parser.parse()
-    return Expression(text=text, run=compile_tree(tree, functions or {}), roots=frozenset(parser.roots))
+    matchers = {part.pattern: matcher(part.pattern) for part in parts(tree) if isinstance(part, PatternMatch)}
+    run = compile_tree(tree, functions or {}, matchers)
+    return Expression(text=text, roots=frozenset(parser.roots), tree=tree, matchers=matchers, run=run)

@@ -12,11 +12,11 @@ from agents.issues import Issue, cut, issue, json_type
 from agents.mapping import FieldMapping
 from agents.paths import ABSENT, pointer, read, replaced
 from agents.policy import CompiledPolicy
+from agents.reading import Record
 from protocols.canonical import canonical_json
 from protocols.errors import NotCanonicalizableError
 from protocols.limits import JSON_DEPTH_MAX
 
-Record: TypeAlias = dict[str, Any]
 Step: TypeAlias = Callable[[Any, list[Issue]], Any]
 
 ELEMENTS_MAX: Final = 10_000

@@ -6,8 +6,8 @@ functions that exist and enforces the limits of an expression: its parts, its de
 """
 
 import re
-from collections.abc import Collection
-from typing import Any, Final, NoReturn, TypeAlias
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NoReturn, TypeAlias, get_args
 
 import attrs
 
@@ -131,6 +131,17 @@ Tree: TypeAlias = (
     | PatternMatch
     | Comprehension
 )
+
+
+def parts(tree: Tree) -> Iterator[Tree]:
+    """A tree and all trees in it, each after the one that it is in."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        for value in attrs.astuple(part, recurse=False):
+            inner = value if isinstance(value, tuple) else (value,)
+            waiting += [each for each in inner if isinstance(each, get_args(Tree))]
 
 
 @attrs.frozen

@@ -11,9 +11,10 @@ from typing import Any, Final, TypeAlias
 from agents.expressions import AbsentValueError, EvaluationError, Scope
 from agents.issues import Issue, cut, issue
 from agents.memory import History
-from agents.normalize import Record, applies, scope_of
+from agents.normalize import applies, scope_of
 from agents.paths import ABSENT, pointer, read
 from agents.policy import CompiledPolicy
+from agents.reading import Record
 from agents.rules import AllowedRule, BoundRule, CheckRule, LevelCondition
 from agents.schema import SchemaRule
 from protocols.canonical import canonical_json

@@ -9,7 +9,8 @@ import attrs
 import zstandard
 
 from agents.certify import INVALID, VALID, event_id
-from agents.roles import event_level, execute, read_payload, read_record
+from agents.reading import read_payload, read_record
+from agents.roles import event_level, execute
 from node.worker.parsing.certified import read_certified
 from node.worker.parsing.text import holds_nul
 from node.worker.plugins import functions_for

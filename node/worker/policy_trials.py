@@ -5,16 +5,13 @@ from typing import Any
 
 import attrs
 
+from agents.interpreter import program
 from agents.issues import Issue, is_error
 from agents.memory import EMPTY_CONTEXT, History
-from agents.normalize import scope_of
-from agents.roles import program
-from agents.validate import highest_level
 from node.worker.parsing.admission import admit
 from node.worker.plugins import functions_for
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import NotCanonicalizableError
-from protocols.levels import LEVEL_WORDS
 from protocols.limits import EVENTS_PER_BATCH_MAX
 
 NETWORK = "trial"
@@ -64,7 +61,6 @@ def try_policy(policy: bytes, events: Sequence[Any], context: bytes = EMPTY_CONT
             record: Any = parse_json(taken[index])
             data, encoded, early = rules.normalize(record)
             issues = rules.validate(record, data, early, history)
-            scope = scope_of(record, data, rules.policy)
             tried.append(
                 Tried(
                     index=start + index,
@@ -73,7 +69,7 @@ def try_policy(policy: bytes, events: Sequence[Any], context: bytes = EMPTY_CONT
                     after=parse_json(encoded),
                     status="invalid" if any(map(is_error, issues)) else "valid",
                     issues=tuple(issues),
-                    level=highest_level(rules.policy.levels, scope, LEVEL_WORDS) if rules.policy.levels else None,
+                    level=rules.level(record, data),
                 )
             )
     return tried, history.context()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import rfc8785
 
+from agents.interpreter import program
 from agents.policy import policy_document
-from agents.roles import program
 from protocols.canonical import canonical_json
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 
-from agents.roles import read_payload
+from agents.reading import read_payload
 from node.network.certificate_log import CertificateLog
 from node.network.content_exchange import OUTPUTS, ContentExchange, answer_outputs
 from node.network.inbound_fence import InboundFence
