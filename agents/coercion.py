@@ -15,7 +15,7 @@ import attrs
 
 from agents.document import DocumentNode
 from agents.paths import ABSENT, Segments
-from agents.timestamps import timestamp_reader
+from agents.timestamps import read_rfc3339, timestamp_reader
 from agents.units import converter, plain, writable
 from protocols.canonical import canonical_json
 
@@ -59,6 +59,8 @@ class Coercion:
 
     Attributes:
         each: An array; ``field`` is looked for in each of its elements, and is empty for the elements themselves.
+        unchanged: The Python types of values that stay as they are, whatever the value.
+        reads_rfc3339: Timestamps in the form of RFC 3339 in UTC, without a fraction that ends in 0, stay as they are.
     """
 
     field: Segments
@@ -66,6 +68,8 @@ class Coercion:
     expected: dict[str, Any]
     apply: Coercer
     is_timestamp: bool
+    unchanged: frozenset[type] = frozenset()
+    reads_rfc3339: bool = False
 
 
 def to_number(value: Any) -> Any:
@@ -292,4 +296,17 @@ def read_coercion(node: DocumentNode) -> Coercion:
         expected={"type": kind, **details},
         apply=apply,
         is_timestamp=kind == "timestamp" and each is None,
+        unchanged=unchanged_types(node, kind) - {type(value) for value in null_values},
+        reads_rfc3339=details.get("formats", [""])[0] == "rfc3339" and not any(map(read_rfc3339, null_values)),
+    )
+
+
+def unchanged_types(node: DocumentNode, kind: str) -> frozenset[type]:
+    """The types of values that a coercion leaves as they are, null values aside."""
+    if kind == "boolean":
+        return frozenset({bool})
+    if any(key in node.value for key in KEYS[kind]):
+        return frozenset()
+    return {"number": frozenset({int, float}), "integer": frozenset({int}), "string": frozenset({str})}.get(
+        kind, frozenset()
     )

@@ -22,6 +22,7 @@ from protocols.errors import InvalidJsonError, MalformedError, NotCanonicalizabl
 from protocols.limits import CONTEXT_BYTES_MAX
 
 Last: TypeAlias = dict[bytes, tuple[list[Any], Any]]  # canonical key -> key, what is remembered; oldest first
+Move: TypeAlias = tuple[Last, bytes, list[Any], Any]  # into which, under which encoded key, the key, what to remember
 Look: TypeAlias = Callable[[Any, Any], "tuple[Issue | None, Any]"]
 """From an event's data and what is remembered (None for nothing) to an issue and what to remember (``ABSENT``: no
 more than before)."""
@@ -64,7 +65,13 @@ class History:
 
     def check(self, data: Any, issues: list[Issue]) -> None:
         """Add the issues of rules about the past; update the context if the event has no error."""
-        moves: list[tuple[Last, bytes, list[Any], Any]] = []
+        moves = self.look(data, issues)
+        if not any(map(is_error, issues)):
+            self.keep(moves)
+
+    def look(self, data: Any, issues: list[Issue]) -> list[Move]:
+        """Add the issues of rules about the past; what the event changes, if it has no error."""
+        moves: list[Move] = []
         for rule, _, look, last in self._watches:
             key = key_of(rule, data)
             encoded = encoded_key(key)
@@ -74,10 +81,16 @@ class History:
                 issues.append(found)
             if move is not ABSENT:
                 moves.append((last, encoded, key, move))
-        if not any(map(is_error, issues)):
-            for last, encoded, key, move in moves:
-                last.pop(encoded, None)  # to the end: the order of the entries is their age
-                last[encoded] = (key, move)
+        return moves
+
+    def keep(self, moves: list[Move]) -> None:
+        for last, encoded, key, move in moves:
+            last.pop(encoded, None)  # to the end: the order of the entries is their age
+            last[encoded] = (key, move)
+
+    def entries(self, number: int) -> Last:
+        """What is remembered for a rule about the past, by its place in the policy's ``watches``."""
+        return self._watches[number][3]
 
     def context(self) -> bytes:
         """The context after the batch: canonical, within its bound, the oldest keys forgotten first."""

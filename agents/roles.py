@@ -3,10 +3,12 @@
 Everything here is a function of the bytes given: two honest agents, on any two machines, compute the same bytes.
 """
 
+import functools
 from collections.abc import Callable
 
 import attrs
 
+from agents.compiler.execution import compiled, run_batch
 from agents.functions import Functions
 from agents.interpreter import Program, Verdicts, interpret_batch, program
 from agents.memory import History
@@ -61,6 +63,14 @@ def execute(
             MalformedError: Payload or context are not in their form; the sender is at fault. What a record contains
             never raises: it is a verdict on that event.
     """
+    made = compiled(policy, functions)
+    return run(functools.partial(run_batch, made), network, source_id, payload, policy, context, functions)
+
+
+def interpret(
+    *, network: str, source_id: str, payload: bytes, policy: bytes, context: bytes, functions: Functions = ()
+) -> BatchOutput:
+    """As ``execute``, event by event in the interpreter, which defines what a policy means."""
     return run(interpret_batch, network, source_id, payload, policy, context, functions)
 
 

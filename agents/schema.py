@@ -106,22 +106,24 @@ def unfolded(root: DocumentNode, node: DocumentNode, weights: dict[tuple[str | i
     return weight
 
 
+def schema_validator(document: Any) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(
+        document,
+        offline=True,
+        validate_formats=True,
+        ignore_unknown_formats=False,
+        pattern_options=jsonschema_rs.RegexOptions(size_limit=REGEX_BYTES_MAX, dfa_size_limit=REGEX_BYTES_MAX),
+    )
+
+
 class SchemaRule:
     """A compiled JSON Schema over the normalized data of one event."""
 
     def __init__(self, node: DocumentNode) -> None:
         unfolded(node, node, {})
-        self._document: Any = node.value
+        self.document: Any = node.value
         try:
-            self._validator = jsonschema_rs.Draft202012Validator(
-                node.value,
-                offline=True,
-                validate_formats=True,
-                ignore_unknown_formats=False,
-                pattern_options=jsonschema_rs.RegexOptions(
-                    size_limit=REGEX_BYTES_MAX, dfa_size_limit=REGEX_BYTES_MAX
-                ),
-            )
+            self._validator = schema_validator(node.value)
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             reason = str(error).splitlines()[0]
             node.refuse(f"is not a valid JSON Schema 2020-12: {reason} (patterns: no look-around or \\1)")
@@ -152,7 +154,7 @@ class SchemaRule:
         where = pointer(("schema", *place))
         if not place:
             return {"policy": where}
-        value = at(self._document, place)
+        value = at(self.document, place)
         return expectation({str(place[-1]): None if value is ABSENT else value}, where)
 
 

@@ -144,6 +144,14 @@ def parts(tree: Tree) -> Iterator[Tree]:
             waiting += [each for each in inner if isinstance(each, get_args(Tree))]
 
 
+def member_of_data(tree: Tree) -> str | None:
+    """The name, if a tree is ``data["name"]``."""
+    match tree:
+        case Member(Reference(("data",)), Constant(str(name))):
+            return name
+    return None
+
+
 @attrs.frozen
 class Lexeme:
     """``kind`` is ``number``, ``text``, ``name``, ``sign`` or ``end``; ``place`` a character, 0-based."""

@@ -7,6 +7,7 @@ event's earlier version, or null. Canonical JSON holds no raw newline, so a payl
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
@@ -64,6 +65,11 @@ class EventIds:
         # A single string's RFC 8785 form is what orjson writes; sorting and numbers are what differ.
         preimage = self._external + orjson.dumps(external_id) + b"]"
         return EVENT_PREFIX + hashlib.sha256(preimage).hexdigest()
+
+    def externals(self, texts: Iterable[bytes]) -> list[str]:
+        """Of many events, given the JSON text of each external id."""
+        sha256, before = hashlib.sha256, self._external
+        return [EVENT_PREFIX + sha256(b"%b%b]" % (before, text)).hexdigest() for text in texts]
 
     def content(self, *, data: Any, event_type: str, timestamp: str | None) -> str:
         return self.canonical_content(canonical_json({"data": data, "eventType": event_type, "timestamp": timestamp}))
