@@ -31,7 +31,6 @@ UNUSUAL: Final = object()
 MEMO_CHARS_MAX: Final = 64  # longer texts are not kept: they seldom repeat
 MEMO_BYTES_MAX: Final = 2 * 1024 * 1024  # of all memos of a policy
 ENTRY_BYTES: Final = 300  # of one kept value, its texts aside
-PARTS_MAX: Final = 4_096  # known parts of timestamps
 HASHED: Final = {str, int, float, type(None), type(ABSENT)}  # not bool: True is 1 as the key of a dictionary
 SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 NUMBERS: Final = frozenset({int, float})
@@ -44,9 +43,9 @@ class Memos:
     def __init__(self, bytes_max: int = MEMO_BYTES_MAX) -> None:
         self.unusual = False
         self._bytes_max = self._left = bytes_max
-        self._memos: list[dict[Any, Any]] = []
+        self._memos: list[dict[Any, Any] | set[str]] = []
 
-    def share(self, memo: dict[Any, Any]) -> None:
+    def share(self, memo: dict[Any, Any] | set[str]) -> None:
         self._memos.append(memo)
 
     def spend(self, size: int) -> None:
@@ -99,7 +98,7 @@ class Cells:
         self._normalize = normalizer(leaf)
         self._write = writer(leaf) if wanted.text else plainness(leaf)
         self._checks = checks_of(leaf, schema)
-        self._stays = stays_as_it_is(leaf, schema)
+        self._stays = stays_as_it_is(leaf, schema, memos)
         self._memo = Memo(self._compute)
         memos.share(self._memo)
 
@@ -149,6 +148,8 @@ def normalizer(leaf: Leaf) -> Callable[[Any], Any]:
         issues: list[Issue] = []
         if each is not None and value is not ABSENT:
             value = map_each(each, value, issues)
+        if issues:
+            return UNUSUAL
         if value is None or value is ABSENT:
             return value
         if coercion is not None:
@@ -258,12 +259,13 @@ def limits(bounds: Iterable[BoundRule]) -> tuple[float, float]:
 # --- columns that stay as they are -------------------------------------------------------------------------------
 
 
-def stays_as_it_is(leaf: Leaf, schema: SchemaParts | None) -> Callable[[Column, set[type]], bool]:
+def stays_as_it_is(leaf: Leaf, schema: SchemaParts | None, memos: Memos) -> Callable[[Column, set[type]], bool]:
     """The test of a column, with the types in it, that all its values are usual and stay as they are."""
     if leaf.each is not None or leaf.inner or leaf.allowed:
         return lambda raws, kinds: False
     if leaf.coercion is not None and leaf.coercion.reads_rfc3339 and not leaf.bounds and is_of_times(leaf.part):
-        return Times(schema.accepts(leaf.path[0]) if schema is not None and leaf.part is not True else is_text)
+        accepts = schema.accepts(leaf.path[0]) if schema is not None and leaf.part is not True else is_text
+        return Times(accepts, memos)
     types = SCALARS if leaf.coercion is None else leaf.coercion.unchanged | {type(None)}
     types &= plain_types(leaf.part) or frozenset()
     if leaf.required:
@@ -305,11 +307,14 @@ class Times:
     be right or wrong by itself.
     """
 
-    def __init__(self, accepts: Check) -> None:
+    def __init__(self, accepts: Check, memos: Memos) -> None:
         self._accepts = accepts
+        self._memos = memos
         self._hours: set[str] = set()
         self._seconds: set[str] = set()
         self._ends: set[str] = set()
+        for parts in (self._hours, self._seconds, self._ends):
+            memos.share(parts)
 
     def __call__(self, raws: Column, kinds: set[type]) -> bool:
         return (
@@ -320,15 +325,10 @@ class Times:
         )
 
     def _known(self, known: set[str], parts: set[str], before: str, after: str) -> bool:
-        unknown = parts - known
-        if not unknown:
-            return True
-        if len(known) + len(unknown) > PARTS_MAX:
-            known.clear()
-            unknown = parts
-        for part in unknown:
+        for part in parts - known:
             text = before + part + after
             if read_rfc3339(text) != text or not self._accepts(text):
                 return False
+            self._memos.spend(ENTRY_BYTES)
             known.add(part)
         return True

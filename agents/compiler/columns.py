@@ -2,10 +2,10 @@
 
 from typing import Any, Final
 
-from agents.compiler.layout import Layout, Leaf
+from agents.compiler.layout import Layout
 from agents.compiler.operands import MISSING, NULL, OBJECT, STRING, Operand, kind_of
 from agents.compiler.source import literal
-from agents.paths import ABSENT, Segments
+from agents.paths import Segments
 
 ROW: Final = Operand("row", frozenset({OBJECT}))
 OTHERS: Final = {

@@ -2,9 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, Final
-
-import attrs
+from typing import Final
 
 from agents.compiler.certification import Rows, all_rows, clean_hashes, clean_leaves
 from agents.compiler.generate import Generated, Normalized, generate
@@ -12,11 +10,13 @@ from agents.compiler.source import UncoveredError
 from agents.functions import Functions
 from agents.interpreter import Program, Verdicts, interpret, program
 from agents.memory import History
+from agents.policy import CompiledPolicy
 from agents.reading import Batch
 from protocols.identifiers import EventIds
 from protocols.merkle import leaf_hash
 
 GENERATED_MAX: Final = 16  # policies whose code is kept
+EVENTS_MIN: Final = 256  # of a policy before its code is generated, which costs as much as a few hundred take
 ROWS_MAX: Final = 256  # that are run together
 ROWS_MIN: Final = 8  # fewer are cheaper one by one
 RESTS_MAX: Final = 64
@@ -45,22 +45,36 @@ class Pace:
         self._left = self._rests
 
 
-@attrs.frozen(kw_only=True)
 class Compiled:
-    """A policy's code, or why it has none, beside its rules as the interpreter runs them."""
+    """A policy's code, generated once enough events have come for it.
 
-    code: Generated | None
-    uncovered: str | None
-    pace: Pace
+    Attributes:
+        uncovered: Why it has none, where it has none.
+    """
+
+    def __init__(self, policy: CompiledPolicy) -> None:
+        self.code: Generated | None = None
+        self.uncovered: str | None = None
+        self.pace = Pace()
+        self._policy = policy
+        self._events = 0
+
+    def code_for(self, events: int) -> Generated | None:
+        """The code, where it is worth its cost for this many more events."""
+        if self._events < EVENTS_MIN or events < ROWS_MIN:
+            self._events += events
+            return None
+        if self.code is None and self.uncovered is None:
+            try:
+                self.code = generate(self._policy)
+            except UncoveredError as error:
+                self.uncovered = str(error)
+        return None if self.code is None or self.pace.rests() else self.code
 
 
 @functools.lru_cache(maxsize=GENERATED_MAX)
 def compiled(policy: bytes, functions: Functions = ()) -> Compiled:
-    try:
-        code, uncovered = generate(program(policy, functions).policy), None
-    except UncoveredError as error:
-        code, uncovered = None, str(error)
-    return Compiled(code=code, uncovered=uncovered, pace=Pace())
+    return Compiled(program(policy, functions).policy)
 
 
 def run_batch(
@@ -71,10 +85,11 @@ def run_batch(
     rows = all_rows(batch, hashes)
     for start in range(0, len(rows), ROWS_MAX):
         part = rows.part(start, start + ROWS_MAX)
-        if compiled.code is None or len(part) < ROWS_MIN or compiled.pace.rests():
+        code = compiled.code_for(len(part))
+        if code is None:
             interpret(rules, history, ids, part.events(range(len(part))), verdicts)
             continue
-        run = Run(compiled.code, rules, history, ids, part)
+        run = Run(code, rules, history, ids, part)
         odd = {index - start for index in batch.odd if start <= index < start + ROWS_MAX}
         compiled.pace.note(len(part), run.all(odd, verdicts))
     return verdicts

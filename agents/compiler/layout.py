@@ -4,7 +4,7 @@ A *leaf* is such a value: a mapped field, a coerced field, or a field that a rul
 does not map, the leaves are all that there is (``closed``); otherwise the rest of the data passes as it is.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -128,12 +128,13 @@ def plan(policy: CompiledPolicy) -> Layout:
             leaves[root] = coerced(leaf, entries)
     schema = None if policy.schema is None else divided(policy.schema.document)
     if not closed:
-        for path in paths_read(policy, schema):
-            if path not in leaves and passes_by(path, leaves):
+        changed = by_top(leaves.values())
+        for path in dict.fromkeys(paths_read(policy, schema)):
+            if path not in leaves and passes_by(path, changed):
                 source = ("data", *path) if path[0] not in used else ()
                 leaves[path] = Leaf(path=path, source=source, passes=True)
-    if len(leaves) > LEAVES_MAX:
-        raise UncoveredError(f"it has {len(leaves)} fields, at most {LEAVES_MAX} are compiled")
+            if len(leaves) > LEAVES_MAX:
+                raise UncoveredError(f"it has more than {LEAVES_MAX} fields")
     if closed and not any(leaf.source for leaf in leaves.values()):
         raise UncoveredError("it takes no field of events")
     is_divided = schema is not None and can_divide(schema, leaves, closed)
@@ -230,15 +231,22 @@ def expressions(policy: CompiledPolicy) -> Iterator[Expression]:
     yield from (rule.when for rule in policy.levels)
 
 
-def passes_by(path: Segments, leaves: Mapping[Segments, Leaf]) -> bool:
+def by_top(leaves: Iterable[Leaf]) -> dict[str, list[Leaf]]:
+    """Leaves by the first name of their paths."""
+    found: dict[str, list[Leaf]] = {}
+    for leaf in leaves:
+        found.setdefault(leaf.path[0], []).append(leaf)
+    return found
+
+
+def passes_by(path: Segments, changed: Mapping[str, Sequence[Leaf]]) -> bool:
     """Whether the value at a path is that of the event: no leaf above or below it changes it."""
     if not 0 < len(path) <= SEGMENTS_MAX:
         return False
-    for leaf in leaves.values():
-        if leaf.path[0] == path[0] and not leaf.passes:
-            is_in_place = leaf.source == ("data", *leaf.path)
-            if not is_in_place or leaf.path[: len(path)] == path or path[: len(leaf.path)] == leaf.path:
-                return False
+    for leaf in changed.get(path[0], ()):
+        is_in_place = leaf.source == ("data", *leaf.path)
+        if not is_in_place or leaf.path[: len(path)] == path or path[: len(leaf.path)] == leaf.path:
+            return False
     return True
 
 

@@ -80,12 +80,14 @@ def write_comparison(
 
 
 def operands_of(layout: Layout, columns: Columns) -> list[tuple[MonotonicRule, Operand, *tuple[Operand, ...]]] | None:
-    """Each rule about the past with the value that it compares and those of its key; None if they are not leaves."""
+    """Each rule about the past with the value that it compares and those of its key; None if they are not leaves of events."""
     watches: list[Any] = []
     for rule in layout.policy.watches:
         if not isinstance(rule, MonotonicRule) or not all(path in layout.leaves for path in (rule.field, *rule.key)):
             return None
         watches.append((rule, *(columns.data(path)[0] for path in (rule.field, *rule.key))))
+        if watches[-1][1].is_literal:
+            return None
     return watches
 
 

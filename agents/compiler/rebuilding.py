@@ -11,7 +11,8 @@ from agents.paths import Segments, replaced
 def write_row(layout: Layout, columns: Columns, environment: Environment, functions: Lines) -> str:
     """Write the function that makes the object, where one is needed; code for the column of the objects.
 
-    The function returns None where a mapped field has the name of one that is kept.
+    The function returns None where a field that is kept has the name of a mapped one, even of one that is absent:
+    what is known of the mapped one does not hold for it.
     """
     if passes_whole(layout):
         return "data"
@@ -55,8 +56,7 @@ def write_change(layout: Layout, path: Segments, value: Operand, environment: En
     if not all(map(is_plain_name, path)):
         raise UncoveredError("it maps to a name that sorts in its own way")
     if path[0] not in layout.used:
-        with lines.block(f"if {literal(path[0])} in event and {value.code} is not ABSENT:"):
-            lines.add("return None")
+        lines.add(f"if {literal(path[0])} in event: return None")
     write_new(path, value, lines)
 
 

@@ -5,6 +5,7 @@ of. Everything else that the text names is an object of its environment.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from agents.paths import ABSENT
 
 CODE_CHARS_MAX: Final = 262_144
 COMMENT_CHARS_MAX: Final = 80
+REFUSED: Final = "Python refuses its code"
 
 
 class UncoveredError(Exception):
@@ -23,13 +25,17 @@ class Environment:
 
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {"ABSENT": ABSENT}
+        self._names: dict[tuple[str, int], str] = {}
+        self._numbers: Counter[str] = Counter()
 
     def name(self, wanted: str, value: Any) -> str:
         """The name of an object: the wanted one, with a number where another object has it."""
-        name, number = wanted, 0
+        known = (wanted, id(value))  # of an object that stays: it is among those kept here
+        name = self._names.get(known, wanted)
         while self.objects.setdefault(name, value) is not value:
-            number += 1
-            name = f"{wanted}_{number}"
+            self._numbers[wanted] += 1
+            name = f"{wanted}_{self._numbers[wanted]}"
+        self._names[known] = name
         return name
 
 
@@ -42,8 +48,9 @@ class Lines:
         self._chars = 0
 
     def add(self, text: str) -> None:
-        self._chars += len(text)
-        self._lines.append("    " * self._depth + text)
+        line = "    " * self._depth + text
+        self._chars += len(line)
+        self._lines.append(line)
 
     def comment(self, text: str) -> None:
         shown = ascii(text)[1:-1]
@@ -79,7 +86,16 @@ def literal(value: Any) -> str:
 
 
 def run(text: str, environment: Environment) -> dict[str, Any]:
-    """Execute generated code; what it defines, by name."""
+    """Execute generated code; what it defines, by name.
+
+    Raises:
+        UncoveredError: This Python does not take the code: how deep it may be nested depends on the Python and on its
+            stack.
+    """
     names = dict(environment.objects)
-    exec(compile(text, "<policy>", "exec"), names)  # noqa: S102  # its text comes from the emitters alone
+    try:
+        code = compile(text, "<policy>", "exec")
+    except (MemoryError, RecursionError, SyntaxError) as error:
+        raise UncoveredError(f"{REFUSED}: {error}") from error
+    exec(code, names)  # noqa: S102  # its text comes from the emitters alone
     return names

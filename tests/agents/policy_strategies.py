@@ -40,7 +40,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
     max_leaves=6,
 )
-PATHS = st.sampled_from(["a", "b", "c", "name", "a.b", "b.a.c", "c.a", "/x.y", "ü", "/a/0", "/b/1/a"])
+PATHS = st.sampled_from(["a", "b", "c", "name", "n.a", "a.b", "b.a.c", "c.a", "/x.y", "ü", "/a/0", "/b/1/a"])
 SEVERITIES = st.sampled_from(["error", "error", "warning", "info"])
 
 
@@ -69,7 +69,10 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "a": st.sampled_from([1, 2, 3.5, 40, 0.25, None, "1", "NA", True]) | VALUES,
     "b": st.sampled_from(["EWR", "JFK", "ok", "x", "OK", None]) | VALUES,
     "c": st.sampled_from(TIMES[:4]) | VALUES,
-    "name": st.lists(st.fixed_dictionaries({"a": st.sampled_from([1, 2.5, "3"]), "b": SCALARS}), max_size=3) | VALUES,
+    "name": st.lists(st.fixed_dictionaries({"a": st.sampled_from([1, 2.5, "3"]), "b": SCALARS}), max_size=3)
+    | st.none()
+    | VALUES,
+    "n": st.fixed_dictionaries({}, optional={"a": SCALARS, "b": st.sampled_from(["1", 2])}) | st.none() | VALUES,
     "x.y": VALUES,
     "ü": VALUES,
 }
@@ -115,7 +118,7 @@ def lines(draw: st.DrawFn) -> bytes:
 READS = st.sampled_from(
     [
         "data.a", "data.b", "data.c", "data.name", "data.a.b", "data.b.a.c", "data.none", 'data["x.y"]', 'data["a"]',
-        "data.name[0].a", "data.c[0]", "event.type", "event.externalId", "event.timestamp", "event.other",
+        "data.name[0].a", "data.c[0]", "data.n.a", "event.type", "event.externalId", "event.timestamp", "event.other",
         "tables.t", "tables.t.EWR.high", "tables.t[data.b].high", "data", "size(data)",
     ]
 )  # fmt: skip

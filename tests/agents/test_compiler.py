@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents import roles
@@ -32,6 +32,7 @@ BATCHES = st.lists(st.lists(made.lines(), min_size=1, max_size=12), min_size=1, 
 def small_runs() -> Iterator[None]:
     """Few events are run together, so that few events have all that there is at the ends of runs."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "EVENTS_MIN", 0)
         patch.setattr(execution, "ROWS_MIN", 1)
         patch.setattr(execution, "ROWS_MAX", 7)
         patch.setattr(execution, "RESTS_MAX", 0)
