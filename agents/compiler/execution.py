@@ -25,7 +25,7 @@ RESTS_MAX: Final = 64
 class Pace:
     """Whether generated code is worth its cost for a policy's events, by how it went so far.
 
-    Where more than half of the events are unusual, the next ones are left to the interpreter: twice as many each time.
+    Where more than half of the events are unusual, the next are left to the interpreter: twice as many each time.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class Run:
         return unusual, None
 
     def _compare(self, normalized: Normalized, usual: list[int], unusual: set[int]) -> set[int]:
-        """Compare the events with those before them, one after the other; the indexes of those that are unusual then."""
+        """Compare each event with those before it; the indexes of those that are unusual then."""
         assert self._code.compare is not None
         late: set[int] = set()
         at = 0

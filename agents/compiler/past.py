@@ -80,7 +80,10 @@ def write_comparison(
 
 
 def operands_of(layout: Layout, columns: Columns) -> list[tuple[MonotonicRule, Operand, *tuple[Operand, ...]]] | None:
-    """Each rule about the past with the value that it compares and those of its key; None if they are not leaves of events."""
+    """Each rule about the past with the value that it compares and those of its key; None if one is no leaf.
+
+    Also None where a rule compares a constant.
+    """
     watches: list[Any] = []
     for rule in layout.policy.watches:
         if not isinstance(rule, MonotonicRule) or not all(path in layout.leaves for path in (rule.field, *rule.key)):

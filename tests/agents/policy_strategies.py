@@ -12,9 +12,9 @@ from protocols.identifiers import record_line
 
 NAMES = ["a", "b", "c", "name", "x.y", "ü"]
 TEXTS = [
-    "", "NA", "x", "EWR", "ewr ", " jfk", "ok", "OK", "true", "Yes", "no", "1", "01", "1.0", "-0", "2.50", " 7 ", "1e3",
-    "1e-7", "1e400", "0.1", "ü", "u\u0308", "\ufb01", "\u2028", "\x00", "\x1f\x7f", '"', "\\", '","', "a,b", "\U0001f600",
-    "e-1", "re-open", "3f1e-4", ":1e-5", "[1.0,", "2013-01-01", "l" * 64, "L" * 65, "long, " * 40,
+    "", "NA", "x", "EWR", "ewr ", " jfk", "ok", "OK", "true", "Yes", "no", "1", "01", "1.0", "-0", "2.50", " 7 ",
+    "1e3", "1e-7", "1e400", "0.1", "ü", "u\u0308", "\ufb01", "\u2028", "\x00", "\x1f\x7f", '"', "\\", '","', "a,b",
+    "\U0001f600", "e-1", "re-open", "3f1e-4", ":1e-5", "[1.0,", "2013-01-01", "l" * 64, "L" * 65, "long, " * 40,
 ]  # fmt: skip
 TIMES = [
     "2013-01-01T05:00:00Z", "2013-01-01T06:00:00Z", "2013-01-01T06:00:00.5Z", "2013-01-01T06:00:00.50Z",
@@ -134,8 +134,8 @@ def binary(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 def loops(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     kinds, bodies = st.sampled_from(["exists", "all", "filter", "map"]), st.sampled_from(
-        ["{v} > 1", "{v}.a == 1", "{v}.a + 1", "{v} != null", "{v}", "{v}.b.startsWith('x')", "has({v}.a)", "data.a > {v}",
-         "data.name.exists(w, w.a == {v}.a)", "{v} in ['x', 'ok']"]
+        ["{v} > 1", "{v}.a == 1", "{v}.a + 1", "{v} != null", "{v}", "{v}.b.startsWith('x')", "has({v}.a)",
+         "data.a > {v}", "data.name.exists(w, w.a == {v}.a)", "{v} in ['x', 'ok']"]
     )  # fmt: skip
     return st.builds(
         lambda subject, kind, variable, body: f"{subject}.{kind}({variable}, {body.format(v=variable)})",
@@ -179,7 +179,8 @@ USUAL = st.sampled_from(
         "data.a < 50", "data.a <= 40 && data.b != 'x'", "data.b in ['EWR', 'JFK', 'ok']", "data.a + 1 > data.a",
         "data.c > '2012'", "event.type == 'reading'", "has(data.b)", "data.name.all(v, v.a >= 1)", "size(data.b) > 1",
         "data.b.matches('^[A-Z]')", "data.a in [1, 2, 3.5]", "tables.t[data.b].high > data.a", "!(data.a == 7)",
-        "abs(data.a - 20) < 30", "data.a * 2 / 4 == data.a / 2", "data.a % 2 != 5", "data.b == 'EWR' ? data.a < 50 : true",
+        "abs(data.a - 20) < 30", "data.a * 2 / 4 == data.a / 2", "data.a % 2 != 5",
+        "data.b == 'EWR' ? data.a < 50 : true",
     ]
 )  # fmt: skip
 LAST = st.sampled_from(
@@ -270,8 +271,8 @@ ALLOWED = merged(
 MEMBERS = st.sampled_from(
     [
         True, False, {}, {"type": "number"}, {"type": ["number", "null"]}, {"type": "string"}, {"type": "integer"},
-        {"type": ["string", "null"], "minLength": 1}, {"pattern": "^[A-Z]"}, {"type": "string", "format": "date-time"},
-        {"format": "date-time"}, {"minimum": 0, "maximum": 50}, {"multipleOf": 0.5}, {"$ref": "#/$defs/short"},
+        {"type": ["string", "null"], "minLength": 1}, {"pattern": "^[A-Z]"},
+        {"type": "string", "format": "date-time"}, {"format": "date-time"}, {"minimum": 0, "maximum": 50}, {"multipleOf": 0.5}, {"$ref": "#/$defs/short"},
         {"type": "array", "items": {"type": "object", "required": ["a"]}}, {"enum": ["EWR", "JFK", 1, None]},
         {"type": "object", "properties": {"b": {"type": "number"}}}, {"type": "boolean"}, {"const": 1}, {"not": {}},
     ]
@@ -317,7 +318,8 @@ PAST: dict[str, st.SearchStrategy[Any]] = {
                parts(severity=SEVERITIES)), max_size=1
     ),
     "duplicates": st.lists(
-        merged(whole(fields=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=2, unique=True), key=KEYS),
+        merged(whole(fields=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=2, unique=True),
+                     key=KEYS),
                parts(events=st.integers(1, 4), severity=SEVERITIES)), max_size=1
     ),
 }  # fmt: skip

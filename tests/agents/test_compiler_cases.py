@@ -1,4 +1,4 @@
-"""Generated code where it is most likely to differ from the interpreter, what policies may put into it, and its cost."""
+"""Generated code where it most likely differs from the interpreter, what policies put into it, and its bounds."""
 
 import ast
 import csv
@@ -60,10 +60,10 @@ HOSTILE += [
     "ü",
 ]
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 0.5, 1e21, 1e-7, 5e-324, 2**53 - 1, -(2**53) + 1, "", "0", "-0", "1", "1.0", "1e400",
-    "-0.0", "9007199254740993", "NaN", "Infinity", "true", "2013-01-01T05:00:00Z", "2013-01-01T05:00:00.0Z", "\ufb01",
-    "2016-12-31T23:59:60Z", [], {}, [1], [[1, 2], [3]], [{"b": 1}, {"b": "x"}], [{"b": None}, {}], {"b": None}, {"b": 1},
-    {"b": {"c": [1]}}, {"\U0001f600": 1, "\ufb33": 2}, "x" * 65, "x" * 129, [0] * 10_001, list(range(300)),
+    None, True, False, 0, 1, -1, 2, 0.5, 1e21, 1e-7, 5e-324, 2**53 - 1, -(2**53) + 1, "", "0", "-0", "1", "1.0",
+    "1e400", "-0.0", "9007199254740993", "NaN", "Infinity", "true", "2013-01-01T05:00:00Z", "2013-01-01T05:00:00.0Z", "\ufb01",
+    "2016-12-31T23:59:60Z", [], {}, [1], [[1, 2], [3]], [{"b": 1}, {"b": "x"}], [{"b": None}, {}], {"b": None},
+    {"b": 1}, {"b": {"c": [1]}}, {"\U0001f600": 1, "\ufb33": 2}, "x" * 65, "x" * 129, [0] * 10_001, list(range(300)),
 ]  # fmt: skip
 SHALLOW: dict[str, Any] = {"b": 1}
 
@@ -341,9 +341,11 @@ def hostile_policy(text: str) -> dict[str, Any]:
                 {"value": text, "to": f"{path}x"},
             ]
         },
-        "coercion": [{"field": f"{path}x", "type": "string", "nullValues": [text]}, {"each": path + "y", "type": "number"}],
+        "coercion": [{"field": f"{path}x", "type": "string", "nullValues": [text]},
+                     {"each": path + "y", "type": "number"}],
         "required": [path, {"field": path + path, "when": f"data[{written}] == {written}"}],
-        "schema": {"properties": {text: {"$ref": "#/$defs/x", "title": text}}, "$defs": {"x": {"not": {"const": text}}}},
+        "schema": {"properties": {text: {"$ref": "#/$defs/x", "title": text}},
+                   "$defs": {"x": {"not": {"const": text}}}},
         "bounds": [{"field": path + "b", "min": 1}],
         "allowed": [{"field": path + path, "values": [text]}],
         "rules": [{"name": name + text[:9], "check": f"data[{written}] == {written} || {written} in [{written}, 'y']",
