@@ -272,7 +272,8 @@ MEMBERS = st.sampled_from(
     [
         True, False, {}, {"type": "number"}, {"type": ["number", "null"]}, {"type": "string"}, {"type": "integer"},
         {"type": ["string", "null"], "minLength": 1}, {"pattern": "^[A-Z]"},
-        {"type": "string", "format": "date-time"}, {"format": "date-time"}, {"minimum": 0, "maximum": 50}, {"multipleOf": 0.5}, {"$ref": "#/$defs/short"},
+        {"type": "string", "format": "date-time"}, {"format": "date-time"},
+        {"minimum": 0, "maximum": 50}, {"multipleOf": 0.5}, {"$ref": "#/$defs/short"},
         {"type": "array", "items": {"type": "object", "required": ["a"]}}, {"enum": ["EWR", "JFK", 1, None]},
         {"type": "object", "properties": {"b": {"type": "number"}}}, {"type": "boolean"}, {"const": 1}, {"not": {}},
     ]
