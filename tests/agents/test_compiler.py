@@ -1,5 +1,6 @@
 """Generated code gives the bytes of the interpreter, for any policy and any records."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from agents import roles
 from agents.compiler import execution
+from agents.compiler.source import REFUSED
 from agents.functions import MissingFunctionError
 from agents.policy import policy_document
 from agents.roles import BatchOutput
@@ -17,7 +19,7 @@ from tests.agents import policy_strategies as made
 
 SETTINGS = settings(
     deadline=None,
-    max_examples=200,
+    max_examples=int(os.environ.get("COMPILER_EXAMPLES", "200")),
     suppress_health_check=[
         HealthCheck.too_slow,
         HealthCheck.filter_too_much,
@@ -63,6 +65,7 @@ def assert_alike(value: Any, batches: Sequence[Sequence[bytes]]) -> None:
     compiled = outputs(roles.execute, policy, payloads)
     interpreted = outputs(roles.interpret, policy, payloads)
     assert compiled == interpreted
+    assert REFUSED not in str(execution.compiled(policy, ()).uncovered)
     assert outputs(roles.execute, policy, payloads) == interpreted, "with memos that know the values"
 
 
