@@ -14,6 +14,7 @@ from agents.interpreter import Program, Verdicts, interpret_batch, program
 from agents.memory import History
 from agents.reading import Batch, Record, read_batch
 from protocols.canonical import parse_json
+from protocols.errors import OverlayError
 from protocols.identifiers import EventIds
 from protocols.merkle import leaf_hash, root_of_leaves
 
@@ -64,7 +65,20 @@ def execute(
             never raises: it is a verdict on that event.
     """
     made = compiled(policy, functions)
-    return run(functools.partial(run_batch, made), network, source_id, payload, policy, context, functions)
+    try:
+        return run(functools.partial(run_batch, made), network, source_id, payload, policy, context, functions)
+    except OverlayError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the interpreter defines the result: a fault of the compiler costs time alone
+        made.give_up(error)
+        return interpret(
+            network=network,
+            source_id=source_id,
+            payload=payload,
+            policy=policy,
+            context=context,
+            functions=functions,
+        )
 
 
 def interpret(

@@ -1,4 +1,4 @@
-"""Policies as generated functions over whole batches: the bytes that the interpreter makes, at a third of its cost.
+"""Policies as generated functions over whole batches: the bytes that the interpreter makes, at about half its cost.
 
 The stages, each in its module, in the order of a policy's way: ``layout`` plans which values of an event are computed
 by themselves; ``sources``, ``conditions``, ``rules``, ``past``, ``rebuilding`` and ``texts`` write code, ``columns``

@@ -20,6 +20,7 @@ EVENTS_MIN: Final = 256  # of a policy before its code is generated, which costs
 ROWS_MAX: Final = 256  # that are run together
 ROWS_MIN: Final = 8  # fewer are cheaper one by one
 RESTS_MAX: Final = 64
+FAILED: Final = "its code raised"
 
 
 class Pace:
@@ -58,6 +59,10 @@ class Compiled:
         self.pace = Pace()
         self._policy = policy
         self._events = 0
+
+    def give_up(self, error: Exception) -> None:
+        """Leave every further event to the interpreter: the code reached a fault of the compiler."""
+        self.code, self.uncovered = None, f"{FAILED}: {error!r}"
 
     def code_for(self, events: int) -> Generated | None:
         """The code, where it is worth its cost for this many more events."""

@@ -67,6 +67,7 @@ def assert_alike(value: Any, batches: Sequence[Sequence[bytes]]) -> None:
     assert compiled == interpreted
     assert REFUSED not in str(execution.compiled(policy, ()).uncovered)
     assert outputs(roles.execute, policy, payloads) == interpreted, "with memos that know the values"
+    assert execution.FAILED not in str(execution.compiled(policy, ()).uncovered)
 
 
 @SETTINGS

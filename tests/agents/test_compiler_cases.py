@@ -96,6 +96,7 @@ def outputs(policy: bytes, batches: Sequence[Sequence[bytes]], functions: Functi
         found.append(made)
     compiled, interpreted = found
     assert compiled == interpreted
+    assert execution.FAILED not in str(execution.compiled(policy, functions).uncovered)
     return compiled
 
 
@@ -466,3 +467,20 @@ def test_few_events_are_worth_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert execution.compiled(policy, ()).code is None
     outputs(policy, [lines])
     assert execution.compiled(policy, ()).code is not None
+
+
+def test_a_fault_of_generated_code_is_the_interpreter_s_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise KeyError("a fault")
+
+    policy = policy_document({"bounds": [{"field": "a", "min": 0, "max": 2}]})
+    payload = b"\n".join(line({"a": number % 4}, number) for number in range(40))
+    given: dict[str, Any] = {"network": "n", "source_id": "s", "payload": payload, "policy": policy, "context": b"{}"}
+    wanted = roles.interpret(**given)
+    made = execution.compiled(policy, ())
+    assert roles.execute(**given) == wanted
+    assert made.code is not None
+    monkeypatch.setattr(roles, "run_batch", fail)
+    assert roles.execute(**given) == wanted
+    assert execution.FAILED in str(made.uncovered)
+    execution.compiled.cache_clear()
