@@ -12,7 +12,7 @@ from node.worker.compute import unpack
 from protocols.identifiers import record_hash
 from protocols.limits import EVENTS_PER_BATCH_MAX
 from protocols.messages import Manifest
-from storage import merging, sources
+from storage import merging
 from storage.merging import Part
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class BatchMerger:
         if len(chosen) < 2:
             return Merge(batch=None, taken=(), waiting=waiting)
         manifest = read_manifest(first, self._network).message
-        number = sources.take_sequences(connection, manifest.source_id, 1)
+        number = chosen[-1].source_sequence  # what came after the parts stays after the whole
         draft = _draft(manifest, lines, stateful=stateful)
         batch, row = self._signer.make(draft, number, min(part.received_ms for part in chosen))
         merging.insert_merged(connection, row, chosen)

@@ -103,7 +103,7 @@ class Planner:
     def __init__(self, known: Mapping[str, Sequence[Version]], *, batch_events: int, coalesce: bool) -> None:
         """Args:
         known: The stored versions of each event that the group names, oldest first.
-        batch_events: Most events in a batch. coalesce: requests with equal terms may share one.
+        batch_events: Most events of a request in one batch. coalesce: requests with equal terms may share one.
         """
         self._versions = {event_id: list(versions) for event_id, versions in known.items()}
         self._batch_events = batch_events

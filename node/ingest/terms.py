@@ -17,6 +17,7 @@ from node.worker.parsing.admission import Admitted
 from node.worker.plugins import catalogue
 from protocols.errors import ClientFault, OverlayError, WorldFault
 from protocols.levels import quorum_for, strictest
+from protocols.limits import EVENTS_PER_BATCH_MAX
 from protocols.messages import IdentityKey, Level
 from storage import policies, sources
 
@@ -58,7 +59,7 @@ class IngestPolicy:
     """What the node itself decides about how events are certified and batched.
 
     Attributes:
-        batch_events: Most events in a batch. coalesce: requests may share one.
+        batch_events: Most events of a request in one batch. coalesce: requests may share one.
         level_floor: No event is certified below it; None leaves that to requests and sources.
         threshold: EVENT_CONSENSUS_THRESHOLD, for all levels above ``basic``.
         topics: For events whose request and source name none.
@@ -67,7 +68,7 @@ class IngestPolicy:
         replicas: By how many.
     """
 
-    batch_events: int = 100
+    batch_events: int = EVENTS_PER_BATCH_MAX
     coalesce: bool = True
     level_floor: Level | None = Level.ENHANCED
     threshold: int = 2

@@ -218,7 +218,7 @@ class IngestSettings(Section):
     """What events are taken in, in which batches, at which level, and where they go."""
 
     event_ingestion_enabled: bool = _flag(True, "Takes events in; off: requests to ingest are answered 503")
-    event_batch_size: Integer = _number(100, 1, EVENTS_PER_BATCH_MAX, "Most events in a batch")
+    event_batch_size: Integer = _number(100, 1, EVENTS_PER_BATCH_MAX, "Events from which a batch is not held back")
     event_batch_processing_enabled: bool = _flag(True, "Requests may share batches; off: each has its own")
     overlay_unsettled_events_max: Integer = _number(
         100_000, 1, 10_000_000, "Events acknowledged and not yet ended, past which requests are answered 429"

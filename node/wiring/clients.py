@@ -153,7 +153,7 @@ def _coalescer(base: Base, state: State, signer: BatchSigner) -> Coalescer:
         submit=state.driver.submit,
         stage=stage,
         batch_events=base.settings.event_batch_size,
-        is_merging=False,  # a merged batch would be numbered after batches that came later
+        is_merging=base.settings.event_batch_processing_enabled,
     )
 
 

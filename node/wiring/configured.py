@@ -111,7 +111,6 @@ def rules(settings: Settings, identity: IdentityKey) -> Rules:
 def ingest_policy(settings: Settings) -> IngestPolicy:
     """How this node batches events, and at which level they are certified at least."""
     return IngestPolicy(
-        batch_events=settings.event_batch_size,
         coalesce=settings.event_batch_processing_enabled,
         level_floor=settings.level_floor,
         threshold=settings.consensus_threshold,

@@ -75,7 +75,7 @@ class Inspection:
             rows = self.rows(
                 member,
                 """SELECT b.batch_id, b.state, b.manifest, b.payload, p.document, b.certificate FROM batches b
-                   JOIN policies p USING (policy_hash)""",
+                   JOIN policies p USING (policy_hash) WHERE b.state <> 'merged'""",
             )
             for batch_id, state, manifest, payload, policy, data in rows:
                 assert state != "dead", f"seed {self._network.seed}: {batch_id} is dead at {member.index}"
