@@ -44,12 +44,12 @@ def test_what_was_certified_during_an_absence_is_caught_up_with(tmp_path: Path) 
         while get(first, "/overlay/stats")["pending"] and time.monotonic() < deadline:
             time.sleep(0.1)
         batch_ids = batches_at(first)
-        assert len(batch_ids) == 10
+        assert 1 < len(batch_ids) <= 10, "some that waited were merged"
         away.start()
         network.wait_ready(away)
         assert get(away, "/readyz")["checks"]["sync"] == {"ok": True, "detail": ""}
         deadline = time.monotonic() + 20
-        while len(knows(away, batch_ids)) < 10 and time.monotonic() < deadline:
+        while len(knows(away, batch_ids)) < len(batch_ids) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert knows(away, batch_ids) == batch_ids
         answer = lookup(away, batch_ids[0])

@@ -137,7 +137,6 @@ def test_consensus_is_a_floor_only_where_it_is_required(required: str, floor: Le
 
 def test_batches_and_bodies_are_bounded_as_set() -> None:
     settings = settings_of(
-        event_batch_size="5",
         event_batch_processing_enabled="false",
         event_ingestion_enabled="false",
         overlay_durability="replicated",
@@ -146,7 +145,7 @@ def test_batches_and_bodies_are_bounded_as_set() -> None:
         overlay_event_bytes_max="512",
     )
     policy, limits = ingest_policy(settings), ingest_limits(settings)
-    assert (policy.batch_events, policy.coalesce, policy.replicated) == (5, False, True)
+    assert (policy.coalesce, policy.replicated) == (False, True)
     assert (limits.enabled, limits.unsettled_max) == (False, 11)
     assert (limits.body_bytes_max, limits.event_bytes_max) == (4_096, 512)
     assert api_settings(settings).body_bytes_max == 4_096
