@@ -27,6 +27,15 @@ class Part:
     received_ms: int
 
 
+@attrs.frozen(kw_only=True)
+class Whole:
+    """A batch made of ``parts``, ids in their order."""
+
+    manifest: bytes
+    payload: bytes
+    parts: list[str]
+
+
 def lock_parts(connection: psycopg.Connection, batch_ids: Sequence[str]) -> list[Part]:
     """Those of the batches that still wait here, locked, in the order of ``batch_ids``."""
     with connection.cursor(row_factory=class_row(Part)) as cursor:
@@ -37,6 +46,18 @@ def lock_parts(connection: psycopg.Connection, batch_ids: Sequence[str]) -> list
         )
         found = {part.batch_id: part for part in cursor}
     return [found[batch_id] for batch_id in batch_ids if batch_id in found]
+
+
+def find_merged(connection: psycopg.Connection, batch_id: str) -> Whole | None:
+    """The batch that one was merged into, where it waits: a merge whose commit was not answered was committed."""
+    with connection.cursor(row_factory=class_row(Whole)) as cursor:
+        return cursor.execute(
+            """SELECT w.manifest, w.payload, ARRAY(
+                          SELECT p.batch_id FROM batches p WHERE p.merged_into = w.batch_id ORDER BY p.number) AS parts
+               FROM batches b JOIN batches w ON w.batch_id = b.merged_into
+               WHERE b.batch_id = %s AND w.state = 'pending'""",
+            (batch_id,),
+        ).fetchone()
 
 
 def insert_merged(connection: psycopg.Connection, batch: NewBatch, parts: Sequence[Part]) -> None:

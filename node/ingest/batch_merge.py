@@ -13,7 +13,7 @@ from protocols.identifiers import record_hash
 from protocols.limits import EVENTS_PER_BATCH_MAX
 from protocols.messages import Manifest
 from storage import merging
-from storage.merging import Part
+from storage.merging import Part, Whole
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -48,6 +48,10 @@ class BatchMerger:
             first: The stored manifest of one of them: their terms are equal.
         """
         parts = merging.lock_parts(connection, batch_ids)
+        if not parts or parts[0].batch_id != batch_ids[0]:
+            done = merging.find_merged(connection, batch_ids[0])
+            if done is not None:
+                return self._again(done, stateful=stateful)
         waiting = tuple(part.batch_id for part in parts)
         chosen, lines = _that_fit(parts)
         if len(chosen) < 2:
@@ -58,6 +62,16 @@ class BatchMerger:
         batch, row = self._signer.make(draft, number, min(part.received_ms for part in chosen))
         merging.insert_merged(connection, row, chosen)
         return Merge(batch=batch, taken=tuple(part.batch_id for part in chosen), waiting=waiting)
+
+    def _again(self, done: Whole, *, stateful: bool) -> Merge:
+        """What was merged before: its commit was not answered."""
+        batch = CommittedBatch(
+            manifest=read_manifest(done.manifest, self._network),
+            stateful=stateful,
+            packed=done.payload,
+            record_hashes=tuple(bytes.fromhex(record_hash(line)) for line in unpack(done.payload).split(b"\n")),
+        )
+        return Merge(batch=batch, taken=tuple(done.parts), waiting=tuple(done.parts))
 
 
 def _that_fit(parts: Sequence[Part]) -> tuple[list[Part], list[bytes]]:

@@ -55,6 +55,7 @@ class Waiting:
     stateful: bool
     versioned: bool
     packed: bytes | None = None
+    holders: tuple[IdentityKey, ...] = ()
     recovered: bool = False
 
     @property
@@ -133,6 +134,7 @@ class Coalescer:
         self._lines: dict[Hashable, Line] = {}
         self._by_id: dict[str, tuple[Hashable, Line]] = {}  # those under way
         self._held: set[str] = set()
+        self._giving = trio.Lock()  # a merge of a line and what passes it do not meet
         self._changed = trio.Event()
 
     @property
@@ -152,26 +154,22 @@ class Coalescer:
     async def take(self, batches: Sequence[CommittedBatch]) -> None:
         """Take batches that were just committed; returns when each is under way or waits."""
         for batch in batches:
-            if batch.holders:  # its holders have it as it is
-                self._payloads.put(batch.batch_id, batch.packed)
-                await self._submit(batch.manifest, stateful=batch.stateful, holders=batch.holders)
-            else:
-                await self._enter(
-                    Waiting(
-                        manifest=batch.manifest,
-                        stateful=batch.stateful,
-                        versioned=batch.versioned,
-                        packed=batch.packed,
-                    )
+            await self._enter(
+                Waiting(
+                    manifest=batch.manifest,
+                    stateful=batch.stateful,
+                    versioned=batch.versioned,
+                    packed=batch.packed,
+                    holders=batch.holders,
                 )
+            )
 
-    async def resume(self, manifest: Signed[Manifest], *, stateful: bool, versioned: bool) -> None:
+    async def resume(self, batch: Waiting) -> None:
         """Take a batch that an earlier run left unfinished, or whose stimulus was lost in this one."""
-        batch_id = manifest.message.batch_id
-        if batch_id in self._by_id:
-            await self._submit(manifest, stateful=stateful, recovered=True)
-        elif batch_id not in self._held:
-            await self._enter(Waiting(manifest=manifest, stateful=stateful, versioned=versioned, recovered=True))
+        if batch.batch_id in self._by_id:
+            await self._submit(batch)
+        elif batch.batch_id not in self._held:
+            await self._enter(batch)
 
     def ended(self, batch_id: str, events: int) -> None:
         """Count out a batch that is certified or dead."""
@@ -203,6 +201,9 @@ class Coalescer:
 
     async def _enter(self, batch: Waiting) -> None:
         key: Hashable = batch.manifest.message.source_id if batch.stateful else batch.terms
+        if batch.holders:
+            await self._pass(key, batch)
+            return
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(stateful=batch.stateful)
@@ -212,6 +213,18 @@ class Coalescer:
             await self._give(key, line, line.waiting.popleft())
         else:
             self._changed.set()
+
+    async def _pass(self, key: Hashable, batch: Waiting) -> None:
+        """Give a batch that holders are to have, as it is and at once: its client waits for them. Where the order
+        counts, those that wait before it go first.
+        """
+        async with self._giving:
+            line = self._lines.get(key) if batch.stateful else None
+            while line is not None and line.waiting:
+                await self._give(key, line, line.waiting.popleft())
+            if batch.packed is not None:
+                self._payloads.put(batch.batch_id, batch.packed)
+            await self._submit(batch)
 
     async def _take_turns(self) -> bool:
         """Give one batch of each line whose turn it is. Whether there was any."""
@@ -247,11 +260,14 @@ class Coalescer:
         return count < BATCHES_MAX and events < max(EVENTS_MIN, round(WINDOW_S * self.drain.per_s))
 
     async def _release(self, key: Hashable, line: Line) -> None:
-        chosen = line.mergeable()
-        if len(chosen) > 1:
-            await self._merge(key, line, chosen)
-        else:
-            await self._give(key, line, line.waiting.popleft())
+        async with self._giving:
+            if not line.waiting:  # they were given meanwhile
+                return
+            chosen = line.mergeable()
+            if len(chosen) > 1:
+                await self._merge(key, line, chosen)
+            else:
+                await self._give(key, line, line.waiting.popleft())
 
     async def _merge(self, key: Hashable, line: Line, chosen: Sequence[Waiting]) -> None:
         first = chosen[0]
@@ -285,18 +301,15 @@ class Coalescer:
         self._by_id[batch.batch_id] = key, line
         if batch.packed is not None:
             self._payloads.put(batch.batch_id, batch.packed)
-        await self._submit(batch.manifest, stateful=batch.stateful, recovered=batch.recovered)
+        await self._submit(batch)
 
-    async def _submit(
-        self,
-        manifest: Signed[Manifest],
-        *,
-        stateful: bool,
-        holders: tuple[IdentityKey, ...] = (),
-        recovered: bool = False,
-    ) -> None:
+    async def _submit(self, batch: Waiting) -> None:
         await self._submit_stimulus(
             BatchCommitted(
-                now_ms=clock_ms(), manifest=manifest, stateful=stateful, holders=holders, recovered=recovered
+                now_ms=clock_ms(),
+                manifest=batch.manifest,
+                stateful=batch.stateful,
+                holders=batch.holders,
+                recovered=batch.recovered,
             )
         )

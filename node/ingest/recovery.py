@@ -10,12 +10,12 @@ from node.coordination.batch_store import BatchStore
 from node.coordination.driver import Driver
 from node.coordination.serialization import read_manifest
 from node.ingest.admission_control import AdmissionControl
-from node.ingest.coalescing import Coalescer
+from node.ingest.coalescing import Coalescer, Waiting
 from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
 from protocols.entities import Batch, Stage, batch_entity_id
-from protocols.stimuli import BatchAdopted, BatchCommitted, BatchReplayed, ReplicaStored
+from protocols.stimuli import BatchAdopted, BatchReplayed, ReplicaStored
 from storage.rows import PendingBatch
 
 log = structlog.get_logger(__name__)
@@ -101,17 +101,15 @@ class Recovery:
 
     async def _resubmit(self, batch: PendingBatch, *, recovered: bool = True) -> None:
         signed = read_manifest(batch.manifest, self._network)
-        if recovered and not batch.holders:
-            await self._coalescer.resume(signed, stateful=batch.stateful, versioned=batch.versioned)
-            return
-        stimulus = BatchCommitted(
-            now_ms=clock_ms(),
-            manifest=signed,
-            stateful=batch.stateful,
-            holders=batch.holders,
-            recovered=recovered,
+        await self._coalescer.resume(
+            Waiting(
+                manifest=signed,
+                stateful=batch.stateful,
+                versioned=batch.versioned,
+                holders=batch.holders,
+                recovered=recovered,
+            )
         )
-        await self._driver.submit(stimulus)
 
 
 class _Recount:

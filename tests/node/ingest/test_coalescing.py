@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 
 from node.coordination.serialization import read_manifest
-from node.ingest.coalescing import BATCHES_MAX
+from node.ingest.batch_merge import BatchMerger
+from node.ingest.batch_rows import BatchSigner
+from node.ingest.coalescing import BATCHES_MAX, Waiting
 from node.worker.compute import unpack
 from protocols.canonical import parse_json
 from storage import batches, events
-from tests.node.running import NETWORK, Running, running, until
+from tests.node.running import NETWORK, NODE, Running, running, until
 
 ORDERED: Any = {"monotonic": [{"key": ["k"], "field": "n", "strict": True}]}
 HELD_BACK = 100
@@ -181,9 +184,58 @@ async def test_what_waited_when_the_node_ended_is_merged_by_the_next_start(postg
         for each in left:
             manifest = read_manifest(each.manifest, NETWORK)
             node.ingest.admission.enter(each.batch_id, each.events)
-            await node.coalescer.resume(manifest, stateful=each.stateful, versioned=each.versioned)
+            await node.coalescer.resume(
+                Waiting(manifest=manifest, stateful=each.stateful, versioned=each.versioned, recovered=True)
+            )
             assert node.coalescer.holds(each.batch_id) == (each is not left[0])
         end(node, 0)
         await until(lambda: len(node.recorder.told) == 2)
         assert await names_in(node, 1) == ["a", "b", "c"]
+        assert node.ingest.admission.unsettled == 3
+
+
+async def test_a_replicated_batch_passes_none_of_a_source_whose_order_counts(
+    postgres_url: str,
+) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        await node.source(validationRules=ORDERED)
+        for name in ("first", "a", "b", "replicated"):
+            await post(node, name)
+        left = await node.database.run(batches.pending)
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        for each in left:
+            waiting = Waiting(manifest=read_manifest(each.manifest, NETWORK), stateful=each.stateful, versioned=False)
+            is_last = each is left[-1]
+            await node.coalescer.resume(attrs.evolve(waiting, holders=(NODE.identity,) if is_last else ()))
+        assert [each.manifest.message.batch_id for each in node.recorder.told] == [each.batch_id for each in left]
+        assert node.coalescer.waiting == (0, 0)
+
+
+async def test_a_merge_whose_commit_was_not_answered_is_found(postgres_url: str) -> None:
+    """It takes its place again: what came after the parts stays after the whole."""
+    async with running(postgres_url, batch_events=HELD_BACK) as node:
+        await node.source(validationRules=ORDERED)
+        for name in ("first", "a", "b", "c"):
+            await post(node, name)
+        _, *waiting = await node.database.run(batches.pending)
+        ids = [each.batch_id for each in waiting]
+        merge = partial(
+            BatchMerger(NETWORK, BatchSigner(NETWORK, NODE)).merge,
+            first=waiting[0].manifest,
+            stateful=True,
+            batch_ids=ids,
+        )
+        merged = await node.database.run(merge)
+        again = await node.database.run(merge)
+        assert merged.batch is not None
+        assert again.batch is not None
+        assert (again.batch.manifest, again.batch.record_hashes) == (
+            merged.batch.manifest,
+            merged.batch.record_hashes,
+        )
+        assert list(again.taken) == ids
+        end(node, 0)
+        await until(lambda: has_given(node, 2))
+        assert await names_in(node, 1) == ["a", "b", "c"]
+        assert node.coalescer.waiting == (0, 0)
         assert node.ingest.admission.unsettled == 3
