@@ -53,7 +53,8 @@ def find_merged(connection: psycopg.Connection, batch_id: str) -> Whole | None:
     with connection.cursor(row_factory=class_row(Whole)) as cursor:
         return cursor.execute(
             """SELECT w.manifest, w.payload, ARRAY(
-                          SELECT p.batch_id FROM batches p WHERE p.merged_into = w.batch_id ORDER BY p.number) AS parts
+                          SELECT p.batch_id FROM batches p WHERE p.merged_into = w.batch_id ORDER BY p.number
+                      ) AS parts
                FROM batches b JOIN batches w ON w.batch_id = b.merged_into
                WHERE b.batch_id = %s AND w.state = 'pending'""",
             (batch_id,),

@@ -17,6 +17,7 @@ from tests.simulation.network import run
 SEEDS = int(os.environ.get("NETWORK_SEEDS", "200"))
 TWICE = int(os.environ.get("NETWORK_SEEDS_TWICE", "40"))  # of them, run by both processes
 REGRESSIONS = {
+    43: "a replicated batch passed those of its source that waited to be merged",
     5: "a certificate came while the batch was being adopted, and the adopted rows never ended",
     134: "after a restart a batch started beside one of its source that had failed, from the same context",
     133: "an adopter whose own outputs differed asked the signers alone, and they had forgotten the batch",
