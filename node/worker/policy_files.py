@@ -18,6 +18,7 @@ from protocols.limits import JSON_DEPTH_MAX, POLICY_BYTES_MAX
 YAML_TYPES: Final = ("application/yaml", "application/x-yaml", "text/yaml")
 YAML_NODES_MAX: Final = 20_000  # each takes about 25 us to read, and requests of others wait meanwhile
 MERGE_KEY: Final = "<<"
+BREAKS_OF_1_1: Final = re.compile("[\\x85\\u2028\\u2029]")  # the parser takes them so, as YAML 1.2 does not
 
 CONSTANTS: Final = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -66,7 +67,13 @@ def _read_yaml(data: bytes) -> Json:
 
     reader = _Reader()
     try:
-        for event in YAML(typ="safe", pure=True).parse(data.decode("utf-8-sig")):
+        text = data.decode("utf-8-sig")
+        if (found := BREAKS_OF_1_1.search(text)) is not None:
+            line = text.count("\n", 0, found.start()) + 1
+            raise _refusal(
+                line, f"U+{ord(found[0]):04X} ends a line in YAML 1.1 alone: write it as an escape, in quotes"
+            )
+        for event in YAML(typ="safe", pure=True).parse(text):
             reader.take(event)
     except (YAMLError, UnicodeDecodeError, ValueError) as error:
         raise InvalidPolicyError(f"not valid YAML: {' '.join(str(error).split())[:300]}", path="") from error
