@@ -1,8 +1,9 @@
 """Who a client is, as far as its address says: what limits by client are counted by."""
 
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
-IPV6_PREFIX_BITS = 64  # what one customer of a network gets, who can then use any address in it
+IPV6_PREFIX_BITS: Final = 64  # what one customer of a network gets, who can then use any address in it
 
 
 def network_of(address: str | None) -> str:
@@ -17,3 +18,11 @@ def network_of(address: str | None) -> str:
         return str(found.ipv4_mapped)
     host_bits = 128 - IPV6_PREFIX_BITS
     return f"{IPv6Address(int(found) >> host_bits << host_bits)}/{IPV6_PREFIX_BITS}"
+
+
+def is_loopback(network: str) -> bool:
+    """Whether a network that ``network_of`` named is this machine, from which a proxy calls for all its clients."""
+    try:
+        return ip_address(network.partition("/")[0]).is_loopback or network == "::/64"
+    except ValueError:  # a local socket
+        return True

@@ -22,7 +22,7 @@ from node.api.models.ingest import (
 )
 from node.api.operations import Answer, Body, Operation, Resource, links_to
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, InvalidParameterError, budget_for, read_body, read_query
+from node.api.wire import JSON_TYPE, InvalidParameterError, account_of, budget_for, read_body, read_query
 from node.runtime.document_models import optional_member
 from node.worker.parsing.bodies import BodyShape, RequestEncoding
 
@@ -133,10 +133,12 @@ ingest = Resource("ingest", IngestRoutes)
             "stream-idle",
             "idempotency-key-in-use",
             "body-too-large",
+            "too-costly",
             "too-many-events",
             "unsupported-media-type",
             "idempotency-key-reused",
             "overloaded",
+            "allowance-used",
             "ingestion-disabled",
             "too-few-holders",
             "not-replicated",
@@ -154,7 +156,9 @@ async def ingest_events(context: IngestRoutes) -> Response:
         body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, budget)
         if HEADER in request.headers:
             return await ingest_once(services, request, form=form, body=body, budget=budget, started_s=started_s)
-        answer = await services.ingest.submit(body, form=form, caller=g.caller.identity, started_s=started_s)
+        answer = await services.ingest.submit(
+            body, form=form, caller=g.caller.identity, account=account_of(request), started_s=started_s
+        )
     return await acknowledgement(answer, minimal=wants_minimal(request))
 
 

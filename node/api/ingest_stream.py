@@ -11,7 +11,7 @@ from node.api.pacing import PacedRequest
 from node.api.problems import described
 from node.api.services import Services
 from node.api.stream_clients import TooManyStreamsError
-from node.api.wire import budget_for
+from node.api.wire import account_of, budget_for
 from node.ingest.ndjson_stream import LineStream
 from node.worker.parsing.bodies import RequestEncoding
 from protocols.errors import OverlayError
@@ -44,6 +44,7 @@ class IngestStreams:
             form=form,
             budget=budget,
             describe=_describe,
+            account=account_of(request),
             idle_s=self._services.settings.ingest_idle_s,
         )
         try:

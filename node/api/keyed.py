@@ -9,6 +9,7 @@ from quart import Request, Response, g
 
 from node.api.acknowledging import acknowledgement, wants_minimal
 from node.api.services import Services
+from node.api.wire import account_of
 from node.ingest.admission_control import ByteBudget
 from node.ingest.idempotency import KeyedRequest, digest, read_key
 from node.worker.parsing.bodies import RequestEncoding
@@ -28,7 +29,7 @@ async def ingest_once(
     Raises:
         InvalidIdempotencyKeyError, KeyInUseError, KeyReusedError. And what ``Ingest.submit`` raises.
     """
-    identity, minimal = g.caller.identity, wants_minimal(asked)
+    identity, account, minimal = g.caller.identity, account_of(asked), wants_minimal(asked)
     key = read_key(asked.headers.getlist(HEADER))
     scope = digest(identity or b"", asked.scope["raw_path"], asked.scope["query_string"], key.encode())
     call = partial(digest, _form_bytes(form), body)
@@ -36,7 +37,9 @@ async def ingest_once(
 
     async def carry_out() -> KeptResponse:
         with budget.transfer():
-            answer = await services.ingest.submit(body, form=form, caller=identity, started_s=started_s)
+            answer = await services.ingest.submit(
+                body, form=form, caller=identity, account=account, started_s=started_s
+            )
         response = await acknowledgement(answer, minimal=minimal)
         return KeptResponse(
             fingerprint=fingerprint,

@@ -3,9 +3,9 @@
 import resource
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Final, Protocol
 
+from node.api.client_address import is_loopback
 from node.api.server_limits import ServerLimits
 
 DESCRIPTORS_KEPT: Final = 256  # for the database, peers, workers and files
@@ -50,7 +50,7 @@ class OpenConnections:
     def admit(self, connection: Droppable) -> bool:
         """Take a new connection in, in place of an idle one where there are too many. False: it does not fit."""
         client = connection.client
-        if not _is_loopback(client) and self._by_client[client] >= self._limits.connections_per_client_max:
+        if not is_loopback(client) and self._by_client[client] >= self._limits.connections_per_client_max:
             if client not in self._idle:
                 return False
             self._drop(next(iter(self._idle[client])))
@@ -79,7 +79,7 @@ class OpenConnections:
         idle = self._idle.setdefault(connection.client, {})
         idle[connection] = None
         self._idle_order[connection] = None
-        if len(idle) > self._limits.idle_per_client_max and not _is_loopback(connection.client):
+        if len(idle) > self._limits.idle_per_client_max and not is_loopback(connection.client):
             self._drop(next(iter(idle)))
 
     def become_busy(self, connection: Droppable) -> None:
@@ -109,10 +109,3 @@ class OpenConnections:
     def _bound(self) -> int:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return min(self._limits.connections_max, max(1, descriptors - DESCRIPTORS_KEPT))
-
-
-def _is_loopback(client: str) -> bool:
-    try:
-        return ip_address(client.partition("/")[0]).is_loopback or client == "::/64"
-    except ValueError:  # a local socket
-        return True

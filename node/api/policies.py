@@ -12,7 +12,7 @@ from node.api.models.base import HexDigest, JsonObject
 from node.api.models.policies import TrialRequest, TrialResult
 from node.api.operations import Answer, Body, Document, Operation, Resource, json_answer, links_to
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, answer, read_body
+from node.api.wire import JSON_TYPE, account_of, answer, read_body
 from node.sources import policies as stored
 from node.sources.documents import StoredPolicy
 from node.worker.policy_files import YAML_TYPES, read_policy
@@ -29,6 +29,8 @@ BAD_DOCUMENT: Final = (
     "unsupported-media-type",
     "invalid-policy",
     "body-too-large",
+    "too-costly",
+    "allowance-used",
 )
 EXAMPLE_POLICY: Final = {
     "required": ["sensorId", "value"],
@@ -63,7 +65,7 @@ async def put_policy(services: Services) -> Response:
     if encoded or not (yaml or request.mimetype == JSON_TYPE):
         raise UnsupportedMediaType
     body = await read_body(request, services.settings.body_timeout_s, POLICY_BYTES_MAX)
-    value = await services.ingest.run_beside(partial(read_policy, body, yaml=yaml))
+    value = await services.ingest.run_beside(partial(read_policy, body, yaml=yaml), account=account_of(request))
     kept = await services.database.run(partial(stored.store, policy=value))
     response = answer(kept.to_json(), 201)
     response.headers["Location"] = f"/overlay/policies/{kept.policy_hash}"
@@ -100,7 +102,8 @@ async def get_policy(services: Services, policy_hash: str) -> Response:
 async def test_policy(services: Services, policy_hash: str, document: TrialRequest) -> Response:
     policy = await _find(services, policy_hash)
     try:
-        return answer(await services.ingest.run_beside(partial(trial_document, policy, document.events)))
+        trial = partial(trial_document, policy, document.events)
+        return answer(await services.ingest.run_beside(trial, account=account_of(request)))
     except MalformedError as error:
         raise ClientFault(str(error), field="/events") from error
 

@@ -10,7 +10,7 @@ from node.api.models.base import HeaderModel, JsonObject
 from node.api.models.ingest import EmptyDelivery, IngestAnswerDocument
 from node.api.operations import Body, Operation, Resource, json_answer
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, answer, budget_for, read_body
+from node.api.wire import JSON_TYPE, account_of, answer, budget_for, read_body
 from node.ingest.responses import IngestAnswer
 from node.runtime.access import Need
 from node.runtime.document_models import optional_member
@@ -84,9 +84,11 @@ webhooks = Resource("webhooks", WebhookRoutes)
             "unknown-source",
             "request-timeout",
             "body-too-large",
+            "too-costly",
             "too-many-events",
             "unsupported-media-type",
             "overloaded",
+            "allowance-used",
             "ingestion-disabled",
         ),
     ),
@@ -105,6 +107,7 @@ async def take_delivery(context: WebhookRoutes, source_id: str) -> Response:
             headers={name.lower(): value for name, value in request.headers.items()},
             media_type=request.mimetype,
             coding=coding,
+            account=account_of(request),
         )
     if isinstance(found, IngestAnswer):
         return await acknowledgement(found, minimal=wants_minimal(request))

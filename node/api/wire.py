@@ -7,12 +7,14 @@ import trio
 from quart import Request, Response, Websocket, g
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
-from node.api.client_address import network_of
+from node.api.client_address import is_loopback, network_of
 from node.api.models.base import QueryModel
 from node.ingest.admission_control import ByteBudget
 from node.ingest.pipeline import Ingest
+from node.runtime.access import Caller
 from node.runtime.document_models import FieldProblem
 from node.runtime.document_models import read_document as read_document_as
+from node.runtime.fair_share import Account
 from node.worker.parsing.text import nul_place
 from protocols.canonical import INTEGER_MAX, Json, parse_json
 from protocols.errors import ClientFault
@@ -31,6 +33,21 @@ Q = TypeVar("Q", bound=QueryModel)
 def budget_for(ingest: Ingest, request: Request) -> ByteBudget:
     """A budget for the body of a request, in the share of its client; raises as ``AdmissionControl.budget``."""
     return ingest.admission.budget(network_of(request.remote_addr))
+
+
+def account_of(request: Request) -> Account:
+    """Whom a request is parsed for: the identity that has a role here, else the client by its address.
+
+    Identities without a role cost nothing to make. A proxy calls from this machine for clients that cannot be told
+    apart: each of its connections is an account, and none has an allowance.
+    """
+    caller: Caller = g.caller
+    if caller.identity is not None and caller.roles:
+        return Account(name=f"identity {caller.identity.hex()}")
+    network = network_of(request.remote_addr)
+    if not is_loopback(network):
+        return Account(name=f"address {network}")
+    return Account(name=f"connection {request.scope.get('client')}", is_metered=False)
 
 
 class InvalidParameterError(ClientFault):

@@ -18,7 +18,7 @@ from node.ingest.acknowledgements import COUNTS, Acknowledgements, Progress
 from node.ingest.admission_control import ByteBudget, OverloadedError
 from node.ingest.pipeline import Ingest
 from node.ingest.responses import REJECTED, IngestAnswer, render_lines
-from node.runtime.workers import WorkersBusyError
+from node.runtime.fair_share import OWN_ACCOUNT, Account, AllowanceUsedError, WorkersBusyError
 from node.worker.parsing.bodies import RequestEncoding
 from node.worker.parsing.lines import LineGatherer, Piece
 from node.worker.parsing.unpacking import unpacker
@@ -38,6 +38,10 @@ FULL_MAX_S: Final = 300.0  # after so long a full node ends the stream with an e
 LAST_LINE_S: Final = 2.0  # for the client to read why its stream ends, before the connection is closed
 
 
+REPEATED: Final = (OverloadedError, AllowanceUsedError, WorkersBusyError, DatabaseUnavailableError)
+"""What a stream waits out: a repeat is harmless."""
+
+
 class StreamIdleError(ClientFault):
     """The client sent nothing for too long."""
 
@@ -55,6 +59,7 @@ class LineStream:
         form: RequestEncoding,
         budget: ByteBudget,
         describe: Callable[[OverlayError], dict[str, Any]],
+        account: Account = OWN_ACCOUNT,
         idle_s: float = IDLE_S,
     ) -> None:
         """Args:
@@ -62,6 +67,7 @@ class LineStream:
         form: Of each piece; ``coding`` is that of the whole.
         budget: Where the bytes that are held are counted.
         describe: The problem document of an error, JSON values.
+        account: Whom the lines are parsed for.
         idle_s: How long the client may send nothing.
         """
         limits = ingest.admission.limits
@@ -70,6 +76,7 @@ class LineStream:
         self._form = attrs.evolve(form, coding="identity")
         self._budget = budget
         self._describe = describe
+        self._account = account
         self._idle_s = idle_s
         self._line_bytes_max = min(limits.event_bytes_max, limits.body_bytes_max)
         self._gatherer = LineGatherer(
@@ -145,7 +152,9 @@ class LineStream:
         """Submit a piece's events; the acknowledgement of the piece."""
         document: dict[str, Any] = {"counts": dict.fromkeys(COUNTS, 0), "rejections": [], "batches": []}
         if piece.lines:
-            answer = await self._submit_when_possible(partial(self._ingest.submit, piece.body, form=self._form))
+            answer = await self._submit_when_possible(
+                partial(self._ingest.submit, piece.body, form=self._form, account=self._account)
+            )
             document = render_lines(answer, piece.numbers)
         for number in piece.too_long:
             document["rejections"].append(self._too_long(number))
@@ -163,11 +172,11 @@ class LineStream:
         while True:
             try:
                 answer = await submit()
-            except (OverloadedError, WorkersBusyError, DatabaseUnavailableError) as fault:  # a repeat is harmless
+            except REPEATED as fault:
                 most_s = AWAY_MAX_S if isinstance(fault, DatabaseUnavailableError) else FULL_MAX_S
                 if not self._has_begun or trio.current_time() - began_s >= most_s:
                     raise
-                await trio.sleep(FULL_S)
+                await trio.sleep(_pause_s(fault))
             else:
                 return answer
 
@@ -226,3 +235,10 @@ class LineStream:
                 if self._ready or self._flush():
                     return  # they are in memory already; submitting them frees it
                 await trio.sleep(FULL_S)
+
+
+def _pause_s(fault: OverlayError) -> float:
+    """How long to wait before a piece is submitted again."""
+    seconds = fault.fields["retryAfter"] if isinstance(fault, AllowanceUsedError) else FULL_S
+    assert isinstance(seconds, int | float), "see AllowanceUsedError"
+    return seconds

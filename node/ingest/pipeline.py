@@ -37,8 +37,10 @@ from node.runtime.channels import waiting
 from node.runtime.clock import clock_ms
 from node.runtime.containment import Failure, Quarantine
 from node.runtime.event_levels import event_levels
+from node.runtime.fair_share import OWN_ACCOUNT, Account
 from node.worker.parsing.admission import Admitted
 from node.worker.parsing.bodies import PLAIN, RawEvent, RequestEncoding, admit_form, admit_read
+from node.worker.parsing.unpacking import usual_size
 from protocols.errors import OverlayError, WorldFault
 from protocols.messages import IdentityKey, Level
 from storage import sources
@@ -76,10 +78,15 @@ class RequestFailedError(OverlayError):
     code = "internal"
 
 
+def account_of(source_id: str) -> Account:
+    """A source that this node reads: its operator wants it read, however much there is."""
+    return Account(name=f"source {source_id}", is_metered=False)
+
+
 class IngestWorkers(Protocol):
     """Worker processes that parse requests and evaluate level rules, apart from those that run roles."""
 
-    async def admit(self, call: Callable[[], T]) -> T: ...
+    async def admit(self, call: Callable[[], T], *, account: Account = OWN_ACCOUNT, size: int | None = None) -> T: ...
 
     async def decide_levels(self, call: Callable[[], T]) -> T: ...
 
@@ -134,6 +141,7 @@ class Ingest:
         *,
         form: RequestEncoding = PLAIN,
         caller: IdentityKey | None = None,
+        account: Account = OWN_ACCOUNT,
         started_s: float | None = None,
     ) -> IngestAnswer:
         """Take a request in. Returns once it is committed, flushed to disk and given to the driver.
@@ -141,6 +149,7 @@ class Ingest:
         Args:
             form: How the body is encoded and shaped.
             caller: Identity that the caller proved, or None.
+            account: Whom the body is parsed for.
             started_s: When its first byte was read, by trio's clock.
 
         Raises:
@@ -157,7 +166,8 @@ class Ingest:
             event_bytes_max=limits.event_bytes_max,
             body_bytes_max=limits.body_bytes_max,
         )
-        admitted: Admitted = await self._workers.admit(call)
+        size = usual_size(body, form.coding)
+        admitted: Admitted = await self._workers.admit(call, account=account, size=size)
         del body, call  # from here on the columns stand for it
         return await self._take_in(admitted, caller=caller, read=None, started_s=started_s)
 
@@ -168,12 +178,14 @@ class Ingest:
         mark: Mapping[str, Any] | None = None,
         *,
         is_proven: bool = False,
+        account: Account | None = None,
     ) -> IngestAnswer:
         """Take in events of a source that this node reads itself, or that proved itself by its own secret.
 
         Args:
             mark: How far the source is read with this; commits with the events.
             is_proven: The source proved itself.
+            account: Whom the events are parsed for; None: the source, which the operator chose.
 
         Raises: as ``submit``.
         """
@@ -183,7 +195,8 @@ class Ingest:
         call = partial(
             admit_read, tuple(events), source_id=source_id, network=self._network, event_bytes_max=bytes_max
         )
-        admitted: Admitted = await self._workers.admit(call)
+        size = sum(len(each.data) for each in events)
+        admitted: Admitted = await self._workers.admit(call, account=account or account_of(source_id), size=size)
         read = SourceRead(mark=mark, heads=tuple(each.data[:HEAD_BYTES] for each in events), is_proven=is_proven)
         return await self._take_in(admitted, caller=None, read=read, started_s=started_s)
 
@@ -201,9 +214,9 @@ class Ingest:
         )
         await self._database.run(refuse)
 
-    async def run_beside(self, call: Callable[[], T]) -> T:
-        """Run a call in the process that parses requests."""
-        return await self._workers.admit(call)
+    async def run_beside(self, call: Callable[[], T], *, account: Account, size: int | None = None) -> T:
+        """Run a call where requests are parsed; ``size`` in bytes of what it parses, None for what needs the most."""
+        return await self._workers.admit(call, account=account, size=size)
 
     @property
     def trouble(self) -> DatabaseUnavailableError | StatementError | None:

@@ -31,15 +31,29 @@ class TokenBucket:
         self._tokens = rate.burst
         self._counted_s = clock()
 
-    def take(self) -> bool:
-        """Take a token. False where none is left now: nothing is taken then."""
+    @property
+    def level(self) -> float:
+        """How many tokens there are; negative after a charge that was more than there were."""
         now_s = self._clock()
         self._tokens = min(self._rate.burst, self._tokens + (now_s - self._counted_s) * self._rate.per_s)
         self._counted_s = now_s
-        if self._tokens < 1.0:
+        return self._tokens
+
+    @property
+    def empty_for_s(self) -> float:
+        """How long it takes until there is more than nothing; 0 while there is."""
+        return max(0.0, -self.level / self._rate.per_s)
+
+    def take(self) -> bool:
+        """Take a token. False where none is left now: nothing is taken then."""
+        if self.level < 1.0:
             return False
         self._tokens -= 1.0
         return True
+
+    def charge(self, tokens: float) -> None:
+        """Take what was used already, whether it is there or not."""
+        self._tokens = self.level - tokens
 
 
 class TokenBuckets(Generic[K]):
@@ -57,6 +71,10 @@ class TokenBuckets(Generic[K]):
 
     def take(self, party: K) -> bool:
         """Take a token of a party's. False where it has none left now."""
+        return self.bucket(party).take()
+
+    def bucket(self, party: K) -> TokenBucket:
+        """A party's bucket; it counts as asked for."""
         bucket = self._buckets.get(party)
         if bucket is None:
             bucket = self._buckets[party] = TokenBucket(self._rate, self._clock)
@@ -64,4 +82,4 @@ class TokenBuckets(Generic[K]):
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(party)
-        return bucket.take()
+        return bucket

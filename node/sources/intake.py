@@ -4,7 +4,8 @@ A connector reads one source and submits its events. ``SourceIntake.take`` retur
 then may a connector acknowledge them upstream. The position to continue from commits together with them.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -12,10 +13,13 @@ import attrs
 import trio
 
 from node.ingest.admission_control import OverloadedError
-from node.ingest.pipeline import Ingest, RequestFailedError
+from node.ingest.pipeline import Ingest, RequestFailedError, account_of
+from node.runtime.fair_share import Account
+from node.runtime.workers import WorkerTimeoutError
 from node.sources.in_hand import RecordsInHand
 from node.sources.settings import SourceSettings
 from node.sources.status import SourceStatus
+from node.worker.metering import TooCostlyError
 from node.worker.parsing.bodies import RawEvent
 from protocols.errors import OverlayError, WorldFault
 from storage.errors import StorageRefusedError
@@ -36,9 +40,9 @@ class SourceFault(WorldFault):
 
 
 class Compute(Protocol):
-    """Runs a picklable call in a worker process."""
+    """Runs a picklable call in a worker process; ``size`` in bytes of what it parses."""
 
-    async def __call__(self, call: Callable[[], T], /) -> T: ...
+    async def __call__(self, call: Callable[[], T], /, *, account: Account, size: int) -> T: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -138,7 +142,7 @@ class SourceIntake:
         while True:
             self._status.held_up = False
             try:
-                with self._in_hand.holding(self.source_id, events):
+                with _without_clients(), self._in_hand.holding(self.source_id, events):
                     answer = await self._ingest.submit_read(self.source_id, events, position)
                 break
             except OverloadedError:
@@ -164,6 +168,24 @@ class SourceIntake:
         second = await self._take(events[middle:], position)
         return first.plus(second)
 
-    async def compute(self, call: Callable[[], T]) -> T:
-        """Run a picklable call in a worker process: parsing, above all."""
-        return await self._compute(call)
+    async def compute(self, call: Callable[[], T], size: int) -> T:
+        """Run a picklable call in a worker process: parsing, above all.
+
+        Args:
+            size: Bytes of what is parsed.
+
+        Raises:
+            WorkerCrashedError, WorkerTimeoutError: It cannot be parsed within bounds.
+            WorkersBusyError: Too many calls wait. And what the call raises.
+        """
+        with _without_clients():
+            return await self._compute(call, account=account_of(self.source_id), size=size)
+
+
+@contextmanager
+def _without_clients() -> Iterator[None]:
+    """Where no client waits, nobody can send smaller requests: what is too costly is a fault of the source."""
+    try:
+        yield
+    except TooCostlyError as fault:
+        raise WorkerTimeoutError(str(fault)) from fault

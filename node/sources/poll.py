@@ -141,7 +141,7 @@ class Poller:
             digest_before=here.digest if is_again else "",
         )
         try:
-            return await self._intake.compute(call)
+            return await self._intake.compute(call, len(answer.body))
         except UnreadableBodyError as error:
             raise self._lasting_fault(f"{shown_origin(answer.url)}: the body {error}") from error
         except (WorkerTimeoutError, WorkerCrashedError) as error:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 import trio
 
-from node.ingest.pipeline import Ingest
+from node.ingest.pipeline import Ingest, account_of
 from node.ingest.responses import IngestAnswer
 from node.ingest.terms import SourceBoundError, SourceDisabledError
 from node.runtime.clock import clock_ms
+from node.runtime.fair_share import Account
 from node.sources import settings as source_settings
 from node.sources.manager import SourceManager
 from node.sources.registry import find
 from node.sources.settings.webhook import WebhookSourceSettings
 from node.sources.webhook_signatures import SignatureRefusedError, check_signature
-from node.worker.parsing.unpacking import Coding
+from node.worker.parsing.unpacking import Coding, usual_size
 from node.worker.parsing.webhook_bodies import ReceivedDelivery, document_of, read_delivery
 from protocols.canonical import parse_json
 from protocols.errors import ClientFault, InvalidJsonError
@@ -82,12 +83,20 @@ class Webhooks:
         return await self._database.run(partial(_endpoint, source_id=source_id), deadline_s=FIND_S)
 
     async def receive(
-        self, endpoint: WebhookEndpoint, body: bytes, *, headers: Mapping[str, str], media_type: str, coding: Coding
+        self,
+        endpoint: WebhookEndpoint,
+        body: bytes,
+        *,
+        headers: Mapping[str, str],
+        media_type: str,
+        coding: Coding,
+        account: Account,
     ) -> IngestAnswer | dict[str, Any]:
         """Ingest a delivery. Returns once its events are durable; JSON values answer a delivery without events.
 
         Args:
             headers: By lower-case name.
+            account: Whom it is parsed for, where it is not signed by the source.
 
         Raises:
             SignatureRefusedError: It is not authenticated. ClientFault, WorldFault: As ``Ingest.submit``.
@@ -113,11 +122,15 @@ class Webhooks:
         greeting = _greeting(settings, headers, delivery)
         if greeting is not None:
             return greeting
+        if endpoint.is_proven:
+            account = account_of(endpoint.source_id)
         try:
-            events = await self._compute(body, coding, partial(read_delivery, delivery, self._bytes_max))
+            events = await self._compute(body, coding, account, partial(read_delivery, delivery, self._bytes_max))
             if not events:
                 return {"processedEvents": [], "counts": NOTHING, "rejected": [], "batches": [], "receipts": []}
-            answer = await self._ingest.submit_read(endpoint.source_id, events, is_proven=endpoint.is_proven)
+            answer = await self._ingest.submit_read(
+                endpoint.source_id, events, is_proven=endpoint.is_proven, account=account
+            )
         except ClientFault as fault:
             status.fail(str(fault))
             raise
@@ -127,9 +140,11 @@ class Webhooks:
     async def _by_size(self, body: bytes, call: Callable[[], T]) -> T:
         return call() if len(body) <= INLINE_BYTES_MAX else await trio.to_thread.run_sync(call)
 
-    async def _compute(self, body: bytes, coding: Coding, call: Callable[[], T]) -> T:
+    async def _compute(self, body: bytes, coding: Coding, account: Account, call: Callable[[], T]) -> T:
         is_short = len(body) <= INLINE_BYTES_MAX and coding == "identity"
-        return call() if is_short else await self._ingest.run_beside(call)
+        if is_short:
+            return call()
+        return await self._ingest.run_beside(call, account=account, size=usual_size(body, coding))
 
 
 def _endpoint(connection: "Connection", source_id: str) -> WebhookEndpoint:

@@ -128,7 +128,10 @@ class Meter:
         for index, root in enumerate(self.roots):
             found.append((index, "node", root))
             for child in root.children(recursive=True):
-                name = "postgres" if "postgres" in child.name() else "workers"
+                try:
+                    name = "postgres" if "postgres" in child.name() else "workers"
+                except psutil.NoSuchProcess:
+                    continue
                 found.append((index, name, child))
         return found
 

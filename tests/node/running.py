@@ -48,6 +48,7 @@ from node.runtime.access import Access
 from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
 from node.runtime.containment import Quarantine
+from node.runtime.fair_share import OWN_ACCOUNT, Account
 from node.runtime.nonces import NonceLedger
 from node.runtime.settings import ReadGroup
 from node.runtime.supervisor import RestartPolicy
@@ -108,7 +109,7 @@ ADVERTISED: Mapping[str, Any] = {
 class ThreadWorkers:
     """Workers without processes of their own: the calls are the same."""
 
-    async def admit(self, call: Callable[[], T]) -> T:
+    async def admit(self, call: Callable[[], T], *, account: Account = OWN_ACCOUNT, size: int | None = None) -> T:
         return await trio.to_thread.run_sync(call)
 
     async def decide_levels(self, call: Callable[[], T]) -> T:

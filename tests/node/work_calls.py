@@ -1,5 +1,6 @@
 """Calls for worker processes; a worker imports this module and what it needs, nothing else."""
 
+import itertools
 import os
 import sys
 import time
@@ -42,6 +43,45 @@ def compute_for(seconds: float) -> None:
     until = time.process_time() + seconds
     while time.process_time() < until:
         pass
+
+
+def compute_stubbornly(seconds: float) -> None:
+    """As ``compute_for``, in code that takes whatever is raised in it for its own."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        try:
+            compute_for(0.5)
+        except BaseException:
+            stubborn.append(1)
+            if len(stubborn) > 2:
+                raise
+
+
+stubborn: list[int] = []
+
+
+def compute_and_misreport(seconds: float) -> str:
+    """As a library does that makes an error of its own of whatever is raised in it."""
+    try:
+        compute_for(seconds)
+    except BaseException as error:
+        raise ValueError("the document is malformed") from error
+    return "done"
+
+
+def panic() -> None:
+    """As code in Rust does: its panic is no ``Exception``."""
+    raise SystemExit("a panic")
+
+
+def compute_in_a_library() -> int:
+    """Never comes back to the interpreter."""
+    return sum(itertools.repeat(1, 10**14))
+
+
+def wait(seconds: float) -> str:
+    time.sleep(seconds)
+    return "waited"
 
 
 def hang() -> None:

@@ -19,6 +19,7 @@ from node.health.monitor import HealthMonitor
 from node.network.requests import RequestTable
 from node.runtime import clock
 from node.runtime.containment import Quarantine
+from node.runtime.fair_share import OWN_ACCOUNT, Account
 from node.runtime.keyring import Keyring
 from node.runtime.settings import Settings
 from node.worker import compute
@@ -72,11 +73,11 @@ class InlineWorkers:
         self.links = links
         self.lies = lies
 
-    async def admit(self, call: Callable[[], T]) -> T:
+    async def admit(self, call: Callable[[], T], *, account: Account = OWN_ACCOUNT, size: int | None = None) -> T:
         await trio.sleep(self.links.rng.uniform(0.0005, 0.005))
         return call()
 
-    async def read(self, call: Callable[[], T]) -> T:
+    async def read(self, call: Callable[[], T], *, account: Account = OWN_ACCOUNT, size: int | None = None) -> T:
         return await self.admit(call)
 
     async def parsers_answer(self, within_s: float) -> bool:

@@ -124,7 +124,8 @@ class BatchSubmitter:
     async def _submit(self, batch: InFlightBatch) -> None:
         for part in parts_by_size(batch.messages):
             call = partial(events_of, tuple(part), self._reading)
-            events = await self._intake.compute(call) if self._reading.parses else call()
+            size = sum(message.size for message in part)
+            events = await self._intake.compute(call, size) if self._reading.parses else call()
             await self._intake.take(events)
 
 

@@ -90,7 +90,8 @@ class MqttSession:
                 MqttMessage(topic=each.topic, payload=each.payload, properties=each.properties) for each in batch
             ]
             call = partial(events_of, messages, shape=settings.shape, topic_field=settings.topic_field)
-            await self._intake.take(await self._intake.compute(call))
+            size = sum(len(each.payload) for each in messages)
+            await self._intake.take(await self._intake.compute(call, size))
             acknowledgements = codec.acknowledge(batch)
             if acknowledgements:
                 await self._connection.send(acknowledgements)

@@ -88,7 +88,7 @@ class BatchReader:
     async def read(self, entries: Sequence[LogEntry]) -> list[BatchOutcome]:
         """What comes of entries, in their order; those that have to be fetched are fetched at the same time."""
         encoded = [entry.certificate for entry in entries]
-        chosen = await self._intake.compute(partial(choose, encoded, self._selection))
+        chosen = await self._intake.compute(partial(choose, encoded, self._selection), sum(map(len, encoded)))
         wanted = [certificate.statement for certificate, _ in chosen if certificate is not None]
         manifests = await self._node.batches.manifests(wanted) if wanted else {}
         outcomes = [

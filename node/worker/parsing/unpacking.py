@@ -25,6 +25,7 @@ EXPANSION_MAX: Final = 100
 EXPANSION_FREE_BYTES: Final = 1024 * 1024
 MEMBER_BYTES_MIN: Final = 32
 MEMBERS_FREE: Final = 1_024
+EXPANSION_USUAL: Final = 10  # of JSON
 
 
 class BodyTooLargeError(ClientFault):
@@ -50,6 +51,11 @@ def unpacker(coding: Coding) -> Unpacker:
     if coding == "gzip":
         return _Gzip()
     return _Zstd() if coding == "zstd" else _Plain()
+
+
+def usual_size(body: bytes, coding: Coding) -> int:
+    """About how many bytes a body has once it is decompressed."""
+    return len(body) if coding == "identity" else EXPANSION_USUAL * len(body)
 
 
 def decompressed(body: bytes, coding: Coding, bytes_max: int) -> bytes:

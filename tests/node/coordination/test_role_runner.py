@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from node.coordination.payloads import Payloads
 from node.coordination.role_runner import ORDERS_MAX
 from node.runtime.caches import BytesCache
-from node.runtime.workers import WorkerCrashedError, WorkersBusyError, WorkerTimeoutError
+from node.runtime.fair_share import WorkersBusyError
+from node.runtime.workers import WorkerCrashedError, WorkerTimeoutError
 from node.worker import compute
 from protocols.effects import ForgetPayload, SignStatement
 from protocols.envelope import digest

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from node.ingest.terms import IngestPolicy
-from node.runtime.workers import WorkerCrashedError, Workers, WorkersBusyError, WorkerTimeoutError
+from node.runtime.fair_share import OWN_ACCOUNT, Account, WorkersBusyError
+from node.runtime.workers import WorkerCrashedError, Workers, WorkerTimeoutError
 from protocols.canonical import parse_json
 from protocols.levels import LEVELS
 from protocols.messages import Level
@@ -171,7 +172,7 @@ def _crash() -> None:
 
 async def test_a_worker_that_is_too_slow_or_ends_is_answered_503(postgres_url: str) -> None:
     class Slow(ThreadWorkers):
-        async def admit(self, call: Callable[[], T]) -> T:
+        async def admit(self, call: Callable[[], T], *, account: Account = OWN_ACCOUNT, size: int | None = None) -> T:
             raise error
 
     for error in (WorkerTimeoutError("a call took over 1 s"), WorkerCrashedError("a call ended 2 worker processes")):

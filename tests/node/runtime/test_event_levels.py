@@ -9,7 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from node.runtime import workers as workers_module
 from node.runtime.event_levels import event_levels
-from node.runtime.workers import Workers, WorkersBusyError
+from node.runtime.fair_share import WorkersBusyError
+from node.runtime.workers import Workers
 from protocols.canonical import canonical_json
 from protocols.errors import InvalidPolicyError
 from protocols.identifiers import record_line

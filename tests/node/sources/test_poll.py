@@ -355,9 +355,11 @@ async def test_every_fault_is_shown_and_none_stops_another_source(node: Running)
 
 
 async def test_a_body_that_takes_too_long_to_read_is_given_up(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "READ_S", 0.01)  # a process does not even start in that time
-    async with serving(lambda asked: Said(body=b"[1]")) as server, workers.Workers(1) as processes:
-        settings = PollSourceSettings.model_validate({"url": server.url, "interval": 7})
+    budget = workers.Budget(floor_s=0.02, per_mb_s=0.0, ceiling_s=0.02)
+    monkeypatch.setattr(workers, "READING_BUDGET", budget)
+    body = b"[%b1]" % (b"1," * 90_000)
+    async with serving(lambda asked: Said(body=body)) as server, workers.Workers(1) as processes:
+        settings = PollSourceSettings.model_validate({"url": server.url, "interval": 7, "eventsPath": ""})
         intake = await an_intake(node, "s1", settings, processes.read)
         async with guarded_client(ALLOWED, 20) as client:
             with pytest.raises(SourceFault, match="the body cannot be read within the limits") as fault:
