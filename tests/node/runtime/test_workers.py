@@ -260,7 +260,7 @@ async def test_one_clients_long_calls_leave_a_process_for_others() -> None:
         await wait_all_tasks_blocked()
         with trio.fail_after(120):
             for _ in range(3):
-                assert await workers.admit(partial(work_calls.echo, b"x", 1), account=OTHER) == b"x"
+                assert await workers.admit(partial(work_calls.echo, b"x", 1), account=OTHER, size=1) == b"x"
         nursery.cancel_scope.cancel()
 
 
