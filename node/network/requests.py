@@ -45,6 +45,11 @@ class RequestTable:
         self._answerers = answerers
         self._admits = admits
 
+    @property
+    def tags(self) -> frozenset[bytes]:
+        """The tags of requests that are answered."""
+        return frozenset(self._answerers)
+
     async def answer(self, sender: IdentityKey, body: bytes) -> bytes:
         """Answer a peer's request. One that is malformed is answered like one for an absent document.
 

@@ -1,13 +1,12 @@
-"""Fuzzing at length: every parser that hostile bytes reach, ``--inputs`` spoiled inputs each.
+"""Spoiled inputs for every parser that hostile bytes reach, ``--inputs`` each.
 
-Run through ``scripts/fuzz``. Exits with 1 if anything but an ``OverlayError`` left a parser, if one took bytes that
+Exits with 1 if anything but an ``OverlayError`` left a parser, if one took bytes that
 it writes otherwise, took too long, or if memory grew; the inputs that did it are printed as hex.
 """
 
 import argparse
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Sequence
 
@@ -22,8 +21,7 @@ WIDTH = 118
 COLUMNS = ("inputs", "accepted", "refused", "slowest ms", "grown KiB", "CPU us each", "seed")
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     shares = [
         (name, min(SHARE_INPUTS, arguments.inputs - start), arguments.seed + number)
@@ -43,12 +41,10 @@ def main() -> int:
     return 1 if flaws else 0
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", type=int, default=1_000_000, help="for each parser (default: 1,000,000)")
     parser.add_argument("--seed", type=int, default=1, help="equal seeds give equal inputs (default: 1)")
     parser.add_argument("--parser", action="append", choices=list(parsers()), help="only this one; may be repeated")
-    return parser.parse_args()
 
 
 def fuzz_share(share: tuple[str, int, int]) -> Outcome:
@@ -75,7 +71,3 @@ def row(several: Sequence[Outcome]) -> tuple[str, ...]:
         f"{max(outcome.grown_bytes for outcome in several) / 1024:,.0f}",
         f"{sum(outcome.cpu_s for outcome in several) / inputs * 1e6:.1f}",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
