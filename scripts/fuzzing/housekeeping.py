@@ -12,7 +12,7 @@ from scripts.fuzzing.http_client import Connection, NoAnswerError
 from scripts.fuzzing.target import Target
 from scripts.fuzzing.world import KEPT
 
-PAUSE_S: Final = 2.0
+PAUSE_S: Final = 5.0
 LEFT_MAX: Final = 12  # of each kind
 BUILT_IN: Final = "builtIn"
 IN_FORCE: Final = "inUse"  # instead of one that was kept

@@ -43,6 +43,10 @@ STREAM_CLASSES: Final = tuple(cls for cls in classes() if cls not in GOSSIPED an
 BY_NAME: Final = {cls.__name__: cls for cls in classes()}
 
 
+EVEN_EVERY: Final = 20
+"""One item of so many is of the next kind in turn, so that none is rare, however little its carrier weighs."""
+
+
 @attrs.frozen(kw_only=True)
 class Item:
     """What is to be sent: how, and which of its kind. The rest is drawn from ``draw`` when it is sent."""
@@ -71,6 +75,8 @@ class Items:
         self._seed = seed
         self._weights = {name: part.weight for name, part in PARTS.items() if part.group in groups}
         self._kinds: dict[str, tuple[str, ...]] = {
+            "frame": tuple(cls.__name__ for cls in STREAM_CLASSES),
+            "gossip": tuple(cls.__name__ for cls in GOSSIP_CLASSES),
             "ask": tuple(tag.decode() for tag in tags),
             "ingest": tuple(FORMS),
             "polled": tuple(SETTINGS),
@@ -78,9 +84,13 @@ class Items:
             "request": operations,
             "socket": sockets,
         }
+        self.kinds = tuple((carrier, kind) for carrier in self._weights for kind in self._kinds[carrier])
 
     def item(self, number: int) -> Item:
         draw = Draw(f"{self._seed}:{number}")
+        if number % EVEN_EVERY == 0:
+            carrier, kind = self.kinds[number // EVEN_EVERY % len(self.kinds)]
+            return Item(number=number, carrier=carrier, kind=kind, draw=draw)
         carrier = draw.weighted(self._weights)
         is_message = carrier in ("frame", "gossip")
         kind = _message(draw, carrier).__name__ if is_message else draw.pick(self._kinds[carrier])

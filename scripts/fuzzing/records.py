@@ -18,8 +18,8 @@ from scripts.fuzzing.world import World
 
 SECRET: Final = base64.b64encode(b"s" * 32).decode()
 INGEST: Final = "/overlay/events/ingest"
-EVENTS_MAX: Final = 150
-EVENTS_USUAL: Final = 80
+EVENTS_MAX: Final = 500
+EVENTS_USUAL: Final = 250  # in large requests the records cost the node least
 RAISED: Final = 0.004  # of requests, the part that asks for more agents than there are
 Form = Callable[["Records", Draw], Call]
 

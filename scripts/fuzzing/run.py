@@ -62,13 +62,14 @@ class Outcome:
 
     Attributes:
         sent: Items. things: Messages, records, documents and requests in them.
-        counts: Items by carrier and kind.
+        kinds: All that there are, with their carriers. counts: Items by carrier and kind.
     """
 
     plan: Plan
     seconds: float = 0.0
     sent: int = 0
     things: int = 0
+    kinds: tuple[tuple[str, str], ...] = ()
     counts: Counter[str] = attrs.field(factory=Counter)
     records: int = 0
     statuses: dict[str, Counter[str]] = attrs.field(factory=dict)
@@ -119,7 +120,7 @@ class _Run:
         self._names = {
             parameter["name"] for each in self._operations.described.values() for parameter in each.named("path")
         }
-        self.outcome = Outcome(plan=plan)
+        self.outcome = Outcome(plan=plan, kinds=self._items.kinds)
         self.acknowledged: set[str] = set()
 
     async def run(self) -> Outcome:

@@ -7,8 +7,8 @@ value may then be one that the node refuses.
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from re import _constants as sre  # type: ignore[attr-defined]
-from re import _parser as sre_parser  # type: ignore[attr-defined]
+from re import _constants as sre
+from re import _parser as sre_parser
 from typing import Any, Final, TypeAlias
 
 from scripts.fuzzing.values import Draw

@@ -1,6 +1,7 @@
 """The node that is fuzzed: a process as an operator runs it, with a database of its own and sources of every kind."""
 
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from scripts.network import LocalNetwork, Node
 
 NETWORK: Final = "overlay-fuzz"
 TIMEOUT_S: Final = 60.0
+STOP_S: Final = 120.0  # for the node to end by itself, on a machine that is busy with other things
 REGION: Final = "home"  # where alone agents are asked at level basic: else strangers bid for it and do nothing
 SETTINGS: Final[Mapping[str, Any]] = {
     "event_consensus_required": False,
@@ -99,6 +101,8 @@ def running_target(
             kept=frozenset(templates),
         )
         yield Target(node=node, world=world, operator=operator, document=document)
+        node.signal(signal.SIGTERM)
+        node.wait(STOP_S)
 
 
 def _write_key(path: Path, key: Keyring) -> None:
@@ -131,7 +135,7 @@ def _create_sources(client: httpx.Client, upstream: str) -> dict[str, Sequence[A
         _create(client, source_id, "webhook", {"configuration": configuration})
         samples[source_id] = ()
     for name, configuration in POLLED.items():
-        more = {"url": f"{upstream}/{name}", "interval": 1, "jitter": 0, "eventType": "t", **configuration}
+        more = {"url": f"{upstream}/{name}", "interval": 2, "jitter": 0, "eventType": "t", **configuration}
         _create(client, f"{KEPT}poll-{name}", "poll", {"configuration": more})
     return {source_id: each for source_id, each in samples.items() if each}
 

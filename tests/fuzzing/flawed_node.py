@@ -1,7 +1,7 @@
 """A node with two bugs that hostile values reach: ``python -m tests.fuzzing.flawed_node run --config FILE``.
 
-It is the node's own command with two functions exchanged: one fails over a peer's long text, one over a right-to-left
-mark in a query.
+It is the node's own command with two functions exchanged: each fails over text beyond ASCII, one in a peer's message,
+one in a query.
 """
 
 import sys
@@ -13,14 +13,12 @@ from node.cli import main
 from node.network.receiver import Receiver
 from protocols.messages import Message, SealConfirmed
 
-LONG = 100
-
 
 class FlawedReceiver(Receiver):
     """Looks a text up where it cannot be."""
 
     def _is_by_members(self, message: Message) -> bool:
-        if isinstance(message, SealConfirmed) and len(message.batch_id) > LONG:
+        if isinstance(message, SealConfirmed) and not message.batch_id.isascii():
             raise KeyError(message.batch_id)
         return super()._is_by_members(message)
 
@@ -29,8 +27,8 @@ def flawed(read_query: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """A reader of queries that fails over a text."""
 
     def read(model: Any, asked: Any) -> Any:
-        if "\u202e" in "".join(asked.args.values()):
-            raise UnicodeError("a right-to-left mark")
+        if not "".join(asked.args.values()).isascii():
+            raise UnicodeError("text beyond ASCII")
         return read_query(model, asked)
 
     return read
@@ -41,5 +39,5 @@ if __name__ == "__main__":
 
     assert vars(network)["Receiver"] is Receiver, "the module that makes the node's receiver"
     vars(network)["Receiver"] = FlawedReceiver
-    vars(operations)["read_query"] = flawed(operations.read_query)
+    vars(operations)["read_query"] = flawed(vars(operations)["read_query"])
     sys.exit(main())

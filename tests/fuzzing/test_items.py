@@ -1,6 +1,7 @@
 """What the fuzzer draws: everything there is, well formed, and the same every time."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from protocols.messages import MESSAGES, Message
 from scripts.fuzzing import policies, world
 from scripts.fuzzing.asks import Asks
 from scripts.fuzzing.calls import Call
-from scripts.fuzzing.items import Item, Items
+from scripts.fuzzing.items import EVEN_EVERY, Item, Items
 from scripts.fuzzing.messages import Messages
 from scripts.fuzzing.operations import Operations
 from scripts.fuzzing.records import FORMS, Records
@@ -92,7 +93,14 @@ def test_everything_there_is_is_drawn() -> None:
     assert carriers["socket"] == {"streamEvents"}
     assert carriers["ingest"] == set(FORMS)
     assert carriers["ask"] == {tag.decode() for tag in Asks(of, Messages(of)).tags}
-    assert carriers["polled"] <= set(SETTINGS)
+    assert carriers["polled"] == set(SETTINGS)
+    assert found >= set(drawn.kinds)
+
+
+def test_no_kind_is_rare() -> None:
+    drawn = items(made())
+    counts = Counter((item.carrier, item.kind) for item in map(drawn.item, range(20_000)))
+    assert min(counts[each] for each in drawn.kinds) >= 20_000 // EVEN_EVERY // len(drawn.kinds) > 2
 
 
 @pytest.mark.usefixtures("at_one_moment")
