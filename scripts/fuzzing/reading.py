@@ -11,7 +11,7 @@ import httpx
 import orjson
 
 from scripts.fuzzing.calls import PROBLEM_TYPE
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import Target, ask
 
 PAGE: Final = 500
 BY_ID_MAX: Final = 400  # of each list
@@ -74,7 +74,7 @@ class Reader:
         """Wait until nothing is pending any more, or what is pending waits for agents that there are not."""
         pending, since_s, deadline_s = -1, time.monotonic(), time.monotonic() + SETTLE_S
         while time.monotonic() < deadline_s:
-            stats = client.get("/overlay/stats").raise_for_status().json()
+            stats = ask(client, "GET", "/overlay/stats").raise_for_status().json()
             if stats["pending"] != pending:
                 pending, since_s = stats["pending"], time.monotonic()
             if not pending or time.monotonic() - since_s > STALLED_S:
@@ -86,9 +86,9 @@ class Reader:
         """The entries of a list, page by page."""
         after: str | None = None
         for _ in range(PAGES_MAX):
-            answer = client.get(path, params={"limit": PAGE, **({"after": after} if after else {})})
+            answer = ask(client, "GET", path, params={"limit": PAGE, **({"after": after} if after else {})})
             if answer.status_code == 400:  # it has no pages
-                answer = client.get(path)
+                answer = ask(client, "GET", path)
             if answer.status_code != 200:
                 self.found.problems.append(f"{path} after {after!r}: {answer.status_code} {answer.text[:300]}")
                 return
@@ -109,7 +109,7 @@ class Reader:
                     self._read(client, prefix + quote(value, safe=""))
 
     def _read(self, client: httpx.Client, path: str) -> None:
-        answer = client.get(path)
+        answer = ask(client, "GET", path)
         self.found.by_id += 1
         gone = answer.status_code in GONE and answer.headers.get("content-type") == PROBLEM_TYPE
         if answer.status_code != 200 and not gone:

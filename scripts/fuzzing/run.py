@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -239,8 +238,10 @@ class _Run:
 
     def _read_back(self) -> None:
         reader = Reader(self._target, self.acknowledged)
-        with suppress(httpx.HTTPError):
+        try:
             reader.run()
+        except httpx.HTTPError as error:
+            reader.found.problems.append(f"{type(error).__name__}: {error}")
         self.outcome.read = reader.found
 
     def _judge(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,7 @@ def running_target(
             sources = _create_sources(client, upstream)
             _subscribe(client, upstream)
             templates = _require_region(client)
-            document = client.get("/openapi.json").raise_for_status().json()
+            document = ask(client, "GET", "/openapi.json").raise_for_status().json()
         world = World(
             seed=seed,
             network=NETWORK,
@@ -105,6 +106,16 @@ def running_target(
         node.wait(STOP_S)
 
 
+def ask(client: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
+    """The answer to a request, which is sent again while a busy node refuses it with 503."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        answer = client.request(method, path, **more)
+        if answer.status_code != 503 or time.monotonic() > deadline_s:
+            return answer
+        time.sleep(0.5)
+
+
 def _write_key(path: Path, key: Keyring) -> None:
     path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -116,8 +127,10 @@ def _store_policies(client: httpx.Client) -> dict[bytes, bytes]:
     """Every example of a policy, canonical, by its hash."""
     found = {}
     for example in policies.examples():
-        answer = client.post("/overlay/policies", json=policies.at_basic(example.policy)).raise_for_status().json()
-        document = client.get(f"/overlay/policies/{answer['policyHash']}").raise_for_status().content
+        answer = (
+            ask(client, "POST", "/overlay/policies", json=policies.at_basic(example.policy)).raise_for_status().json()
+        )
+        document = ask(client, "GET", f"/overlay/policies/{answer['policyHash']}").raise_for_status().content
         parse_json(document)
         found[bytes.fromhex(answer["policyHash"])] = document
     return found
@@ -142,7 +155,7 @@ def _create_sources(client: httpx.Client, upstream: str) -> dict[str, Sequence[A
 
 def _create(client: httpx.Client, source_id: str, source_type: str, more: Mapping[str, Any]) -> None:
     document = {"sourceId": source_id, "name": source_id, "sourceType": source_type, **more}
-    answer = client.post("/overlay/sources", json=document)
+    answer = ask(client, "POST", "/overlay/sources", json=document)
     if answer.is_error:
         raise RuntimeError(f"{source_id}: {answer.status_code} {answer.text}")
 
@@ -153,7 +166,7 @@ def _require_region(client: httpx.Client) -> list[str]:
     for role in WORK_ROLES:
         template = built_in(role, Level.BASIC)
         document = attrs.evolve(template, template_id=KEPT + template.template_id, regions=(REGION,)).document
-        answer = client.post("/overlay/job-templates", json=document).raise_for_status()
+        answer = ask(client, "POST", "/overlay/job-templates", json=document).raise_for_status()
         found.append(answer.json()["templateHash"])
     return found
 
@@ -166,4 +179,4 @@ def _subscribe(client: httpx.Client, upstream: str) -> None:
         "filterCriteria": {"status": "all"},
         "delivery": {"maxEvents": 500},
     }
-    client.post("/overlay/subscriptions", json=document).raise_for_status()
+    ask(client, "POST", "/overlay/subscriptions", json=document).raise_for_status()
