@@ -98,7 +98,7 @@ class Asks:
 
     def _batch_id(self, draw: Draw) -> str:
         found = self._world.live.pick(draw, "batch")
-        return str(found) if found is not None and draw.chance(0.8) else draw.text(200)
+        return str(found) if draw.chance(0.8) and found is not None else draw.text(200)
 
     def _digest(self, draw: Draw) -> bytes:
         match draw.below(4):

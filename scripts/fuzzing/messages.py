@@ -114,7 +114,7 @@ class Messages:
     def _signed(self, draw: Draw, cls: type[Message], signer: Keyring) -> Signed[Message]:
         """One that the node sent, one that was drawn before, or a new one."""
         heard = self._world.live.pick(draw, f"signed {cls.__name__}")
-        if heard is not None and draw.chance(0.3):
+        if draw.chance(0.3) and heard is not None:
             return typing.cast(Signed[Message], heard)
         number = draw.below(INNER_MAX)
         if not draw.chance(REUSED):
@@ -144,7 +144,7 @@ class Messages:
         if field.name == "network":
             return self._world.network if draw.chance(0.998) else draw.text()
         subject = self._world.live.pick(draw, SUBJECTS.get(field.name, ""))
-        if subject is not None and draw.chance(0.7):
+        if draw.chance(0.7) and subject is not None:
             return str(subject)
         most = TEXT_CHARS_MAX if is_text in _validators(field) else _bound(field, TEXT_CHARS_MAX)
         return draw.text(most, nul=draw.chance(0.01))

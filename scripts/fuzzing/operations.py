@@ -152,7 +152,7 @@ class Operations:
             nonlocal kept
             name = match[1]
             found = self._world.live.pick(draw, name)
-            if found is not None and draw.chance(0.7):
+            if draw.chance(0.7) and found is not None:
                 kept = kept or self._world.stays(str(found))
                 return quote(str(found), safe="")
             if draw.chance(0.4):
@@ -171,7 +171,7 @@ class Operations:
                 if draw.chance(0.25):
                     value = draw.text(300) if draw.chance(0.5) else draw.pick(PATH_TEXTS)
                 found = self._world.live.pick(draw, parameter["name"])
-                pairs.append((parameter["name"], found if found is not None and draw.chance(0.5) else value))
+                pairs.append((parameter["name"], found if draw.chance(0.5) and found is not None else value))
         if draw.chance(0.05):
             pairs.append((draw.key(), draw.text()))
         return urlencode([(name, _query_text(value)) for name, value in pairs], errors="replace")

@@ -135,6 +135,8 @@ class Peers:
                         await self._wait_for_turn(network, key, count)
                     item = left.pop() if left else await items.receive()
                 except trio.EndOfChannel:
+                    with contextlib.suppress(PeerUnreachableError):
+                        await self._wait_for_turn(network, key, count)  # else the last items end with the connection
                     return True
                 except PeerUnreachableError as error:
                     self.tally.refused[str(error)[:60]] += 1
