@@ -1,40 +1,25 @@
-"""Whatever well-formed message a peer sends, the node that gets it goes on: a real node, over a real database.
-
-``scripts/fuzz run`` sends such messages to a process; here what they do is seen from inside.
-"""
+"""Whatever well-formed message a peer sends, the node that gets it goes on: a real node, over a real database."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 
-import attrs
-import orjson
+import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
 
-from agents.policy import policy_document
+from node.network.discovery import make_tokens
 from node.network.transport import Gossip, InboundFrame
+from node.runtime.clock import clock_ms
 from node.runtime.config import load
 from node.runtime.containment import Quarantine
-from node.runtime.keyring import Keyring
 from node.runtime.workers import Workers
-from protocols.envelope import digest, sign, to_frame
-from protocols.errors import OverlayError
+from protocols.envelope import sign, to_frame
 from protocols.messages import Advertisement, IdentityKey
-from scripts.fuzzing import policies
-from scripts.fuzzing.asks import Asks
-from scripts.fuzzing.coherent import Batches, advertisement
-from scripts.fuzzing.items import Item, Items
-from scripts.fuzzing.messages import Messages
-from scripts.fuzzing.values import Draw
-from scripts.fuzzing.world import World, agents_of
 from storage.database import Database
+from tests.network_of_keys import AGENTS, NETWORK, KeySigner
+from tests.node.network.advertising import offer
+from tests.node.network.hostile_messages import HostilePeers, Sent
 from tests.node.running import until
-from tests.node.test_app import ENVIRONMENT, KEY, SOURCE, Lone, NoPeers, made, running
-
-NETWORK = "test-network"
-SEED = "any message"
-ITEMS = 900
-AGENTS = agents_of(SEED)
-POLICIES = [policy_document(policies.at_basic(example.policy)) for example in policies.examples()]
+from tests.node.test_app import ENVIRONMENT, KEY, SOURCE, NoPeers, made, running
 
 
 class HostileTransport(NoPeers):
@@ -58,76 +43,54 @@ class HostileTransport(NoPeers):
     def strike(self, identity: IdentityKey, reason: str) -> None:
         self.struck.append(identity)
 
-
-@attrs.frozen
-class HostilePeers:
-    """The agents, what they send, and how it is handed to a node."""
-
-    lone: Lone
-    transport: HostileTransport
-    world: World
-    messages: Messages
-    asks: Asks
-
-    @classmethod
-    def of(cls, lone: Lone, transport: HostileTransport) -> "HostilePeers":
-        world = World(
-            seed=SEED,
-            network=NETWORK,
-            node=KEY.identity,
-            agents=AGENTS,
-            policies={digest(each): each for each in POLICIES},
-            sources={"farm": ({"value": 1},)},
-        )
-        messages = Messages(world)
-        return cls(lone, transport, world, messages, Asks(world, messages))
-
-    async def advertise(self, agent: Keyring) -> None:
-        values, _ = advertisement(Draw(agent.identity.hex()), agent, Batches(self.world))
-        frame = to_frame(sign(agent, Advertisement(**values)))
-        await self.transport.heard.send(Gossip(topic="who", sender=agent.identity, data=frame))
-
-    async def hand_in(self, item: Item) -> None:
-        agent = item.draw.pick(AGENTS)
-        if item.carrier == "ask":
-            with suppress(OverlayError):  # whose code the transport sends
-                await self.lone.requests.answer(agent.identity, self.asks.request(item.draw, item.kind.encode()))
-            return
-        frame = to_frame(*self.messages.signed(item.draw, item.message_class, agent))
-        if item.carrier == "gossip":
-            await self.transport.heard.send(Gossip(topic="jobs", sender=agent.identity, data=frame))
+    async def hand_in(self, sent: Sent) -> None:
+        if sent.by_gossip:
+            await self.heard.send(Gossip(topic="jobs", sender=sent.sender, data=sent.frame))
         else:
-            await self.transport.frames.send(InboundFrame(sender=agent.identity, frame=frame))
+            await self.frames.send(InboundFrame(sender=sent.sender, frame=sent.frame))
 
 
-async def send_all(peers: HostilePeers) -> None:
-    drawn = Items(SEED, tags=peers.asks.tags, operations=(), changing=(), sockets=(), groups=("messages",))
-    for number in range(ITEMS):
-        item = drawn.item(number)
-        try:
-            await peers.hand_in(item)
-        except BaseException:
-            print(f"at item {number}: {item}")  # what ended it is among the latest
-            raise
+def advertised(agent: KeySigner) -> Sent:
+    now_ms, own = clock_ms(), offer()
+    message = Advertisement(
+        network=NETWORK,
+        sequence=1,
+        issued_ms=now_ms,
+        expires_ms=now_ms + 3_600_000,
+        tokens=make_tokens(agent.key, own),
+        addresses=(),
+        url=own.url,
+        capacity=1_000,
+        price=0,
+        operator=agent.identity.hex(),
+        region="",
+        build="",
+    )
+    return Sent(agent.identity, to_frame(sign(agent, message)), True, message)
 
 
-async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str) -> None:
+@pytest.mark.parametrize("examples", [300, pytest.param(3_000, marks=pytest.mark.slow)])
+async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str, examples: int) -> None:
     transport, quarantine = HostileTransport(KEY.identity), Quarantine()
+    peers = HostilePeers(KEY.identity)
     with Database(postgres_url) as database:
         async with Workers(1) as workers:
-            settings = load(None, ENVIRONMENT | {"OVERLAY_NETWORK": NETWORK, "OVERLAY_SHUTDOWN_GRACE_S": "0.2"})
-            lone = made(settings, database, workers, transport, quarantine)
-            peers = HostilePeers.of(lone, transport)
+            settings_ = load(None, ENVIRONMENT | {"OVERLAY_NETWORK": NETWORK, "OVERLAY_SHUTDOWN_GRACE_S": "0.2"})
+            lone = made(settings_, database, workers, transport, quarantine)
+            last: list[Sent] = []
+
+            @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
+            @given(peers.sent())
+            def send(sent: Sent) -> None:
+                last[:] = [*last[-20:], sent]
+                trio.from_thread.run(transport.hand_in, sent)
 
             async def use() -> None:
-                assert set(peers.asks.tags) == set(lone.requests.tags), "each kind of request is drawn"
                 for agent in AGENTS:
-                    await peers.advertise(agent)
+                    await transport.hand_in(advertised(agent))
                 assert (await lone.call("POST", "/overlay/sources", SOURCE))[0] == 201
-                for policy in POLICIES:
-                    assert (await lone.call("POST", "/overlay/policies", orjson.loads(policy)))[0] == 201
                 await lone.post(1, 2)
-                await send_all(peers)
+                await trio.to_thread.run_sync(send)
                 await until(lambda: lone.node.state.driver.depth == 0, 60)
                 await lone.post(3)
                 assert (await lone.call("GET", "/readyz"))[0] == 200
@@ -135,6 +98,10 @@ async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str
                     status, answer = await lone.call("GET", f"/overlay/{path}")
                     assert status < 500, (path, answer)
 
-            await running(lone, use)
+            try:
+                await running(lone, use)
+            except BaseException:
+                print(*(each.message for each in last), sep="\n")  # what ended it is among these
+                raise
     assert transport.struck, "some of it is refused"
     assert not any(quarantine.counts.values()), quarantine.counts
