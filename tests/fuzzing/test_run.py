@@ -12,7 +12,7 @@ from scripts.fuzzing import report
 from scripts.fuzzing.items import PARTS
 from scripts.fuzzing.run import Outcome, Plan, run
 
-COUNT = int(os.environ.get("FUZZ_COUNT", "20000"))  # 200,000: about ten minutes of two processors
+COUNT = int(os.environ.get("FUZZ_COUNT", "200000"))
 FLAWED = "tests.fuzzing.flawed_node"
 
 
