@@ -101,9 +101,9 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
     award = next((award for award in batch.awards if award.agent == failed), None)
     if lease is None or grant is None or grant.lease_id != batch.lease_id or award is None:
         return None
+    present = {kept.agent for kept in batch.awards}  # some of them called up for this batch alone
     standing = next((kept for kept in grant.awards if kept.agent == failed), None)
     if standing is None:  # another batch was faster: its substitute serves this one too
-        present = {kept.agent for kept in batch.awards}
         return next((kept for kept in grant.awards if kept.agent not in present and kept.roles == award.roles), None)
     rest = [
         (kept, operator) for kept, operator in zip(grant.awards, grant.operators, strict=True) if kept is not standing
@@ -112,7 +112,12 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
         {operator for _, operator in rest} if rule_for(manifest.level, manifest.quorum).distinct_operators else set()
     )
     reserve = next(
-        (each for each in grant.reserves if set(award.roles) <= set(each.roles) and each.operator not in taken), None
+        (
+            each
+            for each in grant.reserves
+            if each.agent not in present and set(award.roles) <= set(each.roles) and each.operator not in taken
+        ),
+        None,
     )
     if reserve is None:
         return None

@@ -174,6 +174,20 @@ def test_contradictions_are_settled_by_further_agents_and_a_greater_majority() -
     assert {second, third} <= votes, "what the dissenters said is kept"
 
 
+def test_an_agent_that_was_called_up_is_no_substitute_for_a_silent_one() -> None:
+    """It is awarded once: two votes of one agent would count as two."""
+    node = SteppedNode()
+    leased(node, agents=5)
+    first, second, _ = sorted(executors(node))
+    for told in (lying(index_of(first), 1), lying(index_of(second), 2), result(index_of(second))):
+        node.step(told)
+    node.step(lying(index_of(first), 2))  # both contradict themselves, and the third is silent
+    for _ in range(4):
+        ring(node, node.batch.alarm_ms)
+        agents = [award.agent for award in node.batch.awards]
+        assert len(set(agents)) == len(agents)
+
+
 def struck_after_the_agreement(node: SteppedNode, agents: int) -> tuple[Effect, ...]:
     """One of three lies, two agree, and then one of the two says something else as well."""
     leased(node, agents=agents)
