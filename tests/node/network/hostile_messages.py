@@ -78,14 +78,16 @@ class Sent:
 class HostilePeers:
     """Draws what the agents of ``network_of_keys`` could send to a node."""
 
-    def __init__(self, node: IdentityKey) -> None:
+    def __init__(self, node: IdentityKey, senders: Sequence[KeySigner] = AGENTS) -> None:
+        """``node``: To which. ``senders``: Who sends it; what it rests on is signed by the agents."""
+        self._senders = list(senders)
         self.subjects = [each.manifest.message.batch_id for each in BATCHES] + ["job", "lease"]
         self.keys = [node, *(agent.identity for agent in AGENTS)]
 
     def sent(self) -> st.SearchStrategy[Sent]:
         """Frames of all kinds."""
         return st.sampled_from(MESSAGES).flatmap(
-            lambda cls: st.builds(self._send, self._of(cls), st.sampled_from(AGENTS), st.booleans(), BYTES)
+            lambda cls: st.builds(self._send, self._of(cls), st.sampled_from(self._senders), st.booleans(), BYTES)
         )
 
     def _send(self, message: Message, signer: KeySigner, honest: bool, attachment: bytes) -> Sent:
