@@ -201,11 +201,10 @@ class LocalNetwork:
                 node.kill()
 
     def __enter__(self) -> "LocalNetwork":
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
             self.start()
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         return self
 
     def __exit__(

@@ -104,15 +104,14 @@ def connect(url: str, *, autocommit: bool = False) -> BoundedConnection:
         tcp_user_timeout=TCP_MS_MAX,
         application_name="overlay-node",
     )
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(connection.close)
         connection.ends_s = time.monotonic() + CONNECT_S_MAX
         adapt(connection)
         connection.execute(SESSION)
         connection.autocommit = autocommit
         connection.ends_s = math.inf
-    except BaseException:
-        connection.close()
-        raise
+        undo.pop_all()
     return connection
 
 

@@ -131,13 +131,14 @@ def update(connection: psycopg.Connection, source_id: str, values: dict[str, Any
     return get(connection, source_id)
 
 
-def disable(connection: psycopg.Connection, source_id: str, reason: str) -> None:
-    """Disable a source for a reason of the node's own, until a client enables it."""
-    connection.execute(
+def disable(connection: psycopg.Connection, source_id: str, reason: str) -> bool:
+    """Disable a source for a reason of the node's own, until a client enables it. False if it does not exist."""
+    disabled = connection.execute(
         """UPDATE overlay_event_sources SET enabled = false, disabled_reason = %s, updated_at = NOW()
-           WHERE source_id = %s""",
+           WHERE source_id = %s AND deleted_at IS NULL""",
         (reason, source_id),
     )
+    return disabled.rowcount == 1
 
 
 def take_sequences(connection: psycopg.Connection, source_id: str, count: int) -> int:

@@ -211,7 +211,9 @@ def _unexpected(error: BaseException) -> BaseException | None:
 
 
 def _disable(connection: "Connection", culprit: Culprit) -> None:
-    sources.disable(connection, culprit.source_id, f"{ENDED_TWICE}: see the rejections in the progress of the source")
+    reason = f"{ENDED_TWICE}: see the rejections in the progress of the source"
+    if not sources.disable(connection, culprit.source_id, reason):
+        return  # it was deleted, or the database is another one
     refused = sources.RejectedEvent(
         external_id=None, field="", reason=ENDED_TWICE, remedy=CULPRIT_REMEDY, head=culprit.sample
     )

@@ -1,6 +1,7 @@
 """The embedded server: started, watched, started again when it dies, stopped with the node."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -69,12 +70,11 @@ class EmbeddedPostgres:
             EmbeddedPostgresError: with the last lines of the server's log.
         """
         self._lock.take()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.stop)
             self._cluster.create()
             self._start_server()
-        except BaseException:
-            self.stop()
-            raise
+            undo.pop_all()
 
     async def launch(self) -> None:
         """As ``start``, but the event loop goes on, and a server that does not start is never given up.
