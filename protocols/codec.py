@@ -4,6 +4,9 @@ A class is an array of its fields in order, led by its tag where several classes
 No maps and no floats occur, so deterministic encoding (RFC 8949, 4.2.1) is: shortest integers and definite
 lengths, which ``cbor2`` writes. ``cbor2.loads`` accepts more than that (overlong integers, indefinite
 lengths, trailing bytes), so ``decode`` encodes again and compares: other bytes are refused.
+
+Fields that a class got later stand at its end and are declared by ``added``. Those at the end that have their
+defaults are left out, so that what an earlier version wrote keeps its bytes, and is read.
 """
 
 import enum
@@ -19,9 +22,17 @@ import cbor2
 from protocols.errors import MalformedError, NonCanonicalError
 from protocols.limits import CBOR_DEPTH_MAX
 
+ADDED: typing.Final = "added to the encoding"
+
 T = TypeVar("T")
 Encoder = Callable[[Any], Any]
 Decoder = Callable[[Any], Any]
+
+
+def added(default: T, validator: Any = None) -> T:
+    """A field that its class got after instances of it were stored or sent; it stands after all earlier ones."""
+    field: T = attrs.field(default=default, validator=validator, metadata={ADDED: True})
+    return field
 
 
 def encode(value: Any) -> bytes:
@@ -74,16 +85,24 @@ def _class_coders_of(cls: Hashable) -> tuple[Encoder, Decoder]:
     coders = [_coders(hints[name]) for name in names]
     tag: int | None = getattr(cls, "TAG", None)
     length = len(names) + (tag is not None)
+    later = [field for field in fields if field.metadata.get(ADDED)]
+    assert later == list(fields)[len(fields) - len(later) :], f"{cls.__name__}: added fields stand at the end"
+    least = length - len(later)
+    wanted = f"{length}" if not later else f"{least} to {length}"
 
     def to_value(instance: Any) -> list[Any]:
         row = [coder[0](getattr(instance, name)) for name, coder in zip(names, coders, strict=True)]
+        for field in reversed(later):
+            if getattr(instance, field.name) != field.default:
+                break
+            row.pop()
         return row if tag is None else [tag, *row]
 
     def from_value(raw: Any) -> Any:
-        if not isinstance(raw, list) or len(raw) != length or (tag is not None and raw[0] != tag):
-            raise MalformedError(f"{cls.__name__} must be an array of {length}")
+        if not isinstance(raw, list) or not least <= len(raw) <= length or (tag is not None and raw[0] != tag):
+            raise MalformedError(f"{cls.__name__} must be an array of {wanted}")
         row = raw if tag is None else raw[1:]
-        values = {name: coder[1](item) for name, coder, item in zip(arguments, coders, row, strict=True)}
+        values = {name: coder[1](item) for name, coder, item in zip(arguments, coders, row, strict=False)}
         try:
             return cls(**values)
         except (ValueError, TypeError) as error:
