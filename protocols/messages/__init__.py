@@ -20,7 +20,17 @@ from protocols.messages.statements import (
     SealConfirmed,
     Statement,
 )
-from protocols.messages.work import Announcement, Award, Bid, CertifyOrder, WorkOrder, WorkRefused, WorkResult
+from protocols.messages.work import (
+    Announcement,
+    Award,
+    Bid,
+    CertifyOrder,
+    WorkOrder,
+    WorkPhase,
+    WorkRefused,
+    WorkResult,
+    WorkStatus,
+)
 from protocols.roles import Role
 
 __all__ = [
@@ -54,8 +64,10 @@ __all__ = [
     "Signed",
     "Statement",
     "WorkOrder",
+    "WorkPhase",
     "WorkRefused",
     "WorkResult",
+    "WorkStatus",
 ]
 
 MESSAGES: tuple[type[Message], ...] = (
@@ -78,4 +90,5 @@ MESSAGES: tuple[type[Message], ...] = (
     BatchStatus,
     FraudProof,
     CertifiedNotice,
+    WorkStatus,
 )

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from protocols import codec
 from protocols.limits import TOPIC_CHARS_MAX
 
 Digest: TypeAlias = bytes  # SHA-256, 32 bytes
@@ -13,6 +14,7 @@ Protocol: TypeAlias = tuple[int, str]  # BRC-43 security level and protocol name
 NO_DIGEST = bytes(32)
 TEXT_CHARS_MAX = 512
 MS_MAX = 253_402_300_799_999
+DURATION_MS_MAX = 86_400_000
 
 
 def is_digest(_: object, attribute: "attrs.Attribute[bytes]", value: bytes) -> None:
@@ -58,6 +60,11 @@ def not_negative(_: object, attribute: "attrs.Attribute[int]", value: int) -> No
 def count(bound: int = 2**63 - 1) -> int:
     """A field: an integer from 0 to ``bound``."""
     return attrs.field(validator=[not_negative, at_most(bound)])
+
+
+def added_count(bound: int = 2**63 - 1) -> int:
+    """A field that its message got later: an integer from 0 to ``bound``, 0 where an earlier version sent it."""
+    return codec.added(0, [not_negative, at_most(bound)])
 
 
 def moment() -> int:
