@@ -165,9 +165,14 @@ class LookUpCertificate(Effect):
 
 @attrs.frozen(kw_only=True)
 class ForgetPayload(Effect):
-    """Drop the payload of a batch: it is not needed here any more."""
+    """Drop the payload of a batch: it is not needed here any more.
+
+    Attributes:
+        sender: Only what this node sent; None: all.
+    """
 
     batch_id: str
+    sender: IdentityKey | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -9,6 +9,8 @@ from typing import ClassVar, TypeAlias
 
 import attrs
 
+from protocols.codec import added
+from protocols.load import Ask, Desk, Flow, Lane, Line
 from protocols.messages import (
     Award,
     BatchSealed,
@@ -116,7 +118,12 @@ class Pace:
 
 @attrs.frozen(kw_only=True)
 class Lease:
-    """The coordinator's side of leasing for one level and quorum."""
+    """The coordinator's side of leasing for one level and quorum.
+
+    Attributes:
+        waiting: The lane of the batches that wait for a grant, if any do.
+        is_eager: A peer appeared while the auction was held: if it fails, the next one follows soon.
+    """
 
     TAG: ClassVar[int] = 101
     level: Level
@@ -127,6 +134,7 @@ class Lease:
     pace: Pace | None = None
     waiting: tuple[EntityId, ...] = ()
     failures: int = 0
+    is_eager: bool = added(False)
 
     @property
     def entity_id(self) -> EntityId:
@@ -173,7 +181,9 @@ class Batch:
         recovered: An earlier run of this node took it in, so the holders are asked before anything else is done.
         agreed: A quorum agreed upon it once: later batches of its source start from what it leaves behind.
         context, context_out: What it starts from, and what it leaves behind once it is agreed upon.
-        attempt: Attempts that failed. reasons: Why, the latest last.
+        attempt: Attempts that failed by a cause in the batch. reasons: Why, the latest last.
+        postponed: Attempts that came to nothing for lack of agents.
+        payload_bytes: Its packed records; 0 where that is not known.
         alarm_ms: When the latest alarm is due; earlier alarms are ignored.
     In ASKING:
         without_news: Holders that answered that they do not work on it.
@@ -181,14 +191,17 @@ class Batch:
         lease_id, awards, shadows: The executors and the newcomers beside them, as they were when it was dispatched.
         ballots: One for normalize, one for validate. shadow_votes: The newcomers' evidence.
         contexts: What each executor says its rules leave behind; until the statement is fixed.
-        refusals: Executors that refused, with their reasons.
+        refusals: Executors that refused because of the batch, with their reasons.
         asked_ms: When the executors were asked for what the stage waits for. resends: How often again.
-        patience_ends_ms: When silent executors are replaced. attempt_ends_ms: When the attempt fails.
+        patience_ends_ms: When silent executors are replaced. attempt_ends_ms: When they are given up.
     From CERTIFYING on:
         statement: What executors sign. certifications: Their signatures.
     From SEALING on:
         certificate: Complete, and final: later evidence does not change it.
         learned: The certificate came from a holder, not from this batch's own ballots.
+    From PROCESSING to SEALED:
+        asks: The orders to agents in this attempt, one for each agent that was sent one.
+        dispatched_ms: When the attempt began.
     In SEALED:
         sealed_ms: When it was durable. confirmed: Who confirmed the certificate, after how many milliseconds.
         subscribers: Nodes that follow one of its topics; they are sent its certificate.
@@ -226,6 +239,10 @@ class Batch:
     certifications: tuple[Signed[Certification], ...] = ()
     sealed_ms: int = 0
     confirmed: tuple[tuple[IdentityKey, int], ...] = ()
+    payload_bytes: int = added(0)
+    dispatched_ms: int = added(0)
+    asks: tuple[Ask, ...] = added(())
+    postponed: int = added(0)
 
     @property
     def batch_id(self) -> str:
@@ -265,10 +282,13 @@ class HeldAward:
 
 
 class TaskStage(enum.IntEnum):
-    RUNNING = 1
+    """Where a batch stands at an agent."""
+
+    RUNNING = 1  # given to a worker
     REPORTED = 2
     SIGNING = 3
     CERTIFIED = 4
+    QUEUED = 5  # taken in, and waits for its turn (``Desk``)
 
 
 @attrs.frozen(kw_only=True)
@@ -369,9 +389,10 @@ class Replication:
         return replication_entity_id(self.batch_id)
 
 
-Entity: TypeAlias = Lease | Batch | Chain | HeldAward | Task | Replica | Replication
+Entity: TypeAlias = Lease | Batch | Chain | HeldAward | Task | Replica | Replication | Flow | Lane | Line | Desk
 
 ENTITIES: tuple[type[Entity], ...] = (Lease, Batch, Chain, HeldAward, Task, Replica, Replication)
+"""Those that can be stored; the others are of this run alone."""
 
 
 def lease_entity_id(level: Level, quorum: int) -> EntityId:

@@ -19,7 +19,21 @@ class Strategy(enum.IntEnum):
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """The settings of a node that ``step`` uses; constant while the process runs. Times in milliseconds."""
+    """The settings of a node that ``step`` uses; constant while the process runs. Times in milliseconds.
+
+    Attributes, of an agent:
+        capacity: Batches that it takes in at once, shared out to the coordinators that order them.
+        capacity_bytes: Likewise of packed payloads.
+        workers: Batches that it computes at once.
+        status_ms: How often it says where an order is that takes long.
+    Of a coordinator:
+        window_first, window_min, window_max: Batches in flight.
+        delay_target_ms: Waiting of answers beyond the usual time, from which on fewer batches are in flight.
+        attempt_ms: How long an agent may be silent, or compute a batch, before it is given up.
+        queue_ms: How long an order may wait for its turn at an agent before it is given up.
+        late_ms: An agent that is silent for longer is reported as late.
+        attempts_max: Attempts that fail by a cause in the batch before it is dead.
+    """
 
     network: str
     self_key: IdentityKey
@@ -29,13 +43,22 @@ class Rules:
     price: int = 0
     price_max: int = 2**62
     capacity: int = 64
+    capacity_bytes: int = 16 * 2**20
+    workers: int = 1
+    status_ms: int = 2_000
     strategy: Strategy = Strategy.REPUTATION
     templates: tuple[JobTemplate, ...] = ()  # an operator's own; others are built in
     bid_window_ms: int = 300
     lease_ms: int = 60_000
     lease_batches: int = 1_000
     resend_ms: int = 2_000
+    window_first: int = 8
+    window_min: int = 2
+    window_max: int = 256
+    delay_target_ms: int = 400
     attempt_ms: int = 30_000
+    queue_ms: int = 60_000
+    late_ms: int = 5_000
     attempts_max: int = 5
     backoff_ms: int = 500
     backoff_max_ms: int = 30_000
@@ -56,7 +79,7 @@ class Rules:
         return max((each.quorum for each in self.templates if each.level is level), default=0)
 
     def attempt_ms_at(self, level: Level) -> int:
-        """How long an attempt may take: as the operator's templates of the level allow, up to the node's bound."""
+        """How long an agent may be silent or compute: as the level's templates allow, up to the node's bound."""
         own = [each.time_ms_max for each in self.templates if each.level is level]
         return min(self.attempt_ms, sum(own)) if own else self.attempt_ms
 

@@ -1,5 +1,7 @@
 """What can happen to a node's entities, each at a time of its clock: the only way into ``coordination.step``."""
 
+import enum
+
 import attrs
 
 from protocols.entities import EntityId, Findings
@@ -26,6 +28,7 @@ from protocols.messages import (
     WorkOrder,
     WorkRefused,
     WorkResult,
+    WorkStatus,
 )
 
 
@@ -44,12 +47,14 @@ class BatchCommitted(Stimulus):
         stateful: Its policy has rules that look at earlier batches.
         holders: Nodes that are to keep it too; none unless it is to be replicated.
         recovered: An earlier run of this node took it in, so others may have finished it since.
+        payload_bytes: Its packed records; 0 where that is not known.
     """
 
     manifest: Signed[Manifest]
     stateful: bool
     holders: tuple[IdentityKey, ...] = ()
     recovered: bool = False
+    payload_bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -144,13 +149,23 @@ class BidReceived(Stimulus):
 
 
 @attrs.frozen(kw_only=True)
+class PeerAppeared(Stimulus):
+    """A node that offers roles joined the network, or can be reached again."""
+
+    peer: IdentityKey
+
+
+@attrs.frozen(kw_only=True)
 class AwardReceived(Stimulus):
     award: Signed[Award]
 
 
 @attrs.frozen(kw_only=True)
 class WorkReceived(Stimulus):
+    """``payload_bytes``: of the payload that came with the order and is kept in memory; 0 for an order to itself."""
+
     order: Signed[WorkOrder]
+    payload_bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -162,10 +177,19 @@ class RoleFinished(Stimulus):
     evidence: tuple[Signed[Evidence], ...]
 
 
+class FailureCause(enum.IntEnum):
+    """Where the cause lies when an agent does not do a batch."""
+
+    BATCH = 1  # its roles fail over it, or its policy forbids it: so it would be at any agent
+    NODE = 2  # something is missing here, or busy
+    UNWANTED = 3  # nobody waits for it any more
+
+
 @attrs.frozen(kw_only=True)
 class RoleFailed(Stimulus):
     batch_id: str
     reason: str
+    cause: FailureCause = FailureCause.BATCH
 
 
 @attrs.frozen(kw_only=True)
@@ -176,6 +200,11 @@ class ResultReceived(Stimulus):
 @attrs.frozen(kw_only=True)
 class RefusalReceived(Stimulus):
     refusal: Signed[WorkRefused]
+
+
+@attrs.frozen(kw_only=True)
+class WorkStatusReceived(Stimulus):
+    status: Signed[WorkStatus]
 
 
 @attrs.frozen(kw_only=True)

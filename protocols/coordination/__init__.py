@@ -11,11 +11,14 @@ from typing import Any
 import attrs
 
 from protocols.coordination import (
+    accounts,
     adoption,
     agreement,
     batches,
     bidding,
+    desk,
     dispatch,
+    flow,
     holding,
     leases,
     proving,
@@ -38,6 +41,7 @@ from protocols.entities import (
     Task,
     TaskStage,
 )
+from protocols.load import Desk, Flow
 from protocols.rules import Rules
 from protocols.stimuli import (
     AlarmRang,
@@ -57,6 +61,7 @@ from protocols.stimuli import (
     ConfirmationReceived,
     HoldConfirmed,
     HoldReceived,
+    PeerAppeared,
     ProofReceived,
     QueryReceived,
     RefusalReceived,
@@ -70,6 +75,7 @@ from protocols.stimuli import (
     StatusReceived,
     Stimulus,
     WorkReceived,
+    WorkStatusReceived,
 )
 
 __all__ = ["advance", "choose_holders", "durable_mark", "recover", "step"]
@@ -85,6 +91,8 @@ def step(view: Mapping[EntityId, Entity], stimulus: Stimulus, rules: Rules) -> T
             _on_restart(work, stimulus.entity_id)
         case _:
             _HANDLERS[type(stimulus)](work, stimulus)
+    flow.balance(work)
+    dispatch.fill(work)
     return work.transition()
 
 
@@ -194,12 +202,14 @@ _HANDLERS: dict[type[Stimulus], Callable[[Workspace, Any], None]] = {
     BatchCommitted: batches.on_committed,
     AnnouncementReceived: bidding.on_announcement,
     BidReceived: leases.on_bid,
+    PeerAppeared: leases.on_peer,
     AwardReceived: leases.on_award,
     WorkReceived: tasks.on_work,
     RoleFinished: tasks.on_finished,
     RoleFailed: tasks.on_failed,
     ResultReceived: agreement.on_result,
     RefusalReceived: agreement.on_refusal,
+    WorkStatusReceived: agreement.on_work_status,
     CertifyReceived: tasks.on_certify,
     StatementSigned: tasks.on_signed,
     CertificationReceived: agreement.on_certification,
@@ -225,10 +235,11 @@ def _on_alarm(work: Workspace, entity_id: EntityId) -> None:
     entity = work.find(object, entity_id)
     match entity:
         case Lease():
-            for batch_id in leases.on_alarm(work, entity):
-                batch = work.find(Batch, batch_id)
-                if batch is not None and batch.stage is Stage.LEASING:
-                    dispatch.lease_or_wait(work, batch)
+            leases.on_alarm(work, entity)
+        case Flow():
+            accounts.wait_for_room(work, entity)
+        case Desk():
+            desk.on_alarm(work, entity)
         case Batch():
             batches.on_alarm(work, entity)
         case HeldAward():

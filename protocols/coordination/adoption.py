@@ -161,7 +161,7 @@ def on_adopted(work: Workspace, stimulus: BatchAdopted) -> None:
         claim=Claim(hold=replica.hold, before=replica.before),
         context=replica.context if replica.hold.message.after else replica.hold.message.context,
     )
-    dispatch.lease_or_wait(work, batch)
+    dispatch.wait(work, batch)
     if replica.sealed is not None:
         work.emit(ReproduceBatch(sealed=replica.sealed, manifest=batch.manifest.message, context=batch.context))
 

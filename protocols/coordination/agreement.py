@@ -1,20 +1,33 @@
 """From evidence to certificate: count votes, fix the statement at a quorum, collect signatures over it."""
 
 import hashlib
+from typing import Final
 
 import attrs
 
-from protocols.coordination import asking, attempts, chains, leases, proving, sealing
+from protocols.coordination import accounts, asking, attempts, chains, leases, proving, sealing
 from protocols.coordination.stages import awaiting
 from protocols.coordination.workspace import Workspace
 from protocols.effects import RecordLateEvidence
 from protocols.entities import Batch, Stage
-from protocols.messages import Evidence, IdentityKey, QuorumCertificate, Signed, Statement, WorkResult
+from protocols.load import Ask, AskState
+from protocols.messages import (
+    Evidence,
+    IdentityKey,
+    QuorumCertificate,
+    Signed,
+    Statement,
+    WorkPhase,
+    WorkResult,
+    WorkStatus,
+)
 from protocols.proofs import proof_of, proof_problem
-from protocols.quorum import is_hopeless, supporters, tally
+from protocols.quorum import supporters, tally
 from protocols.reputation import Outcome
 from protocols.roles import EVIDENCE_ROLES, Role
-from protocols.stimuli import CertificationReceived, RefusalReceived, ResultReceived
+from protocols.stimuli import CertificationReceived, RefusalReceived, ResultReceived, WorkStatusReceived
+
+WAIT_MS_MIN: Final = 50  # before an agent that has no room is asked again
 
 
 def on_result(work: Workspace, stimulus: ResultReceived) -> None:
@@ -24,13 +37,14 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
     if batch is None:
         return
     if any(award.agent == result.signer for award in batch.shadows):
-        _keep_shadow_votes(work, batch, result)
+        _keep_shadow_votes(work, asking.answered(work, batch, result.signer), result)
         return
     earlier = batch.ballots
     for evidence in result.message.evidence:
         if evidence.signer == result.signer and _is_about(batch, evidence.message):
             batch = _count(work, batch, evidence)
     counted = batch.ballots != earlier
+    batch = asking.answered(work, batch, result.signer)
     if batch.stage is Stage.PROCESSING:
         if counted:
             _observe_pace(work, batch)
@@ -47,21 +61,41 @@ def on_result(work: Workspace, stimulus: ResultReceived) -> None:
 
 
 def on_refusal(work: Workspace, stimulus: RefusalReceived) -> None:
-    """Note that an agent will not do its part; go on without it if that can still lead to a quorum."""
+    """Note that an agent will not do its part because of the batch; go on without it if there can be a quorum."""
     refusal = stimulus.refusal.message
     signer = stimulus.refusal.signer
     batch = awaiting(work, refusal.batch_id, stimulus)
-    if batch is None or signer not in asking.agents_of(batch) or any(key == signer for key, _ in batch.refusals):
+    if batch is None or signer not in asking.agents_of(batch) or signer in asking.refused(batch):
         return
     batch = attrs.evolve(batch, refusals=(*batch.refusals, (signer, refusal.reason)))
-    if batch.stage is Stage.PROCESSING:
-        _agree_or_wait(work, batch)
+    attempts.go_on(work, asking.answered(work, batch, signer))
+
+
+def on_work_status(work: Workspace, stimulus: WorkStatusReceived) -> None:
+    """Note where an order is at its agent, and how much that takes."""
+    status, signer = stimulus.status.message, stimulus.status.signer
+    accounts.learn(work, signer, status.credit)
+    batch = awaiting(work, status.batch_id, stimulus)
+    known = None if batch is None else asking.ask_of(batch, signer)
+    if batch is None or known is None or known.state is AskState.GONE:
         return
-    signed = {each.signer for each in batch.certifications}
-    certifiers = asking.holders_of(batch.awards, Role.CERTIFY)
-    left = [key for key in certifiers if key in signed or key not in _refused(batch)]
-    if len(left) < batch.manifest.message.quorum:
-        attempts.fail(work, batch, f"too many certify agents refused: {refusal.reason}")
+    wait_ms = min(max(status.wait_ms, WAIT_MS_MIN), work.rules.queue_ms)
+    match status.phase:
+        case WorkPhase.QUEUED | WorkPhase.RUNNING:
+            if known.state is AskState.ANSWERED:
+                return
+            batch = asking.with_ask(batch, _heard(work, known, status))
+        case WorkPhase.NO_ROOM:
+            accounts.close(work, signer, work.now_ms + wait_ms)
+            batch = asking.put_off(work, batch, signer, work.now_ms + wait_ms, "no room")
+        case WorkPhase.UNABLE if status.wait_ms:
+            batch = asking.put_off(work, batch, signer, work.now_ms + wait_ms, status.reason)
+        case WorkPhase.UNABLE | WorkPhase.DROPPED:
+            batch = asking.give_up(work, batch, signer, status.reason or "it dropped the order")
+    if batch.stage in (Stage.PROCESSING, Stage.CERTIFYING):
+        attempts.go_on(work, batch)
+    elif batch.stage is Stage.SEALED:
+        sealing.finish_if_complete(work, batch)
     else:
         work.put(batch)
 
@@ -76,6 +110,7 @@ def on_certification(work: Workspace, stimulus: CertificationReceived) -> None:
     if known or signed.signer not in asking.holders_of(batch.awards, Role.CERTIFY):
         return
     certifications = tuple(sorted((*batch.certifications, signed), key=lambda each: each.signer))
+    batch = asking.answered(work, batch, signed.signer)
     _observe_pace(work, batch)
     _seal_or_wait(work, attrs.evolve(batch, certifications=certifications))
 
@@ -115,13 +150,10 @@ def _with_context(batch: Batch, result: Signed[WorkResult]) -> Batch:
 
 
 def _agree_or_wait(work: Workspace, batch: Batch) -> None:
-    """Fix the statement if both ballots have their quorum; ask further executors if they cannot reach it any more."""
+    """Fix the statement if both ballots have their quorum; else see to it that they can reach it."""
     normalize, validate = batch.ballots
     if normalize.agreed is None or validate.agreed is None:
-        if not _is_hopeless(batch):
-            work.put(batch)
-        elif not asking.ask_further(work, batch):
-            attempts.fail(work, batch, _why_hopeless(batch))
+        attempts.go_on(work, batch)
         return
     first = supporters(normalize, normalize.agreed)[0].message
     last = supporters(validate, validate.agreed)[0].message
@@ -137,8 +169,7 @@ def _agree_or_wait(work: Workspace, batch: Batch) -> None:
         context_out=context,
         agreed=True,
     )
-    asking.await_answers(work, batch)
-    asking.send_certify(work, batch, asking.holders_of(batch.awards, Role.CERTIFY))
+    asking.begin_certifying(work, batch)
     chains.advance(work, batch, context)
 
 
@@ -164,19 +195,18 @@ def _statement(batch: Batch, normalized: Evidence, validated: Evidence) -> State
     )
 
 
-def _refused(batch: Batch) -> frozenset[IdentityKey]:
-    return frozenset(key for key, _ in batch.refusals)
-
-
-def _is_hopeless(batch: Batch) -> bool:
-    """Whether a ballot cannot reach its quorum any more, or lost it."""
-    return any(is_hopeless(ballot, _refused(batch)) for ballot in batch.ballots)
-
-
-def _why_hopeless(batch: Batch) -> str:
-    outcomes = {vote.message.outcome for ballot in batch.ballots for vote in ballot.votes}
-    refusals = "; ".join(f"{key.hex()[:16]} refused: {why}" for key, why in batch.refusals)
-    return f"no quorum possible: {len(outcomes)} different outcomes. {refusals}".strip()
+def _heard(work: Workspace, known: Ask, status: WorkStatus) -> Ask:
+    """What is known of an order once its agent said where it is: times are relative, since clocks differ."""
+    is_running = status.phase is WorkPhase.RUNNING
+    began_ms = work.now_ms - status.running_ms
+    if known.state is AskState.RUNNING:  # it began once, whatever it says later
+        began_ms = min(began_ms, known.began_ms)
+    return attrs.evolve(
+        known,
+        state=AskState.RUNNING if is_running else AskState.QUEUED,
+        since_ms=work.now_ms,
+        began_ms=began_ms if is_running else 0,
+    )
 
 
 def _observe_pace(work: Workspace, batch: Batch) -> None:
@@ -192,13 +222,9 @@ def _seal_or_wait(work: Workspace, batch: Batch) -> None:
 
     An equivocator's vote is struck even after it made the agreement: then another agent's vote must replace it.
     """
-    if _is_hopeless(batch):
-        if not asking.ask_further(work, batch):
-            attempts.fail(work, batch, "the agreement lost its quorum: one of its signers contradicted itself")
-        return
     backed = all(len(supporters(ballot, ballot.agreed or b"")) >= ballot.quorum for ballot in batch.ballots)
     if len(batch.certifications) < batch.manifest.message.quorum or not backed:
-        work.put(batch)
+        attempts.go_on(work, batch)
         return
     assert batch.statement is not None, "there is a statement from CERTIFYING on"
     certificate = QuorumCertificate(

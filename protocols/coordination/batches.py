@@ -2,8 +2,8 @@
 
 import attrs
 
-from protocols.coordination import asking, attempts, chains, holding, leases, sealing
-from protocols.coordination.dispatch import ask_holders, lease_or_wait
+from protocols.coordination import asking, attempts, chains, holding, sealing
+from protocols.coordination.dispatch import ask_holders, wait
 from protocols.coordination.stages import accepts
 from protocols.coordination.workspace import Workspace
 from protocols.entities import Batch, Stage
@@ -18,6 +18,7 @@ def on_committed(work: Workspace, stimulus: BatchCommitted) -> None:
         stateful=stimulus.stateful,
         holders=stimulus.holders,
         recovered=stimulus.recovered,
+        payload_bytes=stimulus.payload_bytes,
     )
     known = work.find(Batch, batch.entity_id)
     if known is None:
@@ -40,7 +41,7 @@ def on_replayed(work: Workspace, stimulus: BatchReplayed) -> None:
         _enter(work, batch)
     elif accepts(dead, BatchReplayed):
         if dead.agreed:
-            lease_or_wait(work, attrs.evolve(batch, context=dead.context, agreed=True))
+            wait(work, attrs.evolve(batch, context=dead.context, agreed=True))
         else:
             _enter(work, batch)
 
@@ -49,7 +50,7 @@ def _enter(work: Workspace, batch: Batch) -> None:
     if batch.stateful:
         chains.enter(work, batch)
     else:
-        lease_or_wait(work, batch)
+        wait(work, batch)
     holding.offer(work, batch)
 
 
@@ -61,23 +62,16 @@ def on_alarm(work: Workspace, batch: Batch) -> None:
     if not accepts(batch, AlarmRang):
         return
     match batch.stage:
-        case Stage.ASKING | Stage.BACKOFF:
-            lease_or_wait(work, batch)
+        case Stage.ASKING:
+            wait(work, batch)
+        case Stage.BACKOFF:
+            wait(work, batch, first=True)
         case Stage.PROCESSING | Stage.CERTIFYING:
-            if work.now_ms >= batch.attempt_ends_ms:
-                asking.report_silent(work, batch)
-                attempts.fail(work, batch, "the attempt ran out of time")
-            elif work.now_ms >= batch.patience_ends_ms:
-                asking.replace_silent(work, batch)
-            else:
-                asking.resend(work, batch)
+            attempts.on_alarm(work, batch)
         case Stage.SEALING:
             sealing.write(work, batch)
         case Stage.SEALED:
-            asking.report_silent(work, batch)
-            for silent in asking.unanswered(batch):
-                leases.substitute(work, batch, silent)
-            sealing.finish(work, batch)
+            sealing.finish_in_time(work, batch)
         case _:
             raise AssertionError(f"no alarm is accepted in {batch.stage.name}")
 
@@ -87,15 +81,10 @@ def on_restart(work: Workspace, batch: Batch) -> None:
     match batch.stage:
         case Stage.PROCESSING | Stage.CERTIFYING:
             ask_holders(work, batch)
-            attempt_ms = work.rules.attempt_ms_at(batch.manifest.message.level)
-            batch = attrs.evolve(batch, attempt_ends_ms=work.now_ms + attempt_ms)
-            asking.await_answers(work, batch)
-            silent = asking.unanswered(batch)
-            asking.send_orders(work, batch, silent)
-            if batch.stage is Stage.CERTIFYING:
-                asking.send_certify(work, batch, silent)
+            work.put_loaded(batch)
+            asking.resume(work, batch)
         case Stage.LEASING:
-            lease_or_wait(work, batch)
+            wait(work, batch)
         case Stage.SEALING:
             sealing.write(work, batch)
         case Stage.SEALED | Stage.BACKOFF | Stage.ASKING:

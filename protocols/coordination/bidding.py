@@ -1,8 +1,8 @@
 """The agent's side of an auction: weigh an announcement, offer what is held here, or decline and say why."""
 
+from protocols.coordination import desk
 from protocols.coordination.workspace import Workspace
 from protocols.effects import Send
-from protocols.entities import Task, TaskStage
 from protocols.messages import Announcement, Bid
 from protocols.rules import Rules
 from protocols.stimuli import AnnouncementReceived
@@ -17,14 +17,13 @@ def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
     roles = tuple(role for role in message.roles if role in rules.roles)
     if not roles or message.closes_ms + GRACE_MS < work.now_ms:
         return
-    others = stimulus.announcement.signer != rules.self_key
-    free = max(0, rules.capacity - under_way(work)) if others else rules.capacity
-    reason = consider(message, rules, free)
+    credit = desk.credit(work, stimulus.announcement.signer)
+    reason = consider(message, rules, credit)
     bid = Bid(
         network=rules.network,
         announcement_id=message.announcement_id,
         roles=() if reason else roles,
-        capacity=free,
+        capacity=credit,
         price=rules.price,
         operator=rules.operator,
         region=rules.region,
@@ -33,19 +32,12 @@ def on_announcement(work: Workspace, stimulus: AnnouncementReceived) -> None:
     work.emit(Send(to=stimulus.announcement.signer, message=bid))
 
 
-def consider(announcement: Announcement, rules: Rules, free: int) -> str:
+def consider(announcement: Announcement, rules: Rules, credit: int) -> str:
     """Why this node declines, empty if it offers: ``price`` or ``capacity``.
 
     Args:
-        free: How many more batches of others it can take.
+        credit: How many batches of the coordinator it takes in at once.
     """
     if rules.price > announcement.price_max:
         return "price"
-    return "" if free else "capacity"
-
-
-def under_way(work: Workspace) -> int:
-    """Batches of others that this node computes or is about to."""
-    return sum(
-        task.stage is TaskStage.RUNNING and task.order.signer != work.rules.self_key for task in work.every(Task)
-    )
+    return "" if credit else "capacity"

@@ -2,7 +2,7 @@
 
 import attrs
 
-from protocols.coordination.dispatch import lease_or_wait
+from protocols.coordination.dispatch import wait
 from protocols.coordination.workspace import Workspace
 from protocols.entities import Batch, Chain, batch_entity_id, chain_entity_id
 
@@ -23,7 +23,7 @@ def enter(work: Workspace, batch: Batch) -> None:
         return
     chain = attrs.evolve(chain, queue=tuple(key for key in chain.queue if key != batch.batch_id))
     work.put(attrs.evolve(chain, running=batch.batch_id))
-    lease_or_wait(work, attrs.evolve(batch, context=chain.context))
+    wait(work, attrs.evolve(batch, context=chain.context))
 
 
 def advance(work: Workspace, batch: Batch, context: bytes | None) -> None:
@@ -47,4 +47,4 @@ def _start_next(work: Workspace, chain: Chain, queue: tuple[str, ...]) -> None:
     work.put(attrs.evolve(chain, running=queue[0], queue=queue[1:]))
     following = work.find(Batch, batch_entity_id(queue[0]))
     if following is not None:
-        lease_or_wait(work, attrs.evolve(following, context=chain.context))
+        wait(work, attrs.evolve(following, context=chain.context))

@@ -1,10 +1,10 @@
-"""Start an attempt: ask the holders of a batch left behind, take a lease or wait for one, and order the work."""
+"""Start an attempt: ask the holders of a batch left behind, wait for agents and for a place, and order the work."""
 
 from typing import Final
 
 import attrs
 
-from protocols.coordination import asking, leases
+from protocols.coordination import accounts, asking, flow
 from protocols.coordination.workspace import Workspace
 from protocols.effects import Send
 from protocols.entities import Ballot, Batch, Grant, Stage
@@ -14,8 +14,12 @@ from protocols.roles import EVIDENCE_ROLES
 ASKS_MAX: Final = 8  # how often holders are asked about a batch left behind: links take a moment after a start
 
 
-def lease_or_wait(work: Workspace, batch: Batch) -> None:
-    """Dispatch under a lease in force, or wait for one. First ask the holders, who may have finished it meanwhile."""
+def wait(work: Workspace, batch: Batch, *, first: bool = False) -> None:
+    """Have a batch wait for its turn. First ask the holders, who may have finished it meanwhile.
+
+    Args:
+        first: At the head of its source's line, where it has been at agents already.
+    """
     if batch.recovered and batch.holders and batch.resends < ASKS_MAX:
         alarm_ms = work.now_ms + work.rules.ask_ms
         batch = attrs.evolve(batch, stage=Stage.ASKING, resends=batch.resends + 1, alarm_ms=alarm_ms)
@@ -23,13 +27,16 @@ def lease_or_wait(work: Workspace, batch: Batch) -> None:
         work.alarm(batch.entity_id, alarm_ms)
         ask_holders(work, batch)
         return
-    batch = attrs.evolve(batch, stage=Stage.LEASING)
-    manifest = batch.manifest.message
-    grant = leases.take(work, manifest.level, manifest.quorum, batch.entity_id)
-    if grant is None:
-        work.put(batch)
-    else:
+    flow.wait(work, batch, first=first)
+
+
+def fill(work: Workspace) -> None:
+    """Dispatch what waits, as far as there are places, grants and credit: the last thing that every step does."""
+    while (found := flow.next_batch(work)) is not None:
+        batch, grant = found
         _dispatch(work, batch, grant)
+        after = work.find(Batch, batch.entity_id)
+        work.put(flow.count(work, accounts.flow_of(work), batch, after))
 
 
 def on_status(work: Workspace, batch: Batch, holder: IdentityKey, progress: BatchProgress) -> None:
@@ -42,7 +49,7 @@ def on_status(work: Workspace, batch: Batch, holder: IdentityKey, progress: Batc
     without_news = tuple(sorted({*batch.without_news, holder}))
     batch = attrs.evolve(batch, without_news=without_news)
     if len(without_news) == len(batch.holders):
-        lease_or_wait(work, attrs.evolve(batch, recovered=False))
+        wait(work, attrs.evolve(batch, recovered=False))
     else:
         work.put(batch)
 
@@ -54,7 +61,7 @@ def ask_holders(work: Workspace, batch: Batch) -> None:
 
 
 def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
-    """Begin an attempt: everything that an earlier one left behind is reset."""
+    """Begin an attempt with the agents that have room: everything that an earlier one left behind is reset."""
     quorum = batch.manifest.message.quorum
     batch = attrs.evolve(
         batch,
@@ -67,12 +74,14 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
             Ballot(role=role, executors=asking.holders_of(grant.awards, role), quorum=quorum)
             for role in EVIDENCE_ROLES
         ),
+        asks=(),
         contexts=(),
         refusals=(),
-        resends=0,
         statement=None,
         certifications=(),
-        attempt_ends_ms=work.now_ms + work.rules.attempt_ms_at(batch.manifest.message.level),
+        dispatched_ms=work.now_ms,
+        alarm_ms=0,
     )
-    asking.await_answers(work, batch)
-    asking.send_orders(work, batch, (*asking.agents_of(batch), *(award.agent for award in batch.shadows)))
+    agents = (*asking.agents_of(batch), *(award.agent for award in batch.shadows))
+    current = accounts.flow_of(work)
+    asking.begin(work, batch, [key for key in agents if accounts.has_room(current, key, work.now_ms)])

@@ -11,6 +11,7 @@ import itertools
 import attrs
 
 from protocols.award import SHADOWS_MAX, chosen, judge
+from protocols.coordination import accounts
 from protocols.coordination.workspace import Workspace
 from protocols.effects import Publish, RecordAuction, Send
 from protocols.entities import (
@@ -33,29 +34,37 @@ from protocols.limits import BIDS_PER_AUCTION_MAX
 from protocols.messages import Announcement, Award, IdentityKey, Level, Role
 from protocols.reputation import NEWCOMER
 from protocols.roles import WORK_ROLES
-from protocols.stimuli import AwardReceived, BidReceived
+from protocols.stimuli import AwardReceived, BidReceived, PeerAppeared
 
 LEASE_MS_MAX = 3_600_000
 THIN_PARTS = 8  # a lease with too few agents is auctioned again after such a part of its time
 WINDOW_DOUBLINGS_MAX = 4  # up to 16 times as long: 4.8 s by default
+JITTER_MS = 250
 GRACE_MS = 60_000  # clocks differ, and a batch awarded in time may be asked for again later
 
 
-def take(work: Workspace, level: Level, quorum: int, wanting: EntityId) -> Grant | None:
-    """Take one batch off the grant in force; without a grant, queue ``wanting``, hold an auction and return None."""
+def in_force(work: Workspace, level: Level, quorum: int, wanting: EntityId) -> Grant | None:
+    """The grant that batches can be dispatched under; without one, note ``wanting``, hold an auction, return None."""
     lease = work.find(Lease, lease_entity_id(level, quorum)) or Lease(level=level, quorum=quorum)
     grant = lease.grant
-    if grant is None or grant.expires_ms <= work.now_ms or grant.batches_left <= 0:
-        waiting = lease.waiting if wanting in lease.waiting else (*lease.waiting, wanting)
-        _hold_auction(work, attrs.evolve(lease, grant=None, waiting=waiting))
-        return None
-    spent = attrs.evolve(grant, batches_left=grant.batches_left - 1)
+    if grant is not None and grant.expires_ms > work.now_ms and grant.batches_left > 0:
+        return grant
+    if grant is not None or wanting not in lease.waiting:
+        _hold_auction(work, attrs.evolve(lease, grant=None, waiting=(wanting,)))
+    return None
+
+
+def spend(work: Workspace, level: Level, quorum: int) -> None:
+    """Take one batch off the grant in force, and renew the lease in time."""
+    lease = work.find(Lease, lease_entity_id(level, quorum))
+    assert lease is not None, "only a grant in force is spent"
+    assert lease.grant is not None, "only a grant in force is spent"
+    spent = attrs.evolve(lease.grant, batches_left=lease.grant.batches_left - 1)
     lease = attrs.evolve(lease, grant=spent)
     if _is_running_out(work, spent) or _is_thin(work, lease, spent):
         _hold_auction(work, lease)
     else:
         work.put(lease)
-    return grant
 
 
 def revoke(work: Workspace, level: Level, quorum: int, lease_id: str) -> None:
@@ -95,33 +104,21 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
     None when nobody is left that offered the same roles and, where the level wants distinct operators, has
     another operator than the rest.
     """
-    manifest = batch.manifest.message
-    lease = work.find(Lease, lease_entity_id(manifest.level, manifest.quorum))
-    grant = lease.grant if lease is not None else None
-    award = next((award for award in batch.awards if award.agent == failed), None)
-    if lease is None or grant is None or grant.lease_id != batch.lease_id or award is None:
+    found = _standing(work, batch, failed)
+    if found is None:
         return None
+    lease, grant, award = found
     present = {kept.agent for kept in batch.awards}  # some of them called up for this batch alone
     standing = next((kept for kept in grant.awards if kept.agent == failed), None)
     if standing is None:  # another batch was faster: its substitute serves this one too
         return next((kept for kept in grant.awards if kept.agent not in present and kept.roles == award.roles), None)
-    rest = [
-        (kept, operator) for kept, operator in zip(grant.awards, grant.operators, strict=True) if kept is not standing
-    ]
-    taken = (
-        {operator for _, operator in rest} if rule_for(manifest.level, manifest.quorum).distinct_operators else set()
-    )
-    reserve = next(
-        (
-            each
-            for each in grant.reserves
-            if each.agent not in present and set(award.roles) <= set(each.roles) and each.operator not in taken
-        ),
-        None,
-    )
+    reserve = _reserve_for(grant, batch, award, standing)
     if reserve is None:
         return None
     called = attrs.evolve(standing, agent=reserve.agent)
+    rest = [
+        (kept, operator) for kept, operator in zip(grant.awards, grant.operators, strict=True) if kept is not standing
+    ]
     kept_awards = sorted([*rest, (called, reserve.operator)], key=lambda entry: entry[0].agent)
     grant = attrs.evolve(
         grant,
@@ -133,6 +130,43 @@ def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | No
     work.put(attrs.evolve(lease, grant=grant))
     work.emit(Send(to=called.agent, message=called))
     return called
+
+
+def stand_in(work: Workspace, batch: Batch, busy: IdentityKey) -> Award | None:
+    """Award the next in the ranking in place of an agent that has no room, for this batch alone; None as above."""
+    found = _standing(work, batch, busy)
+    if found is None:
+        return None
+    _, grant, award = found
+    standing = next((kept for kept in grant.awards if kept.agent == busy), None)
+    reserve = _reserve_for(grant, batch, award, standing)
+    return None if reserve is None else attrs.evolve(award, agent=reserve.agent)
+
+
+def _standing(work: Workspace, batch: Batch, agent: IdentityKey) -> tuple[Lease, Grant, Award] | None:
+    """The lease that a batch was dispatched under with its grant, and an agent's award; None if it is over."""
+    manifest = batch.manifest.message
+    lease = work.find(Lease, lease_entity_id(manifest.level, manifest.quorum))
+    grant = lease.grant if lease is not None else None
+    award = next((award for award in batch.awards if award.agent == agent), None)
+    if lease is None or grant is None or grant.lease_id != batch.lease_id or award is None:
+        return None
+    return lease, grant, award
+
+
+def _reserve_for(grant: Grant, batch: Batch, award: Award, standing: Award | None) -> Reserve | None:
+    """The best reserve with the roles of an award that has no part in the batch yet."""
+    manifest = batch.manifest.message
+    pairs = zip(grant.awards, grant.operators, strict=True)
+    others = {operator for kept, operator in pairs if kept is not standing}
+    taken = others if rule_for(manifest.level, manifest.quorum).distinct_operators else set()
+    present = {kept.agent for kept in batch.awards}
+    able = (
+        each
+        for each in grant.reserves
+        if set(award.roles) <= set(each.roles) and each.operator not in taken and each.agent not in present
+    )
+    return next(able, None)
 
 
 def call_up(work: Workspace, batch: Batch, count: int) -> tuple[Award, ...]:
@@ -176,25 +210,43 @@ def on_bid(work: Workspace, stimulus: BidReceived) -> None:
     work.put(attrs.evolve(lease, auction=attrs.evolve(auction, bids=(*auction.bids, seen))))
 
 
-def on_alarm(work: Workspace, lease: Lease) -> tuple[EntityId, ...]:
-    """Close the auction that is due. Return the batches that can be dispatched now."""
+def on_alarm(work: Workspace, lease: Lease) -> None:
+    """Close the auction that is due."""
     if lease.auction is None:
         if lease.waiting:
             _hold_auction(work, lease, due=True)
         else:  # a renewal came to nothing: the next batch that wants one has an auction held
             work.put(attrs.evolve(lease, failures=0))
-        return ()
+        return
     if work.now_ms < lease.auction.closes_ms:
         work.alarm(lease.entity_id, lease.auction.closes_ms)
-        return ()
+        return
     grant = _award(work, lease)
     if grant is None:
-        failures = lease.failures + 1
-        work.put(attrs.evolve(lease, auction=None, failures=failures))
+        failures = 1 if lease.is_eager else lease.failures + 1
+        work.put(attrs.evolve(lease, auction=None, failures=failures, is_eager=False))
         work.alarm(lease.entity_id, work.now_ms + backoff_ms(work, failures))
-        return ()
-    work.put(attrs.evolve(lease, auction=None, grant=grant, waiting=(), failures=0))
-    return lease.waiting
+        return
+    work.put(attrs.evolve(lease, auction=None, grant=grant, waiting=(), failures=0, is_eager=False))
+
+
+def on_peer(work: Workspace, stimulus: PeerAppeared) -> None:
+    """Hold the auctions at once that failed for lack of agents: one more may be there now.
+
+    Many coordinators hear of a peer at the same moment, so each waits for its own share of ``JITTER_MS``. An auction
+    that is being held may have been announced before the peer could hear it: if it fails, the next one follows soon.
+    """
+    for lane_id in accounts.flow_of(work).lanes:
+        level, quorum = lane_id.split(":")[1:]
+        lease = work.find(Lease, f"lease:{level}:{quorum}")
+        if lease is None or not lease.waiting or not (lease.failures or lease.auction):
+            continue
+        if lease.auction is not None:
+            work.put(attrs.evolve(lease, is_eager=True))
+        else:
+            work.put(attrs.evolve(lease, failures=1))
+            seed = work.rules.self_key + stimulus.peer + work.now_ms.to_bytes(8, "big")
+            work.alarm(lease.entity_id, work.now_ms + JITTER_MS * hashlib.sha256(seed).digest()[0] // 256)
 
 
 def on_restart(work: Workspace, lease: Lease) -> None:
@@ -318,6 +370,8 @@ def _award(work: Workspace, lease: Lease) -> Grant | None:
         {role: _newcomers(auction, judged[role], holders) for role in (Role.NORMALIZE, Role.VALIDATE)},
     )
     work.emit(*(Send(to=award.agent, message=award) for award in (*awards, *shadows)))
+    offers = ((seen.bid.signer, seen.bid.message) for seen in auction.bids)
+    accounts.announce(work, [(bidder, offer.capacity) for bidder, offer in offers if offer.roles])
     operators = {seen.bid.signer: seen.bid.message.operator for seen in auction.bids}
     first = awards[0]
     return Grant(

@@ -8,12 +8,13 @@ import hashlib
 
 import attrs
 
-from protocols.coordination import asking, chains, holding
+from protocols.coordination import asking, chains, holding, leases
 from protocols.coordination.stages import accepts, awaiting
 from protocols.coordination.workspace import Workspace
 from protocols.effects import ForgetPayload, RecordDistribution, ReproduceBatch, Send, WriteBatch
 from protocols.entities import Batch, Replica, Stage, replica_entity_id
 from protocols.limits import SUBSCRIBERS_MAX
+from protocols.load import AskState
 from protocols.messages import BatchSealed, IdentityKey, QuorumCertificate
 from protocols.quorum import dissenters
 from protocols.reputation import Outcome
@@ -78,12 +79,26 @@ def on_confirmation(work: Workspace, stimulus: ConfirmationReceived) -> None:
 
 
 def finish_if_complete(work: Workspace, batch: Batch) -> None:
-    """Finish when every recipient confirmed the certificate, and every executor gave its evidence."""
-    voted = all(len(ballot.votes) == len(ballot.executors) for ballot in batch.ballots)
-    if len(batch.confirmed) == len(_recipients(batch)) and voted:
+    """Finish when every recipient confirmed the certificate, and every executor that is at it gave its evidence."""
+    if len(batch.confirmed) == len(_recipients(batch)) and not _owed(batch):
         finish(work, batch)
     else:
         work.put(batch)
+
+
+def finish_in_time(work: Workspace, batch: Batch) -> None:
+    """Finish without those that do not confirm, and judge executors once they were silent for long enough."""
+    ends_ms = batch.sealed_ms + max(work.rules.confirm_ms, work.rules.late_ms)
+    if _owed(batch) and work.now_ms < ends_ms:
+        work.put(attrs.evolve(batch, alarm_ms=ends_ms))
+        work.alarm(batch.entity_id, ends_ms)
+        return
+    if work.now_ms - batch.alarm_ms <= asking.BEHIND_MS:  # else this node is late itself
+        judged = asking.judge(work, batch)
+        late = asking.in_state(judged, AskState.GONE) - asking.in_state(batch, AskState.GONE)
+        for agent in sorted(late):
+            leases.substitute(work, batch, agent)
+    finish(work, batch)
 
 
 def finish(work: Workspace, batch: Batch) -> None:
@@ -125,6 +140,7 @@ def on_reproduced(work: Workspace, stimulus: BatchReproduced) -> None:
         agreed=True,
         context_out=sealed.context,
         holders=_recipients(batch),
+        asks=(),
         awards=(),
         shadows=(),
         ballots=(),
@@ -165,6 +181,12 @@ def _is_end_of(batch: Batch, sealed: BatchSealed) -> bool:
 def _certificate(batch: Batch) -> QuorumCertificate:
     assert batch.certificate is not None, "there is one from SEALING on"
     return batch.certificate
+
+
+def _owed(batch: Batch) -> bool:
+    """Whether evidence may still come: of executors that were asked, and did not say that none will."""
+    at_it = asking.in_state(batch, *asking.OPEN)
+    return any(key in at_it for key in asking.unanswered(batch))
 
 
 def _recipients(batch: Batch) -> tuple[IdentityKey, ...]:

@@ -62,10 +62,11 @@ from protocols.stimuli import (
     ResultReceived,
     StatusReceived,
     Stimulus,
+    WorkStatusReceived,
 )
 
 _OTHERS_FINISHED: Final = (CertificateReceived, BatchReproduced)
-_FROM_AGENTS: Final = (ResultReceived, RefusalReceived)
+_FROM_AGENTS: Final = (ResultReceived, RefusalReceived, WorkStatusReceived)
 
 ACCEPTED: Final[Mapping[Stage, frozenset[type[Stimulus]]]] = {
     Stage.CHAINED: frozenset(),
@@ -73,8 +74,8 @@ ACCEPTED: Final[Mapping[Stage, frozenset[type[Stimulus]]]] = {
     Stage.LEASING: frozenset(_OTHERS_FINISHED),
     Stage.PROCESSING: frozenset((AlarmRang, *_FROM_AGENTS, *_OTHERS_FINISHED)),
     Stage.CERTIFYING: frozenset((AlarmRang, *_FROM_AGENTS, CertificationReceived, *_OTHERS_FINISHED)),
-    Stage.SEALING: frozenset((AlarmRang, ResultReceived, BatchWritten)),
-    Stage.SEALED: frozenset((AlarmRang, ResultReceived, ConfirmationReceived)),
+    Stage.SEALING: frozenset((AlarmRang, ResultReceived, WorkStatusReceived, BatchWritten)),
+    Stage.SEALED: frozenset((AlarmRang, ResultReceived, WorkStatusReceived, ConfirmationReceived)),
     Stage.BACKOFF: frozenset((AlarmRang, *_OTHERS_FINISHED)),
     Stage.DEAD: frozenset((BatchReplayed,)),
 }

@@ -1,14 +1,15 @@
 """The agent's side of a batch: take the order, run the roles, report evidence, sign what it found itself."""
 
 import hashlib
+from typing import Final
 
 import attrs
 
 from protocols.certificate import quorum_problem
-from protocols.coordination import leases
+from protocols.coordination import desk, leases
 from protocols.coordination.workspace import Workspace
 from protocols.effects import ForgetPayload, RunRole, Send, SignStatement, StoreCertificate
-from protocols.entities import Findings, Task, TaskStage, task_entity_id
+from protocols.entities import Findings, Replica, Task, TaskStage, replica_entity_id, task_entity_id
 from protocols.messages import (
     CertifyOrder,
     Evidence,
@@ -18,6 +19,7 @@ from protocols.messages import (
     Signed,
     Statement,
     WorkOrder,
+    WorkPhase,
     WorkRefused,
     WorkResult,
 )
@@ -25,11 +27,16 @@ from protocols.stimuli import (
     CertificateReceived,
     CertificateStored,
     CertifyReceived,
+    FailureCause,
     RoleFailed,
     RoleFinished,
     StatementSigned,
     WorkReceived,
 )
+
+AT_IT: Final = (TaskStage.QUEUED, TaskStage.RUNNING)
+ASK_AGAIN_MS: Final = 1_000  # what is missing here may have come by then
+NO_WORK_MS: Final = 50
 
 
 def on_work(work: Workspace, stimulus: WorkReceived) -> None:
@@ -45,17 +52,30 @@ def on_work(work: Workspace, stimulus: WorkReceived) -> None:
     if task is not None and task.stage in (TaskStage.SIGNING, TaskStage.CERTIFIED):
         return  # what was signed under one context is not done again under another
     if leases.hold(work, order.signer, order_message.award) is None:
-        _refuse(work, order.signer, manifest.batch_id, "the award has expired or is not for this node")
+        reason = "the award has expired or is not for this node"
+        desk.say(work, order.signer, manifest.batch_id, WorkPhase.UNABLE, reason=reason)
         return
+    if task is not None:
+        desk.leave(work, task.batch_id)
     task = Task(
         order=order,
         roles=order_message.award.roles,  # one called up from the shadow holds more than its lease began with
-        stage=TaskStage.RUNNING,
+        stage=TaskStage.QUEUED,
         expires_ms=work.now_ms + work.rules.task_ttl_ms,
     )
     work.put(task)
+    if not desk.take_in(work, order, stimulus.payload_bytes):
+        _refuse_for_room(work, order)
+        return
     work.alarm(task.entity_id, task.expires_ms)
-    work.emit(RunRole(order=order, roles=task.roles))
+
+
+def _refuse_for_room(work: Workspace, order: Signed[WorkOrder]) -> None:
+    batch_id = order.message.manifest.message.batch_id
+    work.drop(task_entity_id(batch_id))
+    desk.no_room(work, order)
+    if work.find(Replica, replica_entity_id(batch_id)) is None:  # what is held comes with the same payload
+        work.emit(ForgetPayload(batch_id=batch_id, sender=order.signer))
 
 
 def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
@@ -67,12 +87,13 @@ def _again(work: Workspace, task: Task, order: Signed[WorkOrder]) -> None:
     if task.order.signer != order.signer or wider:
         task = attrs.evolve(task, order=order)  # the latest sender is answered
         work.put(task)
-    if task.stage is TaskStage.RUNNING:
+    if task.stage in AT_IT:
+        desk.ask_again(work, order)
         return
     given = {each.message.role for each in task.evidence}
     if task.stage is TaskStage.REPORTED and not {Role.NORMALIZE, Role.VALIDATE} & set(task.roles) <= given:
         work.put(attrs.evolve(task, stage=TaskStage.RUNNING))
-        work.emit(RunRole(order=order, roles=task.roles))
+        work.emit(RunRole(order=order, roles=task.roles))  # its result is known: only evidence is to be signed
         return
     _report(work, task)
 
@@ -99,14 +120,23 @@ def _may_order(order: Signed[WorkOrder]) -> bool:
 
 def on_finished(work: Workspace, stimulus: RoleFinished) -> None:
     task = work.find(Task, task_entity_id(stimulus.batch_id))
-    if task is None or task.stage is not TaskStage.RUNNING:
+    if task is None:
+        desk.leave(work, stimulus.batch_id, is_done=True)
+        return
+    if task.stage is not TaskStage.RUNNING:
         return
     asked = hashlib.sha256(task.order.message.context).digest()
     if any(evidence.message.context_in != asked for evidence in stimulus.evidence):
         return  # an answer to an order that a later one replaced
+    desk.leave(work, task.batch_id, is_done=True)
     pending = task.pending
     task = attrs.evolve(
-        task, stage=TaskStage.REPORTED, findings=stimulus.findings, evidence=stimulus.evidence, pending=None
+        task,
+        stage=TaskStage.REPORTED,
+        findings=stimulus.findings,
+        evidence=stimulus.evidence,
+        pending=None,
+        expires_ms=work.now_ms + work.rules.task_ttl_ms,
     )
     _report(work, task)
     if task.sealed:
@@ -119,17 +149,28 @@ def on_finished(work: Workspace, stimulus: RoleFinished) -> None:
 
 def on_failed(work: Workspace, stimulus: RoleFailed) -> None:
     task = work.find(Task, task_entity_id(stimulus.batch_id))
-    if task is not None and task.stage is TaskStage.RUNNING:
-        _refuse(work, task.order.signer, stimulus.batch_id, stimulus.reason)
+    if task is not None and task.stage is not TaskStage.RUNNING:
+        return
+    if task is not None:
+        coordinator, batch_id, reason = task.order.signer, task.batch_id, stimulus.reason
+        match stimulus.cause:
+            case FailureCause.BATCH:
+                _refuse(work, coordinator, batch_id, reason)
+            case FailureCause.NODE:
+                desk.say(work, coordinator, batch_id, WorkPhase.UNABLE, wait_ms=ASK_AGAIN_MS, reason=reason)
+            case FailureCause.UNWANTED:
+                desk.say(work, coordinator, batch_id, WorkPhase.DROPPED, reason=reason)
         work.drop(task.entity_id)
+    desk.leave(work, stimulus.batch_id)
 
 
 def on_certify(work: Workspace, stimulus: CertifyReceived) -> None:
     statement = stimulus.order.message.statement
     task = work.find(Task, task_entity_id(statement.batch_id))
     if task is None or task.order.signer != stimulus.order.signer:
-        _refuse(work, stimulus.order.signer, statement.batch_id, "this node has no such work")
-    elif task.stage is TaskStage.RUNNING:
+        reason = "this node has no such work"  # it was restarted since, or dropped it: it can do it again
+        desk.say(work, stimulus.order.signer, statement.batch_id, WorkPhase.UNABLE, wait_ms=NO_WORK_MS, reason=reason)
+    elif task.stage in AT_IT:
         work.put(attrs.evolve(task, pending=stimulus.order))
     elif task.stage is TaskStage.CERTIFIED and task.certification is not None:
         if task.certification.message.statement_digest == statement.digest:
@@ -154,6 +195,9 @@ def on_sealed(work: Workspace, stimulus: CertificateReceived) -> None:
         if task.stage is TaskStage.RUNNING:
             work.put(attrs.evolve(task, sealed=True))  # its evidence is still owed: it may be dissent
         else:
+            if task.stage is TaskStage.QUEUED:
+                reason = "the certificate came first"
+                desk.say(work, task.order.signer, task.batch_id, WorkPhase.DROPPED, reason=reason)
             _let_go(work, task)
     work.emit(StoreCertificate(sealed=stimulus.sealed.message, sender=stimulus.sealed.signer))
 
@@ -174,13 +218,14 @@ def on_alarm(work: Workspace, task: Task) -> None:
 
 def _let_go(work: Workspace, task: Task) -> None:
     work.drop(task.entity_id)
+    desk.leave(work, task.batch_id)
     if task.order.signer != work.rules.self_key:
         work.emit(ForgetPayload(batch_id=task.batch_id))
 
 
 def on_restart(work: Workspace, task: Task) -> None:
-    """Running work is dropped, since its payload is lost: the coordinator will ask again."""
-    if task.stage is TaskStage.RUNNING:
+    """Work that was not done is dropped, since its payload is lost: the coordinator will ask again."""
+    if task.stage in AT_IT:
         work.drop(task.entity_id)
         return
     if task.stage is TaskStage.SIGNING and task.findings is not None:

@@ -1,6 +1,6 @@
 """The working copy of one step: entities read and written, effects emitted. It lives no longer than the step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from protocols.effects import Effect, SetAlarm, Transition
@@ -19,6 +19,7 @@ class Workspace:
         self._view = view
         self._changes: dict[EntityId, Entity | None] = {}
         self._effects: list[Effect] = []
+        self._loaded: set[EntityId] = set()
 
     def find(self, cls: type[E], entity_id: EntityId) -> E | None:
         """The entity as it stands within this step, or None."""
@@ -31,6 +32,21 @@ class Workspace:
         ids = dict.fromkeys((*self._view, *self._changes))
         found = (self._changes.get(key, self._view.get(key)) for key in ids)
         return tuple(entity for entity in found if isinstance(entity, cls))
+
+    def changed(self, cls: type[E]) -> Iterator[tuple[E | None, E | None]]:
+        """The entities of a class that this step touched: as they were before it, and as they are."""
+        for entity_id, entity in tuple(self._changes.items()):
+            before = None if entity_id in self._loaded else self._view.get(entity_id)
+            if isinstance(entity, cls) or isinstance(before, cls):
+                yield (
+                    before if isinstance(before, cls) else None,
+                    entity if isinstance(entity, cls) else None,
+                )
+
+    def put_loaded(self, entity: Entity) -> None:
+        """Put an entity that an earlier run left: to what is kept of load it is new."""
+        self._loaded.add(entity.entity_id)
+        self.put(entity)
 
     def put(self, entity: Entity) -> None:
         self._changes[entity.entity_id] = entity

@@ -1,6 +1,7 @@
 """What holds for the entities of a node after every step, whatever happened before."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 
 from protocols import codec
@@ -14,12 +15,26 @@ from protocols.entities import (
     Chain,
     Lease,
     Stage,
+    Task,
+    TaskStage,
     batch_entity_id,
     chain_entity_id,
     lease_entity_id,
     task_entity_id,
 )
 from protocols.limits import BIDS_PER_AUCTION_MAX
+from protocols.load import (
+    DESK_ID,
+    FLOW_ID,
+    AskState,
+    Desk,
+    Flow,
+    Lane,
+    Line,
+    Window,
+    lane_entity_id,
+    line_entity_id,
+)
 from protocols.messages import CertifyOrder, WorkOrder
 from protocols.roles import EVIDENCE_ROLES
 from protocols.stimuli import AlarmRang
@@ -37,7 +52,8 @@ def check_encodings(node: ModelNode) -> None:
     """Every entity is stored under its own id, and read back as it was."""
     for entity_id, entity in node.entities.items():
         assert entity.entity_id == entity_id
-        assert codec.decode_tagged(ENTITIES, codec.encode(entity)) == entity
+        if isinstance(entity, ENTITIES):
+            assert codec.decode_tagged(ENTITIES, codec.encode(entity)) == entity
 
 
 def check_fields(batch: Batch) -> None:
@@ -96,13 +112,85 @@ def check_progress(node: ModelNode) -> None:
         if batch.stage in ALARMED:
             assert has_alarm(node, batch.entity_id), f"nothing wakes a batch in {batch.stage.name}"
         if batch.stage is Stage.LEASING:
-            lease = node.entities.get(lease_entity_id(manifest.level, manifest.quorum))
-            assert isinstance(lease, Lease)
-            assert batch.entity_id in lease.waiting, "a batch waits for a lease that does not know it"
+            check_place(node, batch)
         if batch.stage is Stage.CHAINED:
             chain = node.entities.get(chain_entity_id(manifest.source_id))
             assert isinstance(chain, Chain)
             assert batch.batch_id in chain.queue, "a batch waits in a queue that it is not in"
+
+
+def check_place(node: ModelNode, batch: Batch) -> None:
+    """A batch that waits stands in its line, and something will come of it: a place, a grant, an agent with room."""
+    manifest = batch.manifest.message
+    flow = flow_of(node)
+    lane_id = lane_entity_id(manifest.level, manifest.quorum)
+    line = node.entities[line_entity_id(lane_id, manifest.source_id)]
+    assert isinstance(line, Line)
+    assert batch.batch_id in itertools.chain(*line.batches.chunks)
+    lane = node.entities[lane_id]
+    assert isinstance(lane, Lane)
+    assert manifest.source_id in itertools.chain(*lane.sources.chunks)
+    assert lane_id in flow.lanes
+    if flow.in_flight >= flow.window.size:
+        return
+    lease = node.entities.get(lease_entity_id(manifest.level, manifest.quorum))
+    assert isinstance(lease, Lease)
+    if lane_id in lease.waiting:
+        assert has_alarm(node, lease.entity_id), "a batch waits for a grant, and no auction will be held"
+        return
+    full = [
+        account
+        for account in flow.accounts
+        if account.outstanding >= account.credit or account.closed_until_ms > node.now_ms
+    ]
+    assert full or lease.grant is None or lease.grant.expires_ms <= node.now_ms, "a batch waits for nothing"
+    for account in full:
+        assert account.outstanding or has_alarm(node, flow.entity_id), "an agent is never asked again"
+
+
+def check_flow(node: ModelNode) -> None:
+    """What is counted is what is there."""
+    flow = flow_of(node)
+    stages = Counter(batch.stage for batch in node.batches())
+    assert flow.in_flight == stages[Stage.PROCESSING] + stages[Stage.CERTIFYING]
+    assert flow.waiting == stages[Stage.LEASING]
+    assert node.rules.window_min <= flow.window.size <= node.rules.window_max
+    owed = Counter(
+        ask.agent
+        for batch in node.batches()
+        if batch.stage in (*ATTEMPT, Stage.SEALING, Stage.SEALED)
+        for ask in batch.asks
+        if ask.state in (AskState.SILENT, AskState.QUEUED, AskState.RUNNING)
+    )
+    known = {account.agent: account.outstanding for account in flow.accounts if account.outstanding}
+    assert known == owed
+    for batch in node.batches():
+        assert len({ask.agent for ask in batch.asks}) == len(batch.asks)
+    waiting = {entity.source_id: entity.batches.size for entity in node.entities.values() if isinstance(entity, Line)}
+    assert all(waiting.values()), "an empty line is kept"
+
+
+def check_desk(node: ModelNode) -> None:
+    """An agent has a place for each order that it has not answered, and takes in no more than it may."""
+    desk = node.entities.get(DESK_ID)
+    places = desk.places if isinstance(desk, Desk) else ()
+    at_it = {
+        entity.batch_id
+        for entity in node.entities.values()
+        if isinstance(entity, Task) and entity.stage is TaskStage.QUEUED
+    }
+    placed = Counter(place.batch_id for place in places)
+    assert max(placed.values(), default=1) == 1, "an order has two places"
+    assert at_it <= {place.batch_id for place in places if not place.began_ms}, (
+        "an order waits for a turn that never comes"
+    )
+    mine = Counter(place.coordinator for place in places)
+    assert max(mine.values(), default=0) <= node.rules.capacity
+
+
+def flow_of(node: ModelNode) -> Flow:
+    flow = node.entities.get(FLOW_ID)
+    return flow if isinstance(flow, Flow) else Flow(window=Window(size=node.rules.window_first, threshold=256))
 
 
 def has_alarm(node: ModelNode, entity_id: str) -> bool:
@@ -167,6 +255,8 @@ def check_all(node: ModelNode) -> None:
         if isinstance(entity, Lease):
             check_lease(node, entity)
     check_progress(node)
+    check_flow(node)
+    check_desk(node)
     check_chains(node)
     check_statements(node)
     check_effects(node, node.effects)

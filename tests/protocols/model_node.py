@@ -53,7 +53,7 @@ PEERS = tuple(sorted(b"\x02" + hashlib.sha256(b"peer %d" % number).digest() for 
 LIARS = {PEERS[4]: 1, PEERS[5]: 2}  # each tells its own lie, so no two liars make a quorum
 HONEST = tuple(key for key in PEERS if key not in LIARS)
 HOLDERS = HONEST[:3]
-RULES = Rules(network=NETWORK, self_key=SELF, attempts_max=2, replicas=2)
+RULES = Rules(network=NETWORK, self_key=SELF, attempts_max=2, replicas=2, capacity=3, window_first=2, window_max=4)
 POLICY = hashlib.sha256(b"policy").digest()
 INPUT_ROOT = hashlib.sha256(b"inputbatc").digest()  # as ``truth`` has it
 OWED_MAX = 40  # effects of a kind that are remembered; older ones got lost

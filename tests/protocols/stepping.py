@@ -15,6 +15,7 @@ from protocols.entities import (
     Batch,
     Entity,
     EntityId,
+    Lease,
     Stage,
     batch_entity_id,
     lease_entity_id,
@@ -25,7 +26,10 @@ from protocols.messages import (
     Message,
     Role,
     Signed,
+    WorkPhase,
+    WorkRefused,
     WorkResult,
+    WorkStatus,
 )
 from protocols.rules import Rules
 from protocols.stimuli import (
@@ -33,8 +37,10 @@ from protocols.stimuli import (
     BatchCommitted,
     BidReceived,
     CertificationReceived,
+    RefusalReceived,
     ResultReceived,
     Stimulus,
+    WorkStatusReceived,
 )
 from tests.network_of_keys import AGENTS, NETWORK, certified, certify
 
@@ -84,7 +90,7 @@ def bid(agent: int) -> Signed[Bid]:
         network=NETWORK,
         announcement_id="",
         roles=WORK,
-        capacity=1,
+        capacity=8,
         price=0,
         operator="",
         region="",
@@ -126,6 +132,43 @@ def result(agent: int) -> ResultReceived:
     message = WorkResult(network=NETWORK, batch_id=SAID.batch_id, evidence=evidence, context_out=CONTEXT_OUT)
     signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
     return ResultReceived(now_ms=NOW + 500, result=signed)
+
+
+def refusal(agent: int, reason: str = "the policy divides by zero", now_ms: int = NOW + 400) -> RefusalReceived:
+    """An agent's word that it will not do the batch because of what is in it."""
+    message = WorkRefused(network=NETWORK, batch_id=SAID.batch_id, reason=reason)
+    return RefusalReceived(
+        now_ms=now_ms, refusal=Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
+    )
+
+
+def status(
+    agent: int, phase: WorkPhase, *, now_ms: int = NOW + 400, running_ms: int = 0, wait_ms: int = 0, credit: int = 8
+) -> WorkStatusReceived:
+    """An agent's word on where the order for the batch is."""
+    message = WorkStatus(
+        network=NETWORK,
+        batch_id=SAID.batch_id,
+        phase=phase,
+        ahead=0,
+        running_ms=running_ms,
+        wait_ms=wait_ms,
+        credit=credit,
+        reason="",
+    )
+    signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
+    return WorkStatusReceived(now_ms=now_ms, status=signed)
+
+
+def auctioned(node: SteppedNode, now_ms: int, agents: int = 3) -> tuple[Effect, ...]:
+    """Let agents bid in the auction that is being held, and close it."""
+    lease = node.entities[lease_entity_id(Level.ENHANCED, 2)]
+    assert isinstance(lease, Lease)
+    assert lease.auction is not None
+    for agent in range(agents):
+        offer = attrs.evolve(bid(agent).message, announcement_id=lease.auction.announcement_id)
+        node.step(BidReceived(now_ms=now_ms, bid=attrs.evolve(bid(agent), message=offer)))
+    return node.step(AlarmRang(now_ms=max(now_ms, lease.auction.closes_ms), entity_id=lease.entity_id))
 
 
 def certification(agent: int) -> CertificationReceived:

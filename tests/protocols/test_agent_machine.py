@@ -28,6 +28,7 @@ from protocols.stimuli import (
     CertificateLookedUp,
     CertificateReceived,
     CertifyReceived,
+    FailureCause,
     HoldReceived,
     ReplicaStored,
     RoleFailed,
@@ -50,7 +51,7 @@ from tests.protocols.test_step_machine import DATA, Machine
 from tests.simulation.answers import evidence_of, lie, truth
 
 COORDINATORS = HONEST[:2]
-MANIFESTS = [manifest_of(key, source, 1, Level.ENHANCED) for key in COORDINATORS for source in ("a", "b")]
+MANIFESTS = [manifest_of(key, source, 1, Level.ENHANCED) for key in COORDINATORS for source in "abcdef"]
 CONTEXTS = [b"{}", b'{"seen":1}']
 MANIFEST = st.sampled_from(MANIFESTS)
 
@@ -62,8 +63,16 @@ class AgentMachine(Machine):
         super().__init__()
         self.signatures: dict[str, set[bytes]] = {}
 
-    @rule(manifest=MANIFEST, context=st.sampled_from(CONTEXTS), sender=st.sampled_from(COORDINATORS))
-    def order(self, manifest: Signed[Manifest], context: bytes, sender: IdentityKey) -> None:
+    @rule(
+        manifest=MANIFEST,
+        context=st.sampled_from(CONTEXTS),
+        sender=st.sampled_from(COORDINATORS),
+        wanted_ms=st.sampled_from([0, 1, 3_000]),
+        payload_bytes=st.sampled_from([0, 10_000, 16 * 2**20]),
+    )
+    def order(
+        self, manifest: Signed[Manifest], context: bytes, sender: IdentityKey, wanted_ms: int, payload_bytes: int
+    ) -> None:
         award = Award(
             network=NETWORK,
             lease_id=f"lease_{sender.hex()[:8]}",
@@ -74,17 +83,21 @@ class AgentMachine(Machine):
             expires_ms=self.now_ms + 60_000,
         )
         message = WorkOrder(network=NETWORK, award=award, manifest=manifest, context=context, attempt=0)
-        self.hear(WorkReceived(now_ms=self.now_ms, order=signed(sender, message)))
+        message = attrs.evolve(message, wanted_ms=wanted_ms)
+        order = signed(sender, message)
+        self.hear(WorkReceived(now_ms=self.now_ms, order=order, payload_bytes=payload_bytes))
 
     @precondition(lambda self: self.node.owed.get(RunRole))
-    @rule(data=DATA, fails=st.sampled_from([False, False, True]))
-    def run(self, data: st.DataObject, fails: bool) -> None:
+    @rule(data=DATA, fails=st.sampled_from([None, None, *FailureCause]))
+    def run(self, data: st.DataObject, fails: FailureCause | None) -> None:
         """The workers are done with a batch, be it one that nobody waits for any more."""
         effect: RunRole = data.draw(st.sampled_from(self.node.owed[RunRole]))
         order = effect.order.message
         manifest = order.manifest.message
         if fails:
-            self.node.step(RoleFailed(now_ms=self.now_ms, batch_id=manifest.batch_id, reason="out of memory"))
+            self.node.step(
+                RoleFailed(now_ms=self.now_ms, batch_id=manifest.batch_id, reason="out of memory", cause=fails)
+            )
             return
         found = truth(manifest.batch_id, order.context)
         evidence = evidence_of(SELF, manifest, order.context, effect.roles, found)

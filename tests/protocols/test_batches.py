@@ -11,14 +11,13 @@ from protocols.effects import (
     WriteBatch,
 )
 from protocols.entities import Chain, Stage, batch_entity_id, chain_entity_id
-from protocols.messages import Award, BatchSealed, CertifyOrder, Role, SealConfirmed, Signed, WorkOrder, WorkRefused
+from protocols.messages import Award, BatchSealed, CertifyOrder, Role, SealConfirmed, Signed, WorkOrder
 from protocols.stimuli import (
     AlarmRang,
     BatchCommitted,
     BatchReproduced,
     BatchWritten,
     ConfirmationReceived,
-    RefusalReceived,
 )
 from tests.network_of_keys import AGENTS, NETWORK
 from tests.protocols.stepping import (
@@ -29,12 +28,14 @@ from tests.protocols.stepping import (
     SAID,
     STATEMENT,
     SteppedNode,
+    auctioned,
     certification,
     executors,
     index_of,
     leased,
     lying,
     messages,
+    refusal,
     result,
     ring,
     sent,
@@ -109,7 +110,7 @@ def test_the_entity_goes_when_all_have_confirmed_and_voted() -> None:
     assert batch_entity_id(SAID.batch_id) not in node.entities
 
 
-def test_silence_is_asked_again_then_replaced_then_buried() -> None:
+def test_silence_is_asked_again_and_then_costs_the_batch_no_attempt() -> None:
     node = SteppedNode()
     leased(node)
     entity_id = node.batch.entity_id
@@ -120,11 +121,37 @@ def test_silence_is_asked_again_then_replaced_then_buried() -> None:
     effects = node.step(AlarmRang(now_ms=node.batch.attempt_ends_ms, entity_id=entity_id))
     late = {effect.peer for effect in effects if isinstance(effect, ReportPeer)}
     assert late == asked_again
-    assert (node.stage(), node.batch.attempt) == (Stage.BACKOFF, 1)
-    node.entities[entity_id] = attrs.evolve(
-        node.batch, stage=Stage.PROCESSING, attempt_ends_ms=NOW + 90_000, alarm_ms=NOW + 90_000
-    )
-    effects = node.step(AlarmRang(now_ms=NOW + 90_000, entity_id=entity_id))
+    assert (node.stage(), node.batch.attempt, node.batch.postponed) == (Stage.BACKOFF, 0, 1)
+    assert "silent" in node.batch.reasons[0]
+
+
+def test_agents_that_are_away_never_make_a_batch_dead() -> None:
+    """However often: it waits, and says for what."""
+    node = SteppedNode()
+    leased(node)
+    for times in range(1, 3 * RULES.attempts_max):
+        ring(node, node.batch.attempt_ends_ms)
+        assert (node.stage(), node.batch.attempt, node.batch.postponed) == (Stage.BACKOFF, 0, times)
+        ring(node, node.batch.alarm_ms)
+        auctioned(node, node.batch.alarm_ms + 1)
+        assert node.stage() is Stage.PROCESSING
+    assert len(node.batch.reasons) == 1, "what repeats is said once"
+
+
+def test_a_cause_in_the_batch_makes_it_dead_after_its_attempts() -> None:
+    """A worker that crashes over it, say: refusals, in each attempt."""
+    node = SteppedNode()
+    leased(node)
+    now_ms = NOW + 400
+    for attempt in range(1, RULES.attempts_max + 1):
+        node.step(refusal(0, now_ms=now_ms))
+        effects = node.step(refusal(1, now_ms=now_ms))
+        assert node.batch.attempt == attempt
+        if node.stage() is Stage.BACKOFF:
+            now_ms = node.batch.alarm_ms
+            ring(node, now_ms)
+            auctioned(node, now_ms + 1)
+            now_ms += RULES.bid_window_ms
     bury = next(effect for effect in effects if isinstance(effect, MarkDead))
     assert len(bury.reasons) == RULES.attempts_max
     assert node.stage() is Stage.DEAD
@@ -134,11 +161,9 @@ def test_refusals_that_leave_no_quorum_end_the_attempt_at_once() -> None:
     node = SteppedNode()
     leased(node)
     for agent in (0, 1):
-        message = WorkRefused(network=NETWORK, batch_id=SAID.batch_id, reason="busy")
-        signed = Signed(message=message, signer=AGENTS[agent].identity, signature=b"")
-        node.step(RefusalReceived(now_ms=NOW + 400, refusal=signed))
-    assert node.stage() is Stage.BACKOFF
-    assert "busy" in node.batch.reasons[0]
+        node.step(refusal(agent, "out of its schema"))
+    assert (node.stage(), node.batch.attempt) == (Stage.BACKOFF, 1)
+    assert "out of its schema" in node.batch.reasons[0]
 
 
 def test_a_stateful_source_sends_one_batch_after_the_other() -> None:

@@ -22,6 +22,7 @@ from protocols.messages import (
     Message,
     Role,
     Signed,
+    WorkPhase,
     WorkResult,
 )
 
@@ -49,6 +50,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     Role: st.sampled_from(Role),
     Level: st.sampled_from(Level),
     BatchProgress: st.sampled_from(BatchProgress),
+    WorkPhase: st.sampled_from(WorkPhase),
 }
 
 

@@ -27,6 +27,7 @@ from protocols.entities import (
     Task,
     TaskStage,
 )
+from protocols.load import Ask, AskState
 from protocols.messages import (
     Award,
     BatchSealed,
@@ -173,6 +174,19 @@ FULL: dict[str, Entity] = {
         hold=HOLD, stage=ReplicaStage.ADOPTED, alarm_ms=12, before=CERTIFICATE, context=b'{"a":1}', sealed=SEALED
     ),
     "replication": Replication(order=HOLD.message, alarm_ms=13, resends=14, held=KEYS[1:2]),
+    "batch in flight": Batch(
+        manifest=BATCH.manifest,
+        stage=Stage.PROCESSING,
+        stateful=False,
+        payload_bytes=1,
+        dispatched_ms=2,
+        asks=(
+            Ask(agent=KEYS[1], state=AskState.RUNNING, asked_ms=3, since_ms=4, began_ms=5),
+            Ask(agent=KEYS[2], state=AskState.GONE, asked_ms=6, since_ms=7, reason="silent"),
+        ),
+        postponed=8,
+    ),
+    "eager lease": Lease(level=Level.BASIC, quorum=1, is_eager=True),
 }
 EMPTY: dict[str, Entity] = {
     "new lease": Lease(level=Level.BASIC, quorum=1),
@@ -188,6 +202,8 @@ GOLDEN = {
     "task": "e10d08eb34c881b8d5821face7dc62f7",
     "replica": "3a96def59554d49d892e9ec03f2ccc74",
     "replication": "b64036bf57d6176108575ea40526a0fe",
+    "batch in flight": "7f7a5bffacb0279d535059ed3f2ea9b7",
+    "eager lease": "a2c6301ed66e15c0881542ccc9c683c7",
     "new lease": "a06049ce6e3f7a20919a24648cc77983",
     "new batch": "792a8a1a400c012a2f2291105e6acc25",
     "new chain": "2d0240d7e57113633fb30155b4d10a01",
@@ -213,6 +229,9 @@ def test_every_field_of_the_golden_batch_is_set() -> None:
     unset = [
         field.name
         for field in attrs.fields(Batch)
-        if field.name not in {"manifest"} and getattr(FULL["batch"], field.name) == getattr(default, field.name)
+        if field.name not in {"manifest"}
+        and all(
+            getattr(FULL[name], field.name) == getattr(default, field.name) for name in ("batch", "batch in flight")
+        )
     ]
     assert unset == []

@@ -9,6 +9,7 @@ from protocols.effects import (
     SetAlarm,
 )
 from protocols.entities import Lease, Stage, lease_entity_id
+from protocols.load import lane_entity_id
 from protocols.messages import Level, Role, WorkOrder
 from protocols.stimuli import (
     AlarmRang,
@@ -37,7 +38,7 @@ def test_too_few_bidders_and_the_batch_waits() -> None:
     assert node.stage() is Stage.LEASING
     lease = node.entities[lease_entity_id(Level.ENHANCED, 2)]
     assert isinstance(lease, Lease)
-    assert (lease.failures, lease.waiting) == (1, (node.batch.entity_id,))
+    assert (lease.failures, lease.waiting) == (1, (lane_entity_id(Level.ENHANCED, 2),))
     alarm = next(effect for effect in effects if isinstance(effect, SetAlarm))
     again = node.step(AlarmRang(now_ms=alarm.at_ms, entity_id=lease.entity_id))
     assert any(isinstance(effect, Publish) for effect in again)

@@ -5,15 +5,21 @@ import pytest
 
 from protocols.coordination import durable_mark, recover
 from protocols.effects import Publish
-from protocols.entities import Batch, Chain, Lease, Stage, batch_entity_id, chain_entity_id, lease_entity_id
-from protocols.messages import Level
-from protocols.stimuli import (
-    AlarmRang,
-    BatchCommitted,
-    BatchReplayed,
-    BidReceived,
+from protocols.entities import Batch, Chain, Stage, batch_entity_id, chain_entity_id
+from protocols.stimuli import BatchCommitted, BatchReplayed
+from tests.protocols.stepping import (
+    BATCH,
+    CONTEXT_OUT,
+    NOW,
+    RULES,
+    SAID,
+    SteppedNode,
+    auctioned,
+    leased,
+    refusal,
+    result,
+    ring,
 )
-from tests.protocols.stepping import BATCH, CONTEXT_OUT, NOW, RULES, SAID, SteppedNode, bid, leased, result
 
 
 def test_only_what_would_not_come_back_is_written() -> None:
@@ -36,23 +42,18 @@ def test_recovery_drops_what_ended_after_it_was_stored() -> None:
 
 
 def dead_world(*, stateful: bool = False) -> SteppedNode:
+    """A batch that its agents refused in each attempt."""
     node = SteppedNode()
     leased(node, stateful=stateful)
+    now_ms = NOW + 400
     while node.stage() is not Stage.DEAD:
-        batch = node.batch
-        if batch.stage is Stage.LEASING:
-            leased(node, stateful=stateful)
-        late_ms = max(batch.alarm_ms, batch.attempt_ends_ms)
-        node.step(AlarmRang(now_ms=late_ms, entity_id=batch.entity_id))
-        if node.stage() is Stage.LEASING:
-            lease = node.entities[lease_entity_id(Level.ENHANCED, 2)]
-            assert isinstance(lease, Lease)
-            assert lease.auction is not None
-            for agent in range(3):
-                offer = attrs.evolve(bid(agent).message, announcement_id=lease.auction.announcement_id)
-                told = attrs.evolve(bid(agent), message=offer)
-                node.step(BidReceived(now_ms=late_ms + 1, bid=told))
-            node.step(AlarmRang(now_ms=lease.auction.closes_ms, entity_id=lease.entity_id))
+        node.step(refusal(0, now_ms=now_ms))
+        node.step(refusal(1, now_ms=now_ms))
+        if node.stage() is Stage.BACKOFF:
+            now_ms = node.batch.alarm_ms
+            ring(node, now_ms)
+            auctioned(node, now_ms + 1)
+            now_ms += RULES.bid_window_ms
     return node
 
 
@@ -81,7 +82,8 @@ def agreed_and_dead() -> SteppedNode:
     node.step(result(0))
     node.step(result(1))
     assert node.stage() is Stage.CERTIFYING
-    node.step(AlarmRang(now_ms=node.batch.attempt_ends_ms, entity_id=node.batch.entity_id))
+    node.step(refusal(0))
+    node.step(refusal(1))
     assert node.stage() is Stage.DEAD
     chain = node.entities[chain_entity_id(SAID.source_id)]
     assert isinstance(chain, Chain)

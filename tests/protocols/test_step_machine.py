@@ -25,7 +25,9 @@ from protocols.messages import (
     IdentityKey,
     Level,
     SealConfirmed,
+    WorkPhase,
     WorkRefused,
+    WorkStatus,
 )
 from protocols.proofs import proof_of
 from protocols.roles import WORK_ROLES, Role
@@ -39,12 +41,14 @@ from protocols.stimuli import (
     CertificationReceived,
     ConfirmationReceived,
     HoldConfirmed,
+    PeerAppeared,
     ProofReceived,
     QueryReceived,
     RefusalReceived,
     ResultReceived,
     StatusReceived,
     Stimulus,
+    WorkStatusReceived,
 )
 from tests.protocols import invariants
 from tests.protocols.model_node import (
@@ -63,7 +67,7 @@ from tests.protocols.model_node import (
 )
 from tests.simulation.answers import truth
 
-BATCHES_MAX = 6
+BATCHES_MAX = 9
 HISTORY_MAX = 60
 ATTEMPT = (Stage.PROCESSING, Stage.CERTIFYING)
 DATA = st.data()
@@ -179,17 +183,21 @@ class Coordinating(Machine):
     )
     def auction(self, data: st.DataObject, peers: set[IdentityKey], known: tuple[tuple[Role, int], ...]) -> None:
         """Some peers bid for an announcement, and its auction ends."""
-        self._auction(data.draw(st.sampled_from(self.node.announced[-3:])), peers, known)
+        self._auction(data.draw(st.sampled_from(self.node.announced[-3:])), peers, known, data)
 
     def _auction(
-        self, announcement: Announcement, peers: set[IdentityKey], known: tuple[tuple[Role, int], ...]
+        self,
+        announcement: Announcement,
+        peers: set[IdentityKey],
+        known: tuple[tuple[Role, int], ...],
+        data: st.DataObject | None = None,
     ) -> None:
         for peer in sorted(peers):
             bid = Bid(
                 network=NETWORK,
                 announcement_id=announcement.announcement_id,
                 roles=WORK_ROLES,
-                capacity=9,
+                capacity=data.draw(st.integers(1, 3)) if data is not None else 9,
                 price=0,
                 operator=peer.hex(),
                 region="",
@@ -214,6 +222,33 @@ class Coordinating(Machine):
         agent, order = data.draw(st.sampled_from(self.node.orders[-8:]))
         refusal = WorkRefused(network=NETWORK, batch_id=order.manifest.message.batch_id, reason="busy")
         self.hear(RefusalReceived(now_ms=self.now_ms, refusal=signed(agent, refusal)))
+
+    @precondition(lambda self: self.node.orders)
+    @rule(
+        data=DATA,
+        phase=st.sampled_from(WorkPhase),
+        wait_ms=st.sampled_from([0, 1, 900, 80_000]),
+        running_ms=st.sampled_from([0, 10, 40_000]),
+        credit=st.integers(0, 3),
+    )
+    def say_where(self, data: st.DataObject, phase: WorkPhase, wait_ms: int, running_ms: int, credit: int) -> None:
+        """Agents say where orders are: queued, running, no room; truly or not."""
+        for agent, order in data.draw(some_of(self.node.orders)):
+            status = WorkStatus(
+                network=NETWORK,
+                batch_id=order.manifest.message.batch_id,
+                phase=phase,
+                ahead=0,
+                running_ms=running_ms,
+                wait_ms=wait_ms,
+                credit=credit,
+                reason="",
+            )
+            self.hear(WorkStatusReceived(now_ms=self.now_ms, status=signed(agent, status)))
+
+    @rule(peer=st.sampled_from(PEERS))
+    def appear(self, peer: IdentityKey) -> None:
+        self.hear(PeerAppeared(now_ms=self.now_ms, peer=peer))
 
     @precondition(lambda self: any(batch.stage in ATTEMPT for batch in self.node.batches()))
     @rule(data=DATA)

@@ -5,10 +5,9 @@ import pytest
 
 from protocols.effects import (
     RunRole,
-    Send,
     SignStatement,
 )
-from protocols.entities import Entity, EntityId, Findings, Task, TaskStage, task_entity_id
+from protocols.entities import Findings, Task, TaskStage, task_entity_id
 from protocols.messages import (
     Announcement,
     Award,
@@ -18,8 +17,10 @@ from protocols.messages import (
     Role,
     Signed,
     WorkOrder,
+    WorkPhase,
     WorkRefused,
     WorkResult,
+    WorkStatus,
 )
 from protocols.stimuli import (
     AnnouncementReceived,
@@ -28,7 +29,18 @@ from protocols.stimuli import (
     WorkReceived,
 )
 from tests.network_of_keys import AGENTS, NETWORK
-from tests.protocols.stepping import BATCH, CONTEXT_OUT, NOW, RULES, SAID, SELF, STATEMENT, WORK, SteppedNode, sent
+from tests.protocols.stepping import (
+    BATCH,
+    CONTEXT_OUT,
+    NOW,
+    RULES,
+    SAID,
+    STATEMENT,
+    WORK,
+    SteppedNode,
+    messages,
+    sent,
+)
 
 
 def order(agent: int = 1, *, coordinator: int = 0, context: bytes = b"{}") -> Signed[WorkOrder]:
@@ -116,7 +128,8 @@ def test_nobody_orders_work_in_another_s_name() -> None:
 
 def test_an_award_that_is_over_is_refused() -> None:
     effects = agent_world().step(WorkReceived(now_ms=NOW + 10_000_000, order=order()))
-    assert len(sent(effects, WorkRefused)) == 1
+    (said,) = messages(effects, WorkStatus)
+    assert (said.phase, said.wait_ms) == (WorkPhase.UNABLE, 0), "it is not asked again, and the batch is not to blame"
 
 
 def test_a_role_awarded_later_is_held_by_the_same_task() -> None:
@@ -161,54 +174,24 @@ def announced(**changes: object) -> AnnouncementReceived:
     return AnnouncementReceived(now_ms=NOW, announcement=signed)
 
 
-def busy(batches: int) -> dict[EntityId, Entity]:
-    """Tasks of another coordinator under way."""
-    award = Award(
-        network=NETWORK,
-        lease_id="lease_x",
-        announcement_id="job_x",
-        agent=SELF,
-        roles=WORK,
-        batches=10,
-        expires_ms=NOW + 60_000,
-    )
-    found: dict[EntityId, Entity] = {}
-    for number in range(batches):
-        taken_in = attrs.evolve(BATCH.manifest, message=attrs.evolve(SAID, source_sequence=number + 10))
-        said = WorkOrder(network=NETWORK, award=award, manifest=taken_in, context=b"{}", attempt=0)
-        order = Signed(message=said, signer=AGENTS[4].identity, signature=b"")
-        task = Task(order=order, roles=WORK, stage=TaskStage.RUNNING, expires_ms=NOW + 1)
-        found[task.entity_id] = task
-    return found
-
-
 @pytest.mark.parametrize(
-    ("rules", "tasks", "changes", "offered", "reason", "free"),
+    ("rules", "changes", "offered", "reason"),
     [
-        ({}, 0, {}, WORK, "", 2),
-        ({}, 1, {}, WORK, "", 1),
-        ({}, 2, {}, (), "capacity", 0),
-        ({"price": 101}, 0, {}, (), "price", 2),
-        ({"roles": (Role.CERTIFY,)}, 0, {}, (Role.CERTIFY,), "", 2),
-        ({"roles": ()}, 0, {}, None, "", 0),
-        ({}, 0, {"closes_ms": NOW - 60_001}, None, "", 0),
+        ({}, {}, WORK, ""),
+        ({"price": 101}, {}, (), "price"),
+        ({"roles": (Role.CERTIFY,)}, {}, (Role.CERTIFY,), ""),
+        ({"roles": ()}, {}, None, ""),
+        ({}, {"closes_ms": NOW - 60_001}, None, ""),
     ],
-    ids=["free", "some room left", "full", "too cheap", "one role of three", "no role", "long over"],
+    ids=["free", "too cheap", "one role of three", "no role", "long over"],
 )
 def test_an_agent_weighs_an_announcement(
-    rules: dict[str, object],
-    tasks: int,
-    changes: dict[str, object],
-    offered: tuple[Role, ...] | None,
-    reason: str,
-    free: int,
+    rules: dict[str, object], changes: dict[str, object], offered: tuple[Role, ...] | None, reason: str
 ) -> None:
     agent = SteppedNode(attrs.evolve(RULES, capacity=2, **rules))  # type: ignore[arg-type]
-    agent.entities = busy(tasks)
-    bids = [effect.message for effect in agent.step(announced(**changes)) if isinstance(effect, Send)]
+    bids = messages(agent.step(announced(**changes)), Bid)
     if offered is None:
         assert bids == []
         return
     (said,) = bids
-    assert isinstance(said, Bid)
-    assert (said.roles, said.reason, said.capacity) == (offered, reason, free)
+    assert (said.roles, said.reason, said.capacity) == (offered, reason, 2)

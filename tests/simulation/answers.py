@@ -29,6 +29,7 @@ from protocols.messages import (
     WorkOrder,
     WorkRefused,
     WorkResult,
+    WorkStatus,
 )
 from protocols.stimuli import (
     AnnouncementReceived,
@@ -47,6 +48,7 @@ from protocols.stimuli import (
     StatusReceived,
     Stimulus,
     WorkReceived,
+    WorkStatusReceived,
 )
 
 NETWORK = "world"
@@ -122,6 +124,8 @@ def stimulus_of(now: int, signed: Signed[Any]) -> Stimulus:
             return ResultReceived(now_ms=now, result=signed)
         case WorkRefused():
             return RefusalReceived(now_ms=now, refusal=signed)
+        case WorkStatus():
+            return WorkStatusReceived(now_ms=now, status=signed)
         case CertifyOrder():
             return CertifyReceived(now_ms=now, order=signed)
         case Certification():
