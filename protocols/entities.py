@@ -389,10 +389,11 @@ class Replication:
         return replication_entity_id(self.batch_id)
 
 
-Entity: TypeAlias = Lease | Batch | Chain | HeldAward | Task | Replica | Replication | Flow | Lane | Line | Desk
+StoredEntity: TypeAlias = Lease | Batch | Chain | HeldAward | Task | Replica | Replication
+Entity: TypeAlias = StoredEntity | Flow | Lane | Line | Desk
+"""The last four are of this run alone, and have no stored form."""
 
-ENTITIES: tuple[type[Entity], ...] = (Lease, Batch, Chain, HeldAward, Task, Replica, Replication)
-"""Those that can be stored; the others are of this run alone."""
+ENTITIES: tuple[type[StoredEntity], ...] = (Lease, Batch, Chain, HeldAward, Task, Replica, Replication)
 
 
 def lease_entity_id(level: Level, quorum: int) -> EntityId:

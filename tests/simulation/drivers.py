@@ -5,7 +5,7 @@ import heapq
 import itertools
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from random import Random
 from typing import Any
@@ -29,6 +29,7 @@ from protocols.messages import (
 )
 from protocols.rules import Rules
 from protocols.stimuli import (
+    PeerAppeared,
     ReplicaStored,
     Restarted,
     Stimulus,
@@ -36,6 +37,10 @@ from protocols.stimuli import (
 from tests.simulation.answers import NETWORK, stimulus_of
 
 QUIET_MS = 60_000
+
+
+def _appeared(peer: IdentityKey, now_ms: int) -> Stimulus:
+    return PeerAppeared(now_ms=now_ms, peer=peer)
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +59,17 @@ class Faults:
     replicated: float = 0.0
     gone: int = 0
     partitions: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Costs:
+    """What a batch costs an agent, whose node computes one after the other."""
+
+    batch_us: int
+    event_us: int = 0
+
+    def of(self, events: int) -> int:
+        return self.batch_us + self.event_us * events
 
 
 @attrs.define
@@ -80,15 +96,29 @@ class Node:
     dissent: list[Signed[Evidence]] = attrs.Factory(list)
     proofs: list[tuple[Signed[Evidence], Signed[Evidence]]] = attrs.Factory(list)
     certified: dict[str, set[bytes]] = attrs.Factory(dict)  # own signatures: batch -> statement digests
+    busy_until_us: int = 0  # its workers have work until then
+    computed: Counter[str] = attrs.Factory(Counter)  # how often it computed each batch
+    judged: Counter[tuple[IdentityKey, str]] = attrs.Factory(Counter)  # what it reported of others
 
 
 class Drivers(ABC):
     """A heap of what is to happen, and the driver of each node; what effects do is for the subclass."""
 
     def __init__(
-        self, seed: int, *, nodes: int, faults: Faults, level: Level = Level.ENHANCED, subscribed: bool = False
+        self,
+        seed: int,
+        *,
+        nodes: int,
+        faults: Faults,
+        level: Level = Level.ENHANCED,
+        subscribed: bool = False,
+        costs: Costs | None = None,
     ) -> None:
-        """``subscribed``: every node follows the topics of every batch."""
+        """Args:
+        subscribed: Every node follows the topics of every batch.
+        costs: What batches cost agents; without, each takes a moment, however many there are.
+        """
+        self.costs = costs
         self.random = Random(seed)
         self.subscribed = subscribed
         self.faults = faults
@@ -172,6 +202,8 @@ class Drivers(ABC):
             return
         node.up = True
         node.epoch += 1
+        node.busy_until_us = 0
+        self.appear((node,), self.nodes.values())
         known = (*node.taken_in, *node.adopted)
         pending = [key for key in known if key not in node.sealed and key not in node.buried]
         node.entities = {entity.entity_id: entity for entity in recover(node.stored.values(), pending)}
@@ -189,7 +221,21 @@ class Drivers(ABC):
         """Cut the nodes of ``side`` off from the others for a time."""
         cut = (frozenset(side), self.now_ms + lasts_ms)
         self._cuts.append(cut)
-        self.at(lasts_ms, lambda: self._cuts.remove(cut))
+        self.at(lasts_ms, partial(self._heal, cut))
+
+    def _heal(self, cut: tuple[frozenset[IdentityKey], int]) -> None:
+        self._cuts.remove(cut)
+        inside = [node for node in self.nodes.values() if node.key in cut[0]]
+        outside = [node for node in self.nodes.values() if node.key not in cut[0]]
+        self.appear(inside, outside)
+        self.appear(outside, inside)
+
+    def appear(self, nodes: Iterable[Node], others: Iterable[Node]) -> None:
+        """Others find that nodes can be reached again, as discovery does within a second."""
+        for other in others:
+            for node in nodes:
+                if node is not other:
+                    self.tell(other, partial(_appeared, node.key), 500)
 
     def _is_cut(self, sender: Node, to: Node) -> bool:
         return self.stormy and any((sender.key in side) != (to.key in side) for side, _ in self._cuts)

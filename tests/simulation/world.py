@@ -11,6 +11,8 @@ would let through nothing else.
 import hashlib
 import heapq
 
+import attrs
+
 from protocols.coordination import choose_holders
 from protocols.effects import (
     AdoptReplica,
@@ -68,7 +70,16 @@ END_MS = 600_000
 class World(Drivers):
     """A network of nodes as a function of its seed."""
 
-    def ingest(self, node: Node, source_id: str, sequence: int, *, stateful: bool, replicated: bool = False) -> str:
+    def ingest(
+        self,
+        node: Node,
+        source_id: str,
+        sequence: int,
+        *,
+        stateful: bool,
+        replicated: bool = False,
+        events: int = 10,
+    ) -> str:
         """Ingest's commit: durable from here on; acknowledged now, or once it is replicated."""
         manifest = Manifest(
             network=NETWORK,
@@ -79,7 +90,7 @@ class World(Drivers):
             level=self.level,
             quorum=LEVELS[self.level].quorum,
             input_root=hashlib.sha256(b"inputbatc").digest(),
-            events=10,
+            events=events,
             topics=(),
             durability="replicated" if replicated else "local",
             received_ms=self.now_ms,
@@ -155,7 +166,9 @@ class World(Drivers):
                     now_ms=now, batch_id=batch_id, sealed=found, asker=asker, successor=successor
                 )
                 self.tell(node, looked_up, 1)
-            case ReportPeer() | RecordDistribution() | ForgetPayload() | RecordAuction():
+            case ReportPeer(peer=peer, outcome=outcome):
+                node.judged[peer, outcome] += 1
+            case RecordDistribution() | ForgetPayload() | RecordAuction():
                 pass
             case _:
                 raise AssertionError(f"no hand for {effect}")
@@ -177,11 +190,13 @@ class World(Drivers):
     def _run(self, node: Node, effect: RunRole) -> None:
         manifest = effect.order.message.manifest.message
         found = truth(manifest.batch_id, effect.order.message.context)
+        found = attrs.evolve(found, events=manifest.events, valid=manifest.events - found.invalid)
         if node.lies:
             found = lie(found, node.lies)
         stories = [found, lie(found, 9)] if node.equivocates else [found]
-        took = self.random.randint(5, 60)
         batch_id = manifest.batch_id
+        node.computed[batch_id] += 1
+        took = self.random.randint(5, 60) if self.costs is None else self._queue(node, self.costs.of(manifest.events))
         for story in stories:
             evidence = evidence_of(node.key, manifest, effect.order.message.context, effect.roles, story, self.now_ms)
             if story is found:
@@ -194,6 +209,11 @@ class World(Drivers):
                     network=NETWORK, batch_id=batch_id, evidence=evidence, context_out=story.context_out
                 )
                 self._deliver(node, self.nodes[manifest.coordinator], sign(node.key, result))
+
+    def _queue(self, node: Node, cost_us: int) -> int:
+        """How long it takes until a node's workers are done with one more batch, in milliseconds."""
+        node.busy_until_us = max(node.busy_until_us, 1_000 * self.now_ms) + cost_us
+        return node.busy_until_us // 1_000 - self.now_ms
 
     def _sign_statement(self, node: Node, statement: Statement) -> None:
         node.certified.setdefault(statement.batch_id, set()).add(statement.digest)
