@@ -62,12 +62,13 @@ def take_in(work: Workspace, order: Signed[WorkOrder], payload_bytes: int) -> bo
 
 def ask_again(work: Workspace, order: Signed[WorkOrder]) -> None:
     """An order is repeated that has a place: it is wanted for longer, and its sender is told where it is."""
-    desk = _desk(work)
-    place = place_of(work, order.message.manifest.message.batch_id)
-    if place is not None:
-        wanted = attrs.evolve(place, coordinator=order.signer, until_ms=_until_ms(work, order))
-        wanted = _say_where(work, desk, wanted)
-        _keep(work, attrs.evolve(desk, places=tuple(wanted if each is place else each for each in desk.places)))
+    desk, batch_id = _desk(work), order.message.manifest.message.batch_id
+    for ahead, place in enumerate(desk.places):
+        if place.batch_id == batch_id:
+            wanted = attrs.evolve(place, coordinator=order.signer, until_ms=_until_ms(work, order))
+            wanted = _say_where(work, desk, ahead, wanted)
+            _keep(work, attrs.evolve(desk, places=(*desk.places[:ahead], wanted, *desk.places[ahead + 1 :])))
+            return
 
 
 def leave(work: Workspace, batch_id: str, *, is_done: bool = False) -> None:
@@ -115,14 +116,11 @@ def on_alarm(work: Workspace, desk: Desk) -> None:
         work.alarm(DESK_ID, desk.alarm_ms)
         return
     places = tuple(
-        _say_where(work, desk, place) if place.status_due_ms <= work.now_ms else place for place in desk.places
+        _say_where(work, desk, ahead, place) if place.status_due_ms <= work.now_ms else place
+        for ahead, place in enumerate(desk.places)
     )
     _keep(work, attrs.evolve(desk, places=places, alarm_ms=0))
     begin_next(work)
-
-
-def place_of(work: Workspace, batch_id: str) -> Place | None:
-    return next((place for place in _desk(work).places if place.batch_id == batch_id), None)
 
 
 def no_room(work: Workspace, order: Signed[WorkOrder]) -> None:
@@ -175,14 +173,13 @@ def _until_ms(work: Workspace, order: Signed[WorkOrder]) -> int:
     return work.now_ms + (order.message.wanted_ms or work.rules.task_ttl_ms)
 
 
-def _say_where(work: Workspace, desk: Desk, place: Place) -> Place:
+def _say_where(work: Workspace, desk: Desk, ahead: int, place: Place) -> Place:
     """Tell a coordinator where its order is. The place, with the time at which it is told again."""
     task = work.find(Task, task_entity_id(place.batch_id))
     if task is not None and place.began_ms:
         running_ms = max(0, work.now_ms - place.began_ms)
         say(work, task.order.signer, place.batch_id, WorkPhase.RUNNING, running_ms=running_ms)
     elif task is not None:
-        ahead = sum(each.accepted_ms < place.accepted_ms or each.began_ms > 0 for each in desk.places)
         wait_ms = (ahead + 1) * desk.pace_us // 1_000
         say(work, task.order.signer, place.batch_id, WorkPhase.QUEUED, ahead=ahead, wait_ms=wait_ms)
     return attrs.evolve(place, status_due_ms=work.now_ms + work.rules.status_ms)
