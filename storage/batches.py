@@ -313,7 +313,8 @@ def last_sealed(connection: psycopg.Connection) -> tuple[int, int, str] | None:
 def pending(connection: psycopg.Connection) -> list[PendingBatch]:
     """All batches without an end, in the order they came in."""
     rows = connection.execute(
-        """SELECT batch_id, manifest, stateful, events, coordinator, holders, versioned FROM batches
+        """SELECT batch_id, manifest, stateful, events, coordinator, holders, versioned,
+                  octet_length(payload), received_ms FROM batches
            WHERE state = 'pending' ORDER BY received_ms, source_sequence"""
     ).fetchall()
     return [
@@ -325,6 +326,8 @@ def pending(connection: psycopg.Connection) -> list[PendingBatch]:
             coordinator=None if row[4] is None else bytes(row[4]),
             holders=tuple(bytes(key) for key in row[5]),
             versioned=row[6],
+            payload_bytes=row[7],
+            received_ms=row[8],
         )
         for row in rows
     ]

@@ -105,7 +105,13 @@ class BatchRow:
 
 @attrs.frozen(kw_only=True)
 class PendingBatch:
-    """A batch without an end. ``coordinator`` is None for this node's own; ``versioned``: it holds later versions."""
+    """A batch without an end.
+
+    Attributes:
+        coordinator: None for this node's own.
+        versioned: It holds later versions of events.
+        payload_bytes: Its records, packed.
+    """
 
     batch_id: str
     manifest: bytes
@@ -114,6 +120,8 @@ class PendingBatch:
     coordinator: bytes | None
     holders: tuple[bytes, ...]
     versioned: bool = False
+    payload_bytes: int = 0
+    received_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 INBOX_MAX = 2_048  # stimuli from outside waiting; past it their senders wait
 TIDY_MS = 1_000  # deletions wait for a commit that is needed anyway, at most so long after the last one
 GROUP_MAX = 64  # stimuli per commit: bounds both the loop's share and the transaction
+ALARM_LATE_MS = 1_000  # by which an alarm may be late while stimuli wait
 
 
 Act: TypeAlias = Callable[[Sequence[Effect]], Awaitable[None]]
@@ -108,20 +109,32 @@ class Driver:
                 await self._drive(group, act)
 
     async def _next_group(self) -> list[Stimulus]:
-        """Everything that waits, up to a bound; else what comes next, or the alarm that is due first."""
-        group = self._due_alarms()
-        if not group:
-            wait_ms = self._heap[0][0] - clock_ms() if self._heap else 3_600_000
-            with trio.move_on_after(max(0, wait_ms) / 1000):
-                stimulus, counted = await self._receive.receive()
-                group.append(stimulus)
-                if counted:
-                    self._places.release()
-        for stimulus, counted in islice(waiting(self._receive), GROUP_MAX - len(group)):
+        """What waits, then the alarms that are due, up to a bound; if there is nothing, what comes next.
+
+        An alarm often means that something did not come: what came before it is looked at first. Behind a full inbox
+        it rings when it is late by ``ALARM_LATE_MS``.
+        """
+        group = self._take_waiting(GROUP_MAX)
+        if len(group) < GROUP_MAX or (self._heap and self._heap[0][0] <= clock_ms() - ALARM_LATE_MS):
+            group += self._due_alarms()
+        if group:
+            await trio.lowlevel.checkpoint()
+            return group
+        wait_ms = self._heap[0][0] - clock_ms() if self._heap else 3_600_000
+        with trio.move_on_after(max(0, wait_ms) / 1000):
+            stimulus, counted = await self._receive.receive()
             group.append(stimulus)
             if counted:
                 self._places.release()
-        return group
+        return group + self._take_waiting(GROUP_MAX - len(group))
+
+    def _take_waiting(self, most: int) -> list[Stimulus]:
+        taken = []
+        for stimulus, counted in islice(waiting(self._receive), most):
+            taken.append(stimulus)
+            if counted:
+                self._places.release()
+        return taken
 
     def _due_alarms(self) -> list[Stimulus]:
         due: list[Stimulus] = []

@@ -90,6 +90,10 @@ class Payloads:
         for sender in tuple(self._senders.get(batch_id, ())):
             self._drop(batch_id, sender)
 
+    def forget_from(self, batch_id: str, sender: IdentityKey) -> None:
+        """Drop the payload that one peer sent, whose order is not followed."""
+        self._drop(batch_id, sender)
+
     def _drop(self, batch_id: str, sender: IdentityKey) -> bool:
         received = self._received.get(sender)
         if received is None or batch_id not in received:

@@ -16,16 +16,16 @@ from node.coordination.dispatcher import Handlers
 from node.coordination.payloads import Payloads
 from node.coordination.result_cache import ResultCache, content_key
 from node.runtime.clock import clock_ms
-from node.runtime.workers import Workers
+from node.runtime.workers import UnwantedError, WorkerCrashedError, Workers, WorkerTimeoutError
 from node.worker import compute
 from protocols import envelope
 from protocols.effects import ForgetPayload, RunRole, SignStatement
 from protocols.entities import Findings
 from protocols.envelope import Signer
-from protocols.errors import MalformedError, OverlayError
+from protocols.errors import MalformedError, OverlayError, WorldFault
 from protocols.identifiers import job_id
 from protocols.messages import Certification, Evidence, IdentityKey, Level, Manifest, Role, Signed, WorkOrder
-from protocols.stimuli import RoleFailed, RoleFinished, StatementSigned, Stimulus
+from protocols.stimuli import FailureCause, RoleFailed, RoleFinished, StatementSigned, Stimulus
 
 log = structlog.get_logger(__name__)
 
@@ -58,10 +58,12 @@ class RoleRunner:
         policies: Policies,
         cache: ResultCache,
         enqueue: Callable[[Stimulus], None],
+        is_wanted: Callable[[str], bool] = lambda batch_id: True,
         on_run: Callable[[compute.Run], None] = lambda run: None,
     ) -> None:
         """Args:
         enqueue: Reports to the driver.
+        is_wanted: Whether somebody still waits for the roles over a batch; asked when a worker is free for it.
         on_run: Called with each run that counts, for the figures.
         """
         self._network = network
@@ -72,6 +74,7 @@ class RoleRunner:
         self._policies = policies
         self._cache = cache
         self._enqueue = enqueue
+        self._is_wanted = is_wanted
         self._on_run = on_run
         self._orders: OrderedDict[str, Signed[WorkOrder]] = OrderedDict()
 
@@ -97,7 +100,13 @@ class RoleRunner:
         return run.leaves, run.normalized
 
     async def process(
-        self, manifest: Manifest, context: bytes, *, orderer: IdentityKey, keep_outputs: bool
+        self,
+        manifest: Manifest,
+        context: bytes,
+        *,
+        orderer: IdentityKey,
+        keep_outputs: bool,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> compute.Run:
         """Run the roles over a batch, unless they ran over the very same before.
 
@@ -105,6 +114,7 @@ class RoleRunner:
             orderer: The node that wants it done: it sent the payload and has the policy. This node itself uses the
                 payload that it stored.
             keep_outputs: Whether the lines are needed, or the roots alone.
+            is_wanted: Asked when a worker is free for it.
 
         Raises:
             MissingError: payload or policy cannot be had. MalformedError: the payload is not the one that the
@@ -134,7 +144,7 @@ class RoleRunner:
         )
         with structlog.contextvars.bound_contextvars(batch=batch_id):  # for what the workers log
             try:
-                run = await self._workers.execute(call)
+                run = await self._workers.execute(call, is_wanted)
                 if run.findings.input_root != manifest.input_root or run.findings.events != manifest.events:
                     raise MalformedError("the payload is not the one the manifest names")
             except MalformedError:
@@ -148,10 +158,17 @@ class RoleRunner:
         manifest = order.manifest.message
         own = effect.order.signer == self._signer.identity
         try:
-            run = await self.process(manifest, order.context, orderer=effect.order.signer, keep_outputs=own)
+            run = await self.process(
+                manifest,
+                order.context,
+                orderer=effect.order.signer,
+                keep_outputs=own,
+                is_wanted=partial(self._is_wanted, manifest.batch_id),
+            )
         except OverlayError as error:
-            log.warning("role.failed", batch=manifest.batch_id, why=str(error))
-            self._fail(manifest.batch_id, str(error))
+            cause = _cause_of(error)
+            log.warning("role.failed", batch=manifest.batch_id, cause=cause.name.lower(), why=str(error))
+            self._fail(manifest.batch_id, str(error), cause)
             return
         if run.level > manifest.level:
             wanted = Level(run.level).word
@@ -176,8 +193,8 @@ class RoleRunner:
             RoleFinished(now_ms=clock_ms(), batch_id=manifest.batch_id, findings=run.findings, evidence=evidence)
         )
 
-    def _fail(self, batch_id: str, reason: str) -> None:
-        self._enqueue(RoleFailed(now_ms=clock_ms(), batch_id=batch_id, reason=reason))
+    def _fail(self, batch_id: str, reason: str, cause: FailureCause = FailureCause.BATCH) -> None:
+        self._enqueue(RoleFailed(now_ms=clock_ms(), batch_id=batch_id, reason=reason, cause=cause))
 
     def _keep_order(self, order: Signed[WorkOrder]) -> None:
         self._orders[order.message.manifest.message.batch_id] = order
@@ -215,5 +232,21 @@ class RoleRunner:
         self._enqueue(StatementSigned(now_ms=clock_ms(), certification=envelope.sign(self._signer, message)))
 
     async def _forget(self, effect: ForgetPayload) -> None:
+        if effect.sender is not None:
+            self._payloads.forget_from(effect.batch_id, effect.sender)
+            return
         self._payloads.forget(effect.batch_id)
         self._orders.pop(effect.batch_id, None)
+
+
+def _cause_of(error: OverlayError) -> FailureCause:
+    """Where the cause lies when the roles were not run: a worker that ends over a batch would anywhere."""
+    match error:
+        case UnwantedError():
+            return FailureCause.UNWANTED
+        case WorkerCrashedError() | WorkerTimeoutError():
+            return FailureCause.BATCH
+        case MissingError() | WorldFault():
+            return FailureCause.NODE
+        case _:
+            return FailureCause.BATCH

@@ -151,5 +151,9 @@ class Search:
 
 def _committed(batch: CommittedBatch) -> BatchCommitted:
     return BatchCommitted(
-        now_ms=clock_ms(), manifest=batch.manifest, stateful=batch.stateful, holders=batch.holders, recovered=False
+        now_ms=clock_ms(),
+        manifest=batch.manifest,
+        stateful=batch.stateful,
+        holders=batch.holders,
+        payload_bytes=len(batch.packed),
     )

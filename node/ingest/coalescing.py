@@ -1,8 +1,8 @@
 """Gives committed batches to coordination: at once while none of their line is under way, else several as one.
 
 A batch costs every agent far more than an event of it does, so small posts that came while an earlier batch of their
-source was under way are merged into one. At low rates nothing waits. What is under way is bounded by what came to
-its end lately: past that, batches wait here, on disk and acknowledged, and grow together.
+source was under way are merged into one. At low rates nothing waits. Coordination bounds what is in flight; few more
+than that are given to it, for what waits here, on disk and acknowledged, can still grow together.
 
 A *line* holds the batches that may be merged with each other: those of equal terms, or all of a source whose policy
 looks at earlier events, in their order. Lines take turns, one batch each.
@@ -33,12 +33,10 @@ from storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-BATCHES_MAX: Final = 32  # under way of a level and quorum
-EVENTS_MIN: Final = 2 * EVENTS_PER_BATCH_MAX  # as many may be under way, however slowly they end
-WINDOW_S: Final = 0.5  # of the drain: several times what a batch takes while nothing queues
+TURN_MAX: Final = 4  # of a level and quorum, that wait in coordination for agents or for their turn
 AHEAD_MAX: Final = 2  # batches of a source whose order counts: one is processed while the one before is sealed
 RETRY_S: Final = 1.0
-STUCK: Final = frozenset({Stage.BACKOFF, Stage.DEAD})
+WAITS_THERE: Final = frozenset({None, Stage.LEASING, Stage.ASKING})  # None: on its way into it
 
 
 class Merger(Protocol):
@@ -57,6 +55,7 @@ class Waiting:
     packed: bytes | None = None
     holders: tuple[IdentityKey, ...] = ()
     recovered: bool = False
+    payload_bytes: int = 0
 
     @property
     def batch_id(self) -> str:
@@ -161,6 +160,7 @@ class Coalescer:
                     versioned=batch.versioned,
                     packed=batch.packed,
                     holders=batch.holders,
+                    payload_bytes=len(batch.packed),
                 )
             )
 
@@ -247,17 +247,13 @@ class Coalescer:
         return self._has_room(first)
 
     def _has_room(self, batch: Waiting) -> bool:
-        """Whether another batch of this level and quorum may be under way. Those that wait after a failure do not
-        count: they are stuck, and the others are not to be."""
+        """Whether coordination has a use for another batch of this level and quorum: few of them wait there already."""
         wanted = batch.manifest.message.level, batch.manifest.message.quorum
-        count = events = 0
+        waits = 0
         for batch_id, (_, line) in self._by_id.items():
-            each = line.under_way[batch_id]
-            is_alike = (each.manifest.message.level, each.manifest.message.quorum) == wanted
-            if is_alike and self._stage(batch_id) not in STUCK:
-                count += 1
-                events += each.events
-        return count < BATCHES_MAX and events < max(EVENTS_MIN, round(WINDOW_S * self.drain.per_s))
+            each = line.under_way[batch_id].manifest.message
+            waits += (each.level, each.quorum) == wanted and self._stage(batch_id) in WAITS_THERE
+        return waits < TURN_MAX
 
     async def _release(self, key: Hashable, line: Line) -> None:
         async with self._giving:
@@ -290,6 +286,7 @@ class Coalescer:
                 stateful=first.stateful,
                 versioned=False,
                 packed=merged.batch.packed,
+                payload_bytes=len(merged.batch.packed),
             )
             await self._give(key, line, whole)
         elif line.waiting:
@@ -311,5 +308,6 @@ class Coalescer:
                 stateful=batch.stateful,
                 holders=batch.holders,
                 recovered=batch.recovered,
+                payload_bytes=batch.payload_bytes,
             )
         )

@@ -75,12 +75,12 @@ class Recovery:
             pending = [each for each in await self._batches.pending() if each.coordinator is None]
             recount.compare(counted, {each.batch_id: each.events for each in pending})
             for each in pending:
-                signed = read_manifest(each.manifest, self._network)
                 known = self._driver.find(batch_entity_id(each.batch_id))
                 if isinstance(known, Batch) and known.stage is Stage.DEAD:
                     not_marked.add(each.batch_id)
                     if each.batch_id in dead:  # twice: marking its row failed, or the stimulus of its replay was lost
                         log.warning("batch.revived", batch=each.batch_id)
+                        signed = read_manifest(each.manifest, self._network)
                         await self._driver.submit(
                             BatchReplayed(
                                 now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
@@ -88,7 +88,7 @@ class Recovery:
                         )
                 elif self._coalescer.holds(each.batch_id):
                     pass
-                elif known is None and signed.message.received_ms < before_ms and await self._still(each):
+                elif known is None and each.received_ms < before_ms and await self._still(each):
                     log.warning("batch.resubmitted", batch=each.batch_id)
                     await self._resubmit(each)
                 elif self._replications.waits(each.batch_id):
@@ -108,6 +108,7 @@ class Recovery:
                 versioned=batch.versioned,
                 holders=batch.holders,
                 recovered=recovered,
+                payload_bytes=batch.payload_bytes,
             )
         )
 

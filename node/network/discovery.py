@@ -76,6 +76,8 @@ class Discovery:
         self._has_worked = has_worked
         self._on_sent = on_sent
         self._seen: frozenset[bytes] = frozenset()
+        self.on_appeared: list[Callable[[IdentityKey], None]] = []
+        """Called with each node that offers roles when it begins to, and when it can be reached again."""
 
     def tokens(self) -> Iterator[tuple[Token, bytes]]:
         """The tokens in force with their locking scripts, this node's own among them."""
@@ -122,6 +124,7 @@ class Discovery:
         if entry.first_heard_ms == now_ms:
             roles = [role.word for role in entry.roles]
             log.info("peer.advertised", peer=signed.signer.hex(), roles=roles, operator=signed.message.operator)
+            self._tell_appeared(signed.signer)
         self._transport.learn(signed.signer, signed.message.addresses)
         await self._known.remember(signed, now_ms)
 
@@ -138,10 +141,18 @@ class Discovery:
             connected = frozenset(peer.identity for peer in self._transport.peers() if peer.connected)
             newcomers = connected - self._seen
             self._seen = connected
+            for newcomer in sorted(newcomers):
+                self._tell_appeared(newcomer)
             if now_ms >= due_ms or newcomers:
                 await self._advertise(now_ms, now_ms + self._offer.ttl_ms, self._tokens)
                 due_ms = now_ms + self._offer.ttl_ms // 3
             await trio.sleep(CHECK_S)
+
+    def _tell_appeared(self, identity: IdentityKey) -> None:
+        entry = self.directory.entries.get(identity)
+        if entry is not None and entry.roles and identity != self._signer.identity:
+            for listener in self.on_appeared:
+                listener(identity)
 
     async def withdraw(self) -> None:
         """Withdraw the advertisement: publish a later one that has expired already."""

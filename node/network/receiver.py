@@ -7,6 +7,7 @@ sender struck; other peers are not affected.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import attrs
 import structlog
 
 from node.coordination.driver import Driver
@@ -43,6 +44,7 @@ from protocols.messages import (
     WorkOrder,
     WorkRefused,
     WorkResult,
+    WorkStatus,
 )
 from protocols.stimuli import (
     AnnouncementReceived,
@@ -61,6 +63,7 @@ from protocols.stimuli import (
     StatusReceived,
     Stimulus,
     WorkReceived,
+    WorkStatusReceived,
 )
 
 log = structlog.get_logger(__name__)
@@ -147,7 +150,10 @@ class Receiver:
         if not self._is_by_members(signed.message):
             log.info("certificate.unknown_signer", peer=delivery.sender.hex(), message=kind)
             return
-        await self._driver.submit(self._stimulus(signed))
+        stimulus = self._stimulus(signed)
+        if isinstance(stimulus, WorkReceived):
+            stimulus = attrs.evolve(stimulus, payload_bytes=len(attachment))
+        await self._driver.submit(stimulus)
 
     def _is_by_members(self, message: Message) -> bool:
         """Whether the quorum that a message rests on consists of nodes of this network: keys cost nothing to make."""
@@ -210,6 +216,7 @@ _STIMULI: dict[type[Message], Callable[[int, Signed[Message]], Stimulus]] = {
     WorkOrder: lambda now, s: WorkReceived(now_ms=now, order=envelope.narrow(s, WorkOrder)),
     WorkResult: lambda now, s: ResultReceived(now_ms=now, result=envelope.narrow(s, WorkResult)),
     WorkRefused: lambda now, s: RefusalReceived(now_ms=now, refusal=envelope.narrow(s, WorkRefused)),
+    WorkStatus: lambda now, s: WorkStatusReceived(now_ms=now, status=envelope.narrow(s, WorkStatus)),
     CertifyOrder: lambda now, s: CertifyReceived(now_ms=now, order=envelope.narrow(s, CertifyOrder)),
     Certification: lambda now, s: CertificationReceived(now_ms=now, certification=envelope.narrow(s, Certification)),
     BatchSealed: lambda now, s: CertificateReceived(now_ms=now, sealed=envelope.narrow(s, BatchSealed)),

@@ -141,7 +141,7 @@ class WorkSettings(Section):
 
     overlay_roles: tuple[RoleName, ...] = _list(("normalize", "validate", "certify"), "Roles offered to the network")
     overlay_price: Integer = _number(0, 0, 2**53 - 1, "Price asked per batch and role, satoshis")
-    overlay_capacity: Integer = _number(64, 1, 4_096, "Batches of others held at once")
+    overlay_capacity: Integer = _number(64, 1, 4_096, "Batches taken in at once, shared out to their coordinators")
     overlay_bid_window_ms: Integer = _number(300, 10, 60_000, "How long bids for announced work are taken, ms")
     overlay_lease_ms: Integer = _number(
         60_000, 1_000, 3_600_000, "How long awarded agents keep a source's batches, ms"
@@ -162,10 +162,10 @@ class WorkSettings(Section):
         "How long a batch held for another node is left to it before it is asked and taken over, ms",
     )
     overlay_attempts_max: Integer = _number(
-        5, 1, 16, "Attempts at a batch before it is dead; waiting for enough agents does not count"
+        5, 1, 16, "Attempts that fail by a cause in a batch before it is dead"
     )
     event_processing_timeout_ms: Integer = _number(
-        30_000, 1_000, 600_000, "How long an attempt at a batch may take before others are asked, ms"
+        30_000, 1_000, 600_000, "How long an agent may be silent, or compute a batch, before it is given up, ms"
     )
     event_parallel_workers: Integer = _number(5, 1, 64, "Worker processes for roles, at most; started as needed")
     event_parallel_processing_enabled: bool = _flag(True, "Batches are processed in parallel; off: one worker")

@@ -27,7 +27,7 @@ from node.runtime.fair_share import OWN_ACCOUNT, Account, FairShare
 from node.runtime.token_bucket import Rate
 from node.worker.bootstrap import begin, get_ready
 from node.worker.metering import COST_OF_A_CRASH_S, Metered, TooCostlyError, metered, too_costly
-from protocols.errors import WorldFault
+from protocols.errors import OverlayError, WorldFault
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,12 @@ class WorkerTimeoutError(WorldFault):
     """A call took too long; its worker was killed."""
 
     code = "worker-timeout"
+
+
+class UnwantedError(OverlayError):
+    """Nobody waited for a call any more when a worker was free for it."""
+
+    code = "unwanted"
 
 
 class Budget:
@@ -173,13 +179,17 @@ class Workers:
         """
         return await self._levels.run(call, attempts=1)
 
-    async def execute(self, call: Callable[[], T]) -> T:
+    async def execute(self, call: Callable[[], T], is_wanted: Callable[[], bool] = lambda: True) -> T:
         """Run a call of a role.
 
+        Args:
+            is_wanted: Asked when a worker is free for it.
+
         Raises:
-            WorkerCrashedError, WorkerTimeoutError, WorkersBusyError: And whatever the call raises, as itself.
+            UnwantedError: It was not wanted any more. WorkerCrashedError, WorkerTimeoutError, WorkersBusyError: And
+            whatever the call raises, as itself.
         """
-        return await self._roles.run(call)
+        return await self._roles.run(call, is_wanted=is_wanted)
 
     async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
         """Run a call of a role once, to see whether it ends its worker; raises as ``execute``."""
@@ -252,11 +262,14 @@ class _Pool:
         attempts: int = ATTEMPTS_MAX,
         timeout_s: float | None = None,
         account: Account = OWN_ACCOUNT,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> T:
         with self._counted():
             await self._places.take(account)
             try:
                 for attempt in range(1, attempts + 1):
+                    if not is_wanted():
+                        raise UnwantedError("nobody waits for the call any more")
                     try:
                         return await self._once(call, self._timeout_s if timeout_s is None else timeout_s)
                     except BrokenWorkerError:
@@ -346,6 +359,19 @@ class _Pool:
             return too_costly(running.budget_s)
         return WorkerCrashedError("the worker process ended during the call", pool=self._name)
 
+    async def _start_one(self, context: WorkerContext) -> None:
+        """Have a process started where none is idle: on a busy machine that takes longer than many a call may.
+
+        Raises:
+            WorkersBusyError: It did not start in ``START_S``.
+        """
+        if context.statistics().idle_workers:
+            return
+        with trio.move_on_after(START_S):
+            await context.run_sync(os.getpid, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
+            return
+        raise WorkersBusyError(f"a worker did not start within {START_S:g} s", pool=self._name)
+
     async def _once(self, call: Callable[[], T], timeout_s: float) -> T:
         await self._start(_function_of(call))
         return await self._within(timeout_s, call)
@@ -363,6 +389,7 @@ class _Pool:
 
     async def _within(self, timeout_s: float, call: Callable[[], T]) -> T:
         assert self._context is not None, "the pool is entered before it is used"
+        await self._start_one(self._context)
         with trio.move_on_after(timeout_s):
             is_answered = True  # an error that the call raised is an answer too
             try:

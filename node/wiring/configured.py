@@ -96,6 +96,7 @@ def rules(settings: Settings, identity: IdentityKey) -> Rules:
         region=settings.overlay_region,
         price=settings.overlay_price,
         capacity=settings.overlay_capacity,
+        workers=settings.workers,
         strategy=settings.strategy,
         bid_window_ms=settings.overlay_bid_window_ms,
         lease_ms=settings.overlay_lease_ms,

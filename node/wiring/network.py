@@ -40,12 +40,16 @@ from node.overlay.submit import outpoint_is_spent
 from node.runtime.access import Access
 from node.runtime.build import build_id
 from node.runtime.caches import BytesCache
+from node.runtime.clock import clock_ms
 from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
 from node.runtime.settings import LiveSettings, Settings
 from node.runtime.workers import Workers
 from node.telemetry import Metrics
 from node.wiring.configured import access, make_offer, own_certificate, rules
+from protocols.entities import Task, task_entity_id
+from protocols.messages import IdentityKey
+from protocols.stimuli import PeerAppeared
 from storage.database import Database
 
 OWN_PAYLOADS_BYTES: Final = 24 * 1024 * 1024
@@ -158,6 +162,7 @@ def build_peers(base: Base, state: State) -> Peers:
         quarantine=base.quarantine,
     )
     discovery = _discovery(base, state, offer, membership, known)
+    discovery.on_appeared.append(partial(_appeared, state.driver))
     certificates = _certificates(base, state, discovery, fence)
     library = ContentExchange(
         transport=transport, find_policy=state.batches.policy, keep_policy=state.batches.keep_policy
@@ -211,6 +216,10 @@ def _discovery(base: Base, state: State, offer: Offer, membership: Membership, k
         certificate=own_certificate(base.settings, base.keyring.identity),
         on_sent=base.metrics.sent,
     )
+
+
+def _appeared(driver: Driver, peer: IdentityKey) -> None:
+    driver.enqueue(PeerAppeared(now_ms=clock_ms(), peer=peer))
 
 
 def _certificates(base: Base, state: State, discovery: Discovery, fence: InboundFence) -> CertificateLog:
@@ -281,6 +290,7 @@ def build_execution(base: Base, state: State, peers: Peers) -> Execution:
         policies=library,
         cache=cache,
         enqueue=driver.enqueue,
+        is_wanted=partial(_is_wanted, driver),
         on_run=lambda run: metrics.role_ran(run.cpu_us / 1e6),
     )
     replicas = Replicas(
@@ -317,6 +327,12 @@ def build_execution(base: Base, state: State, peers: Peers) -> Execution:
         sender=sender,
         dispatcher=Dispatcher(*(part.handlers for part in parts), quarantine=base.quarantine),
     )
+
+
+def _is_wanted(driver: Driver, batch_id: str) -> bool:
+    """Whether the coordinator of a batch that is to be computed here still waits for it."""
+    task = driver.find(task_entity_id(batch_id))
+    return isinstance(task, Task) and not task.sealed
 
 
 def answer_requests(base: Base, peers: Peers, execution: Execution, objects: Objects) -> None:

@@ -15,15 +15,18 @@ stage        stimulus                                  next stage
 ===========  ========================================  ==================================================
 CHAINED      (the batch before it is agreed upon)      LEASING
 ASKING       AlarmRang, StatusReceived                 ASKING again, or LEASING when no holder works on it
-LEASING      (an auction ends with an award)           PROCESSING
+LEASING      (there is a grant, and it is its turn)    PROCESSING
 PROCESSING   ResultReceived, RefusalReceived           CERTIFYING at a quorum of evidence
-PROCESSING   AlarmRang                                 BACKOFF when the attempt is over or hopeless
+PROCESSING   AlarmRang, WorkStatusReceived             BACKOFF when the attempt is over or hopeless
 CERTIFYING   CertificationReceived, ResultReceived     SEALING at a quorum of signatures
-CERTIFYING   AlarmRang, RefusalReceived                BACKOFF when the attempt is over or hopeless
+CERTIFYING   AlarmRang, RefusalReceived,               BACKOFF when the attempt is over or hopeless
+             WorkStatusReceived
 SEALING      BatchWritten                              SEALED
 SEALED       ConfirmationReceived, ResultReceived,     removed when all have confirmed, or at the alarm
-             AlarmRang
-BACKOFF      AlarmRang                                 LEASING; DEAD when it was the last attempt
+             WorkStatusReceived, AlarmRang
+BACKOFF      AlarmRang                                 LEASING, at the head of its line
+PROCESSING,  (the last attempt failed)                 DEAD
+CERTIFYING
 DEAD         BatchReplayed                             LEASING, or CHAINED if it never was agreed upon
 all waiting  CertificateReceived, BatchReproduced      SEALING, with the certificate of a holder
 ===========  ========================================  ==================================================
@@ -31,16 +34,20 @@ all waiting  CertificateReceived, BatchReproduced      SEALING, with the certifi
 - CHAINED: a stateful batch starts from the context that the batch before it in its source leaves behind, so the
   batches of one source run one at a time (``chains``). As soon as a quorum agrees on one, the next may start.
 - ASKING: an earlier run of this node took the batch in, so its holders may have finished it meanwhile.
-- LEASING: no lease is in force. An auction is held; its end dispatches the batch (``leases``, ``dispatch``).
+- LEASING: it waits for its turn: for a lease, which an auction brings (``leases``), for agents with room
+  (``accounts``), and for a place among the batches in flight, of which there are as many as agents keep up with
+  (``flow``, ``window``).
 - PROCESSING: each executor runs the roles and sends evidence, which one ballot a role counts (``quorum``). Executors
-  that stay silent are asked again, then replaced (``asking``). At a quorum in both ballots the statement is fixed.
+  that stay silent are asked again, then replaced; those that say where the order is are waited for (``asking``, and
+  ``desk`` for the agent's side). At a quorum in both ballots the statement is fixed.
 - CERTIFYING: the executors compare the statement with their own result and sign it. It is durable before it leaves
   the node, so that no second one can be made for the same batch. Evidence is still counted: if a contradiction takes
   the quorum away again, further executors are asked, or the attempt fails.
 - SEALING: the certificate is complete and is being written to disk; nobody has been notified.
 - SEALED: it is durable, and sent to executors, holders and subscribers. Late evidence counts for its signer's
   reputation and changes the certificate no more.
-- BACKOFF, DEAD: an attempt failed; all of them did. A dead batch waits for an operator.
+- BACKOFF: an attempt failed by a cause in the batch, or was postponed for lack of agents (``attempts``).
+- DEAD: all attempts failed by a cause in the batch. It waits for an operator.
 
 A holder that finishes a batch in its coordinator's place (``adoption``) runs the same machine, from LEASING on.
 """
