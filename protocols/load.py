@@ -67,13 +67,14 @@ class Window:
 
     Attributes:
         threshold: Up to here each timely answer makes room for one more; beyond, each window of them.
-        gained: Timely answers since it grew last.
+        gained: Timely answers since it grew last. late: By how many late ones outnumber timely ones lately.
         eased_ms: When it was made smaller last; answers to what was dispatched before say nothing new.
     """
 
     size: int
     threshold: int
     gained: int = 0
+    late: int = 0
     eased_ms: int = 0
     bases: tuple[Base, ...] = ()
 
@@ -100,6 +101,7 @@ class Flow:
 
     Attributes:
         in_flight: Batches from their dispatch until their certificate is complete, or the attempt is over.
+        flying: The same by lane, sorted; lanes without any are left out.
         waiting: Batches that wait for agents or for a place among those in flight.
         lanes: Those in which batches wait, the one whose turn it is first.
         accounts: By agent, sorted.
@@ -107,6 +109,7 @@ class Flow:
 
     window: Window
     in_flight: int = 0
+    flying: tuple[tuple[str, int], ...] = ()
     waiting: int = 0
     lanes: tuple[str, ...] = ()
     accounts: tuple[Account, ...] = ()

@@ -247,7 +247,7 @@ class Coalescer:
         return self._has_room(first)
 
     def _has_room(self, batch: Waiting) -> bool:
-        """Whether coordination has a use for another batch of this level and quorum: few of them wait there already."""
+        """Whether coordination has a use for another batch of this level and quorum: few of them wait there."""
         wanted = batch.manifest.message.level, batch.manifest.message.quorum
         waits = 0
         for batch_id, (_, line) in self._by_id.items():

@@ -161,9 +161,7 @@ class WorkSettings(Section):
         600_000,
         "How long a batch held for another node is left to it before it is asked and taken over, ms",
     )
-    overlay_attempts_max: Integer = _number(
-        5, 1, 16, "Attempts that fail by a cause in a batch before it is dead"
-    )
+    overlay_attempts_max: Integer = _number(5, 1, 16, "Attempts that fail by a cause in a batch before it is dead")
     event_processing_timeout_ms: Integer = _number(
         30_000, 1_000, 600_000, "How long an agent may be silent, or compute a batch, before it is given up, ms"
     )

@@ -42,6 +42,8 @@ def take_in(work: Workspace, order: Signed[WorkOrder], payload_bytes: int) -> bo
     share = credit(work, coordinator)
     bytes_max = work.rules.capacity_bytes * share // max(work.rules.capacity, share)
     held = sum(place.payload_bytes for place in mine)
+    if not share:  # it gets one when another's runs out: were it noted, as many as ask would shrink those of all
+        return False
     if len(mine) >= share or (mine and held + payload_bytes > bytes_max):
         work.put(_seen(desk, coordinator, now_ms))
         return False

@@ -32,7 +32,7 @@ def wait(work: Workspace, batch: Batch, *, first: bool = False) -> None:
     batch = attrs.evolve(batch, stage=Stage.LEASING)
     work.put(batch)
     manifest = batch.manifest.message
-    lane = _lane(work, lane_entity_id(manifest.level, manifest.quorum), batch)
+    lane = _lane(work, _lane_id(batch), batch)
     line = work.find(Line, line_entity_id(lane.entity_id, manifest.source_id))
     if line is None:
         line = Line(lane=lane.entity_id, source_id=manifest.source_id)
@@ -58,6 +58,9 @@ def count(work: Workspace, flow: Flow, before: Batch | None, after: Batch | None
         flow = attrs.evolve(flow, window=_answered(work, flow, before))
     if flew != flies or waited != waits:
         flow = attrs.evolve(flow, in_flight=flow.in_flight + flies - flew, waiting=flow.waiting + waits - waited)
+    known = after or before
+    if flew != flies and known is not None:
+        flow = attrs.evolve(flow, flying=_flying(flow, _lane_id(known), flies - flew))
     return accounts.moved(flow, before, after)
 
 
@@ -65,12 +68,14 @@ def next_batch(work: Workspace) -> tuple[Batch, Grant] | None:
     """Take the batch whose turn it is out of its line, with the grant that it goes under.
 
     None where as many are in flight as may be, or nothing that waits can go: then auctions are held for those that
-    lack a grant.
+    lack a grant. Each lane may have ``window_min`` in flight whatever the others have: agents of one that are slow,
+    or say that they are at it and are not, do not stop the others.
     """
     flow = flow_of(work)
-    if flow.in_flight >= flow.window.size:
-        return None
+    flying = dict(flow.flying)
     for lane_id in flow.lanes:
+        if flow.in_flight >= flow.window.size and flying.get(lane_id, 0) >= work.rules.window_min:
+            continue
         lane = work.find(Lane, lane_id)
         assert lane is not None, "a lane is there while something waits in it"
         grant = leases.in_force(work, lane.level, lane.quorum, lane_id)
@@ -103,6 +108,16 @@ def _answered(work: Workspace, flow: Flow, batch: Batch) -> Window:
 
 def _is_in(batch: Batch | None, stages: tuple[Stage, ...]) -> bool:
     return batch is not None and batch.stage in stages
+
+
+def _lane_id(batch: Batch) -> str:
+    return lane_entity_id(batch.manifest.message.level, batch.manifest.message.quorum)
+
+
+def _flying(flow: Flow, lane_id: str, more: int) -> tuple[tuple[str, int], ...]:
+    counts = dict(flow.flying)
+    counts[lane_id] = counts.get(lane_id, 0) + more
+    return tuple(sorted(entry for entry in counts.items() if entry[1]))
 
 
 def _lane(work: Workspace, lane_id: str, batch: Batch) -> Lane:

@@ -2,8 +2,10 @@
 
 An agent computes its batches one after another, so more in flight than keeps the agents busy only makes each wait.
 How long a batch takes without waiting is the least time in which one of its size was answered lately. While answers
-take little more than that, and the window is what limits, it grows: by one for each answer at first, by one for each
-window of them later. When they take longer by more than the target, it is halved, once for each round of answers.
+take little more than that, and the window is what limits, it grows: by one for each answer until the first that takes
+noticeably longer, since what was sent meanwhile comes on top; by one for each window of them later. When answers take
+longer by more than the target, it is halved, once for each round of answers. One of them says little, since links and
+agents are slow now and then: late answers must outnumber timely ones by ``LATE_MAX``.
 """
 
 from typing import Final
@@ -14,6 +16,8 @@ from protocols.load import Base, Window
 from protocols.rules import Rules
 
 BASE_MS: Final = 30_000  # after at most twice as long, a shortest time that is not reached any more is forgotten
+LATE_MAX: Final = 3
+NOTICEABLE: Final = 4  # such a part of the target
 
 
 def first(rules: Rules) -> Window:
@@ -30,8 +34,12 @@ def answered(
     """
     took_ms = max(0, now_ms - dispatched_ms)
     window, least_ms = _learn(window, events.bit_length(), took_ms, now_ms)
-    if took_ms - least_ms > rules.delay_target_ms:
-        return eased(window, rules, dispatched_ms=dispatched_ms, now_ms=now_ms)
+    waited_ms = took_ms - least_ms
+    if waited_ms > rules.delay_target_ms:
+        return _late(window, rules, dispatched_ms=dispatched_ms, now_ms=now_ms)
+    window = attrs.evolve(window, late=max(0, window.late - 1))
+    if window.size < window.threshold and waited_ms > rules.delay_target_ms // NOTICEABLE:
+        window = attrs.evolve(window, threshold=window.size)
     if not is_limiting or window.size >= rules.window_max:
         return window
     gained = window.gained + 1
@@ -45,7 +53,17 @@ def eased(window: Window, rules: Rules, *, dispatched_ms: int, now_ms: int) -> W
     if dispatched_ms < window.eased_ms:
         return window
     size = max(rules.window_min, window.size // 2)
-    return attrs.evolve(window, size=size, threshold=size, gained=0, eased_ms=now_ms)
+    return attrs.evolve(window, size=size, threshold=size, gained=0, late=0, eased_ms=now_ms)
+
+
+def _late(window: Window, rules: Rules, *, dispatched_ms: int, now_ms: int) -> Window:
+    """The window after an answer that waited for longer than the target: smaller, where most do."""
+    if dispatched_ms < window.eased_ms:
+        return window
+    late = window.late + 1
+    if late < LATE_MAX:
+        return attrs.evolve(window, late=late, threshold=min(window.threshold, window.size))
+    return eased(window, rules, dispatched_ms=dispatched_ms, now_ms=now_ms)
 
 
 def _learn(window: Window, size: int, took_ms: int, now_ms: int) -> tuple[Window, int]:

@@ -131,7 +131,7 @@ def check_place(node: ModelNode, batch: Batch) -> None:
     assert isinstance(lane, Lane)
     assert manifest.source_id in itertools.chain(*lane.sources.chunks)
     assert lane_id in flow.lanes
-    if flow.in_flight >= flow.window.size:
+    if flow.in_flight >= flow.window.size and dict(flow.flying).get(lane_id, 0) >= node.rules.window_min:
         return
     lease = node.entities.get(lease_entity_id(manifest.level, manifest.quorum))
     assert isinstance(lease, Lease)
@@ -153,6 +153,7 @@ def check_flow(node: ModelNode) -> None:
     flow = flow_of(node)
     stages = Counter(batch.stage for batch in node.batches())
     assert flow.in_flight == stages[Stage.PROCESSING] + stages[Stage.CERTIFYING]
+    assert sum(count for _, count in flow.flying) == flow.in_flight
     assert flow.waiting == stages[Stage.LEASING]
     assert node.rules.window_min <= flow.window.size <= node.rules.window_max
     owed = Counter(

@@ -3,11 +3,13 @@
 import attrs
 import pytest
 
+from protocols.coordination.desk import COORDINATORS_MAX, SEEN_MS
 from protocols.effects import (
     RunRole,
     SignStatement,
 )
 from protocols.entities import Findings, Task, TaskStage, task_entity_id
+from protocols.load import DESK_ID, Desk, Turn
 from protocols.messages import (
     Announcement,
     Award,
@@ -120,6 +122,18 @@ def test_an_agent_never_signs_twice_for_a_batch_under_another_context() -> None:
     task = node.entities[task_entity_id(SAID.batch_id)]
     assert isinstance(task, Task)
     assert task.stage is TaskStage.SIGNING
+
+
+def test_more_coordinators_than_can_share_an_agent_take_nothing_from_those_that_do() -> None:
+    node = agent_world()
+    sharing = [bytes((2, *number.to_bytes(32, "big"))) for number in range(COORDINATORS_MAX)]
+    desk = Desk(turns=tuple(Turn(coordinator=key, served=0, seen_ms=NOW) for key in sharing))
+    node.entities[DESK_ID] = desk
+    (status,) = messages(node.step(WorkReceived(now_ms=NOW + 1, order=order())), WorkStatus)
+    assert status.phase is WorkPhase.NO_ROOM
+    assert node.entities[DESK_ID] == desk
+    effects = node.step(WorkReceived(now_ms=NOW + SEEN_MS, order=order()))
+    assert any(isinstance(effect, RunRole) for effect in effects)
 
 
 def test_nobody_orders_work_in_another_s_name() -> None:

@@ -22,6 +22,7 @@ from node.runtime.containment import Quarantine
 from node.runtime.fair_share import OWN_ACCOUNT, Account
 from node.runtime.keyring import Keyring
 from node.runtime.settings import Settings
+from node.runtime.workers import UnwantedError
 from node.worker import compute
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey
@@ -89,9 +90,11 @@ class InlineWorkers:
     async def probe(self, call: Callable[[], T], timeout_s: float) -> T:
         return await self.execute(call)
 
-    async def execute(self, call: Callable[[], T]) -> T:
+    async def execute(self, call: Callable[[], T], is_wanted: Callable[[], bool] = lambda: True) -> T:
         stalled = self.links.chance(self.links.faults.stalls)
         await trio.sleep(self.links.rng.uniform(2, 8) if stalled else self.links.rng.uniform(0.002, 0.05))
+        if not is_wanted():
+            raise UnwantedError("nobody waits for the call any more")
         result = call()
         if isinstance(result, compute.Run):
             result = attrs.evolve(result, cpu_us=1_000)

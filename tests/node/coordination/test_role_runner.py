@@ -12,12 +12,12 @@ from node.coordination.payloads import Payloads
 from node.coordination.role_runner import ORDERS_MAX
 from node.runtime.caches import BytesCache
 from node.runtime.fair_share import WorkersBusyError
-from node.runtime.workers import WorkerCrashedError, WorkerTimeoutError
+from node.runtime.workers import UnwantedError, WorkerCrashedError, WorkerTimeoutError
 from node.worker import compute
 from protocols.effects import ForgetPayload, SignStatement
 from protocols.envelope import digest
 from protocols.messages import Level, Role
-from protocols.stimuli import RoleFailed, RoleFinished, StatementSigned, Stimulus
+from protocols.stimuli import FailureCause, RoleFailed, RoleFinished, StatementSigned, Stimulus
 from tests.network_of_keys import Certified, certified
 from tests.node.coordination.workbench import AGENT, COORDINATOR, OTHER, Workbench, order, packed
 
@@ -77,7 +77,7 @@ async def test_the_same_work_is_not_done_twice() -> None:
 async def test_a_batch_below_the_level_that_its_policy_wants_is_refused(level: int, refused: bool) -> None:
     bench = agent_with_payload()
 
-    async def execute(call: Any) -> compute.Run:
+    async def execute(call: Any, is_wanted: Any) -> compute.Run:
         return attrs.evolve(call(), level=level)
 
     bench.workers.execute = execute  # type: ignore[assignment, method-assign]
@@ -98,11 +98,23 @@ async def test_a_batch_without_payload_or_policy_fails() -> None:
     assert bench.struck == []
 
 
-@pytest.mark.parametrize("fault", [WorkerTimeoutError("slow"), WorkerCrashedError("gone"), WorkersBusyError("full")])
-async def test_a_worker_that_fails_fails_the_attempt_and_nobody_is_struck(fault: Exception) -> None:
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (WorkerTimeoutError("slow"), FailureCause.BATCH),
+        (WorkerCrashedError("gone"), FailureCause.BATCH),
+        (WorkersBusyError("full"), FailureCause.NODE),
+        (UnwantedError("too late"), FailureCause.UNWANTED),
+    ],
+)
+async def test_a_worker_that_fails_is_told_from_the_batch_and_nobody_is_struck(
+    fault: Exception, cause: FailureCause
+) -> None:
     bench = agent_with_payload()
     bench.workers.faults.append(fault)
-    assert failed(await bench.carry_out(order(BATCH))) == str(fault)
+    reported = await bench.carry_out(order(BATCH))
+    assert failed(reported) == str(fault)
+    assert [each.cause for each in reported if isinstance(each, RoleFailed)] == [cause]
     assert bench.struck == []
     finished(await bench.carry_out(order(BATCH)))
 

@@ -47,7 +47,7 @@ class InPlaceWorkers:
         self.calls = 0
         self.faults: list[Exception] = []
 
-    async def execute(self, call: Callable[[], T]) -> T:
+    async def execute(self, call: Callable[[], T], is_wanted: Callable[[], bool] = lambda: True) -> T:
         await trio.lowlevel.checkpoint()
         self.calls += 1
         if self.faults:

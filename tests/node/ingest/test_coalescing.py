@@ -10,7 +10,7 @@ import pytest
 from node.coordination.serialization import read_manifest
 from node.ingest.batch_merge import BatchMerger
 from node.ingest.batch_rows import BatchSigner
-from node.ingest.coalescing import BATCHES_MAX, Waiting
+from node.ingest.coalescing import TURN_MAX, Waiting
 from node.worker.compute import unpack
 from protocols.canonical import parse_json
 from storage import batches, events
@@ -159,18 +159,18 @@ async def test_sources_do_not_wait_for_each_other(postgres_url: str) -> None:
         assert given(node) == [("loud", 1), ("quiet", 1)]
 
 
-async def test_no_more_is_under_way_than_may_be_and_sources_take_turns(postgres_url: str) -> None:
+async def test_few_wait_in_coordination_and_sources_take_turns(postgres_url: str) -> None:
     async with running(postgres_url, batch_events=1) as node:
         await node.source("loud")
         await node.source("quiet")
-        for number in range(BATCHES_MAX + 20):
+        for number in range(TURN_MAX + 20):
             await post(node, f"e{number}", source="loud")
-        assert len(given(node)) == BATCHES_MAX
+        assert len(given(node)) == TURN_MAX
         await post(node, "q", source="quiet")
         end(node, 0)
         end(node, 1)
-        await until(lambda: len(given(node)) == BATCHES_MAX + 2)
-        assert sorted(given(node)[BATCHES_MAX:]) == [("loud", 20), ("quiet", 1)]
+        await until(lambda: len(given(node)) == TURN_MAX + 2)
+        assert sorted(given(node)[TURN_MAX:]) == [("loud", 20), ("quiet", 1)]
 
 
 async def test_what_waited_when_the_node_ended_is_merged_by_the_next_start(postgres_url: str) -> None:
