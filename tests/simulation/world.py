@@ -138,8 +138,7 @@ class World(Drivers):
             case RecordLateEvidence(evidence=evidence, agrees=agrees):
                 node.dissent += [] if agrees else [evidence]
             case ReproduceBatch(sealed=sealed, manifest=manifest, context=context):
-                statement = sealed.certificate.statement
-                if truth(manifest.batch_id, context).output_root == statement.output_root:
+                if truth(manifest.batch_id, context).output_root == sealed.certificate.statement.output_root:
                     self.tell(node, lambda now: BatchReproduced(now_ms=now, sealed=sealed), 3)
             case StoreCertificate(sealed=sealed, sender=sender):
                 node.ends.setdefault(sealed.certificate.statement.batch_id, sealed)
