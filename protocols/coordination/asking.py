@@ -382,7 +382,11 @@ def _without_overdue(work: Workspace, batch: Batch) -> Batch:
         elif is_heard and now_ms - ask.since_ms >= STATUSES_MISSED * rules.status_ms:
             batch = with_ask(batch, attrs.evolve(ask, state=AskState.SILENT, since_ms=now_ms))
             mute = True
-    return _patiently(work, batch, afresh=True) if mute else batch
+    if not mute:
+        return batch
+    return attrs.evolve(
+        _patiently(work, batch, afresh=True), patience_ends_ms=work.now_ms
+    )  # it was waited for already
 
 
 def _give_up_silent(work: Workspace, batch: Batch, waits: tuple[IdentityKey, ...]) -> Batch:
