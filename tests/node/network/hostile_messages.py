@@ -31,7 +31,7 @@ from protocols.messages import (
     Signed,
     WorkOrder,
 )
-from protocols.messages.fields import MS_MAX
+from protocols.messages.fields import DURATION_MS_MAX, MS_MAX
 from tests.network_of_keys import AGENTS, NETWORK, KeySigner, certified, certify, witness
 from tests.node.coordination.workbench import packed
 
@@ -60,7 +60,8 @@ BYTES = st.sampled_from([b"", b"{}", b"\0", b"[1e400]", b"\xff" * 300]) | st.bin
 LIMITS = {
     "quorum": SIGNERS_MAX,
     **dict.fromkeys(("events", "valid", "invalid"), EVENTS_PER_BATCH_MAX),
-    "capacity": 2**31,
+    **dict.fromkeys(("capacity", "credit", "ahead"), 2**31),
+    **dict.fromkeys(("wanted_ms", "status_ms", "running_ms", "wait_ms"), DURATION_MS_MAX),
     **dict.fromkeys(("issued_ms", "expires_ms", "closes_ms", "received_ms", "finished_ms"), MS_MAX),
 }
 
