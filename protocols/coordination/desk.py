@@ -115,8 +115,7 @@ def begin_next(work: Workspace) -> None:
 def on_alarm(work: Workspace, desk: Desk) -> None:
     """Tell coordinators where their orders are that take long."""
     if work.now_ms < desk.alarm_ms:
-        work.alarm(DESK_ID, desk.alarm_ms)
-        return
+        return  # an earlier one; that of ``alarm_ms`` was set with it, and to set it again each time adds up
     places = tuple(
         _say_where(work, desk, ahead, place) if place.status_due_ms <= work.now_ms else place
         for ahead, place in enumerate(desk.places)
