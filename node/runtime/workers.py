@@ -359,19 +359,6 @@ class _Pool:
             return too_costly(running.budget_s)
         return WorkerCrashedError("the worker process ended during the call", pool=self._name)
 
-    async def _start_one(self, context: WorkerContext) -> None:
-        """Have a process started where none is idle: on a busy machine that takes longer than many a call may.
-
-        Raises:
-            WorkersBusyError: It did not start in ``START_S``.
-        """
-        if context.statistics().idle_workers:
-            return
-        with trio.move_on_after(START_S):
-            await context.run_sync(os.getpid, kill_on_cancel=True, limiter=trio.CapacityLimiter(1))
-            return
-        raise WorkersBusyError(f"a worker did not start within {START_S:g} s", pool=self._name)
-
     async def _once(self, call: Callable[[], T], timeout_s: float) -> T:
         await self._start(_function_of(call))
         return await self._within(timeout_s, call)
@@ -389,7 +376,6 @@ class _Pool:
 
     async def _within(self, timeout_s: float, call: Callable[[], T]) -> T:
         assert self._context is not None, "the pool is entered before it is used"
-        await self._start_one(self._context)
         with trio.move_on_after(timeout_s):
             is_answered = True  # an error that the call raised is an answer too
             try:
