@@ -117,13 +117,13 @@ def flow_of(node: Node) -> Flow:
 
 
 def test_without_bounds_a_backlog_collapses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of it dies, though agents compute all the time, and compute much of it twice."""
+    """Hundreds of batches die of the queue alone, though agents compute all the time. With bounds none does."""
     monkeypatch.setattr(attempts, "postpone", attempts.fail)
     world = WithoutBounds(1, nodes=3, faults=Faults(), costs=COSTS)
     first = next(iter(world.nodes.values()))
     post(world, first, ["a"], BATCHES)
     world.run_for(BATCHES * COST_MS)
-    assert len(first.buried) > BATCHES // 2, len(first.sealed)
+    assert len(first.buried) > BATCHES // 4, len(first.sealed)
 
 
 @pytest.mark.parametrize("sources", [1, 10])
