@@ -139,6 +139,7 @@ class NodeProcess:
         self._monitor = HealthMonitor(self._quarantine, [self._lifecycle.probe()])
         self._standby = StandbyApp(self._monitor.report, self._lifecycle.describe)
         self._start = trio.CancelScope()
+        self._database: Database | None = None
         self._node: Node | None = None
         self._url = ""
         self._over, self._closed = trio.Event(), trio.Event()
@@ -170,6 +171,8 @@ class NodeProcess:
                 is_stopping = True
                 if self._node is None or self._lifecycle.phase is Phase.STARTING:
                     self._start.cancel()  # nothing was taken in
+                    if self._database is not None:
+                        self._database.end()
                 else:
                     self._node.stop()
 
@@ -221,11 +224,12 @@ class NodeProcess:
             background.start_soon(postgres.supervise)
             url = postgres.url
         reserve = DiskReserve(postgres.data_directory if postgres else None, settings.disk_reserve_bytes)
-        database = self._stack.enter_context(Database(url, reserve=reserve))
+        database = self._database = self._stack.enter_context(Database(url, reserve=reserve))
         background.start_soon(reserve.watch)
+        background.start_soon(database.watch)
         self._monitor.add(database_probe(database, self._commit_trouble), disk_probe(reserve))
-        await _until_done(partial(_abandonable, database.claim))
-        background.start_soon(database.hold)
+        await _until_done(partial(_abandonable, database.claim.take))
+        background.start_soon(database.claim.hold)
         self._lifecycle.waits_for = "its database to be brought up to date"
         await _until_done(partial(_abandonable, partial(migrate, url)))
         owner = partial(meta.bind, network=settings.overlay_network, identity=self._key.identity)

@@ -5,32 +5,35 @@ A caller that is cancelled lets its transaction finish: what was committed was c
 
 Nothing waits without bound. The server ends what takes longer than ``STATEMENT_S``, or waits longer than ``LOCK_S``
 for a lock; a connection to a server that says nothing is closed after ``ATTEMPT_S``, or at its caller's deadline.
+A request waits for a server that says nothing for ``patience.GIVEN_UP_S``.
 """
 
-import contextlib
-import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import psycopg
 import structlog
 import trio
 
 from protocols.errors import OverlayError
+from storage.claim import Claim
+from storage.connections import ATTEMPT_S, STATEMENT_S, BoundedConnection, connect
 from storage.disk import DiskReserve
 from storage.errors import (
-    DatabaseInUseError,
     DatabaseUnavailableError,
     SchemaError,
     StatementError,
     StorageRefusedError,
 )
 from storage.faults import SCHEMA, Reaction, Verdict, unavailable, verdict_of
-from storage.json_values import adapt
+from storage.patience import PROBE_S, WAITS_S, Turn, Wait, Watch
+from storage.waits import waiting_for_lock
 
 log = structlog.get_logger(__name__)
 
@@ -38,85 +41,17 @@ T = TypeVar("T")
 
 ATTEMPTS_MAX = 12
 DELAY_S_FIRST, DELAY_S_MAX = 0.05, 2.0  # all delays together: about 12 s, longer than a crashed server recovers
-CONNECT_S_MAX = 5
-NODE_LOCK = 0x6E6F6465
-HOLD_S = 5.0
-CLAIM_PAUSE_S: Final = 1.0
 URGENT_MAX: Final = 2  # connections for calls with a deadline: these do not queue behind the others
-STATEMENT_S: Final = 60
 MAINTENANCE_S: Final = 3_600  # for a statement that walks a large table, where nobody waits for it
 SLOW_ATTEMPTS_MAX: Final = 2  # what took too long once will take too long again, and holds a connection meanwhile
-LOCK_S: Final = 10
-ATTEMPT_S: Final = 75.0  # longer than a statement may take: the server's own limits come first
-ROLLBACK_S: Final = 0.25  # past the end, for the end of the transaction
-CANCEL_S: Final = 0.25
-WAKE_S: Final = 0.1
-TCP_MS_MAX: Final = 15_000  # until data that a host does not acknowledge breaks a connection
-# What the node relies on, whatever the server's defaults are: UTC, flushed commits, a new snapshot per statement.
-SESSION = f"""SET TIME ZONE 'UTC'; SET default_transaction_isolation = 'read committed'; SET jit = off;
-    SET statement_timeout = '{STATEMENT_S}s'; SET lock_timeout = '{LOCK_S}s';
-    SET idle_in_transaction_session_timeout = '{STATEMENT_S}s';
-    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
-    SET tcp_user_timeout = {TCP_MS_MAX};
-    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
-    """.encode()
-
-
-class BoundedConnection(psycopg.Connection):
-    """A connection that waits for its server until ``ends_s`` at most, by the monotonic clock."""
-
-    ends_s = math.inf
-
-    def wait(self, gen: Any, interval: float = WAKE_S, timeout: float | None = None) -> Any:
-        """As psycopg's. Closes the connection to a server that has not answered by ``ends_s``.
-
-        Raises:
-            psycopg.errors.QueryCanceled: It did not answer; what a commit under way came to is not known.
-        """
-        if self.ends_s == math.inf:
-            return super().wait(gen, interval, timeout)
-        left_s = max(self.ends_s - time.monotonic(), ROLLBACK_S)
-        cut_off_s = time.monotonic() + left_s
-        try:
-            return super().wait(gen, interval, left_s if timeout is None else min(timeout, left_s))
-        except psycopg.OperationalError as error:
-            if error.sqlstate is not None or self.closed or time.monotonic() < cut_off_s:
-                raise
-            self._leave()
-            raise psycopg.errors.QueryCanceled("the server did not answer in time") from error
-
-    def _leave(self) -> None:
-        """Ask the server to end the statement, then close, whether it heard that or not."""
-        with contextlib.suppress(psycopg.Error):
-            self.cancel_safe(timeout=CANCEL_S)
-        self.close()
-
-
-def connect(url: str, *, autocommit: bool = False) -> BoundedConnection:
-    """A connection with the session settings that the rest of this package relies on."""
-    connection = BoundedConnection.connect(
-        url,
-        autocommit=True,
-        connect_timeout=CONNECT_S_MAX,
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-        tcp_user_timeout=TCP_MS_MAX,
-        application_name="overlay-node",
-    )
-    with contextlib.ExitStack() as undo:
-        undo.callback(connection.close)
-        connection.ends_s = time.monotonic() + CONNECT_S_MAX
-        adapt(connection)
-        connection.execute(SESSION)
-        connection.autocommit = autocommit
-        connection.ends_s = math.inf
-        undo.pop_all()
-    return connection
 
 
 class Database:
-    """A bounded set of connections to one database, and the lock that says it is this process's."""
+    """A bounded set of connections to one database.
+
+    Attributes:
+        claim: That says that the database is this process's.
+    """
 
     def __init__(
         self,
@@ -135,9 +70,10 @@ class Database:
         self._attempts_max = attempts_max
         self._limiter = trio.CapacityLimiter(connections_max)
         self._urgent = trio.CapacityLimiter(URGENT_MAX)
-        self._claim_pid: int | None = None  # the server's process that holds the claim for this one
+        self._watching = trio.CapacityLimiter(1)  # its thread has a connection beside all others
+        self._watch = Watch(self._look)
         self._idle: deque[BoundedConnection] = deque()
-        self._lock: BoundedConnection | None = None
+        self.claim = Claim(url)
 
     async def run(
         self,
@@ -150,9 +86,12 @@ class Database:
         """Run ``work`` in a transaction of its own, in a thread. It may run again if the world failed, also
         where a connection broke during the commit and its outcome is not known.
 
+        Where ``patience.WAITS_S`` says that somebody waits for the caller, the caller is let go when the database
+        does not answer; what it was doing may then still be committed.
+
         Args:
-            deadline_s: How long the caller waits, a free thread included. What runs then is cancelled; where it was
-                being committed its outcome is not known.
+            deadline_s: How long the caller waits, a free thread included, whatever else is said. What runs then is
+                cancelled; where it was being committed its outcome is not known.
             statement_s: How long a statement may take; ``MAINTENANCE_S`` for what walks a large table.
             on_retry: Called with the cause when an attempt failed, in the thread.
 
@@ -162,24 +101,69 @@ class Database:
             SchemaError: The database is not that of this program; nothing is committed.
             StatementError: A statement of the work is wrong; nothing is committed.
         """
-        if deadline_s is None:
-            return await trio.to_thread.run_sync(
-                self._attempts, work, math.inf, statement_s, on_retry, limiter=self._limiter
-            )
-        ends_s = time.monotonic() + deadline_s
-        with trio.move_on_after(deadline_s):
+        if deadline_s is not None:
+            return await self._run_within(deadline_s, work, statement_s, on_retry, self._urgent)
+        with self._watch.wait(WAITS_S.get()) as wait:
             return await trio.to_thread.run_sync(
                 self._attempts,
                 work,
-                ends_s,
+                wait,
                 statement_s,
-                on_retry,
+                _both(wait.note_failure, on_retry),
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # an older trio's stubs are installed
-                limiter=self._urgent,
+                limiter=Turn(self._limiter, wait),  # type: ignore[arg-type]  # trio takes what has these methods
+            )
+        raise AssertionError("a wait that ends without a result raises")
+
+    async def _run_within(
+        self,
+        deadline_s: float,
+        work: Callable[[psycopg.Connection], T],
+        statement_s: int,
+        on_retry: Callable[[str], None],
+        limiter: trio.CapacityLimiter,
+    ) -> T:
+        scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
+        until_s = time.monotonic() + deadline_s
+        wait = Wait(scope=scope, began_s=trio.current_time(), until_s=until_s, is_watched=False)
+        with scope:
+            return await trio.to_thread.run_sync(
+                self._attempts,
+                work,
+                wait,
+                statement_s,
+                _both(wait.note_failure, on_retry),
+                abandon_on_cancel=True,  # type: ignore[call-arg]  # an older trio's stubs are installed
+                limiter=limiter,
             )
         raise DatabaseUnavailableError(
-            f"the database does not answer within {deadline_s:g} s; the request can be repeated", cause="slow"
+            f"the database does not answer within {deadline_s:g} s; the request can be repeated",
+            cause=wait.failed or "slow",
         )
+
+    def awaited(self) -> AbstractContextManager[Wait]:
+        """Within, a caller waits for what somebody else does in the database: for as long as ``run`` would wait.
+
+        Raises:
+            DatabaseUnavailableError: As ``run``.
+        """
+        return self._watch.wait(WAITS_S.get())
+
+    async def watch(self) -> None:
+        """Let go of callers for whom somebody waits while the database does not answer, until cancelled."""
+        await self._watch.run()
+
+    def hurry(self, waits_s: float) -> None:
+        """Let callers for whom somebody waits wait no longer than ``waits_s`` from now: the node is stopping."""
+        self._watch.hurry(waits_s)
+
+    def end(self) -> None:
+        """Let go of all callers, and refuse those to come: what hangs must not keep the process from its end."""
+        self._watch.end("stopping")
+
+    async def _look(self, pids: Sequence[int]) -> frozenset[int]:
+        look = partial(waiting_for_lock, pids=pids, seconds=PROBE_S)
+        return await self._run_within(PROBE_S, look, STATEMENT_S, lambda cause: None, self._watching)
 
     async def check(self, deadline_s: float) -> None:
         """Ask whether transactions can be written.
@@ -189,81 +173,9 @@ class Database:
         """
         await self.run(_refuse_read_only, deadline_s=deadline_s)
 
-    def claim(self, patience_s: float = 0.0) -> None:
-        """Take the database for this process, for its life.
-
-        Args:
-            patience_s: How long to wait for a server that cannot be reached.
-
-        Raises:
-            DatabaseInUseError: another process has it.
-            DatabaseUnavailableError: it cannot be reached.
-        """
-        ends_s = time.monotonic() + patience_s
-        while True:
-            try:
-                self._lock = self._claimed()
-                return
-            except DatabaseUnavailableError as fault:
-                if time.monotonic() + CLAIM_PAUSE_S >= ends_s:
-                    raise
-                log.warning("database.awaited", why=str(fault))
-            time.sleep(CLAIM_PAUSE_S)
-
-    def _claimed(self) -> BoundedConnection:
-        try:
-            connection = connect(self._url, autocommit=True)
-            connection.ends_s = time.monotonic() + ATTEMPT_S
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (NODE_LOCK,)).fetchone()
-            held = row is not None and bool(row[0])
-            holder = None if held else _claim_holder(connection)
-        except psycopg.OperationalError as error:
-            text = str(error).strip().partition("\n")[0]
-            raise DatabaseUnavailableError(
-                f"the database cannot be reached: {text}; check that its server runs, and DATABASE_URL",
-                cause=verdict_of(error).cause,
-            ) from error
-        if held:
-            self._claim_pid = connection.info.backend_pid
-            return connection
-        connection.close()
-        if holder is not None and holder == self._claim_pid:
-            raise DatabaseUnavailableError(
-                "the server still holds this node's own claim, by a connection that broke", cause="unreachable"
-            )
-        raise DatabaseInUseError(
-            "another node process uses this database: stop it, or give each node a database of its own"
-        )
-
-    async def hold(self) -> None:
-        """Keep the claim: take it again when its connection broke, until cancelled.
-
-        Raises:
-            DatabaseInUseError: another process was faster; this one must write no more.
-        """
-        while True:
-            await trio.sleep(HOLD_S)
-            await trio.to_thread.run_sync(self._claim_again, limiter=self._urgent)
-
-    def _claim_again(self) -> None:
-        assert self._lock is not None, "claimed before it is held"
-        try:
-            self._lock.ends_s = time.monotonic() + ATTEMPT_S
-            self._lock.execute("SELECT 1")
-        except psycopg.Error as error:
-            if verdict_of(error).reaction is not Reaction.RETRY:
-                raise
-            log.warning("database.claim_lost", why=str(error).strip())
-            self._lock.close()
-            try:
-                self.claim()
-            except DatabaseUnavailableError as unavailable:
-                log.warning("database.claim_waits", why=str(unavailable))
-
     def close(self) -> None:
         self._discard_idle()
-        if self._lock is not None:
-            self._lock.close()
+        self.claim.close()
 
     def __enter__(self) -> "Database":
         return self
@@ -276,14 +188,14 @@ class Database:
     def _attempts(
         self,
         work: Callable[[psycopg.Connection], T],
-        ends_s: float,
+        wait: Wait,
         statement_s: int,
         on_retry: Callable[[str], None],
     ) -> T:
         delay_s = DELAY_S_FIRST
         for attempt in range(1, self._attempts_max + 1):
             try:
-                return self._transact(work, ends_s, statement_s)
+                return self._transact(work, wait, statement_s)
             except (psycopg.Error, UnicodeEncodeError) as error:
                 verdict = verdict_of(error)
                 if verdict.reaction is not Reaction.RETRY:
@@ -292,15 +204,18 @@ class Database:
                 on_retry(verdict.cause)
                 pause_s = delay_s * random.uniform(0.5, 1.0)  # noqa: S311  # spread, no secret
                 most = SLOW_ATTEMPTS_MAX if verdict.cause == "slow" else self._attempts_max
-                if attempt >= most or time.monotonic() + pause_s >= ends_s:
+                if attempt >= most or wait.cause or time.monotonic() + pause_s >= wait.until_s:
                     raise _fault(error, verdict) from error
             time.sleep(pause_s)
+            if wait.cause:  # nobody waits for it any more
+                raise unavailable(wait.cause)
             delay_s = min(2 * delay_s, DELAY_S_MAX)
         raise AssertionError("the last attempt returns or raises")
 
-    def _transact(self, work: Callable[[psycopg.Connection], T], ends_s: float, statement_s: int) -> T:
+    def _transact(self, work: Callable[[psycopg.Connection], T], wait: Wait, statement_s: int) -> T:
         connection = self._take()
-        connection.ends_s = min(ends_s, time.monotonic() + statement_s + ATTEMPT_S - STATEMENT_S)
+        connection.ends_s = min(wait.until_s, time.monotonic() + statement_s + ATTEMPT_S - STATEMENT_S)
+        wait.pid = connection.info.backend_pid
         try:
             with connection.transaction():
                 if statement_s != STATEMENT_S:
@@ -330,14 +245,12 @@ class Database:
                 return
 
 
-def _claim_holder(connection: psycopg.Connection) -> int | None:
-    """The server's process that holds the claim on this database."""
-    row = connection.execute(
-        """SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %s AND objsubid = 1
-           AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
-        (NODE_LOCK,),
-    ).fetchone()
-    return None if row is None else int(row[0])
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def call(cause: str) -> None:
+        first(cause)
+        second(cause)
+
+    return call
 
 
 def _refuse_read_only(connection: psycopg.Connection) -> None:

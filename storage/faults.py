@@ -67,6 +67,7 @@ CAUSES: Final = {
     "restarting": "the database is starting or stopping",
     "damaged": "the database reports damaged data",
     "server-disk": "the database cannot read or write its files",
+    "stopping": "the node is stopping",
 }
 """What operators read; of other causes that the database does not answer."""
 

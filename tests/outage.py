@@ -1,9 +1,14 @@
 """A database that goes away, or takes no writes, while a test runs."""
 
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psycopg
+
+from storage.embedded import EmbeddedPostgres
 
 
 @contextmanager
@@ -29,3 +34,25 @@ def set_read_only(postgres_url: str, value: str) -> None:
             """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                WHERE datname = current_database() AND pid <> pg_backend_pid()"""
         )
+
+
+@contextmanager
+def frozen(postgres: EmbeddedPostgres) -> Iterator[None]:
+    """The server's processes stopped, as on a host that hangs."""
+    pids = [postgres.pid, *_children(postgres.pid)]
+    for pid in pids:
+        _send(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            _send(pid, signal.SIGCONT)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # a process of the server may end by itself
+        os.kill(pid, number)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -16,6 +16,7 @@ from node.api.operations import OTHER, OtherSegment
 from node.api.pacing import PacedConnection, PacedRequest
 from node.api.resources import RESOURCES, SERVED_RESOURCES
 from node.api.services import Services
+from storage.patience import REQUEST_S, WAITS_S
 
 REQUEST_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS: Final = {
@@ -55,7 +56,8 @@ def create_app(services: Services) -> QuartTrio:
 
     @app.before_websocket
     @app.before_request
-    async def name_request() -> None:
+    async def begin_request() -> None:
+        WAITS_S.set(REQUEST_S)  # of the task of this request, and of those it starts
         asked = websocket if has_websocket_context() else request
         given = asked.headers.get("X-Request-Id", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)

@@ -19,6 +19,7 @@ from node.runtime.clock import clock_ms
 from protocols.errors import ClientFault, WorldFault
 from storage import nonces
 from storage.database import Database
+from storage.errors import DatabaseUnavailableError
 from storage.nonces import Nonce
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Claim:
     nonce: Nonce
     done: trio.Event = attrs.field(factory=trio.Event)
     outcome: bool | WorldFault = False
+    is_given_up: bool = False  # its request is refused, and may be sent again
 
 
 class NonceLedger:
@@ -65,8 +67,13 @@ class NonceLedger:
             WorldFault: It may not be on disk: the request must be refused.
         """
         claim = _Claim(nonce=nonce)
-        await self._send.send(claim)
-        await claim.done.wait()
+        try:
+            with self._database.awaited():
+                await self._send.send(claim)
+                await claim.done.wait()
+        except DatabaseUnavailableError:
+            claim.is_given_up = True
+            raise
         if isinstance(claim.outcome, WorldFault):
             raise claim.outcome.anew()
         if not claim.outcome:
@@ -85,7 +92,10 @@ class NonceLedger:
         # of equal nonces in one group only the first is accepted
         claims: dict[NonceKey, _Claim] = {}
         for claim in group:
-            claims.setdefault((claim.nonce.identity, claim.nonce.nonce), claim)
+            if not claim.is_given_up:
+                claims.setdefault((claim.nonce.identity, claim.nonce.nonce), claim)
+        if not claims:
+            return
         accepted = claims.keys() & self._unanswered.keys()
         try:
             await self._database.run(partial(_spend, [each.nonce for each in claims.values()], accepted))
@@ -97,6 +107,8 @@ class NonceLedger:
             for key, claim in claims.items():
                 claim.outcome = key in accepted
                 self._unanswered.pop(key, None)
+                if claim.is_given_up and claim.outcome:
+                    self._remember({key})
         for claim in group:
             claim.done.set()
 

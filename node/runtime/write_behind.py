@@ -116,6 +116,8 @@ class WriteBehind(Generic[K, V]):
         except trio.Cancelled:
             with trio.CancelScope(deadline=trio.current_time() + LAST_FLUSH_S, shield=True):
                 await self._try_to_flush()
+            if len(self):
+                log.warning("write_behind.left", of=self._name, entries=len(self), dropped=self._dropped)
             raise
 
     async def flush(self) -> None:
@@ -124,7 +126,9 @@ class WriteBehind(Generic[K, V]):
         Raises:
             WorldFault: It is not known to be written, and will be tried again.
         """
-        async with self._flushing:
+        with self._database.awaited():  # what another flush is at, too
+            await self._flushing.acquire()
+        try:
             left = len(self._waiting)  # in the order in which they were added: what is added later comes after these
             while self._parts or left > 0:
                 if not self._parts:
@@ -136,6 +140,8 @@ class WriteBehind(Generic[K, V]):
                 finally:
                     if not is_written:
                         self._changed.set()  # to be tried again
+        finally:
+            self._flushing.release()
 
     def _begin_part(self) -> int:
         """Take the entries that wait for longest. Returns how many."""

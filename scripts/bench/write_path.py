@@ -27,7 +27,7 @@ import psycopg
 import zstandard
 
 from storage import batches, policies
-from storage.database import connect
+from storage.connections import connect
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.rows import EvidenceRow, NewBatch, SealedBatch

@@ -370,6 +370,7 @@ async def _served(
         coalescer,
     )
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(services.database.watch)
         for part in parts:
             nursery.start_soon(part.run)
 

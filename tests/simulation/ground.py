@@ -11,7 +11,7 @@ import trio.testing
 from trio._core import _run as trio_run
 
 from node.runtime.processor_time import ProcessorTimes
-from storage.database import BoundedConnection, connect
+from storage.connections import BoundedConnection, connect
 
 T = TypeVar("T")
 

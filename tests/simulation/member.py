@@ -26,8 +26,10 @@ from node.runtime.workers import UnwantedError
 from node.worker import compute
 from protocols.keys import PrivateKey
 from protocols.messages import IdentityKey
-from storage.database import STATEMENT_S, BoundedConnection, Database
+from storage.connections import STATEMENT_S, BoundedConnection
+from storage.database import Database
 from storage.errors import DatabaseUnavailableError
+from storage.patience import Wait
 from tests.simulation.links import Links, Reply, SimulatedTransport
 
 T = TypeVar("T")
@@ -55,7 +57,8 @@ class InlineDatabase(Database):
     ) -> T:
         await trio.sleep(self.links.rng.uniform(0.0002, 0.003))
         self._die_sometimes()
-        result = self._transact(work, math.inf, statement_s)
+        wait = Wait(scope=trio.CancelScope(), began_s=0.0, until_s=math.inf, is_watched=False)
+        result = self._transact(work, wait, statement_s)
         self._die_sometimes()
         return result
 

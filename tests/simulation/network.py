@@ -22,7 +22,7 @@ import trio
 import trio.testing
 
 from protocols.messages import IdentityKey
-from storage.database import BoundedConnection
+from storage.connections import BoundedConnection
 from tests.simulation.ground import deterministic, grounds, reset
 from tests.simulation.inspection import Inspection
 from tests.simulation.links import STORM_S, Faults, Links

@@ -10,7 +10,7 @@ import trio.testing
 
 from node.network import sync
 from node.runtime.settings import Settings
-from storage.database import BoundedConnection
+from storage.connections import BoundedConnection
 from storage.embedded import EmbeddedPostgres
 from tests.simulation.ground import deterministic, grounds, reset
 from tests.simulation.links import STORM_S, Faults

@@ -151,22 +151,22 @@ async def test_an_unreachable_database_is_the_world_s_fault(monkeypatch: pytest.
 
 def test_a_database_serves_one_node_process(postgres_url: str) -> None:
     with Database(postgres_url) as first, Database(postgres_url) as second:
-        first.claim()
+        first.claim.take()
         with pytest.raises(DatabaseInUseError, match="database of its own"):
-            second.claim()
+            second.claim.take()
         first.close()
-        second.claim()
+        second.claim.take()
 
 
 async def test_a_database_that_is_away_at_the_start_is_waited_for(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.database.CLAIM_PAUSE_S", 0.05)
+    monkeypatch.setattr("storage.claim.PAUSE_S", 0.05)
     with Database(postgres_url) as database, out_of_order(postgres_url):
         with pytest.raises(DatabaseUnavailableError, match="cannot be reached"):
-            database.claim(patience_s=0.2)
+            database.claim.take(patience_s=0.2)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, database.claim, 60.0)
+            nursery.start_soon(trio.to_thread.run_sync, database.claim.take, 60.0)
             await trio.sleep(0.2)
             nursery.start_soon(_make_available, postgres_url)
 
@@ -237,36 +237,36 @@ def cut_holder(connection: psycopg.Connection) -> int:
 async def test_a_lost_claim_is_taken_again_or_ends_the_node(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.database.HOLD_S", 0.05)
+    monkeypatch.setattr("storage.claim.HOLD_S", 0.05)
     with Database(postgres_url) as first, Database(postgres_url) as second:
-        first.claim()
+        first.claim.take()
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(first.hold)
+                nursery.start_soon(first.claim.hold)
                 cut = await second.run(cut_holder)
                 while await second.run(holder) in (0, cut):
                     await trio.sleep(0.02)
                 with pytest.raises(DatabaseInUseError):
-                    second.claim()
+                    second.claim.take()
                 nursery.cancel_scope.cancel()
             await second.run(cut_holder)
             while await second.run(holder):
                 await trio.sleep(0.02)
-            second.claim()
+            second.claim.take()
             with pytest.raises(DatabaseInUseError):
-                await first.hold()
+                await first.claim.hold()
 
 
 async def test_the_claim_of_a_connection_that_broke_is_not_another_process(postgres_url: str) -> None:
     """The server learns later than the node that their connection is gone."""
     with Database(postgres_url) as before, Database(postgres_url) as after:
-        before.claim()
-        assert before._lock is not None
-        after._claim_pid = before._lock.info.backend_pid
+        before.claim.take()
+        assert before.claim._connection is not None
+        after.claim._pid = before.claim._connection.info.backend_pid
         with pytest.raises(DatabaseUnavailableError, match="this node's own claim"):
-            after.claim()
+            after.claim.take()
         before.close()
-        after.claim(patience_s=30.0)
-        before._claim_pid = None
+        after.claim.take(patience_s=30.0)
+        before.claim._pid = None
         with pytest.raises(DatabaseInUseError):
-            before.claim()
+            before.claim.take()

@@ -1,12 +1,8 @@
 """A server that is read-only, frozen, locked or slow, and values that it cannot hold."""
 
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -19,31 +15,9 @@ from storage.database import MAINTENANCE_S, SLOW_ATTEMPTS_MAX, Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseUnavailableError, SchemaError, StorageRefusedError
 from storage.waits import is_waiting_for_lock
-from tests.outage import set_read_only
+from tests.outage import frozen, set_read_only
 
 MARGIN_S = 5.0  # for a busy machine: what hangs takes a minute and longer
-
-
-@contextmanager
-def frozen(postgres: EmbeddedPostgres) -> Iterator[None]:
-    """The server's processes stopped, as on a host that hangs."""
-    pids = [postgres.pid, *_children(postgres.pid)]
-    for pid in pids:
-        _send(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            _send(pid, signal.SIGCONT)
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # a process of the server may end by itself
-        os.kill(pid, number)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def count(connection: psycopg.Connection) -> int:
@@ -109,7 +83,7 @@ async def test_a_locked_table_does_not_hold_callers_up(postgres_url: str, databa
 async def test_waiting_for_a_lock_ends_without_a_deadline_too(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.database.SESSION", b"SET lock_timeout = '50ms'")
+    monkeypatch.setattr("storage.connections.SESSION", b"SET lock_timeout = '50ms'")
     with Database(postgres_url, attempts_max=2) as database, psycopg.connect(postgres_url) as other:
         other.execute("CREATE TABLE proof (n int)")
         other.commit()

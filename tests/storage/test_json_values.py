@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from protocols.canonical import canonical_json, parse_json
 from protocols.errors import InvalidJsonError
-from storage.database import connect
+from storage.connections import connect
 from storage.errors import StorageRefusedError
 
 NUMBERS = (0, -0.0, 1.0, 1e20, 1e21, -1e21, 6.02214076e23, 1e30, 123456789012345680000.0, 2.0**63, 2.0**64, 1.5e300)

@@ -12,7 +12,8 @@ import pytest
 import trio
 from psycopg import errors
 
-from storage.database import Database, connect
+from storage.connections import connect
+from storage.database import Database
 from storage.errors import DatabaseUnavailableError, SchemaError, StatementError, StorageRefusedError
 from tests.outage import out_of_order
 
