@@ -7,6 +7,7 @@ progress come to their end within the grace period, then the node withdraws its 
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Final, Protocol, TypeAlias
 
 import structlog
@@ -28,6 +29,7 @@ from node.wiring.clients import build_delivery, build_ingestion, build_interface
 from node.wiring.health import node_probes, watch_health
 from node.wiring.network import Base, answer_requests, build_execution, build_peers, build_state
 from node.wiring.reloading import node_reloaders
+from protocols.errors import WorldFault
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError, StatementError
 
@@ -36,6 +38,7 @@ log = structlog.get_logger(__name__)
 HTTP_GRACE_S: Final = 4.0
 DRAIN_POLL_S: Final = 0.05
 LAST_GOSSIP_S: Final = 0.2
+LAST_WRITES_S: Final = 5.0  # after the grace period; then a database that does not answer is left behind
 RESTARTS: Final = RestartPolicy()
 
 Tasks: TypeAlias = Mapping[str, Callable[[], Awaitable[None]]]
@@ -100,7 +103,8 @@ class Node:
         self._database = database
         self._stop = trio.Event()
         self._patience = trio.CancelScope()  # what the shutdown waits for at present
-        self._is_hurried = False
+        self._hurried = trio.Event()
+        self._drained_by_s = inf
         base = Base(
             live=self._live,
             database=database,
@@ -127,7 +131,7 @@ class Node:
     def stop(self) -> None:
         """Request a graceful shutdown; asked again, cut its waiting short. Nothing acknowledged is lost by that."""
         if self._stop.is_set():
-            self._is_hurried = True
+            self._hurried.set()
             self._patience.cancel()
         self._stop.set()
 
@@ -141,6 +145,7 @@ class Node:
         for name, load in self._first_steps().items():
             await supervise(name, load, RESTARTS)
         async with trio.open_nursery() as core:
+            core.start_soon(self._end_in_time)
             _start(core, self._core_tasks())
             await core.start(self._run_driver)
             await supervise("unfinished", self._ingestion.recovery.resume_unfinished, RESTARTS)
@@ -153,9 +158,7 @@ class Node:
                 await self._peers.discovery.withdraw()
                 await trio.sleep(LAST_GOSSIP_S)  # gossip leaves with the next heartbeat, or is lost
                 edges.cancel_scope.cancel()
-            await self._execution.observations.flush()
-            await self._ingestion.trust.flush()
-            await self._delivery.cursors.flush()
+            await self._write_last()
             core.cancel_scope.cancel()
 
     def _first_steps(self) -> Tasks:
@@ -237,16 +240,42 @@ class Node:
     async def _drain(self) -> None:
         """Wait for acknowledged events to come to their end; the next start finishes those that do not in time."""
         ingest = self._ingestion.ingest
-        with trio.move_on_after(self._live.now.overlay_shutdown_grace_s) as patience:
+        ends_s = trio.current_time() + self._live.now.overlay_shutdown_grace_s
+        with trio.move_on_at(min(ends_s, self._drained_by_s)) as patience:
             self._wait_within(patience)
             while ingest.admission.unsettled:  # noqa: ASYNC110  # a count, polled for seconds once in the life of a node
                 await trio.sleep(DRAIN_POLL_S)
         log.info("node.drained", left=ingest.admission.unsettled)
 
+    async def _end_in_time(self) -> None:
+        """Bound the shutdown: requests, the drain, then last writes have their time, whatever the database does."""
+        await self._stop.wait()
+        grace_s = self._live.now.overlay_shutdown_grace_s
+        self._drained_by_s = trio.current_time() + HTTP_GRACE_S + grace_s
+        self._database.hurry(HTTP_GRACE_S)
+        with trio.move_on_at(self._drained_by_s):
+            await self._hurried.wait()
+        await trio.sleep(LAST_WRITES_S)
+        log.warning("node.database_left", why="the database did not take the last writes", within_s=LAST_WRITES_S)
+        self._database.end()
+
+    async def _write_last(self) -> None:
+        """Write figures that are kept in memory; each ledger logs how many entries it could not write."""
+        flushes = {
+            "observations": self._execution.observations.flush,
+            "trust": self._ingestion.trust.flush,
+            "cursors": self._delivery.cursors.flush,
+        }
+        for name, flush in flushes.items():
+            try:
+                await flush()
+            except WorldFault as fault:
+                log.warning("node.not_flushed", of=name, why=str(fault))
+
     def _wait_within(self, scope: trio.CancelScope) -> None:
         """The shutdown waits within ``scope`` from here on."""
         self._patience = scope
-        if self._is_hurried:
+        if self._hurried.is_set():
             scope.cancel()
 
 

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,18 @@ from typing import Any
 import httpx
 import pytest
 
+from node.app import HTTP_GRACE_S, LAST_WRITES_S
 from node.runtime.keyring import create_key
+from storage.embedded import EmbeddedPostgres
 from tests.node.node_process import COMMAND, ROOT, RunningNode, counted, environment, running_process
-from tests.outage import out_of_order
+from tests.outage import frozen, out_of_order
 
 pytestmark = pytest.mark.slow
 
 SOURCE = {"sourceId": "farm", "name": "Farm", "sourceType": "webhook"}
 WAIT_S = 120.0
+GRACE_S = 1.0
+ENDS_S = HTTP_GRACE_S + GRACE_S + LAST_WRITES_S + 20.0  # and closing what is open; without a bound it takes minutes
 
 
 @pytest.fixture
@@ -202,3 +207,76 @@ def _read_until(node: RunningNode, event: str) -> str:
         if event in line:
             return read
     raise AssertionError(read)
+
+
+def ends_in_time(node: RunningNode) -> float:
+    """End it with SIGTERM. Returns how long it took, seconds."""
+    began_s = time.monotonic()
+    node.process.send_signal(signal.SIGTERM)
+    overdue = threading.Timer(ENDS_S, node.process.kill)
+    overdue.start()
+    try:
+        node.until("node.stopped")
+        assert node.process.wait(WAIT_S) == 0
+    finally:
+        overdue.cancel()
+    return time.monotonic() - began_s
+
+
+def test_a_database_that_is_frozen_does_not_keep_it_from_its_end(
+    home: Path, postgres_url: str, postgres: EmbeddedPostgres
+) -> None:
+    """What was acknowledged is on disk; figures that could not be written are named."""
+    environ = environment(home, postgres_url, overlay_shutdown_grace_s=str(GRACE_S))
+    with running_process(environ) as node:
+        node.until("node.ready")
+        with node.client() as client:
+            assert client.post("/overlay/sources", json=SOURCE).status_code == 201
+            assert post(client, "r-1", level="enhanced").status_code == 202
+        with frozen(postgres):
+            with node.anonymous() as client:
+                assert post(client, "r-2").status_code == 503
+            print("ended after", ends_in_time(node))
+    assert "node.database_left" in node.events()
+    assert next(line for line in node.lines if line["event"] == "node.drained")["left"] == 1
+    with running_process(environ) as again:
+        again.until("node.ready")
+        with again.client() as client:
+            assert post(client, "r-1", level="enhanced").json()["counts"]["duplicates"] == 1
+            wait_for(lambda: "r-1" in statuses(client))
+
+
+def test_a_database_that_is_gone_does_not_keep_it_from_its_end(home: Path, postgres_url: str) -> None:
+    with running_process(environment(home, postgres_url, overlay_shutdown_grace_s=str(GRACE_S))) as node:
+        node.until("node.ready")
+        with out_of_order(postgres_url):
+            ends_in_time(node)
+
+
+def test_a_database_that_is_frozen_does_not_keep_a_start_from_its_end(
+    home: Path, postgres_url: str, postgres: EmbeddedPostgres
+) -> None:
+    with running_process(environment(home, postgres_url)) as node, frozen(postgres):
+        node.until("node.listening")
+        ends_in_time(node)
+
+
+def test_a_peer_that_is_frozen_does_not_keep_it_from_its_end(
+    tmp_path: Path, postgres_url: str, other_postgres_url: str
+) -> None:
+    """With events that wait for that peer's agreement."""
+    homes = [tmp_path / "one", tmp_path / "two"]
+    for each in homes:
+        each.mkdir()
+        create_key(each / "identity.key")
+    settings = {"overlay_shutdown_grace_s": str(GRACE_S), "overlay_outbound_allow": "127.0.0.0/8"}
+    with running_process(environment(homes[0], postgres_url, **settings)) as node:
+        address = node.until("node.ready")["addresses"][0]
+        joining = environment(homes[1], other_postgres_url, overlay_bootstrap=address, **settings)
+        with running_process(joining) as peer, node.client() as client:
+            peer.until("node.ready")
+            wait_for(lambda: len(client.get("/overlay/agents").json()["agents"]) == 2)
+            assert client.post("/overlay/sources", json=SOURCE).status_code == 201
+            peer.process.send_signal(signal.SIGSTOP)
+            assert post(client, "r-1", level="enhanced").status_code == 202
+            ends_in_time(node)
