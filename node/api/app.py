@@ -13,9 +13,10 @@ from node.api import authentication, problems
 from node.api.docs import OPENAPI
 from node.api.openapi import document
 from node.api.operations import OTHER, OtherSegment
-from node.api.pacing import PacedConnection, PacedRequest
+from node.api.pacing import BODY_BUDGET, PacedConnection, PacedRequest
 from node.api.resources import RESOURCES, SERVED_RESOURCES
 from node.api.services import Services
+from node.api.wire import body_budget
 from storage.patience import REQUEST_S, WAITS_S
 
 REQUEST_ID: Final = re.compile("[A-Za-z0-9._-]{1,64}")
@@ -45,6 +46,7 @@ def create_app(services: Services) -> QuartTrio:
     app.asgi_http_class = PacedConnection
     app.request_class = PacedRequest
     app.config["MAX_CONTENT_LENGTH"] = services.settings.body_bytes_max
+    app.config[BODY_BUDGET] = partial(body_budget, services.ingest)
     app.config["BODY_TIMEOUT"] = services.settings.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # a client that takes nothing is dropped by TCP, see server.py
     app.url_map.strict_slashes = False

@@ -8,7 +8,6 @@ as 401: to a client of BRC-104 that means to shake hands again, which it does by
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Final, TypeVar
 
@@ -20,7 +19,7 @@ from node.api.access import OPEN, Rule, rule_of
 from node.api.models.node import AuthriteMessage, AuthriteRequest, HandshakeMessage, HandshakeRequest
 from node.api.operations import Body, Operation, Resource, json_answer
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, budget_for, read_body
+from node.api.wire import JSON_TYPE, read_body
 from node.runtime.access import Access, Caller, Credential
 from node.runtime.clock import clock_ms
 from protocols.authentication import (
@@ -126,12 +125,12 @@ class Gate:
         return await read_body(request, self._services.settings.body_timeout_s, HANDSHAKE_BYTES_MAX)
 
     async def _body(self, rule: Rule) -> bytes:
-        """The body, whose signature comes before anything else; what is ingested is counted at once."""
+        """The body, whose signature comes before anything else."""
         settings = self._services.settings
         bytes_max = settings.body_bytes_max if rule.body_bytes_max is None else rule.body_bytes_max
         if request.endpoint == INGEST:
-            g.budget = budget_for(self._services.ingest, request)
-        return await read_body(request, settings.body_timeout_s, bytes_max, g.get("budget"))
+            self._services.ingest.admission.refuse_unless_open()
+        return await read_body(request, settings.body_timeout_s, bytes_max)
 
     async def _prove(self, form: AuthenticationForm, signed: HttpRequest, rule: Rule, endpoint: str | None) -> None:
         key, size = self._services.key, len(signed.body)
@@ -253,11 +252,6 @@ def register(app: Quart, services: Services) -> None:
     app.before_request(gate.enter)
     app.before_websocket(gate.enter)
     app.after_request(gate.leave)
-
-    @app.teardown_request
-    async def release(_: BaseException | None) -> None:
-        with g.pop("budget", None) or nullcontext():
-            pass  # taken for a body that no route came to use
 
 
 async def _by_size(size: int, call: Callable[[], T]) -> T:

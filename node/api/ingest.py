@@ -22,7 +22,7 @@ from node.api.models.ingest import (
 )
 from node.api.operations import Answer, Body, Operation, Resource, links_to
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, InvalidParameterError, account_of, budget_for, read_body, read_query
+from node.api.wire import JSON_TYPE, InvalidParameterError, account_of, budget_of, read_body, read_query
 from node.runtime.document_models import optional_member
 from node.worker.parsing.bodies import BodyShape, RequestEncoding
 
@@ -152,8 +152,8 @@ async def ingest_events(context: IngestRoutes) -> Response:
     if context.streams.takes(request, form):
         return await context.streams.respond(request, form)
     started_s = trio.current_time()
-    with g.pop("budget", None) or budget_for(services.ingest, request) as budget:
-        body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, budget)
+    with budget_of(services.ingest, request) as budget:
+        body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max)
         if HEADER in request.headers:
             return await ingest_once(services, request, form=form, body=body, budget=budget, started_s=started_s)
         answer = await services.ingest.submit(

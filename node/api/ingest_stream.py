@@ -11,7 +11,7 @@ from node.api.pacing import PacedRequest
 from node.api.problems import described
 from node.api.services import Services
 from node.api.stream_clients import TooManyStreamsError
-from node.api.wire import account_of, budget_for
+from node.api.wire import account_of, body_budget
 from node.ingest.ndjson_stream import LineStream
 from node.worker.parsing.bodies import RequestEncoding
 from protocols.errors import OverlayError
@@ -37,7 +37,8 @@ class IngestStreams:
     async def respond(self, asked: Request, form: RequestEncoding) -> Response:
         """Raises TooManyStreamsError, and what makes the first piece be refused."""
         request = cast(PacedRequest, asked)
-        budget = budget_for(self._services.ingest, request)
+        self._services.ingest.admission.refuse_unless_open()
+        budget = body_budget(self._services.ingest, request.remote_addr)
         stream = LineStream(
             ingest=self._services.ingest,
             body=request.body,

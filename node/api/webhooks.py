@@ -10,7 +10,7 @@ from node.api.models.base import HeaderModel, JsonObject
 from node.api.models.ingest import EmptyDelivery, IngestAnswerDocument
 from node.api.operations import Body, Operation, Resource, json_answer
 from node.api.services import Services
-from node.api.wire import JSON_TYPE, account_of, answer, budget_for, read_body
+from node.api.wire import JSON_TYPE, account_of, answer, budget_of, read_body
 from node.ingest.responses import IngestAnswer
 from node.runtime.access import Need
 from node.runtime.document_models import optional_member
@@ -99,8 +99,8 @@ async def take_delivery(context: WebhookRoutes, source_id: str) -> Response:
     endpoint = await context.webhooks.endpoint(source_id)
     if not endpoint.is_proven and not access.permits(g.caller, Need.SEND):
         raise access.refusal(g.caller, Need.SEND)
-    with budget_for(context.services.ingest, request) as budget:
-        body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max, budget)
+    with budget_of(context.services.ingest, request):
+        body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max)
         found = await context.webhooks.receive(
             endpoint,
             body,

@@ -9,6 +9,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, Unsupport
 
 from node.api.client_address import is_loopback, network_of
 from node.api.models.base import QueryModel
+from node.api.pacing import PacedRequest
 from node.ingest.admission_control import ByteBudget
 from node.ingest.pipeline import Ingest
 from node.runtime.access import Caller
@@ -30,9 +31,20 @@ SUBMISSION_BYTES_MAX: Final = BEEF_BYTES_MAX + OFF_CHAIN_BYTES_MAX + 16
 Q = TypeVar("Q", bound=QueryModel)
 
 
-def budget_for(ingest: Ingest, request: Request) -> ByteBudget:
-    """A budget for the body of a request, in the share of its client; raises as ``AdmissionControl.budget``."""
-    return ingest.admission.budget(network_of(request.remote_addr))
+def body_budget(ingest: Ingest, address: str | None) -> ByteBudget:
+    """A budget for a body, in the share of the client at an address."""
+    return ByteBudget(ingest.admission, network_of(address))
+
+
+def budget_of(ingest: Ingest, asked: Request) -> ByteBudget:
+    """The budget that the body of a request is counted in. To be used as a context, it is free at its end.
+
+    Raises:
+        IngestionDisabledError, OverloadedError: No events are taken in now.
+    """
+    ingest.admission.refuse_unless_open()
+    budget = asked.budget if isinstance(asked, PacedRequest) else None
+    return budget or body_budget(ingest, asked.remote_addr)
 
 
 def account_of(request: Request) -> Account:
@@ -72,15 +84,16 @@ def require_json(request: Request) -> None:
         raise UnsupportedMediaType
 
 
-async def read_body(request: Request, timeout_s: float, bytes_max: int, budget: ByteBudget | None = None) -> bytes:
-    """Read a body whole, counting its bytes as they come; one read for authentication is not read again.
+async def read_body(request: Request, timeout_s: float, bytes_max: int) -> bytes:
+    """Read a body whole, whose bytes are counted as they come (``PacedBody``); one read for authentication is not
+    read again.
 
     What is declared costs a client nothing, so it reserves nothing.
 
     Raises:
         RequestEntityTooLarge: Past ``bytes_max``; nothing more of it is kept.
         RequestTimeout: It did not arrive within ``timeout_s``, or came more slowly than ``BODY_RATE_MIN``.
-        OverloadedError: ``budget`` is used up.
+        OverloadedError: As many bytes as may are in memory, of all clients or this one.
     """
     if "body" in g:
         return _within(g.body, bytes_max)
@@ -97,8 +110,6 @@ async def read_body(request: Request, timeout_s: float, bytes_max: int, budget: 
             if size > bytes_max:
                 parts.clear()
                 raise RequestEntityTooLarge
-            if budget is not None:
-                budget.take(len(part))
             parts.append(part)
             patience.deadline = min(ends_s, slowest_s + size / BODY_RATE_MIN)
         return b"".join(parts)
