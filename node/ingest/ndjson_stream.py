@@ -7,6 +7,7 @@ for a node that waits for it.
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -145,7 +146,8 @@ class LineStream:
         document = await self._submitted(piece)
         self._progress.add(piece.last, document["counts"])
         self._acknowledgements.add({"lines": [piece.first, piece.last], **document})
-        self._budget.resize(self._held)
+        with suppress(OverloadedError):  # what is left had found no room: it is here, and goes on to be submitted
+            self._budget.resize(self._held)
         return True
 
     async def _submitted(self, piece: Piece) -> dict[str, Any]:

@@ -16,12 +16,12 @@ import zstandard
 
 from node.api.services import ApiSettings
 from node.calling import SignedRequests
-from node.ingest.admission_control import IngestLimits
+from node.ingest.admission_control import ByteBudget, IngestLimits
 from node.runtime.access import Access
 from node.worker.compute import unpack
 from storage import batches
 from tests.node.certified_batches import NETWORK, NODE, KeySigner
-from tests.node.running import Running, running
+from tests.node.running import Running, running, until
 from tests.outage import out_of_order
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -270,6 +270,42 @@ async def test_a_client_that_reads_nothing_before_it_has_sent_all_is_not_waited_
     abridged = [document for document in documents if document.get("abridged")]
     assert abridged
     assert all(len(document["rejections"]) <= 1_000 for document in abridged)
+
+
+async def test_what_is_acknowledged_is_no_longer_counted(node: Running) -> None:
+    """However long a stream is, it holds no more than what is not acknowledged yet."""
+    sender = await Sender.opened(node)
+    for number in range(20):
+        await sender.send(line(number, data="x" * 50_000))
+        assert (await sender.document())["counts"]["accepted"] == 1
+        assert node.ingest.admission.bytes_in_flight == 0
+    half = line(20, data="x" * 50_000)
+    await sender.send(half[:30_000])
+    await until(lambda: node.ingest.admission.bytes_in_flight == 30_000)
+    await sender.send(half[30_000:])
+    assert (await sender.document())["counts"]["accepted"] == 1
+    assert node.ingest.admission.bytes_in_flight == 0
+
+
+async def test_a_stream_whose_lines_find_no_room_goes_on_with_those_that_are_there(postgres_url: str) -> None:
+    bound = 400_000
+    async with running(postgres_url, limits=IngestLimits(bytes_in_flight_max=bound)) as node:
+        await node.source()
+        sender = await Sender.opened(node)
+        await sender.send(line(0))
+        assert (await sender.document())["counts"]["accepted"] == 1
+        with ByteBudget(node.ingest.admission, "another client") as other:
+            other.take(bound - 1_000)
+            body = b"".join(line(number) for number in range(1, 1_400))  # more than one piece
+            await sender.send(body)
+            accepted = 0
+            while accepted < 1_399:
+                document = await sender.document()
+                assert "done" not in document, document
+                accepted += document["counts"]["accepted"]
+            assert node.ingest.admission.bytes_in_flight == bound - 1_000
+        await sender.finish()
+        assert (await sender.document())["done"]
 
 
 async def test_silence_ends_a_stream(postgres_url: str) -> None:
