@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 SOURCE = {"sourceId": "farm", "name": "Farm", "sourceType": "webhook"}
 WAIT_S = 120.0
 GRACE_S = 1.0
-ENDS_S = HTTP_GRACE_S + GRACE_S + LAST_WRITES_S + 20.0  # and closing what is open; without a bound it takes minutes
+ENDS_S = HTTP_GRACE_S + GRACE_S + LAST_WRITES_S + 40.0  # and closing what is open; without a bound it takes minutes
 
 
 @pytest.fixture
