@@ -14,7 +14,6 @@ import trio
 
 from node.api.app import create_app
 from node.api.server import serve
-from node.api.server_limits import ServerLimits
 from node.api.services import Services
 from node.api.standby import StandbyApp
 from node.app import Node
@@ -35,7 +34,7 @@ from node.runtime.keyring import Keyring, load_key
 from node.runtime.settings import Settings
 from node.runtime.workers import Workers
 from node.telemetry import configure_logging
-from node.wiring.configured import transport_config
+from node.wiring.configured import server_limits, transport_config
 from node.wiring.reloading import Reloader, reload
 from protocols.errors import OverlayError
 from protocols.keys import PrivateKey
@@ -200,7 +199,7 @@ class NodeProcess:
                 self._standby,
                 bind,
                 quarantine=self._quarantine,
-                limits=ServerLimits(graceful_s=HTTP_GRACEFUL_S),
+                limits=server_limits(self._settings, HTTP_GRACEFUL_S),
                 shutdown_trigger=self._over.wait,
                 task_status=task_status,
             )

@@ -29,7 +29,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ConnectionState, HTTPScope, Scope, WebsocketScope
 from hypercorn.utils import parse_socket_addr
 
-from node.api.client_address import network_of
+from node.api.client_address import is_loopback, network_of
+from node.api.forwarded import is_proxy as is_proxy_at
 from node.api.handshakes import is_closing, is_open
 from node.api.http1 import Http1
 from node.api.open_connections import OpenConnections
@@ -79,11 +80,17 @@ class Connection(TCPServer):
         self._is_reserved = False
         self._has_begun = False  # some of a request's headers are there
         self._client = "local"
+        self._is_shared = True
 
     @property
     def client(self) -> str:
         """The network that it comes from."""
         return self._client
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether many clients call through it: from this machine, or from a proxy."""
+        return self._is_shared
 
     @property
     def has_request(self) -> bool:
@@ -111,6 +118,8 @@ class Connection(TCPServer):
             await trio.aclose_forcefully(self.stream)
             return
         self._client = network_of(client[0] if client is not None else None)
+        is_proxy = client is not None and is_proxy_at(client[0], self._limits.trusted_proxies)
+        self._is_shared = is_proxy or is_loopback(self._client)
         self._is_reserved = not self._open_connections.admit(self)
         if self._is_reserved:
             self._open_connections.reserve(self)

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from node.api.client_address import is_loopback
 from node.api.server_limits import ServerLimits
 
 DESCRIPTORS_KEPT: Final = 256  # for the database, peers, workers and files
@@ -16,6 +15,10 @@ class Droppable(Protocol):
 
     @property
     def client(self) -> str: ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether many clients call through it: from this machine, or from a proxy."""
 
     @property
     def has_request(self) -> bool:
@@ -50,7 +53,7 @@ class OpenConnections:
     def admit(self, connection: Droppable) -> bool:
         """Take a new connection in, in place of an idle one where there are too many. False: it does not fit."""
         client = connection.client
-        if not is_loopback(client) and self._by_client[client] >= self._limits.connections_per_client_max:
+        if not connection.is_shared and self._by_client[client] >= self._limits.connections_per_client_max:
             if client not in self._idle:
                 return False
             self._drop(next(iter(self._idle[client])))
@@ -79,7 +82,7 @@ class OpenConnections:
         idle = self._idle.setdefault(connection.client, {})
         idle[connection] = None
         self._idle_order[connection] = None
-        if len(idle) > self._limits.idle_per_client_max and not is_loopback(connection.client):
+        if len(idle) > self._limits.idle_per_client_max and not connection.is_shared:
             self._drop(next(iter(idle)))
 
     def become_busy(self, connection: Droppable) -> None:

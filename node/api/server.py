@@ -22,6 +22,7 @@ from hypercorn.typing import (
 from hypercorn.utils import repr_socket_addr, wrap_app
 
 from node.api.connection import Connection
+from node.api.forwarded import Networks, client_of
 from node.api.open_connections import OpenConnections
 from node.api.server_limits import ServerLimits
 from node.runtime.containment import Quarantine
@@ -46,16 +47,18 @@ class _Config(Config):
 
 
 class FinishedResponses:
-    """The app, with the end of every response seen through, and a fence around every request.
+    """The app, with the end of every response seen through, a fence around every request, and the address of its
+    client in its scope.
 
     Quart cancels a request's tasks as soon as it is notified of the disconnect that ends it, and with them the
     server's closing of the connection where the request's body was not read to its end: a refused upload
     would go on being received for nothing.
     """
 
-    def __init__(self, app: Application, quarantine: Quarantine) -> None:
+    def __init__(self, app: Application, quarantine: Quarantine, trusted_proxies: Networks = ()) -> None:
         self._app = app
         self._quarantine = quarantine
+        self._trusted_proxies = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async def send_through(message: ASGISendEvent) -> None:
@@ -69,9 +72,17 @@ class FinishedResponses:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send_through)
             return
+        self._name_client(scope)
         # what fails before an answer begins, the app answers; what fails later can only end the request
         with self._quarantine.contain("request", origin_of(scope), scope["raw_path"] or b""):
             await self._app(scope, receive, send_through)
+
+    def _name_client(self, scope: HTTPScope | WebsocketScope) -> None:
+        client = scope["client"]
+        if client is not None and self._trusted_proxies:
+            address = client_of(client[0], scope["headers"], self._trusted_proxies)
+            if address != client[0]:
+                scope["client"] = (address, 0)  # the port is not known
 
 
 def origin_of(scope: HTTPScope | WebsocketScope) -> str:
@@ -125,7 +136,9 @@ async def _serve(
     task_status: "trio.TaskStatus[list[str]]",  # type: ignore[name-defined]
 ) -> None:
     """Hypercorn's worker, with connections that streams can write to directly, and without TLS and HTTP/3."""
-    wrapped = wrap_app(FinishedResponses(app, quarantine), config.wsgi_max_body_size, "asgi")
+    wrapped = wrap_app(
+        FinishedResponses(app, quarantine, config.limits.trusted_proxies), config.wsgi_max_body_size, "asgi"
+    )
     lifespan = Lifespan(wrapped, config, {})
     context = WorkerContext(None)
     open_connections = OpenConnections(config.limits)

@@ -1,4 +1,6 @@
-"""Bounds of the HTTP server, each with a name."""
+"""Bounds of the HTTP server, each with a name, and the proxies before it."""
+
+from ipaddress import IPv4Network, IPv6Network
 
 import attrs
 
@@ -23,6 +25,8 @@ class ServerLimits:
         resets: Streams of HTTP/2 that a client may give up, by connection (CVE-2023-44487).
         control_frames: Frames of HTTP/2 that ask for work and carry nothing, by connection: SETTINGS, PING, PRIORITY,
             empty DATA, unknown ones.
+        trusted_proxies: Whose word on the address of their clients is believed (Forwarded, X-Forwarded-For). Bounds
+            for one client's connections do not hold for them.
     """
 
     header_bytes_max: int = 16 * 1024
@@ -39,3 +43,4 @@ class ServerLimits:
     reserved_s: float = 5.0
     resets: Rate = Rate(per_s=10, burst=200)
     control_frames: Rate = Rate(per_s=50, burst=500)
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()

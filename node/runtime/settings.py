@@ -291,6 +291,53 @@ class HttpSettings(Section):
         return value.rstrip("/")
 
 
+class ServerSettings(Section):
+    """Bounds of the HTTP server, and the proxies before it."""
+
+    overlay_trusted_proxies: tuple[IpNetwork, ...] = _list(
+        (),
+        "Networks (CIDR) or addresses of proxies whose Forwarded and X-Forwarded-For name the client that budgets "
+        "count; what others send is not believed",
+    )
+    overlay_http_connections_max: Integer = _number(
+        16_384, 1, 1_000_000, "Connections open at a time; fewer where the process may not open as many files"
+    )
+    overlay_http_client_connections_max: Integer = _number(
+        4_096, 1, 1_000_000, "Of them by one client's network, but for loopback and OVERLAY_TRUSTED_PROXIES"
+    )
+    overlay_http_client_idle_max: Integer = _number(
+        512, 1, 1_000_000, "Of those, without a request; past it the one idle for longest is closed"
+    )
+    overlay_http_reserved_max: Integer = _number(
+        16, 1, 4_096, "Connections beside these for questions about the node's health alone"
+    )
+    overlay_http_backlog: Integer = _number(512, 1, 65_535, "Connections that wait to be accepted")
+    overlay_http_requests_max: Integer = _number(
+        100_000, 1, 1_000_000_000, "Requests of one connection, after which it is closed"
+    )
+    overlay_http_header_bytes_max: Integer = _number(
+        16_384, 1_024, 1_048_576, "Headers of a request with its address, bytes; 431 past it"
+    )
+    overlay_http_header_timeout_s: Decimal = _number(
+        20.0, 0.1, 3_600, "From the first byte of a request to the end of its headers, s"
+    )
+    overlay_http_body_timeout_s: Decimal = _number(30.0, 0.1, 3_600, "For a body that is read whole, s; 408 past it")
+    overlay_http_keep_alive_s: Decimal = _number(
+        75.0, 0.1, 86_400, "Life of a connection without a request, s; longer than that of a proxy's"
+    )
+    overlay_http_stall_s: Decimal = _number(
+        30.0, 1, 3_600, "After which a connection whose client takes nothing is dropped, s"
+    )
+    overlay_http2_resets_per_s: Decimal = _number(
+        10.0, 0.01, 1_000_000, "Streams that a client may give up, by connection and second (CVE-2023-44487)"
+    )
+    overlay_http2_resets_burst: Integer = _number(200, 1, 1_000_000, "Of them at once")
+    overlay_http2_control_frames_per_s: Decimal = _number(
+        50.0, 0.01, 1_000_000, "Frames that ask for work and carry nothing, by connection and second"
+    )
+    overlay_http2_control_frames_burst: Integer = _number(500, 1, 1_000_000, "Of them at once")
+
+
 class AccessSettings(Section):
     """Who may do what over HTTP."""
 
@@ -320,7 +367,9 @@ class AccessSettings(Section):
     )
 
 
-class Settings(AccessSettings, HttpSettings, IngestSettings, WorkSettings, NetworkSettings, ProcessSettings):
+class Settings(
+    AccessSettings, ServerSettings, HttpSettings, IngestSettings, WorkSettings, NetworkSettings, ProcessSettings
+):
     """Every setting by its variable's name in lower case. Frozen; made by ``config.load``.
 
     Fields stand in the order of the bases from the last to the first.

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from node.api.server_limits import ServerLimits
 from node.api.services import ApiSettings
 from node.ingest.admission_control import IngestLimits
 from node.ingest.terms import IngestPolicy
@@ -11,7 +12,8 @@ from node.overlay.services import SERVICES, TOPICS
 from node.runtime.access import Access
 from node.runtime.build import build_id
 from node.runtime.config import ConfigError
-from node.runtime.settings import AccessSettings, IngestSettings, NetworkSettings, Settings
+from node.runtime.settings import AccessSettings, IngestSettings, NetworkSettings, ServerSettings, Settings
+from node.runtime.token_bucket import Rate
 from protocols.advertisement import is_local
 from protocols.keys import PrivateKey
 from protocols.membership import NotAMemberError, check_membership
@@ -138,9 +140,32 @@ def api_settings(settings: Settings) -> ApiSettings:
         network=settings.overlay_network,
         body_bytes_max=settings.overlay_request_bytes_max,
         public_url=settings.overlay_public_url,
+        body_timeout_s=settings.overlay_http_body_timeout_s,
         stream_enabled=settings.event_stream_sse_enabled,
         websocket_enabled=settings.event_stream_websocket_enabled,
         stream_clients_max=settings.event_stream_max_clients,
         heartbeat_ms=settings.event_stream_heartbeat_interval_ms,
         signature_ttl_ms=settings.event_signature_ttl_seconds * 1000,
+    )
+
+
+def server_limits(settings: ServerSettings, graceful_s: float) -> ServerLimits:
+    """Bounds of the HTTP server. ``graceful_s``: for connections that are open at its end."""
+    return ServerLimits(
+        header_bytes_max=settings.overlay_http_header_bytes_max,
+        header_s=settings.overlay_http_header_timeout_s,
+        keep_alive_s=settings.overlay_http_keep_alive_s,
+        requests_per_connection_max=settings.overlay_http_requests_max,
+        graceful_s=graceful_s,
+        stall_s=settings.overlay_http_stall_s,
+        backlog=settings.overlay_http_backlog,
+        connections_max=settings.overlay_http_connections_max,
+        connections_per_client_max=settings.overlay_http_client_connections_max,
+        idle_per_client_max=settings.overlay_http_client_idle_max,
+        reserved_max=settings.overlay_http_reserved_max,
+        resets=Rate(per_s=settings.overlay_http2_resets_per_s, burst=settings.overlay_http2_resets_burst),
+        control_frames=Rate(
+            per_s=settings.overlay_http2_control_frames_per_s, burst=settings.overlay_http2_control_frames_burst
+        ),
+        trusted_proxies=settings.overlay_trusted_proxies,
     )

@@ -5,6 +5,7 @@ from itertools import count
 import attrs
 import pytest
 
+from node.api.client_address import is_loopback
 from node.api.open_connections import OpenConnections
 from node.api.server_limits import ServerLimits
 
@@ -17,6 +18,10 @@ class Fake:
     dropped: bool = False
     has_request: bool = False
     number: int = attrs.field(factory=lambda: next(NUMBERS))
+
+    @property
+    def is_shared(self) -> bool:
+        return self.client == "proxy" or is_loopback(self.client)
 
     def drop(self) -> None:
         self.dropped = True
@@ -68,7 +73,7 @@ def test_what_one_client_has_in_use_is_bounded_but_for_loopback() -> None:
     connections = OpenConnections(ServerLimits(connections_per_client_max=2))
     admitted(connections, *["192.0.2.1"] * 2, busy=True)
     assert not connections.admit(Fake("192.0.2.1"))
-    admitted(connections, "192.0.2.2", *["127.0.0.1"] * 5, *["::/64"] * 5, *["local"] * 5, busy=True)
+    admitted(connections, "192.0.2.2", *["127.0.0.1"] * 5, *["::/64"] * 5, *["local"] * 5, *["proxy"] * 5, busy=True)
 
 
 def test_a_client_at_its_bound_makes_room_among_its_own() -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from node.api.server_limits import ServerLimits
 from node.network.discovery import make_tokens
 from node.runtime.config import ConfigError, load
 from node.runtime.settings import Settings
+from node.runtime.token_bucket import Rate
 from node.wiring.configured import (
     access,
     api_settings,
@@ -16,6 +18,7 @@ from node.wiring.configured import (
     make_offer,
     own_certificate,
     rules,
+    server_limits,
     transport_config,
 )
 from protocols import membership
@@ -219,3 +222,64 @@ def test_a_membership_certificate_that_would_not_count_stops_the_start(tmp_path:
 
 def test_networks_to_call_are_parsed_once() -> None:
     assert settings_of(overlay_outbound_allow="10.0.0.0/8").overlay_outbound_allow == (ip_network("10.0.0.0/8"),)
+
+
+def test_the_server_gets_every_bound_of_the_settings() -> None:
+    limits = server_limits(
+        settings_of(
+            overlay_trusted_proxies="10.0.0.0/8,127.0.0.1",
+            overlay_http_connections_max="1",
+            overlay_http_client_connections_max="2",
+            overlay_http_client_idle_max="3",
+            overlay_http_reserved_max="4",
+            overlay_http_backlog="5",
+            overlay_http_requests_max="6",
+            overlay_http_header_bytes_max="2048",
+            overlay_http_header_timeout_s="7.5",
+            overlay_http_keep_alive_s="8.5",
+            overlay_http_stall_s="9.5",
+            overlay_http2_resets_per_s="1.5",
+            overlay_http2_resets_burst="11",
+            overlay_http2_control_frames_per_s="2.5",
+            overlay_http2_control_frames_burst="12",
+        ),
+        graceful_s=3.0,
+    )
+    assert limits == ServerLimits(
+        header_bytes_max=2_048,
+        header_s=7.5,
+        keep_alive_s=8.5,
+        requests_per_connection_max=6,
+        graceful_s=3.0,
+        stall_s=9.5,
+        backlog=5,
+        connections_max=1,
+        connections_per_client_max=2,
+        idle_per_client_max=3,
+        reserved_max=4,
+        resets=Rate(per_s=1.5, burst=11),
+        control_frames=Rate(per_s=2.5, burst=12),
+        trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32")),
+    )
+    assert api_settings(settings_of(overlay_http_body_timeout_s="2.5")).body_timeout_s == 2.5
+
+
+def test_the_bounds_of_the_server_are_what_they_are_unless_set() -> None:
+    assert server_limits(settings_of(), ServerLimits().graceful_s) == ServerLimits()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("OVERLAY_HTTP_CONNECTIONS_MAX", "0", "an integer from 1 to 1000000"),
+        ("OVERLAY_HTTP_KEEP_ALIVE_S", "soon", "a number from 0.1 to 86400"),
+        ("OVERLAY_TRUSTED_PROXIES", "10.0.0.1/8", "networks like 10.0.0.0/8"),
+        ("OVERLAY_TRUSTED_PROXIES", "proxy.example", "networks like 10.0.0.0/8"),
+    ],
+)
+def test_a_wrong_bound_is_named_with_what_is_allowed(name: str, value: str, wanted: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings_of(**{name: value})
+    (problem,) = str(refused.value).splitlines()
+    assert problem.startswith(f"{name} = {value}: ")
+    assert wanted in problem
