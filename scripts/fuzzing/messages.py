@@ -16,6 +16,7 @@ from protocols.errors import InvalidKeyError
 from protocols.messages import (
     MESSAGES,
     Advertisement,
+    Announcement,
     FraudProof,
     HoldBatch,
     Manifest,
@@ -27,7 +28,7 @@ from protocols.messages import (
 from protocols.messages.fields import MS_MAX, TEXT_CHARS_MAX, AtMost, are_topics, is_digest, is_key, is_text
 from scripts.fuzzing.coherent import Batches, coherent
 from scripts.fuzzing.values import Draw
-from scripts.fuzzing.world import World, key_of
+from scripts.fuzzing.world import Live, World, key_of
 
 COHERENT: Final = (0.6, 0.9)
 """The part of the messages that begin coherent, and of their values the part that stays."""
@@ -39,6 +40,7 @@ COHERENT_OF: Final[dict[type[Any], tuple[float, float]]] = {
     WorkOrder: (0.9, 0.95),
 }
 """Of those for which a sender is struck otherwise: after a few strikes a peer is not listened to."""
+NUL: Final = 0.01
 REUSED: Final = 0.85  # of inner signed messages, the part that was drawn before
 INNER_MAX: Final = 64  # of each class that are drawn for reuse
 ITEMS_MAX: Final = 128
@@ -56,8 +58,10 @@ SUBJECTS: Final = {"batch_id": "batch", "after": "batch", "announcement_id": "an
 class Messages:
     """Draws messages of peers."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, nul: float = NUL) -> None:
+        """``nul``: The part of the texts that may have U+0000, for which a sender is struck."""
         self._world = world
+        self._nul = nul
         self._batches = Batches(world)
         self._inner: dict[tuple[type[Message], int], Signed[Message]] = {}
 
@@ -147,7 +151,7 @@ class Messages:
         if draw.chance(0.7) and subject is not None:
             return str(subject)
         most = TEXT_CHARS_MAX if is_text in _validators(field) else _bound(field, TEXT_CHARS_MAX)
-        return draw.text(most, nul=draw.chance(0.01))
+        return draw.text(most, nul=draw.chance(self._nul))
 
     def _bytes(self, draw: Draw, field: "attrs.Attribute[Any]") -> bytes:
         validators = _validators(field)
@@ -184,6 +188,21 @@ class Messages:
     @cached_property
     def _policy_hashes(self) -> list[bytes]:
         return list(self._world.policies)
+
+
+def remember(live: Live, message: Message) -> None:
+    """Keep what the node said, for items to name: the signed messages in a message, and what it is about."""
+    for name in (field.name for field in attrs.fields(type(message))):
+        value: Any = getattr(message, name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Signed):
+                live.add(f"signed {type(each.message).__name__}", each)
+    if isinstance(message, Announcement):
+        live.add("announcement", message.announcement_id)
+    for kind in ("lease", "batch"):
+        subject = getattr(message, f"{kind}_id", None)
+        if subject:
+            live.add(kind, subject)
 
 
 def classes() -> tuple[type[Message], ...]:

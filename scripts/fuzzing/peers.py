@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import trio
@@ -18,11 +18,11 @@ from node.runtime.containment import Quarantine
 from node.runtime.keyring import Keyring
 from protocols.envelope import open_frame, sign, to_frame
 from protocols.errors import FrameTooLargeError, OverlayError
-from protocols.messages import Advertisement, Announcement, BatchQuery, CertifiedNotice, Message, Signed
+from protocols.messages import Advertisement, BatchQuery, CertifiedNotice
 from scripts.fuzzing.asks import Asks
 from scripts.fuzzing.coherent import Batches, advertisement
 from scripts.fuzzing.items import Item
-from scripts.fuzzing.messages import Messages
+from scripts.fuzzing.messages import Messages, remember
 from scripts.fuzzing.values import Draw
 from scripts.fuzzing.world import World, key_of
 
@@ -222,27 +222,10 @@ class Peers:
             signed, _ = open_frame(frame, self._world.network)
         except OverlayError:
             return
-        message, live = signed.message, self._world.live
+        message = signed.message
         self.tally.heard[type(message).__name__] += 1
-        for inner in _signed_in(message):
-            live.add(f"signed {type(inner.message).__name__}", inner)
-        if isinstance(message, Announcement):
-            live.add("announcement", message.announcement_id)
-        lease, batch = getattr(message, "lease_id", None), getattr(message, "batch_id", None)
-        if lease:
-            live.add("lease", lease)
+        batch = getattr(message, "batch_id", None)
         if batch in self._turns:
             self._turns[batch].set()
-        elif batch:
-            live.add("batch", batch)
-
-
-def _signed_in(message: Message) -> list[Signed[Message]]:
-    """The signed messages that stand in a message, at its own level."""
-    found: list[Signed[Message]] = []
-    for name in (field.name for field in attrs.fields(type(message))):
-        value: Any = getattr(message, name)
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, Signed):
-                found.append(each)
-    return found
+        else:
+            remember(self._world.live, message)

@@ -1,56 +1,54 @@
 """Whatever well-formed message a peer sends, the node that gets it goes on: a real node, over a real database."""
 
-from collections.abc import Iterable
+from functools import partial
 
 import pytest
-import trio
-from hypothesis import HealthCheck, given, settings
 
 from node.network.discovery import make_tokens
-from node.network.transport import Gossip, InboundFrame
 from node.runtime.clock import clock_ms
 from node.runtime.config import load
 from node.runtime.containment import Quarantine
+from node.runtime.keyring import Keyring
 from node.runtime.workers import Workers
-from protocols.envelope import sign, to_frame
-from protocols.messages import Advertisement, IdentityKey
+from protocols.envelope import digest, open_frame, sign, to_frame
+from protocols.messages import MESSAGES, Advertisement, Announcement, CertifiedNotice, FraudProof
+from scripts.fuzzing.messages import Messages, remember
+from scripts.fuzzing.values import Draw
+from scripts.fuzzing.world import Live, World, agents_of
 from storage.database import Database
-from tests.network_of_keys import AGENTS, NETWORK, KeySigner
+from tests.network_of_keys import NETWORK, KeySigner
 from tests.node.network.advertising import offer
-from tests.node.network.hostile_messages import HostilePeers, Sent
+from tests.node.network.hostile_transport import HostileTransport, Sent
 from tests.node.running import until
-from tests.node.test_app import ENVIRONMENT, KEY, SOURCE, NoPeers, made, running
+from tests.node.test_app import ENVIRONMENT, KEY, SOURCE, made, running
+
+GOSSIPED = (Advertisement, Announcement, CertifiedNotice, FraudProof)
+POLICIES = (b"{}", b'{"required":["value"]}')
 
 
-class HostileTransport(NoPeers):
-    """A transport that hands in what the test sends, and loses what the node sends."""
-
-    def __init__(self, identity: IdentityKey) -> None:
-        super().__init__(identity)
-        self.struck: list[IdentityKey] = []
-        self.frames, self._frames = trio.open_memory_channel[InboundFrame](1)
-        self.heard, self._heard = trio.open_memory_channel[Gossip](1)
-
-    def gossip(self) -> trio.MemoryReceiveChannel[Gossip]:
-        return self._heard
-
-    def inbound(self) -> trio.MemoryReceiveChannel[InboundFrame]:
-        return self._frames
-
-    def learn(self, identity: IdentityKey, addresses: Iterable[str]) -> None:
-        """Nobody is dialled."""
-
-    def strike(self, identity: IdentityKey, reason: str) -> None:
-        self.struck.append(identity)
-
-    async def hand_in(self, sent: Sent) -> None:
-        if sent.by_gossip:
-            await self.heard.send(Gossip(topic="jobs", sender=sent.sender, data=sent.frame))
-        else:
-            await self.frames.send(InboundFrame(sender=sent.sender, frame=sent.frame))
+def made_world() -> World:
+    return World(
+        seed="any message",
+        network=NETWORK,
+        node=KEY.identity,
+        agents=agents_of("any message"),
+        policies={digest(each): each for each in POLICIES},
+        sources={"farm": ({"value": 1}, {"value": "x", "other": [1, 2]})},
+    )
 
 
-def advertised(agent: KeySigner) -> Sent:
+def overheard(live: Live, frame: bytes) -> None:
+    remember(live, open_frame(frame, NETWORK)[0].message)
+
+
+def drawn(messages: Messages, draw: Draw, world: World, number: int) -> Sent:
+    """A message of each class in its turn, from one of the agents."""
+    cls, agent = MESSAGES[number % len(MESSAGES)], draw.pick(world.agents)
+    signed, attachment = messages.signed(draw, cls, agent)
+    return Sent(agent.identity, to_frame(signed, attachment), issubclass(cls, GOSSIPED), signed.message)
+
+
+def advertised(agent: KeySigner | Keyring) -> Sent:
     now_ms, own = clock_ms(), offer()
     message = Advertisement(
         network=NETWORK,
@@ -71,26 +69,28 @@ def advertised(agent: KeySigner) -> Sent:
 
 @pytest.mark.parametrize("examples", [300, pytest.param(3_000, marks=pytest.mark.slow)])
 async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str, examples: int) -> None:
-    transport, quarantine = HostileTransport(KEY.identity), Quarantine()
-    peers = HostilePeers(KEY.identity)
+    world, quarantine = made_world(), Quarantine()
+    messages = Messages(world, nul=1.0)
+    transport = HostileTransport(KEY.identity, partial(overheard, world.live))
     with Database(postgres_url) as database:
         async with Workers(1) as workers:
             settings_ = load(None, ENVIRONMENT | {"OVERLAY_NETWORK": NETWORK, "OVERLAY_SHUTDOWN_GRACE_S": "0.2"})
             lone = made(settings_, database, workers, transport, quarantine)
             last: list[Sent] = []
 
-            @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
-            @given(peers.sent())
-            def send(sent: Sent) -> None:
-                last[:] = [*last[-20:], sent]
-                trio.from_thread.run(transport.hand_in, sent)
+            async def send() -> None:
+                """What the node said meanwhile is named, too, so what is drawn is no function of the seed alone."""
+                for number in range(examples):
+                    sent = drawn(messages, Draw(f"any message {number}"), world, number)
+                    last[:] = [*last[-20:], sent]
+                    await transport.hand_in(sent)
 
             async def use() -> None:
-                for agent in AGENTS:
+                for agent in world.agents:
                     await transport.hand_in(advertised(agent))
                 assert (await lone.call("POST", "/overlay/sources", SOURCE))[0] == 201
                 await lone.post(1, 2)
-                await trio.to_thread.run_sync(send)
+                await send()
                 await until(lambda: lone.node.state.driver.depth == 0, 60)
                 await lone.post(3)
                 assert (await lone.call("GET", "/readyz"))[0] == 200

@@ -21,8 +21,8 @@ from storage.database import Database
 from storage.foreign_usage import Usage
 from tests.network_of_keys import NETWORK, KeySigner, certified
 from tests.node.coordination.workbench import POLICY, packed
-from tests.node.network.hostile_messages import Sent
-from tests.node.network.test_any_message import HostileTransport, advertised
+from tests.node.network.hostile_transport import HostileTransport, Sent
+from tests.node.network.test_any_message import advertised
 from tests.node.running import until
 from tests.node.test_app import ENVIRONMENT, KEY, SOURCE, made, running
 
