@@ -31,7 +31,7 @@ class PacedBody(TrioBody):
 
     def append(self, data: bytes) -> None:
         """Take in what has arrived, or refuse the whole body where it does not fit: whoever reads it is told."""
-        if self._budget is not None and self._must_raise is None:
+        if data and self._budget is not None and self._must_raise is None:
             try:
                 self._budget.take(len(data))
             except OverloadedError as full:
