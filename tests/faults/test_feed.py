@@ -10,7 +10,7 @@ from agents.policy import policy_document
 from agents.roles import execute
 from protocols.canonical import canonical_json
 from scripts.demo import POLICY, STATIONS
-from tests.faults.feed import Feed
+from tests.faults.feed import ID_MEMBER, Feed, Form
 
 
 @pytest.mark.parametrize("station", STATIONS)
@@ -39,3 +39,16 @@ def test_the_roles_find_what_the_feed_expects(station: str) -> None:
 def test_ids_never_repeat() -> None:
     ids = [each for batch, _ in itertools.islice(Feed("a-source", "JFK").batches(500), 60) for each in batch]
     assert len(set(ids)) == len(ids) > 25_000
+
+
+@pytest.mark.parametrize("form", Form)
+def test_each_form_has_the_same_readings(form: Form) -> None:
+    feed = Feed("a-source", "LGA", form)
+    for external_ids, body in itertools.islice(feed.batches(300), 40):
+        if form is Form.WEBHOOK:
+            sent = {each[ID_MEMBER]: each for each in orjson.loads(body)["readings"]}
+        else:
+            events = orjson.loads(body)["events"] if form is Form.REQUEST else map(orjson.loads, body.splitlines())
+            sent = {event["externalId"]: event["data"] for event in events}
+        assert list(sent) == external_ids
+        assert all(feed.expected(external_id).data == data for external_id, data in sent.items())

@@ -5,7 +5,19 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults.schedule import LENGTHS_S, QUIET_FIRST_S, QUIET_LAST_S, RECOVERY_S, Fault, Kind, timetable
+from tests.faults.schedule import (
+    DATABASES,
+    LENGTHS_S,
+    NODES,
+    QUIET_FIRST_S,
+    QUIET_LAST_S,
+    RECOVERY_S,
+    STRANGERS,
+    TURN_S,
+    Fault,
+    Kind,
+    timetable,
+)
 
 HONEST, FAULTY = (0, 1, 2), (3, 4)
 seeds = st.integers(0, 2**32)
@@ -17,20 +29,33 @@ def drawn(seed: int, seconds: float) -> tuple[Fault, ...]:
 
 
 @given(seeds, durations)
-def test_two_honest_nodes_are_always_there(seed: int, seconds: float) -> None:
-    """One at a time, and time to come back: enhanced wants two that agree."""
-    striking = [fault for fault in drawn(seed, seconds) if set(fault.nodes) & set(HONEST)]
-    assert all(len(set(fault.nodes) & set(HONEST)) == 1 for fault in striking)
-    for earlier, later in pairwise(striking):
-        assert later.at_s - earlier.ends_s >= RECOVERY_S - 0.002
+def test_one_honest_node_is_always_there_and_mostly_two(seed: int, seconds: float) -> None:
+    """One node at a time is struck itself and one in its database, and each has time to come back."""
+    for row in (NODES, DATABASES):
+        striking = [fault for fault in drawn(seed, seconds) if fault.kind in row and set(fault.nodes) & set(HONEST)]
+        assert all(len(set(fault.nodes) & set(HONEST)) == 1 for fault in striking)
+        for earlier, later in pairwise(striking):
+            assert later.at_s - earlier.ends_s >= RECOVERY_S - 0.002
 
 
 @given(seeds, durations)
-def test_no_node_is_struck_twice_at_once(seed: int, seconds: float) -> None:
+def test_no_node_is_struck_twice_at_once_but_by_strangers(seed: int, seconds: float) -> None:
     for node in HONEST + FAULTY:
-        own = [fault for fault in drawn(seed, seconds) if node in fault.nodes]
+        own = [fault for fault in drawn(seed, seconds) if node in fault.nodes and fault.kind not in STRANGERS]
         for earlier, later in pairwise(own):
-            assert later.at_s - earlier.ends_s >= RECOVERY_S - 0.002
+            assert later.at_s - earlier.ends_s >= TURN_S - 0.002
+
+
+@given(seeds, durations)
+def test_databases_and_strangers_are_those_of_honest_nodes(seed: int, seconds: float) -> None:
+    for fault in drawn(seed, seconds):
+        assert fault.kind in NODES or set(fault.nodes) <= set(HONEST)
+
+
+@given(seeds, durations, st.sets(st.sampled_from(Kind)))
+def test_what_cannot_be_made_is_left_out(seed: int, seconds: float, without: set[Kind]) -> None:
+    faults = timetable(seed, seconds, honest=HONEST, faulty=FAULTY, without=tuple(without))
+    assert not {fault.kind for fault in faults} & without
 
 
 @given(seeds, durations)

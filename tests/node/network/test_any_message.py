@@ -41,9 +41,9 @@ def overheard(live: Live, frame: bytes) -> None:
     remember(live, open_frame(frame, NETWORK)[0].message)
 
 
-def drawn(messages: Messages, draw: Draw, world: World, number: int) -> Sent:
-    """A message of each class in its turn, from one of the agents."""
-    cls, agent = MESSAGES[number % len(MESSAGES)], draw.pick(world.agents)
+def drawn(messages: Messages, draw: Draw, world: World, number: int, sender: Keyring | None = None) -> Sent:
+    """A message of each class in its turn, from ``sender``, else from one of the agents."""
+    cls, agent = MESSAGES[number % len(MESSAGES)], sender or draw.pick(world.agents)
     signed, attachment = messages.signed(draw, cls, agent)
     return Sent(agent.identity, to_frame(signed, attachment), issubclass(cls, GOSSIPED), signed.message)
 

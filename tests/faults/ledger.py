@@ -1,0 +1,68 @@
+"""What the tables of a node's database say of the clients' events, besides what the node says of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import psycopg
+
+SHOWN_MAX: Final = 5
+
+# (what is wrong, the rows that are): each must find nothing
+WRONG: Final = (
+    (
+        "events without a certified batch",
+        """SELECT e.event_id FROM overlay_events e LEFT JOIN batches b USING (batch_id)
+           WHERE b.batch_id IS NULL OR b.state <> 'certified' OR b.certificate IS NULL OR b.seal_sequence IS NULL""",
+    ),
+    (
+        "events that are neither certified nor rejected",
+        """SELECT event_id FROM overlay_events
+           WHERE certified_at IS NULL OR validation_status NOT IN ('certified', 'invalid')""",
+    ),
+    (
+        "events with several places or none in the index",
+        """SELECT e.event_id FROM overlay_events e LEFT JOIN event_index i
+               ON 'event_' || encode(i.event_digest, 'hex') = e.event_id
+           GROUP BY e.event_id, e.version HAVING count(i.batch) <> e.version""",
+    ),
+    (
+        "places in the index without an event",
+        """SELECT encode(i.event_digest, 'hex') FROM event_index i LEFT JOIN overlay_events e
+               ON 'event_' || encode(i.event_digest, 'hex') = e.event_id
+           WHERE e.event_id IS NULL""",
+    ),
+    (
+        "certified batches with more or fewer events than they are of",
+        """SELECT b.batch_id FROM batches b JOIN event_index i ON i.batch = b.number WHERE b.state = 'certified'
+           GROUP BY b.batch_id HAVING count(*) <> b.events OR b.events <> b.valid + b.invalid""",
+    ),
+    (
+        "sources with a gap in their sequence of batches",
+        """SELECT source_id FROM batches WHERE coordinator IS NULL GROUP BY source_id
+           HAVING max(source_sequence) - min(source_sequence) + 1 <> count(*)""",
+    ),
+)
+
+
+def check_tables(connection: psycopg.Connection, acknowledged: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Problems. ``acknowledged``: External ids by source, of all that clients sent."""
+    rows = connection.execute(
+        "SELECT source_id, external_id, count(*) FROM overlay_events WHERE source_id = ANY(%s) GROUP BY 1, 2",
+        (list(acknowledged),),
+    ).fetchall()
+    there: dict[str, dict[str, int]] = {source_id: {} for source_id in acknowledged}
+    for source_id, external_id, count in rows:
+        there[source_id][external_id] = count
+    for source_id, external_ids in acknowledged.items():
+        found = there[source_id]
+        for what, these in (
+            ("acknowledged and in no table", set(external_ids) - set(found)),
+            ("in the tables and never acknowledged", set(found) - set(external_ids)),
+            ("twice in the tables", {each for each, count in found.items() if count > 1}),
+        ):
+            if these:
+                yield f"{len(these)} events of {source_id} {what}: {sorted(these)[:SHOWN_MAX]}"
+    for what, statement in WRONG:
+        wrong = [row[0] for row in connection.execute(statement.encode()).fetchall()]
+        if wrong:
+            yield f"{len(wrong)} {what}: {wrong[:SHOWN_MAX]}"
