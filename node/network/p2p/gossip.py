@@ -6,7 +6,7 @@ messages raise. Everything from a peer is therefore looked at here first.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import structlog
@@ -21,7 +21,7 @@ from libp2p.pubsub.pubsub import Pubsub
 
 from node.network.p2p.config import TransportConfig
 from node.network.p2p.fence import FencedTasks, PeerFence
-from node.network.p2p.identities import identity_of
+from node.network.p2p.identities import identity_of, peer_id_of
 from node.network.transport import Gossip
 from node.runtime.token_bucket import Rate, TokenBuckets
 from protocols.errors import FrameTooLargeError
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 NEIGHBOUR_RATE: Final = Rate(per_s=100.0, burst=400.0)  # messages a neighbour may pass on
 NEIGHBOURS_MAX: Final = 1_024  # remembered; past it the quietest is forgotten
 OUTBOX_MAX: Final = 256
+RENEW_S: Final = 5.0
+STREAM_S: Final = 20.0  # for the streams that are opened in one round
 PUBLISH_S: Final = 20.0  # beyond the library's own patience with a neighbour
 INBOX_MAX: Final = 1_024
 DEGREE: Final = 6
@@ -150,6 +152,22 @@ class GossipPort:
                 self._send.send_nowait(Gossip(topic=name, sender=sender, data=message.data))
             except trio.WouldBlock:
                 self._count_dropped()
+
+    async def keep_neighbours(self, connected: Callable[[], Iterable[IdentityKey]]) -> None:
+        """Keep a stream to every connected peer, and each told which topics this node reads, until cancelled.
+
+        The library tries again where a connection failed, but not where a stream could not be negotiated in time;
+        and when its stream to a neighbour breaks, it forgets the neighbour's topics, which that one told once.
+        Either leaves a node connected and deaf for good: it hears of no agent and certifies nothing.
+        """
+        while True:
+            await trio.sleep(RENEW_S)
+            async with trio.open_nursery() as opening:
+                for peer in map(peer_id_of, connected()):
+                    if peer not in self.pubsub.peers:
+                        opening.start_soon(self.pubsub.ensure_peer_stream, peer, STREAM_S)
+            topics = [rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic) for topic in self.pubsub.topic_ids]
+            await self.pubsub.message_all_peers(rpc_pb2.RPC(subscriptions=topics).SerializeToString())
 
     async def publish(self, name: str, data: bytes) -> None:
         """Queue a message for the publishing task: a neighbour that takes nothing delays gossip alone."""

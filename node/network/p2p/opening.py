@@ -86,6 +86,7 @@ async def open_transport(
             host.set_stream_handler(connector.protocol, incoming.serve)
             await gossip.pubsub.wait_until_ready()
             await _join(config, upkeep, gossip, nursery)
+            nursery.start_soon(gossip.keep_neighbours, links.connected)
             nursery.start_soon(upkeep.watch_arrivals, arrived)
             try:
                 yield PeerNetwork(
