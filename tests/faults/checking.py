@@ -18,9 +18,9 @@ from scripts.network import ROOT, Node, get
 from tests.faults.feed import Feed
 from tests.faults.load import Client
 
-SETTLE_S: Final = 240.0
+SETTLE_S: Final = 240.0  # for every acknowledged event to have its end, once the faults are over
 PAGE: Final = 1_000
-SAMPLE: Final = 20  # certificates verified for each source, about
+SAMPLE: Final = 8  # certificates verified for each source, about
 SHOWN_MAX: Final = 5
 
 
@@ -42,13 +42,23 @@ class Findings:
 
 
 def settled(nodes: Sequence[Node]) -> list[dict[str, Any]]:
-    """The nodes' counts, once nothing is pending any more, or after ``SETTLE_S``."""
+    """The nodes' counts, once nothing is pending any more, or after ``SETTLE_S``.
+
+    Raises:
+        httpx.HTTPError: Some node does not say, even then.
+    """
     deadline_s = time.monotonic() + SETTLE_S
     with httpx.Client(timeout=30) as http:
         while True:
-            stats = [http.get(f"{node.url}/overlay/stats").raise_for_status().json() for node in nodes]
-            if all(each["pending"] == 0 for each in stats) or time.monotonic() > deadline_s:
-                return stats
+            is_late = time.monotonic() > deadline_s
+            try:
+                stats = [http.get(f"{node.url}/overlay/stats").raise_for_status().json() for node in nodes]
+            except httpx.HTTPError:
+                if is_late:
+                    raise
+            else:
+                if is_late or all(each["pending"] == 0 for each in stats):
+                    return stats
             time.sleep(0.3)
 
 
@@ -194,6 +204,11 @@ def longest_gap(
     return max((counted(*gap), gap[0]) for gap in pairwise([0.0, *times, ended_s - began_s]))
 
 
+def first_after(certified_s: Sequence[float], moment_s: float) -> float | None:
+    """Seconds from a moment to the first certificate after it; None where there is none."""
+    return min((each - moment_s for each in certified_s if each > moment_s), default=None)
+
+
 def at_once(spans: Sequence[tuple[int, float, float]], least: int) -> list[tuple[float, float]]:
     """When so many different nodes were under a fault, as (from, to). ``spans``: (node, from, to)."""
     moments = sorted({moment for _, since, to in spans for moment in (since, to)})
@@ -235,10 +250,10 @@ def minimum_reputation(node: Node) -> int:
     raise RuntimeError("no template for validate at level enhanced")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float, pause_s: float = 0.3) -> bool:
     deadline_s = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline_s:
             return False
-        time.sleep(0.3)
+        time.sleep(pause_s)
     return True

@@ -39,7 +39,12 @@ WRONG: Final = (
     (
         "sources with a gap in their sequence of batches",
         """SELECT source_id FROM batches WHERE coordinator IS NULL GROUP BY source_id
-           HAVING max(source_sequence) - min(source_sequence) + 1 <> count(*)""",
+           HAVING max(source_sequence) - min(source_sequence) + 1 <> count(DISTINCT source_sequence)""",
+    ),
+    (
+        "batches that are neither certified nor merged into one that is",
+        """SELECT b.batch_id FROM batches b LEFT JOIN batches w ON w.batch_id = b.merged_into
+           WHERE b.state <> 'certified' AND (b.state <> 'merged' OR w.state IS DISTINCT FROM 'certified')""",
     ),
 )
 

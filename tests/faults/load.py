@@ -1,9 +1,10 @@
 """The clients of the fault suite: each sends one source's batches to one node, again and again until acknowledged."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -18,6 +19,7 @@ ANSWER_S: Final = httpx.Timeout(5.0, connect=2.0)
 AGAIN_S: Final = 0.3
 PATIENCE_S: Final = 180.0  # for one batch: a node may be away, and behind when it is back
 CHUNK: Final = 16 * 1024
+PROBE: Final = 10  # events
 SECRET: Final = "the secret of a webhook"
 LINES: Final = "application/x-ndjson"
 LATER: Final = (408, 409, 429, 503)
@@ -125,6 +127,21 @@ class Client(threading.Thread):
                 proven = {**headers, "Authorization": f"Bearer {SECRET}"}
                 place = f"/overlay/sources/{feed.source_id}/webhook"
                 return http.build_request("POST", place, content=body, headers=proven)
+
+
+class Probes:
+    """Further events when the load is over, a small batch at a time of a source on each node."""
+
+    def __init__(self, feeds: Sequence[tuple[Node, Feed]]) -> None:
+        self._feeds = [(node, feed, enumerate(feed.batches(PROBE))) for node, feed in feeds]
+
+    def post(self) -> None:
+        """A batch to each node. What is not acknowledged is not sent again."""
+        for node, feed, batches in self._feeds:
+            number, (_, body) = next(batches)
+            headers = {"Content-Type": "application/json", "Idempotency-Key": f"{feed.source_id}-{number}"}
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.post(f"{node.url}/overlay/events/ingest", content=body, headers=headers, timeout=ANSWER_S)
 
 
 def _chunks(body: bytes) -> Iterator[bytes]:

@@ -78,11 +78,14 @@ class Outcome:
     verified: int = 0
     gap_s: float = float("inf")
     gap_at_s: float = 0.0
+    last_fault_s: float = 0.0
+    again_s: float | None = None
     settle_s: float = 0.0
     stages_s: dict[str, float] = attrs.field(factory=dict)
     liar: list[Standing] = attrs.field(factory=list)
     equivocator: list[Standing] = attrs.field(factory=list)
     reputation_min: int = 0
+    honest_min: int = 100
     cpu_s: dict[str, float] = attrs.field(factory=dict)
     relayed_mb: float = 0.0
 
@@ -115,6 +118,11 @@ def show(outcome: Outcome, say: Callable[[str], None] = print) -> None:
         "verified": f"{outcome.verified:,} certificates, offline",
         "longest gap": f"{outcome.gap_s:.2f} s without a certificate while two honest nodes could work, from "
         f"{outcome.gap_at_s:.1f} s on",
+        "after the faults": f"a certificate {outcome.again_s:.2f} s after the last fault, which ended at "
+        f"{outcome.last_fault_s:.1f} s"
+        if outcome.again_s is not None
+        else "all was certified before the last fault ended",
+        "honest": f"validate {outcome.honest_min} or more on the honest nodes",
         "liar": f"validate {[each.validate for each in outcome.liar]} on the honest nodes, least wanted "
         f"{outcome.reputation_min}",
         "equivocator": f"{[each.overall for each in outcome.equivocator]}, proofs "

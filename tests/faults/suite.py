@@ -34,7 +34,7 @@ from tests.faults.databases import NodeDatabase, databases
 from tests.faults.feed import ID_MEMBER, Feed, Form, station
 from tests.faults.injection import Injector, family
 from tests.faults.judging import Judge
-from tests.faults.load import SECRET, Client, Share
+from tests.faults.load import SECRET, Client, Probes, Share
 from tests.faults.partition import Relay
 from tests.faults.report import Outcome, Plan, show
 from tests.faults.schedule import Kind
@@ -47,13 +47,14 @@ SETTINGS: Final = {
     "event_parallel_workers": 1,
     "event_agent_selection_strategy": "cost",
     "event_processing_timeout_ms": 8_000,
-    "overlay_attempts_max": 16,  # a batch outlives an outage of two honest nodes
     "overlay_resend_ms": 1_000,
     "overlay_lease_ms": 20_000,
     "overlay_shutdown_grace_s": 3.0,
 }
 PRICES: Final = {True: 10, False: 1}  # honest or not
 METER_S: Final = 1.0
+START_S: Final = 180.0
+STATION_OF_PROBES: Final = next(iter(STATIONS))
 
 
 class Meter(threading.Thread):
@@ -114,7 +115,7 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None] = print) -> Outc
         network.nodes[plan.liar].module = "tests.e2e.lying_node"
         network.nodes[plan.equivocator].module = "tests.faults.equivocating_node"
         with network:
-            network.wait_agents()
+            network.wait_agents(START_S)
             start_s = time.monotonic() - began_s
             with Strangers(network.nodes, directory / "strangers.log") as strangers:
                 outcome = _Run(plan, network, relay, found, strangers, say).run()
@@ -171,7 +172,8 @@ class _Run:
             for node in self._honest
             for number, form in enumerate(Form)
         ]
-        for node, feed in feeds:
+        more = [(node, Feed(f"weather-{node.index + 1}-more", STATION_OF_PROBES)) for node in self._honest]
+        for node, feed in (*feeds, *more):
             _register(node, feed)
         for node in self._honest:
             self._strangers.register(node)
@@ -201,6 +203,7 @@ class _Run:
         outcome.cpu_s = {**meter.stop(), "load, relay": time.process_time() - own_cpu_s}
         outcome.relayed_mb = self._relay.forwarded / 1e6
         judge.check_events(clients, began_s, began_s + outcome.load_s)
+        judge.check_agents(Probes(more))
         judge.check_tables(clients)
         judge.check_streams(followers, clients)
         judge.count_readiness(watches)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults.checking import at_once, longest_gap
+from tests.faults.checking import at_once, first_after, longest_gap
 
 
 def test_the_longest_gap_is_found_with_its_beginning() -> None:
@@ -29,3 +29,8 @@ def test_when_several_nodes_are_under_faults_at_once(
     spans: list[tuple[int, float, float]], expected: list[tuple[float, float]]
 ) -> None:
     assert at_once(spans, 2) == expected
+
+
+def test_the_first_certificate_after_a_moment() -> None:
+    assert first_after([99.0, 104.0, 103.5], 100.0) == 3.5
+    assert first_after([99.0], 100.0) is None
