@@ -86,7 +86,6 @@ async def open_transport(
             host.set_stream_handler(connector.protocol, incoming.serve)
             await gossip.pubsub.wait_until_ready()
             await _join(config, upkeep, gossip, nursery)
-            nursery.start_soon(gossip.keep_neighbours, links.connected)
             nursery.start_soon(upkeep.watch_arrivals, arrived)
             try:
                 yield PeerNetwork(
@@ -148,6 +147,7 @@ async def _join(config: TransportConfig, upkeep: Upkeep, gossip: GossipPort, nur
     for topic in config.topics:
         nursery.start_soon(gossip.run, topic, await gossip.join(topic))
     nursery.start_soon(gossip.run_publisher)
+    nursery.start_soon(gossip.keep_neighbours, upkeep.connected)
     nursery.start_soon(upkeep.sweep)
     upkeep.join(config.bootstrap)
 

@@ -58,10 +58,6 @@ class PeerLinks:
         """Every link, by identity."""
         return tuple(link for _, link in sorted(self._links.items()))
 
-    def connected(self) -> tuple[IdentityKey, ...]:
-        """The peers that this node has a stream to."""
-        return tuple(link.identity for link in self.all() if link.connected)
-
     def find(self, identity: IdentityKey) -> Link | None:
         """A peer's link, if there is one."""
         return self._links.get(identity)

@@ -45,6 +45,10 @@ class Upkeep:
         self._found: dict[str, IdentityKey] = {}  # by bootstrap address
         self._rng = random.Random(identity)  # noqa: S311 -- jitter, no secret
 
+    def connected(self) -> tuple[IdentityKey, ...]:
+        """The peers that this node has a stream to."""
+        return tuple(link.identity for link in self._links.all() if link.connected)
+
     async def watch_arrivals(self, arrivals: trio.MemoryReceiveChannel[IdentityKey]) -> None:
         """Open our own stream to every peer that connects."""
         async for identity in arrivals:
