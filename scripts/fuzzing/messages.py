@@ -40,7 +40,7 @@ COHERENT_OF: Final[dict[type[Any], tuple[float, float]]] = {
     WorkOrder: (0.9, 0.95),
 }
 """Of those for which a sender is struck otherwise: after a few strikes a peer is not listened to."""
-NUL: Final = 0.01
+NUL: Final = 0.0005
 REUSED: Final = 0.85  # of inner signed messages, the part that was drawn before
 INNER_MAX: Final = 64  # of each class that are drawn for reuse
 ITEMS_MAX: Final = 128
@@ -59,7 +59,7 @@ class Messages:
     """Draws messages of peers."""
 
     def __init__(self, world: World, *, nul: float = NUL) -> None:
-        """``nul``: The part of the texts that may have U+0000, for which a sender is struck."""
+        """``nul``: The part of the texts that have U+0000, for which a sender is struck."""
         self._world = world
         self._nul = nul
         self._batches = Batches(world)
@@ -151,7 +151,11 @@ class Messages:
         if draw.chance(0.7) and subject is not None:
             return str(subject)
         most = TEXT_CHARS_MAX if is_text in _validators(field) else _bound(field, TEXT_CHARS_MAX)
-        return draw.text(most, nul=draw.chance(self._nul))
+        text = draw.text(most, nul=False)
+        if text and draw.chance(self._nul):
+            at = draw.below(len(text))
+            return f"{text[:at]}\0{text[at + 1 :]}"
+        return text
 
     def _bytes(self, draw: Draw, field: "attrs.Attribute[Any]") -> bytes:
         validators = _validators(field)

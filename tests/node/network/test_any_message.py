@@ -70,7 +70,7 @@ def advertised(agent: KeySigner | Keyring) -> Sent:
 @pytest.mark.parametrize("examples", [300, pytest.param(3_000, marks=pytest.mark.slow)])
 async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str, examples: int) -> None:
     world, quarantine = made_world(), Quarantine()
-    messages = Messages(world, nul=1.0)
+    messages = Messages(world, nul=0.1)
     transport = HostileTransport(KEY.identity, partial(overheard, world.live))
     with Database(postgres_url) as database:
         async with Workers(1) as workers:
