@@ -60,7 +60,7 @@ class IngestGate:
     def _refusal(self, scope: HTTPScope, size: int, body: bytes) -> OverloadedError | None:
         client = scope["client"]
         return self._backlog.refusal(
-            self._backlog.estimate(size),
+            self._backlog.sizes.estimate(size),
             source_id=source_of(body, RequestEncoding()),
             caller=payer_of(client[0] if client is not None else None),
         )

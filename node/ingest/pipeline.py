@@ -178,11 +178,11 @@ class Ingest:
         size = usual_size(body, form.coding)
         self.admission.refuse_unless_open()
         backlog = self.admission.backlog
-        events = backlog.estimate(size)
+        events = backlog.sizes.estimate(size)
         with backlog.reserve(events, source_id=source_of(body, form), caller=_payer(account)) as room:
             admitted: Admitted = await self._workers.admit(call, account=account, size=size)
             del body, call  # from here on the columns stand for it
-            backlog.learn(size, len(admitted.lines))
+            backlog.sizes.learn(size, len(admitted.lines))
             return await self._take_in(admitted, room, caller=caller, read=None, started_s=started_s)
 
     async def submit_read(

@@ -161,19 +161,8 @@ def test_metrics_say_what_happened() -> None:
     metrics.looked_up("normalization", True)
     metrics.looked_up("certification", False)
     stages = {"processing": 5, "dead": 0}
-    metrics.observe(
-        inbox=1,
-        unsettled=2,
-        bound=20,
-        drain=10.5,
-        refused=8,
-        oldest_s=2.5,
-        connected=3,
-        subscribers=4,
-        stages=stages,
-        leases=6,
-        cached=7,
-    )
+    figures = {"unsettled": 2, "bound": 20, "refused": 8, "connected": 3, "subscribers": 4, "leases": 6, "cached": 7}
+    metrics.observe(inbox=1, drain=10.5, oldest_s=2.5, stages=stages, **figures)
     found = samples(metrics)
     expected = {
         "overlay_events_acknowledged_total": 5,

@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from node.ingest.backlog import FIRST_EVENTS, Backlog, BacklogLimits, Lane, OverloadedError, Reservation
+from node.ingest.backlog import FIRST_EVENTS, Backlog, BacklogLimits, OverloadedError, Reservation
+from node.ingest.event_counts import Lane
 from node.ingest.request_hints import source_of
 from node.worker.parsing.bodies import RequestEncoding
 from protocols.messages import Level
