@@ -46,7 +46,11 @@ class Merger(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Waiting:
-    """A batch that is durable and acknowledged, and not yet given to coordination."""
+    """A batch that is durable and acknowledged, and not yet given to coordination.
+
+    Attributes:
+        expected: Coordination was given it before a restart, and its source's later batches wait for it.
+    """
 
     manifest: Signed[Manifest]
     stateful: bool
@@ -54,6 +58,7 @@ class Waiting:
     packed: bytes | None = None
     holders: tuple[IdentityKey, ...] = ()
     recovered: bool = False
+    expected: bool = False
     payload_bytes: int = 0
     since_s: float = attrs.Factory(trio.current_time)
 
@@ -221,7 +226,7 @@ class Coalescer:
 
     async def _enter(self, batch: Waiting) -> None:
         key: Hashable = batch.manifest.message.source_id if batch.stateful else batch.terms
-        if batch.holders:
+        if batch.holders or batch.expected:
             await self._pass(key, batch)
             return
         line = self._lines.get(key)
@@ -235,8 +240,8 @@ class Coalescer:
             self._changed.set()
 
     async def _pass(self, key: Hashable, batch: Waiting) -> None:
-        """Give a batch that holders are to have, as it is and at once: its client waits for them. Where the order
-        counts, those that wait before it go first.
+        """Give a batch as it is and at once: holders are to have it, and its client waits for them; or coordination
+        expects this very one. Where the order counts, those that wait before it go first.
         """
         async with self._giving:
             line = self._lines.get(key) if batch.stateful else None

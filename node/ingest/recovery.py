@@ -14,7 +14,7 @@ from node.ingest.coalescing import Coalescer, Waiting
 from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
-from protocols.entities import Batch, Stage, batch_entity_id
+from protocols.entities import Batch, Chain, Stage, batch_entity_id, chain_entity_id
 from protocols.stimuli import BatchAdopted, BatchReplayed, ReplicaStored
 from storage.rows import PendingBatch
 
@@ -109,9 +109,15 @@ class Recovery:
                 versioned=batch.versioned,
                 holders=batch.holders,
                 recovered=recovered,
+                expected=self._is_expected(signed.message.source_id, batch.batch_id),
                 payload_bytes=batch.payload_bytes,
             )
         )
+
+    def _is_expected(self, source_id: str, batch_id: str) -> bool:
+        """Whether a source's chain names a batch. Merged into another, it would never come, and all after it wait."""
+        chain = self._driver.find(chain_entity_id(source_id))
+        return isinstance(chain, Chain) and batch_id in (chain.running, *chain.queue)
 
 
 class _Recount:

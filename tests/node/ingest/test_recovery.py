@@ -1,6 +1,6 @@
 """Batches without an end are resumed: after a restart, and where the driver lost their stimulus."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -10,11 +10,12 @@ import trio
 
 from node.coordination.batch_store import BatchStore
 from node.coordination.driver import Driver
+from node.ingest.coalescing import Coalescer
 from node.ingest.recovery import Recovery
 from node.ingest.replication import Replications
 from node.runtime.clock import clock_ms
 from protocols.effects import Effect, Transition
-from protocols.entities import Batch, Entity, EntityId, batch_entity_id
+from protocols.entities import Batch, Chain, Entity, EntityId, batch_entity_id
 from protocols.rules import Rules
 from protocols.stimuli import BatchCommitted
 from storage import batches
@@ -25,10 +26,13 @@ CHECK_S = 0.05
 
 
 class Memory:
-    """A journal that keeps nothing: what a restart finds is what the database has."""
+    """A journal that keeps nothing: what a restart finds is what the database has, and ``stored``."""
+
+    def __init__(self) -> None:
+        self.stored: list[Entity] = []
 
     async def load(self) -> Sequence[Entity]:
-        return ()
+        return self.stored
 
     async def commit(self, changed: Sequence[Entity], removed: Sequence[EntityId]) -> None:
         await trio.lowlevel.checkpoint()
@@ -41,12 +45,20 @@ async def act_not(effects: Sequence[Effect]) -> None:
     """Effects are not what these tests are about."""
 
 
+async def post(node: Running, first: int) -> str:
+    """Post events; the id of their batch."""
+    events = [{"externalId": f"e{first + number}", "eventType": "t", "data": 1} for number in range(EVENTS)]
+    assert (await node.post(*events)).status_code == 202
+    return node.recorder.told[-1].manifest.message.batch_id
+
+
 @attrs.frozen(kw_only=True)
 class Restarted:
     """A node as it was left, with a driver that knows nothing yet."""
 
     node: Running
     driver: Driver
+    coalescer: Coalescer
     replications: Replications
     recovery: Recovery
 
@@ -55,31 +67,41 @@ class Restarted:
         return {entity.batch_id for entity in self.driver.entities() if isinstance(entity, Batch)}
 
     async def post(self, first: int) -> str:
-        events = [{"externalId": f"e{first + number}", "eventType": "t", "data": 1} for number in range(EVENTS)]
-        assert (await self.node.post(*events)).status_code == 202
-        return self.node.recorder.told[-1].manifest.message.batch_id
+        return await post(self.node, first)
 
     def forget_counts(self) -> None:
         self.node.forget_unsettled()
 
 
 @asynccontextmanager
-async def restarted(postgres_url: str) -> AsyncIterator[Restarted]:
+async def restarted(
+    postgres_url: str,
+    *,
+    batch_events: int = 0,
+    before: Callable[[Running, Memory], Awaitable[None]] | None = None,
+) -> AsyncIterator[Restarted]:
+    """``before``: What the earlier run did."""
     async with running(postgres_url) as node:
         await node.source()
-        driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), Memory())
+        journal = Memory()
+        if before is not None:
+            await before(node, journal)
+        driver = Driver(Rules(network=NETWORK, self_key=NODE.identity), journal)
         replications = Replications()
+        coalescer = coalescing(node.database, driver.submit, batch_events)
         recovery = Recovery(
             network=NETWORK,
             batches=BatchStore(node.database),
             driver=driver,
             ingest=node.ingest,
-            coalescer=coalescing(node.database, driver.submit),
+            coalescer=coalescer,
             replications=replications,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(driver.run, act_not)
-            yield Restarted(node=node, driver=driver, replications=replications, recovery=recovery)
+            yield Restarted(
+                node=node, driver=driver, coalescer=coalescer, replications=replications, recovery=recovery
+            )
             nursery.cancel_scope.cancel()
 
 
@@ -90,6 +112,25 @@ async def test_what_an_earlier_run_left_unfinished_is_counted_and_resumed(postgr
         await found.recovery.resume_unfinished()
         await until(lambda: found.known() == left)
         assert found.node.ingest.admission.backlog.unsettled == 2 * EVENTS
+
+
+async def test_a_batch_that_its_chain_waits_for_is_not_merged(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored chain names the batch that runs. Merged into another it would never come, and all after it wait."""
+    monkeypatch.setattr("node.ingest.coalescing.TURN_MAX", 0)  # coordination has enough to do, so batches wait
+    left: list[str] = []
+
+    async def earlier_run(node: Running, journal: Memory) -> None:
+        left.extend([await post(node, first) for first in (0, 10, 20)])
+        stateful = "UPDATE batches SET stateful = true"
+        await node.database.run(lambda connection: connection.execute(stateful.encode()).rowcount)
+        journal.stored.append(Chain(source_id="s1", running=left[0]))
+
+    async with restarted(postgres_url, batch_events=1_000, before=earlier_run) as found:
+        await found.recovery.resume_unfinished()
+        await until(lambda: found.known() == {left[0]})
+        assert [found.coalescer.holds(each) for each in left] == [False, True, True]
 
 
 async def test_what_has_its_end_is_not_resumed(postgres_url: str) -> None:
