@@ -18,7 +18,6 @@ from scripts.network import ROOT, Node, get
 from tests.faults.feed import Feed
 from tests.faults.load import Client
 
-SETTLE_S: Final = 240.0  # for every acknowledged event to have its end, once the faults are over
 PAGE: Final = 1_000
 SAMPLE: Final = 8  # certificates verified for each source, about
 SHOWN_MAX: Final = 5
@@ -39,27 +38,6 @@ class Findings:
     certified_s: list[float] = attrs.field(factory=list)
     latencies_ms: list[float] = attrs.field(factory=list)
     verified: int = 0
-
-
-def settled(nodes: Sequence[Node]) -> list[dict[str, Any]]:
-    """The nodes' counts, once nothing is pending any more, or after ``SETTLE_S``.
-
-    Raises:
-        httpx.HTTPError: Some node does not say, even then.
-    """
-    deadline_s = time.monotonic() + SETTLE_S
-    with httpx.Client(timeout=30) as http:
-        while True:
-            is_late = time.monotonic() > deadline_s
-            try:
-                stats = [http.get(f"{node.url}/overlay/stats").raise_for_status().json() for node in nodes]
-            except httpx.HTTPError:
-                if is_late:
-                    raise
-            else:
-                if is_late or all(each["pending"] == 0 for each in stats):
-                    return stats
-            time.sleep(0.3)
 
 
 def check_nodes(nodes: Sequence[Node], clients: Sequence[Client], network: str) -> list[Findings]:
