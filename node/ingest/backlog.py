@@ -12,7 +12,7 @@ batch in, so that none waits for the end of another's flood; so does a caller, b
 
 import math
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -25,10 +25,11 @@ from protocols.errors import ClientFault
 from protocols.messages import Level
 
 SHARE_OF_FREE: Final = 4
-FIRST_EVENTS: Final = 4_000  # may be under way before the rate is known
+FIRST_EVENTS: Final = 2_000  # may be under way before the rate is known
 FIRST_FACTOR: Final = 2  # up to so many times the bound, a caller that holds nothing gets a batch in
-LATE_PART: Final = 4  # of the target: a queue that lasts longer says that the rate is no more than measured
+LATE_PART: Final = 2  # of the target: where a batch waits longer, the rate is no more than measured
 LOOK_S: Final = 0.1  # between two looks at what waits
+LOOK_BATCHES: Final = 2_000  # more of them are looked at less often: a look takes a millisecond for so many
 RETRY_MAX_S: Final = 60
 REFUSING_S: Final = 2.0
 EVENT_BYTES: Final = 250  # of an event, before any was seen
@@ -84,22 +85,20 @@ class Backlog(EventCounts):
         limits: BacklogLimits,
         *,
         shortfall: Callable[[Level, int], str] = lambda level, quorum: "",
-        oldest_s: Callable[[Collection[Lane]], float | None] = lambda without: None,
+        is_held_up: Callable[[str], bool] = lambda batch_id: False,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         """Args:
         shortfall: What keeps the network from a level and quorum now; empty if nothing does.
-        oldest_s: When the batch was committed that has waited longest for its turn, by ``clock``, leaving out these
-            levels and quorums; None if none waits.
+        is_held_up: Whether a batch, by its id, failed and is tried again, or has to wait for such a one.
         """
-        super().__init__()
+        super().__init__(clock)
         self.sizes = EventSizes()
         self.limits = limits
         self.drain = DrainMeter(clock)
         self.refused = 0
         self._shortfall = shortfall
-        self._oldest_s = oldest_s
-        self._clock = clock
+        self._is_held_up = is_held_up
         self._blocked: frozenset[Lane] = frozenset()
         self._waited_s = 0.0
         self._looked_s = -math.inf
@@ -190,11 +189,11 @@ class Backlog(EventCounts):
     def _look(self) -> None:
         """See what waits, unless that was done a moment ago."""
         now_s = self._clock()
-        if now_s - self._looked_s < LOOK_S:
+        if now_s - self._looked_s < LOOK_S * max(1, len(self.batches) / LOOK_BATCHES):
             return
         self._looked_s = now_s
         self._blocked = frozenset(lane for lane in self.lanes if self._shortfall(*lane))
-        oldest_s = self._oldest_s(self._blocked)
+        oldest_s = self.oldest_s(lambda batch_id, held: held.lane in self._blocked or self._is_held_up(batch_id))
         self._waited_s = 0.0 if oldest_s is None else max(0.0, now_s - oldest_s)
 
     def _full(self) -> OverloadedError:

@@ -10,7 +10,7 @@ looks at earlier events, in their order. Lines take turns, one batch each.
 
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -26,7 +26,7 @@ from node.runtime.clock import clock_ms
 from protocols.entities import Stage
 from protocols.errors import WorldFault
 from protocols.limits import EVENTS_PER_BATCH_MAX
-from protocols.messages import IdentityKey, Level, Manifest, Signed
+from protocols.messages import IdentityKey, Manifest, Signed
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage.database import Database
 
@@ -60,7 +60,6 @@ class Waiting:
     recovered: bool = False
     expected: bool = False
     payload_bytes: int = 0
-    since_s: float = attrs.Factory(trio.current_time)
 
     @property
     def batch_id(self) -> str:
@@ -69,10 +68,6 @@ class Waiting:
     @property
     def events(self) -> int:
         return self.manifest.message.events
-
-    @property
-    def lane(self) -> tuple[Level, int]:
-        return self.manifest.message.level, self.manifest.message.quorum
 
     @property
     def terms(self) -> Hashable:
@@ -139,7 +134,7 @@ class Coalescer:
         self.on_merged: list[Callable[[Sequence[str], str, int], None]] = []
         self._lines: dict[Hashable, Line] = {}
         self._by_id: dict[str, tuple[Hashable, Line]] = {}  # those under way
-        self._held: set[str] = set()
+        self._held: dict[str, Line] = {}
         self._giving = trio.Lock()  # a merge of a line and what passes it do not meet
         self._changed = trio.Event()
 
@@ -153,24 +148,12 @@ class Coalescer:
         """The manifest of the batch of each line that waits longest."""
         return [line.waiting[0].manifest.message for line in self._lines.values() if line.waiting]
 
-    def oldest_s(self, without: Collection[tuple[Level, int]]) -> float | None:
-        """When the batch came, by trio's clock, that has waited here longest for its turn; None if none waits.
-
-        Args:
-            without: Levels and quorums that lack agents. Batches of these, and those whose source waits for a batch
-                that failed and is tried again, wait for something else than their turn.
-        """
-        return min(
-            (
-                line.waiting[0].since_s
-                for line in self._lines.values()
-                if line.waiting and line.waiting[0].lane not in without and not self._is_held_up(line)
-            ),
-            default=None,
-        )
-
-    def _is_held_up(self, line: Line) -> bool:
-        return any(self._stage(batch_id) is Stage.BACKOFF for batch_id in line.under_way)
+    def is_held_up(self, batch_id: str) -> bool:
+        """Whether a batch failed and is tried again, or waits in the line of such a one."""
+        line = self._held.get(batch_id)
+        if line is None:
+            return self._stage(batch_id) is Stage.BACKOFF
+        return any(self._stage(ahead) is Stage.BACKOFF for ahead in line.under_way)
 
     def holds(self, batch_id: str) -> bool:
         """Whether a batch waits here."""
@@ -233,7 +216,7 @@ class Coalescer:
         if line is None:
             line = self._lines[key] = Line(stateful=batch.stateful)
         line.waiting.append(batch)
-        self._held.add(batch.batch_id)
+        self._held[batch.batch_id] = line
         if not self._is_merging or (len(line.waiting) == 1 and self._may_go(line)):
             await self._give(key, line, line.waiting.popleft())
         else:
@@ -301,7 +284,7 @@ class Coalescer:
         merged = await self._database.run(merge)
         gone = {each.batch_id for each in chosen}.difference(merged.waiting).union(merged.taken)
         while line.waiting and line.waiting[0].batch_id in gone:
-            self._held.discard(line.waiting.popleft().batch_id)
+            self._held.pop(line.waiting.popleft().batch_id, None)
         if merged.batch is not None:
             log.debug("batches.merged", batch=merged.batch.batch_id, parts=len(merged.taken))
             for listener in self.on_merged:
@@ -318,7 +301,7 @@ class Coalescer:
             await self._give(key, line, line.waiting.popleft())
 
     async def _give(self, key: Hashable, line: Line, batch: Waiting) -> None:
-        self._held.discard(batch.batch_id)
+        self._held.pop(batch.batch_id, None)
         line.under_way[batch.batch_id] = batch if batch.packed is None else attrs.evolve(batch, packed=None)
         self._by_id[batch.batch_id] = key, line
         if batch.packed is not None:

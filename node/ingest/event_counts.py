@@ -4,7 +4,7 @@ The end of a batch may be reported twice, or found out later from the database, 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -16,11 +16,14 @@ Lane = tuple[Level, int]
 
 
 @attrs.frozen(kw_only=True)
-class _Held:
+class Held:
+    """A batch that has no end. ``since_s``: when it was counted in, the first of those that were merged into it."""
+
     source_id: str
     lane: Lane | None
     events: int
     callers: Mapping[str, int]
+    since_s: float
 
 
 class EventCounts:
@@ -28,11 +31,12 @@ class EventCounts:
     sources, callers: Whose events these are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.sources = Shares()
         self.callers = Shares()
         self._reserved = 0
-        self._batches: dict[str, _Held] = {}
+        self._batches: dict[str, Held] = {}
         self._in_batches = 0
         self._by_lane: Counter[Lane | None] = Counter()
 
@@ -45,6 +49,11 @@ class EventCounts:
     def batches(self) -> Collection[str]:
         """The batches of this node's own that are counted: they have no end yet."""
         return self._batches.keys()
+
+    def oldest_s(self, is_left_out: Callable[[str, Held], bool]) -> float | None:
+        """When the batch was counted in that has waited longest for its end; None without any."""
+        waiting = (held.since_s for batch_id, held in self._batches.items() if not is_left_out(batch_id, held))
+        return min(waiting, default=None)
 
     @property
     def lanes(self) -> list[Lane]:
@@ -72,10 +81,22 @@ class EventCounts:
         source_id: str = "",
         lane: Lane | None = None,
         callers: Mapping[str, int] | None = None,
+        since_s: float | None = None,
     ) -> None:
-        """Count a batch in that waits for its end, unless it is counted already. ``callers``: events of each."""
+        """Count a batch in that waits for its end, unless it is counted already.
+
+        Args:
+            callers: Events of each.
+            since_s: Since when it waits; now, where that is not known.
+        """
         if batch_id not in self._batches:
-            held = _Held(source_id=source_id, lane=lane, events=events, callers=callers or {})
+            held = Held(
+                source_id=source_id,
+                lane=lane,
+                events=events,
+                callers=callers or {},
+                since_s=self._clock() if since_s is None else since_s,
+            )
             self._batches[batch_id] = held
             self._in_batches += events
             self._count(held, 1)
@@ -111,10 +132,11 @@ class EventCounts:
             callers.update(held.callers)
         for batch_id in parts:
             self.leave(batch_id)
-        first = found[0] if found else _Held(source_id="", lane=None, events=events, callers={})
-        self.enter(whole, events, source_id=first.source_id, lane=first.lane, callers=callers)
+        source_id, lane = (found[0].source_id, found[0].lane) if found else ("", None)
+        since_s = min((held.since_s for held in found), default=None)
+        self.enter(whole, events, source_id=source_id, lane=lane, callers=callers, since_s=since_s)
 
-    def _count(self, held: _Held, sign: int) -> None:
+    def _count(self, held: Held, sign: int) -> None:
         _add(self._by_lane, held.lane, sign * held.events)
         self.sources.add(held.source_id, held.lane, sign * held.events)
         for caller, events in held.callers.items():

@@ -129,7 +129,7 @@ class Ingest:
         quarantine: Counts the requests that reach a bug.
         """
         self._network = network
-        backlog = Backlog(limits.of_backlog, shortfall=shortfall, oldest_s=coalescer.oldest_s)
+        backlog = Backlog(limits.of_backlog, shortfall=shortfall, is_held_up=coalescer.is_held_up)
         self.admission = AdmissionControl(limits, backlog)
         self._database = database
         self._workers = workers
