@@ -20,8 +20,10 @@ from node.ingest.request_hints import source_of
 from node.worker.parsing.bodies import RequestEncoding
 
 PATH: Final = "/overlay/events/ingest"
-BODY_MAX: Final = 64 * 1024  # a larger one is read by the route, for which its refusal is a small part of the cost
+BODY_MAX: Final = 1024 * 1024  # a larger one is read by the route, for which its refusal is a small part of the cost
+BEGINNING: Final = 4 * 1024  # of a body, in which it says what it is
 BEGINNING_S: Final = 0.02  # for a body that follows its headers
+REST_S: Final = 2.0  # for the rest of one that is refused; if it takes longer, the connection ends with the answer
 OTHERWISE: Final = (  # the route's business, by the names of their headers
     b"idempotency-key",  # an answer that was given before is given again, however full the node is
     b"content-encoding",
@@ -49,12 +51,14 @@ class IngestGate:
         if size is None or scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        events, body = await _begin(receive)
-        refusal = self._refusal(scope, size, body) if body is not None else None
+        events, body, is_whole = await _begin(receive)
+        refusal = self._refusal(scope, size, body) if is_whole or len(body) >= BEGINNING else None
         if refusal is None:
             await self._app(scope, _replayed(events, receive), send)
         else:
             self._backlog.note_refused()
+            if not is_whole:
+                await _drop_rest(receive)
             await self._refuse(refusal, send)
 
     def _refusal(self, scope: HTTPScope, size: int, body: bytes) -> OverloadedError | None:
@@ -94,20 +98,29 @@ def _length_of_plain_post(scope: HTTPScope) -> int | None:
     return size if is_json and size is not None and size <= BODY_MAX else None
 
 
-async def _begin(receive: ASGIReceiveCallable) -> tuple[Sequence[ASGIReceiveEvent], bytes | None]:
-    """What came of a body, and the whole of it; None where it is not there yet."""
+async def _begin(receive: ASGIReceiveCallable) -> tuple[Sequence[ASGIReceiveEvent], bytes, bool]:
+    """What came of a body, the beginning of it, and whether that is the whole."""
     events: list[ASGIReceiveEvent] = []
     body = b""
     with trio.move_on_after(BEGINNING_S):
-        while True:
+        while len(body) < BEGINNING:
             event = await receive()
             events.append(event)
             if event["type"] != "http.request":
-                break
+                return events, b"", False
             body += event.get("body", b"")
             if not event.get("more_body", False):
-                return events, body
-    return events, None
+                return events, body, True
+    return events, body, False
+
+
+async def _drop_rest(receive: ASGIReceiveCallable) -> None:
+    """Let the rest of a body pass: its connection can be used again after the answer."""
+    with trio.move_on_after(REST_S):
+        while True:
+            event = await receive()
+            if event["type"] != "http.request" or not event.get("more_body", False):
+                return
 
 
 def _replayed(events: Sequence[ASGIReceiveEvent], receive: ASGIReceiveCallable) -> ASGIReceiveCallable:

@@ -79,24 +79,25 @@ async def test_what_was_answered_before_under_its_key_is_answered_again(postgres
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.005, 0.1])
 @pytest.mark.parametrize("is_full", [True, False])
+@pytest.mark.parametrize(("events", "piece"), [(1, 40), (1_000, 30_000)])
 async def test_a_body_in_pieces_is_refused_or_taken_in_whole(
-    postgres_url: str, pause_s: float, is_full: bool
+    postgres_url: str, pause_s: float, is_full: bool, events: int, piece: int
 ) -> None:
     async with running(postgres_url, limits=FULL) as node:
         await fill(node)
         if not is_full:
             node.forget_unsettled()
-        body = orjson.dumps({"sourceId": "s1", "events": [reading(3)]})
+        body = orjson.dumps({"sourceId": "s1", "events": [reading(3 + number) for number in range(events)]})
         host, port = node.url.removeprefix("http://").split(":")
         stream = await trio.open_tcp_stream(host, int(port))
         head = f"POST /overlay/events/ingest HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
-        for start in range(0, len(body), 40):
+        for start in range(0, len(body), piece):
             await trio.sleep(pause_s)
-            await stream.send_all(body[start : start + 40])
+            await stream.send_all(body[start : start + piece])
         answer = await stream.receive_some()
         assert answer.startswith(b"HTTP/1.1 429" if is_full else b"HTTP/1.1 202")
-        assert node.ingest.admission.backlog.unsettled == 1
+        assert node.ingest.admission.backlog.unsettled == (1 if is_full else events)
         await stream.aclose()
 
 
