@@ -14,8 +14,8 @@ from tests.simulation.ground import grounds
 from tests.simulation.links import Faults
 from tests.simulation.network import run
 
-SEEDS = int(os.environ.get("NETWORK_SEEDS", "200"))
-TWICE = int(os.environ.get("NETWORK_SEEDS_TWICE", "40"))  # of them, run by both processes
+SEEDS = int(os.environ.get("NETWORK_SEEDS", "140"))
+TWICE = int(os.environ.get("NETWORK_SEEDS_TWICE", "8"))  # of them, run by both processes
 REGRESSIONS = {
     43: "a replicated batch passed those of its source that waited to be merged",
     5: "a certificate came while the batch was being adopted, and the adopted rows never ended",
