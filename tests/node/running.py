@@ -85,7 +85,7 @@ from tests.node.memory_transport import MemoryTransport
 
 T = TypeVar("T")
 
-NO_END_EVENTS = 1_000_000  # coordination is a recorder: no batch ends, so nothing is known of a rate
+NO_END_EVENTS, NO_END_MS = 1_000_000, 1_000_000_000  # coordination is a recorder: no batch ends by itself
 QUICK = RestartPolicy(delay_s_first=0.05, delay_s_max=0.2)
 ADVERTISED: Mapping[str, Any] = {
     "agentId": agent_id(AGENT.identity),
@@ -234,7 +234,7 @@ def _ingest(
 ) -> Ingest:
     ingest = Ingest(
         network=NETWORK,
-        limits=attrs.evolve(limits or IngestLimits(), batch_events=NO_END_EVENTS),
+        limits=attrs.evolve(limits or IngestLimits(), batch_events=NO_END_EVENTS, target_delay_ms=NO_END_MS),
         database=database,
         workers=workers or ThreadWorkers(),
         writer=writer,
