@@ -239,7 +239,7 @@ async def test_a_full_node_refuses_before_the_first_byte_and_makes_wait_after_it
         refused = await Sender.opened(node)
         await refused.send(line(9))
         assert await refused.head() == 429
-        assert re.search(rb"retry-after: [2-4]\r", refused.headers.lower())
+        assert re.search(rb"retry-after: [1-9]", refused.headers.lower())
         await sender.send(line(6))
         sent = 0
         with trio.move_on_after(1.5):
