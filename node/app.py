@@ -243,9 +243,9 @@ class Node:
         ends_s = trio.current_time() + self._live.now.overlay_shutdown_grace_s
         with trio.move_on_at(min(ends_s, self._drained_by_s)) as patience:
             self._wait_within(patience)
-            while ingest.admission.unsettled:  # noqa: ASYNC110  # a count, polled for seconds once in the life of a node
+            while ingest.admission.backlog.unsettled:  # noqa: ASYNC110  # a count, polled for seconds once in the life of a node
                 await trio.sleep(DRAIN_POLL_S)
-        log.info("node.drained", left=ingest.admission.unsettled)
+        log.info("node.drained", left=ingest.admission.backlog.unsettled)
 
     async def _end_in_time(self) -> None:
         """Bound the shutdown: requests, the drain, then last writes have their time, whatever the database does."""

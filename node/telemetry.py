@@ -240,6 +240,9 @@ class Metrics:
         self._leases = gauge("leases", "Leases in force that this node awarded")
         self._inbox = gauge("driver_inbox", "Stimuli waiting for the driver")
         self._unsettled = gauge("events_unsettled", "Events acknowledged that have not ended")
+        self._bound = gauge("events_unsettled_bound", "As many may be, leaving out those that wait for agents")
+        self._drain = gauge("drain_events_per_second", "The rate at which events end, measured while some wait")
+        self._refused = gauge("requests_refused", "Requests with events that were answered 429, since the start")
         self._oldest = gauge("events_oldest_unsettled_seconds", "Age of the oldest event that has not ended; 0: none")
         self._clients = gauge("stream_clients", "Event streams being served")
         self._cached = gauge("processing_cache_bytes", "Size of the cached results")
@@ -315,6 +318,9 @@ class Metrics:
         *,
         inbox: int,
         unsettled: int,
+        bound: int,
+        drain: float,
+        refused: int,
         oldest_s: float,
         connected: int,
         subscribers: int,
@@ -325,6 +331,9 @@ class Metrics:
         """Set the gauges. ``stages`` names every stage, the empty ones too."""
         self._inbox.set(inbox)
         self._unsettled.set(unsettled)
+        self._bound.set(bound)
+        self._drain.set(drain)
+        self._refused.set(refused)
         self._oldest.set(oldest_s)
         self._connected.set(connected)
         self._clients.set(subscribers)

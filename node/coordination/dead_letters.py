@@ -11,7 +11,7 @@ from node.coordination.serialization import read_manifest
 from node.runtime.clock import clock_ms
 from protocols.certificate import rfc3339
 from protocols.errors import ClientFault
-from protocols.messages import IdentityKey, Level
+from protocols.messages import IdentityKey, Level, Manifest
 from protocols.stimuli import BatchReplayed, Stimulus
 from storage import batches, dead_letters
 from storage.database import Database
@@ -46,12 +46,12 @@ class DeadLetters:
         network: str,
         database: Database,
         submit: Callable[[Stimulus], Awaitable[None]],
-        enter: Callable[[str, int], None],
+        enter: Callable[[Manifest], None],
         refuse_if_full: Callable[[], None],
     ) -> None:
         """Args:
         submit: Hands a stimulus to the driver.
-        enter: Counts a batch in, with its events, that waits for its end again.
+        enter: Counts a batch in that waits for its end again.
         refuse_if_full: Raises OverloadedError while as many are unsettled as may be.
         """
         self._network = network
@@ -140,8 +140,8 @@ class DeadLetters:
         with trio.CancelScope(shield=True):  # a client that leaves must not keep the stimulus from the driver
             replayed = await self._database.run(work)
             for each in replayed:
-                self._enter(each.batch_id, each.events)
                 signed = read_manifest(each.manifest, self._network)
+                self._enter(signed.message)
                 stimulus = BatchReplayed(
                     now_ms=clock_ms(), manifest=signed, stateful=each.stateful, holders=each.holders
                 )

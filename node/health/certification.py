@@ -82,9 +82,9 @@ def pending_probe(
         found, oldest_s = [], unfinished(driver, heads).oldest_s
         if oldest_s > age_max_s():
             found.append(EVENTS_WAIT.found(f"the oldest event waits for its certificate for {oldest_s:.0f} s"))
-        if admission.unsettled >= admission.limits.unsettled_max:
+        if admission.backlog.unsettled >= admission.limits.unsettled_max:
             found.append(
-                BACKLOG_FULL.found(f"{admission.unsettled} events wait, as many as may: new ones are refused")
+                BACKLOG_FULL.found(f"{admission.backlog.unsettled} events wait, as many as may: new ones are refused")
             )
         return found
 

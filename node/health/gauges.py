@@ -42,14 +42,17 @@ class GaugeReader:
 
     async def run(self) -> None:
         """Keep the gauges current until cancelled."""
-        processor = ProcessorTimes()
+        processor, backlog = ProcessorTimes(), self._admission.backlog
         while True:
             connected = sum(peer.connected for peer in self._transport.peers())
             stages, leases = self._work()
             self._metrics.worked(processor.since_last())
             self._metrics.observe(
                 inbox=self._driver.depth,
-                unsettled=self._admission.unsettled,
+                unsettled=backlog.unsettled,
+                bound=backlog.bound,
+                drain=backlog.drain.per_s,
+                refused=backlog.refused,
                 oldest_s=unfinished(self._driver, self._heads).oldest_s,
                 connected=connected,
                 subscribers=self._feed.stats.subscriptions,

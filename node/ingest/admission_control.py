@@ -1,30 +1,24 @@
-"""How much unfinished work the node takes in: bytes of bodies under way, and events that have no end yet.
-
-Events are counted by request until these are committed, then by batch: the end of a batch may be reported twice, or
-found out later from the database, and counts once.
+"""How much unfinished work the node takes in: bytes of bodies under way here, events that have no end yet in
+``backlog``.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import Final
 
 import attrs
 
+from node.ingest.backlog import Backlog, BacklogLimits, OverloadedError
 from protocols.errors import ClientFault
 from protocols.limits import EVENT_BYTES_MAX, REQUEST_BYTES_MAX
 
 BYTES_IN_FLIGHT_MAX: Final = 64 * 1024 * 1024
 UNSETTLED_MAX: Final = 100_000
+TARGET_DELAY_MS: Final = 2_000
+BATCH_EVENTS: Final = 100
 SHARE_OF_FREE: Final = 3
 """What one origin may hold in several bodies, as a multiple of the bytes that are free: alone it gets three quarters,
 and whatever others hold, a newcomer finds room."""
-
-
-class OverloadedError(ClientFault):
-    """The node holds as much unfinished work as it may. Field ``retryAfter``, seconds."""
-
-    code = "overloaded"
 
 
 class IngestionDisabledError(ClientFault):
@@ -39,6 +33,8 @@ class IngestLimits:
         bytes_in_flight_max: Bodies being read, parsed or waiting for their commit.
         body_bytes_max: Largest body, once it is not compressed.
         unsettled_max: Events acknowledged or waiting, and not yet certified, invalid or dead.
+        target_delay_ms: What is taken in should end within so long, at the rate at which events end now.
+        batch_events: Events that may be under way at any rate.
     """
 
     enabled: bool = True
@@ -46,71 +42,45 @@ class IngestLimits:
     bytes_in_flight_max: int = BYTES_IN_FLIGHT_MAX
     unsettled_max: int = UNSETTLED_MAX
     body_bytes_max: int = REQUEST_BYTES_MAX
+    target_delay_ms: int = TARGET_DELAY_MS
+    batch_events: int = BATCH_EVENTS
+
+    @property
+    def of_backlog(self) -> BacklogLimits:
+        return BacklogLimits(
+            unsettled_max=self.unsettled_max,
+            target_delay_s=self.target_delay_ms / 1_000,
+            batch_events=self.batch_events,
+        )
 
 
 class AdmissionControl:
     """Counts what is under way and refuses what would be too much.
 
     Attributes:
+        backlog: Events without an end.
         bytes_in_flight: Bytes of bodies in memory.
     """
 
-    def __init__(self, limits: IngestLimits) -> None:
-        self.limits = limits
+    def __init__(self, limits: IngestLimits, backlog: Backlog | None = None) -> None:
+        self._limits = limits
+        self.backlog = backlog or Backlog(limits.of_backlog)
         self.bytes_in_flight = 0
         self._bytes_by_origin: Counter[str] = Counter()
-        self._queued = 0  # events of requests that wait for their commit
-        self._batches: dict[str, int] = {}
-        self._in_batches = 0
 
     @property
-    def unsettled(self) -> int:
-        """Events taken in that are neither certified, invalid nor dead."""
-        return self._queued + self._in_batches
+    def limits(self) -> IngestLimits:
+        return self._limits
 
-    @property
-    def batches(self) -> Collection[str]:
-        """The batches of this node's own that are counted: they have no end yet."""
-        return self._batches.keys()
-
-    def queue(self, events: int) -> None:
-        """Count the events of a request in that waits for its commit."""
-        self._queued += events
-
-    def unqueue(self, events: int) -> None:
-        """Count the events of a request out: it was committed, and its batches count from now on, or refused."""
-        self._queued -= events
-        assert self._queued >= 0, "every request is counted out once"
-
-    def enter(self, batch_id: str, events: int) -> None:
-        """Count a batch in that waits for its end, unless it is counted already."""
-        if batch_id not in self._batches:
-            self._batches[batch_id] = events
-            self._in_batches += events
-
-    def leave(self, batch_id: str) -> None:
-        """Count a batch out that is certified, dead or split; one that is not counted is another node's."""
-        self._in_batches -= self._batches.pop(batch_id, 0)
-
-    def merge(self, parts: Iterable[str], whole: str, events: int) -> None:
-        """Count one batch in place of those that were merged into it."""
-        for batch_id in parts:
-            self.leave(batch_id)
-        self.enter(whole, events)
-
-    def refuse_if_full(self) -> None:
-        """Raise OverloadedError while as many events as may are without an end."""
-        if self.unsettled >= self.limits.unsettled_max:
-            raise OverloadedError(
-                f"{self.unsettled} events wait for their certificates, at most {self.limits.unsettled_max} may",
-                retryAfter=2,
-            )
+    @limits.setter
+    def limits(self, limits: IngestLimits) -> None:
+        self._limits, self.backlog.limits = limits, limits.of_backlog
 
     def refuse_unless_open(self) -> None:
         """Raise IngestionDisabledError where ingestion is turned off, OverloadedError while the node is full."""
         if not self.limits.enabled:
             raise IngestionDisabledError("EVENT_INGESTION_ENABLED is false on this node")
-        self.refuse_if_full()
+        self.backlog.refuse_if_full()
 
     def budget(self, origin: str) -> "ByteBudget":
         """A budget for one body; raises as ``refuse_unless_open``. ``origin``: the client, its network address."""

@@ -20,6 +20,7 @@ from node.runtime.clock import clock_ms
 from node.runtime.workers import WorkerCrashedError, Workers, WorkerTimeoutError
 from node.worker import compute
 from protocols.errors import OverlayError, WorldFault
+from protocols.messages import Manifest
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage import batches
 from storage.database import Database
@@ -43,12 +44,12 @@ class Bisection:
         splitter: BatchSplitter,
         contents: ContentExchange,
         submit: Callable[[Stimulus], Awaitable[None]],
-        enter: Callable[[str, int], None],
+        enter: Callable[[Manifest], None],
         timeout_s: float,
     ) -> None:
         """Args:
         submit: Gives a stimulus to the driver.
-        enter: Counts a batch in, with its events, that waits for its end.
+        enter: Counts a batch in that waits for its end.
         timeout_s: What the roles may take over a whole batch.
         """
         self._network = network
@@ -98,7 +99,7 @@ class Bisection:
         """Have the part without the bad events processed."""
         log.warning("batch.split", batch=batch_id, dead=split.dead, events=split.bad, rest=split.rest_id)
         if split.rest is not None:
-            self._enter(split.rest.batch_id, split.rest.manifest.message.events)
+            self._enter(split.rest.manifest.message)
             await self._submit(_committed(split.rest))
 
     async def _ends_workers(self, source_id: str, policy: bytes, whole: int, lines: Sequence[bytes]) -> bool:

@@ -10,7 +10,7 @@ looks at earlier events, in their order. Lines take turns, one batch each.
 
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -21,13 +21,12 @@ import trio
 from node.coordination.serialization import manifest_bytes
 from node.ingest.batch_merge import Merge
 from node.ingest.batch_rows import CommittedBatch
-from node.ingest.drain import DrainMeter
 from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
 from protocols.entities import Stage
 from protocols.errors import WorldFault
 from protocols.limits import EVENTS_PER_BATCH_MAX
-from protocols.messages import IdentityKey, Manifest, Signed
+from protocols.messages import IdentityKey, Level, Manifest, Signed
 from protocols.stimuli import BatchCommitted, Stimulus
 from storage.database import Database
 
@@ -56,6 +55,7 @@ class Waiting:
     holders: tuple[IdentityKey, ...] = ()
     recovered: bool = False
     payload_bytes: int = 0
+    since_s: float = attrs.Factory(trio.current_time)
 
     @property
     def batch_id(self) -> str:
@@ -64,6 +64,10 @@ class Waiting:
     @property
     def events(self) -> int:
         return self.manifest.message.events
+
+    @property
+    def lane(self) -> tuple[Level, int]:
+        return self.manifest.message.level, self.manifest.message.quorum
 
     @property
     def terms(self) -> Hashable:
@@ -99,7 +103,6 @@ class Coalescer:
     """Holds batches back, and merges them.
 
     Attributes:
-        drain: How fast batches that were given to coordination come to their end.
         on_merged: Called with the ids of batches, that of the one that stands for them from now on, and its events.
     """
 
@@ -129,7 +132,6 @@ class Coalescer:
         self._batch_events = batch_events
         self._is_merging = is_merging
         self.on_merged: list[Callable[[Sequence[str], str, int], None]] = []
-        self.drain = DrainMeter()
         self._lines: dict[Hashable, Line] = {}
         self._by_id: dict[str, tuple[Hashable, Line]] = {}  # those under way
         self._held: set[str] = set()
@@ -145,6 +147,25 @@ class Coalescer:
     def heads(self) -> list[Manifest]:
         """The manifest of the batch of each line that waits longest."""
         return [line.waiting[0].manifest.message for line in self._lines.values() if line.waiting]
+
+    def oldest_s(self, without: Collection[tuple[Level, int]]) -> float | None:
+        """When the batch came, by trio's clock, that has waited here longest for its turn; None if none waits.
+
+        Args:
+            without: Levels and quorums that lack agents. Batches of these, and those whose source waits for a batch
+                that failed and is tried again, wait for something else than their turn.
+        """
+        return min(
+            (
+                line.waiting[0].since_s
+                for line in self._lines.values()
+                if line.waiting and line.waiting[0].lane not in without and not self._is_held_up(line)
+            ),
+            default=None,
+        )
+
+    def _is_held_up(self, line: Line) -> bool:
+        return any(self._stage(batch_id) is Stage.BACKOFF for batch_id in line.under_way)
 
     def holds(self, batch_id: str) -> bool:
         """Whether a batch waits here."""
@@ -171,9 +192,8 @@ class Coalescer:
         elif batch.batch_id not in self._held:
             await self._enter(batch)
 
-    def ended(self, batch_id: str, events: int) -> None:
+    def ended(self, batch_id: str) -> None:
         """Count out a batch that is certified or dead."""
-        self.drain.note(events, is_busy=bool(self._held))
         found = self._by_id.pop(batch_id, None)
         if found is None:
             return

@@ -16,7 +16,8 @@ import structlog
 import trio
 
 from node.ingest.acknowledgements import COUNTS, Acknowledgements, Progress
-from node.ingest.admission_control import ByteBudget, OverloadedError
+from node.ingest.admission_control import ByteBudget
+from node.ingest.backlog import OverloadedError
 from node.ingest.pipeline import Ingest
 from node.ingest.responses import REJECTED, IngestAnswer, render_lines
 from node.runtime.fair_share import OWN_ACCOUNT, Account, AllowanceUsedError, WorkersBusyError

@@ -14,6 +14,7 @@ has its levels evaluated first.
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -24,12 +25,14 @@ import structlog
 import trio
 
 from node.ingest.admission_control import AdmissionControl, IngestLimits
+from node.ingest.backlog import Backlog, Reservation
 from node.ingest.batch_rows import CommittedBatch
 from node.ingest.coalescing import Coalescer
 from node.ingest.commit_watch import CommitWatch
 from node.ingest.group_commit import Committed, GroupWriter, Outcome, RequestGroup
 from node.ingest.rejections import HEAD_BYTES, record_refused
 from node.ingest.replication import Replications
+from node.ingest.request_hints import source_of
 from node.ingest.requests import EventLevels, LevelsNeeded, QueuedRequest, SourceRead
 from node.ingest.responses import IngestAnswer
 from node.runtime.caches import BytesCache
@@ -78,6 +81,11 @@ class RequestFailedError(OverlayError):
     code = "internal"
 
 
+def _payer(account: Account) -> str | None:
+    """In whose share events count; None for accounts that stand for many others, or for the node's operator."""
+    return account.name if account.is_metered else None
+
+
 def account_of(source_id: str) -> Account:
     """A source that this node reads: its operator wants it read, however much there is."""
     return Account(name=f"source {source_id}", is_metered=False)
@@ -121,7 +129,8 @@ class Ingest:
         quarantine: Counts the requests that reach a bug.
         """
         self._network = network
-        self.admission = AdmissionControl(limits)
+        backlog = Backlog(limits.of_backlog, shortfall=shortfall, oldest_s=coalescer.oldest_s)
+        self.admission = AdmissionControl(limits, backlog)
         self._database = database
         self._workers = workers
         self._writer = writer
@@ -167,9 +176,13 @@ class Ingest:
             body_bytes_max=limits.body_bytes_max,
         )
         size = usual_size(body, form.coding)
-        admitted: Admitted = await self._workers.admit(call, account=account, size=size)
-        del body, call  # from here on the columns stand for it
-        return await self._take_in(admitted, caller=caller, read=None, started_s=started_s)
+        backlog = self.admission.backlog
+        events = backlog.estimate(size)
+        with backlog.reserve(events, source_id=source_of(body, form), caller=_payer(account)) as room:
+            admitted: Admitted = await self._workers.admit(call, account=account, size=size)
+            del body, call  # from here on the columns stand for it
+            backlog.learn(size, len(admitted.lines))
+            return await self._take_in(admitted, room, caller=caller, read=None, started_s=started_s)
 
     async def submit_read(
         self,
@@ -190,15 +203,17 @@ class Ingest:
         Raises: as ``submit``.
         """
         started_s = trio.current_time()
+        account = account or account_of(source_id)
         self.admission.refuse_unless_open()
         bytes_max = self.admission.limits.event_bytes_max
         call = partial(
             admit_read, tuple(events), source_id=source_id, network=self._network, event_bytes_max=bytes_max
         )
         size = sum(len(each.data) for each in events)
-        admitted: Admitted = await self._workers.admit(call, account=account or account_of(source_id), size=size)
-        read = SourceRead(mark=mark, heads=tuple(each.data[:HEAD_BYTES] for each in events), is_proven=is_proven)
-        return await self._take_in(admitted, caller=None, read=read, started_s=started_s)
+        with self.admission.backlog.reserve(len(events), source_id=source_id, caller=_payer(account)) as room:
+            admitted: Admitted = await self._workers.admit(call, account=account, size=size)
+            read = SourceRead(mark=mark, heads=tuple(each.data[:HEAD_BYTES] for each in events), is_proven=is_proven)
+            return await self._take_in(admitted, room, caller=None, read=read, started_s=started_s)
 
     async def remember(self, source_id: str, mark: Mapping[str, Any]) -> None:
         """Write down how far a source is read, where it sent no events."""
@@ -244,13 +259,20 @@ class Ingest:
     # --- a request's way -------------------------------------------------------------------------------------
 
     async def _take_in(
-        self, admitted: Admitted, *, caller: IdentityKey | None, read: SourceRead | None, started_s: float
+        self,
+        admitted: Admitted,
+        room: Reservation,
+        *,
+        caller: IdentityKey | None,
+        read: SourceRead | None,
+        started_s: float,
     ) -> IngestAnswer:
-        self.admission.refuse_if_full()
+        room.settle(admitted.source_id, len(admitted.lines))
         self._watch.refuse_if_held_up()
         self._database.reserve.refuse_if_low()
         request = QueuedRequest(
             admitted=admitted,
+            room=room,
             caller=caller,
             ingestion_id=f"ingest_{secrets.token_hex(16)}",
             started_s=started_s,
@@ -278,13 +300,7 @@ class Ingest:
 
     async def _commit_one(self, request: QueuedRequest) -> IngestAnswer | LevelsNeeded:
         """Queue a request and wait for its commit; raises its refusal."""
-        events = len(request.admitted.lines)
-        self.admission.queue(events)
-        try:
-            await self._send.send(request)
-        except trio.Cancelled:  # the client left before there was a place in the queue
-            self.admission.unqueue(events)
-            raise
+        await self._send.send(request)
         await request.done.wait()
         if isinstance(request.outcome, Exception):
             raise request.outcome
@@ -326,9 +342,12 @@ class Ingest:
 
     async def _finish(self, requests: Sequence[QueuedRequest], committed: Committed) -> None:
         """Count what was committed, give the batches to the driver, and answer the requests."""
-        self.admission.unqueue(sum(len(request.admitted.lines) for request in requests))
-        for batch in committed.batches:
-            self.admission.enter(batch.batch_id, batch.manifest.message.events)
+        callers = _callers(requests, committed)
+        for request, outcome in zip(requests, committed.outcomes, strict=True):
+            if isinstance(outcome, Outcome):
+                request.room.release()
+        for number, batch in enumerate(committed.batches):
+            self.admission.backlog.enter_of(batch.manifest.message, callers.get(number))
         await self._hand_over(committed.batches)
         for request, outcome in zip(requests, committed.outcomes, strict=True):
             if isinstance(outcome, Outcome):
@@ -360,7 +379,6 @@ class Ingest:
         """Answer requests that are not known to be committed."""
         log.warning("ingest.commit_failed", requests=len(requests), reason=str(fault))
         for request in requests:
-            self.admission.unqueue(len(request.admitted.lines))
             request.finish(fault.anew())
 
     def _refuse_waiting(self, fault: OverlayError) -> None:
@@ -391,3 +409,15 @@ class Ingest:
         )
         shortfalls = (self._shortfall(level, quorum) for level, quorum in answer.batch_levels)
         return attrs.evolve(answer, shortfall=next(filter(None, shortfalls), ""))
+
+
+def _callers(requests: Sequence[QueuedRequest], committed: Committed) -> dict[int, Counter[str]]:
+    """The events of each caller in each batch, by the batch's number; events without a caller are left out."""
+    counts: dict[int, Counter[str]] = {}
+    for request, outcome in zip(requests, committed.outcomes, strict=True):
+        if request.room.caller is None or not isinstance(outcome, Outcome):
+            continue
+        for draft, events in Counter(outcome.classification.drafts).items():
+            if draft >= 0:
+                counts.setdefault(draft, Counter())[request.room.caller] += events
+    return counts

@@ -9,7 +9,7 @@ import trio
 from node.coordination.batch_store import BatchStore
 from node.coordination.driver import Driver
 from node.coordination.serialization import read_manifest
-from node.ingest.admission_control import AdmissionControl
+from node.ingest.backlog import Backlog
 from node.ingest.coalescing import Coalescer, Waiting
 from node.ingest.pipeline import Ingest
 from node.ingest.replication import Replications
@@ -50,7 +50,7 @@ class Recovery:
             if each.coordinator is not None:
                 adopted.append(each.batch_id)
                 continue
-            self._ingest.admission.enter(each.batch_id, each.events)
+            self._ingest.admission.backlog.enter_of(read_manifest(each.manifest, self._network).message)
             if each.holders:
                 self._replications.expect(each.batch_id)
             if self._driver.find(batch_entity_id(each.batch_id)) is None:
@@ -66,12 +66,13 @@ class Recovery:
         an end true.
         """
         dead: set[str] = set()
-        recount = _Recount(self._ingest.admission)
+        backlog = self._ingest.admission.backlog
+        recount = _Recount(backlog)
         while True:
             await trio.sleep(CHECK_S)
             not_marked: set[str] = set()
             before_ms = clock_ms() - int(1000 * CHECK_S)
-            counted = frozenset(self._ingest.admission.batches)
+            counted = frozenset(backlog.batches)
             pending = [each for each in await self._batches.pending() if each.coordinator is None]
             recount.compare(counted, {each.batch_id: each.events for each in pending})
             for each in pending:
@@ -119,8 +120,8 @@ class _Recount:
     What differs twice, ``CHECK_S`` apart, is no report under way.
     """
 
-    def __init__(self, admission: AdmissionControl) -> None:
-        self._admission = admission
+    def __init__(self, backlog: Backlog) -> None:
+        self._backlog = backlog
         self._ended: frozenset[str] = frozenset()
         self._missing: frozenset[str] = frozenset()
 
@@ -130,11 +131,11 @@ class _Recount:
         pending: The events of each batch that has no end.
         """
         ended = frozenset(counted) - pending.keys()
-        missing = pending.keys() - frozenset(self._admission.batches)
+        missing = pending.keys() - frozenset(self._backlog.batches)
         for batch_id in ended & self._ended:
             log.warning("batch.counted_out", batch=batch_id)
-            self._admission.leave(batch_id)
+            self._backlog.leave(batch_id)
         for batch_id in missing & self._missing:
             log.warning("batch.counted_in", batch=batch_id)
-            self._admission.enter(batch_id, pending[batch_id])
+            self._backlog.enter(batch_id, pending[batch_id])
         self._ended, self._missing = ended, frozenset(missing)

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import trio
 
+from node.ingest.backlog import Reservation
 from node.ingest.responses import IngestAnswer
 from node.worker.parsing.admission import Admitted
 from protocols.errors import OverlayError
@@ -47,6 +48,7 @@ class QueuedRequest:
     """An admitted request that waits for its commit. ``outcome`` is set before ``done``.
 
     Attributes:
+        room: Its events, counted until it is committed.
         levels: Of its events, where they were evaluated already, and by which policy.
     """
 
@@ -54,6 +56,7 @@ class QueuedRequest:
         self,
         *,
         admitted: Admitted,
+        room: Reservation,
         caller: IdentityKey | None,
         ingestion_id: str,
         started_s: float,
@@ -61,6 +64,7 @@ class QueuedRequest:
         levels: EventLevels | None = None,
     ) -> None:
         self.admitted = admitted
+        self.room = room
         self.caller = caller
         self.ingestion_id = ingestion_id
         self.started_s = started_s
@@ -80,6 +84,7 @@ class QueuedRequest:
         """The same request, to be queued once more."""
         return QueuedRequest(
             admitted=self.admitted,
+            room=self.room,
             caller=self.caller,
             ingestion_id=self.ingestion_id,
             started_s=self.started_s,

@@ -34,8 +34,8 @@ class Settlement:
         """Count out a batch that is certified and stored."""
         statement = result.certificate.statement
         if statement.coordinator == self._identity:
-            self._admission.leave(statement.batch_id)
-            self._coalescer.ended(statement.batch_id, statement.events)
+            self._admission.backlog.leave(statement.batch_id, has_ended=True)
+            self._coalescer.ended(statement.batch_id)
             self._replications.held(statement.batch_id, ())  # a certified batch needs no holders any more
             self._trust.note(statement)
 
@@ -46,6 +46,6 @@ class Settlement:
         """
         self._replications.held(batch_id, ())  # a request that waits for holders is answered by the end instead
         if events:
-            self._admission.leave(batch_id)
-            self._coalescer.ended(batch_id, 0)
+            self._admission.backlog.leave(batch_id)
+            self._coalescer.ended(batch_id)
             self._bisection.enqueue(batch_id)

@@ -221,6 +221,12 @@ class IngestSettings(Section):
     overlay_unsettled_events_max: Integer = _number(
         100_000, 1, 10_000_000, "Events acknowledged and not yet ended, past which requests are answered 429"
     )
+    overlay_target_delay_ms: Integer = _number(
+        2_000,
+        100,
+        600_000,
+        "Events are taken in as far as they end within so many ms at the rate measured; others are answered 429",
+    )
     overlay_request_bytes_max: Integer = _number(
         REQUEST_BYTES_MAX, 1_024, REQUEST_BYTES_MAX, "Largest request body, bytes; 413 past it"
     )

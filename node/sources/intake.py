@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import attrs
 import trio
 
-from node.ingest.admission_control import OverloadedError
+from node.ingest.backlog import OverloadedError
 from node.ingest.pipeline import Ingest, RequestFailedError, account_of
 from node.runtime.fair_share import Account
 from node.runtime.workers import WorkerTimeoutError

@@ -110,10 +110,10 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
         splitter=BatchSplitter(base.network, signer),
         contents=peers.library,
         submit=driver.submit,
-        enter=ingest.admission.enter,
+        enter=ingest.admission.backlog.enter_of,
         timeout_s=settings.event_processing_timeout_ms / 1000,
     )
-    coalescer.on_merged.append(ingest.admission.merge)
+    coalescer.on_merged.append(ingest.admission.backlog.merge)
     _settle_ends(base, state, execution, ingest, coalescer, trust, bisection)
     sources = SourceManager(
         database=database,
@@ -271,8 +271,8 @@ def _dead_letters(base: Base, driver: Driver, ingest: Ingest) -> DeadLetters:
         network=base.network,
         database=base.database,
         submit=driver.submit,
-        enter=ingest.admission.enter,
-        refuse_if_full=ingest.admission.refuse_if_full,
+        enter=ingest.admission.backlog.enter_of,
+        refuse_if_full=ingest.admission.backlog.refuse_if_full,
     )
 
 

@@ -130,6 +130,8 @@ def ingest_limits(settings: IngestSettings) -> IngestLimits:
         enabled=settings.event_ingestion_enabled,
         event_bytes_max=settings.overlay_event_bytes_max,
         unsettled_max=settings.overlay_unsettled_events_max,
+        target_delay_ms=settings.overlay_target_delay_ms,
+        batch_events=settings.event_batch_size,
         body_bytes_max=settings.overlay_request_bytes_max,
     )
 

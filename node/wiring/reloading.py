@@ -18,7 +18,14 @@ from node.wiring.network import Base, Peers
 log = structlog.get_logger(__name__)
 
 PEERS: Final = frozenset({"overlay_bootstrap", "overlay_membership", "overlay_members", "overlay_member_certifiers"})
-LIMITS: Final = frozenset({"event_ingestion_enabled", "overlay_unsettled_events_max", "overlay_event_bytes_max"})
+LIMITS: Final = frozenset(
+    {
+        "event_ingestion_enabled",
+        "overlay_unsettled_events_max",
+        "overlay_target_delay_ms",
+        "overlay_event_bytes_max",
+    }
+)
 READ_WHEN_NEEDED: Final = frozenset(
     {"overlay_ready_needs_quorum", "overlay_ready_event_age_s", "overlay_shutdown_grace_s"}
 )

@@ -87,7 +87,7 @@ class Fed:
             manifest = self._node.recorder.told.pop().manifest
         sealed = await self._node.seal(manifest)
         # as the node does it: what has ended no longer counts against the next
-        self._node.ingest.admission.leave(manifest.message.batch_id)
+        self._node.ingest.admission.backlog.leave(manifest.message.batch_id)
         seals[sealed.sequence] = (batch, time.monotonic_ns())
 
 

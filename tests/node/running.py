@@ -85,6 +85,7 @@ from tests.node.memory_transport import MemoryTransport
 
 T = TypeVar("T")
 
+NO_END_EVENTS = 1_000_000  # coordination is a recorder: no batch ends, so nothing is known of a rate
 QUICK = RestartPolicy(delay_s_first=0.05, delay_s_max=0.2)
 ADVERTISED: Mapping[str, Any] = {
     "agentId": agent_id(AGENT.identity),
@@ -190,7 +191,7 @@ class Running:
     def forget_unsettled(self) -> None:
         """Count every batch that the driver was given as if it had its end."""
         for told in self.recorder.told:
-            self.ingest.admission.leave(told.manifest.message.batch_id)
+            self.ingest.admission.backlog.leave(told.manifest.message.batch_id)
 
     async def seal(self, manifest: Signed[Manifest], level: Level | None = None) -> CertifiedResult:
         """Certify a batch the way a quorum of two would, write it down, publish it."""
@@ -233,7 +234,7 @@ def _ingest(
 ) -> Ingest:
     ingest = Ingest(
         network=NETWORK,
-        limits=limits or IngestLimits(),
+        limits=attrs.evolve(limits or IngestLimits(), batch_events=NO_END_EVENTS),
         database=database,
         workers=workers or ThreadWorkers(),
         writer=writer,
@@ -243,7 +244,7 @@ def _ingest(
         shortfall=lambda level, quorum: shortfall(level, quorum, ["a", "b", "b"]),
         quarantine=quarantine,
     )
-    coalescer.on_merged.append(ingest.admission.merge)
+    coalescer.on_merged.append(ingest.admission.backlog.merge)
     return ingest
 
 
@@ -340,8 +341,8 @@ def _dead_letters(database: Database, recorder: Recorder, ingest: Ingest) -> Dea
         network=NETWORK,
         database=database,
         submit=recorder.tell,
-        enter=ingest.admission.enter,
-        refuse_if_full=ingest.admission.refuse_if_full,
+        enter=ingest.admission.backlog.enter_of,
+        refuse_if_full=ingest.admission.backlog.refuse_if_full,
     )
 
 

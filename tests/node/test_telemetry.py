@@ -161,7 +161,19 @@ def test_metrics_say_what_happened() -> None:
     metrics.looked_up("normalization", True)
     metrics.looked_up("certification", False)
     stages = {"processing": 5, "dead": 0}
-    metrics.observe(inbox=1, unsettled=2, oldest_s=2.5, connected=3, subscribers=4, stages=stages, leases=6, cached=7)
+    metrics.observe(
+        inbox=1,
+        unsettled=2,
+        bound=20,
+        drain=10.5,
+        refused=8,
+        oldest_s=2.5,
+        connected=3,
+        subscribers=4,
+        stages=stages,
+        leases=6,
+        cached=7,
+    )
     found = samples(metrics)
     expected = {
         "overlay_events_acknowledged_total": 5,
@@ -182,6 +194,9 @@ def test_metrics_say_what_happened() -> None:
         "overlay_peer_faults_totalbad-signature": 1,
         "overlay_driver_inbox": 1,
         "overlay_events_unsettled": 2,
+        "overlay_events_unsettled_bound": 20,
+        "overlay_drain_events_per_second": 10.5,
+        "overlay_requests_refused": 8,
         "overlay_events_oldest_unsettled_seconds": 2.5,
         "overlay_peers_connected": 3,
         "overlay_stream_clients": 4,
@@ -260,8 +275,9 @@ def test_the_names_of_metrics_are_an_interface() -> None:
     counters = """agent_outcomes events_acknowledged events_certified events_dead events_duplicates events_invalid
         events_rejected feed_events frame_bytes frames peer_faults processing_cache_lookups processor_seconds
         quarantined role_cpu_seconds role_runs source_errors source_events stream_cut_off webhook_deliveries"""
-    gauges = """batches condition disk_free_bytes disk_reserved_bytes driver_inbox events_oldest_unsettled_seconds
-        events_unsettled leases peers_connected processing_cache_bytes source_lag
+    gauges = """batches condition disk_free_bytes disk_reserved_bytes drain_events_per_second driver_inbox
+        events_oldest_unsettled_seconds events_unsettled events_unsettled_bound leases peers_connected
+        processing_cache_bytes requests_refused source_lag
         source_up stream_clients webhook_receivers"""
     expected = {
         **{f"overlay_{name}": "counter" for name in counters.split()},

@@ -186,7 +186,7 @@ async def test_many_small_requests_share_batches(postgres_url: str) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(send, number)
-            await until(lambda: node.ingest.admission.unsettled == 50)
+            await until(lambda: node.ingest.admission.backlog.unsettled == 50)
             node.recorder.open.set()
         assert all(answer["counts"]["accepted"] == 1 for answer in answers)
         assert 2 <= len(node.recorder.told) <= 10

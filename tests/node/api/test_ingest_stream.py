@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
@@ -92,7 +93,7 @@ class Sender:
 
 async def until_taken(node: Running, events: int) -> None:
     with trio.fail_after(10):
-        while node.ingest.admission.unsettled < events:
+        while node.ingest.admission.backlog.unsettled < events:
             await trio.sleep(0.01)
 
 
@@ -238,14 +239,14 @@ async def test_a_full_node_refuses_before_the_first_byte_and_makes_wait_after_it
         refused = await Sender.opened(node)
         await refused.send(line(9))
         assert await refused.head() == 429
-        assert b"retry-after: 2" in refused.headers.lower()
+        assert re.search(rb"retry-after: [2-4]\r", refused.headers.lower())
         await sender.send(line(6))
         sent = 0
         with trio.move_on_after(1.5):
             while True:  # the node reads nothing now, so that this comes to a halt
                 await sender.send(line(7) * 1_000)
                 sent += 1_000
-        assert node.ingest.admission.unsettled == 5
+        assert node.ingest.admission.backlog.unsettled == 5
         assert node.ingest.admission.bytes_in_flight < 4_000_000
         node.forget_unsettled()
         assert (await sender.document())["counts"]["accepted"] >= 1
@@ -483,7 +484,7 @@ async def test_httpx_has_its_events_taken_in_while_it_sends(node: Running) -> No
         for number in range(1, 4):
             yield line(number)
             await until_taken(node, number)
-            seen.append(node.ingest.admission.unsettled)
+            seen.append(node.ingest.admission.backlog.unsettled)
 
     answer = await node.client.post("/overlay/events/ingest?sourceId=s1", content=content(), headers=NDJSON)
     assert seen == [1, 2, 3]

@@ -259,7 +259,7 @@ async def test_events_that_wait_for_too_long_and_a_backlog_that_is_full(postgres
         ]
         for batches, expected in cases:
             assert await codes(pending_probe(Holding(batches), admission, lambda: 60.0)) == expected
-        admission.queue(5)
+        admission.backlog.enter("others", 5)
         assert await codes(pending_probe(Holding(), admission, lambda: 60.0)) == ["backlog-full"]
 
 

@@ -1,4 +1,4 @@
-"""What the node takes in: bytes of bodies and events without an end, each with a bound."""
+"""What the node takes in: bytes of bodies, with a bound."""
 
 import pytest
 from hypothesis import strategies as st
@@ -9,8 +9,8 @@ from node.ingest.admission_control import (
     ByteBudget,
     IngestionDisabledError,
     IngestLimits,
-    OverloadedError,
 )
+from node.ingest.backlog import OverloadedError
 
 BYTES_MAX = 100
 
@@ -101,31 +101,9 @@ def test_transferred_bytes_outlive_the_first_budget() -> None:
     assert admission.bytes_in_flight == 0
 
 
-def test_a_full_node_refuses_until_events_settle() -> None:
-    admission = control()
-    admission.queue(4)
-    admission.enter("first", 6)
-    with pytest.raises(OverloadedError, match="10 events wait"):
-        admission.budget("a")
-    admission.unqueue(1)
-    admission.budget("a")
-
-
-def test_a_batch_counts_once_however_often_it_is_reported() -> None:
-    admission = control()
-    for _ in range(2):
-        admission.enter("first", 6)
-        admission.enter("second", 3)
-    assert (admission.unsettled, sorted(admission.batches)) == (9, ["first", "second"])
-    for _ in range(2):
-        admission.leave("first")
-        admission.leave("of another node")
-    assert (admission.unsettled, sorted(admission.batches)) == (3, ["second"])
-
-
 def test_a_node_that_takes_nothing_in_says_so_first() -> None:
     admission = control(enabled=False)
-    admission.queue(10)
+    admission.backlog.enter("all there may be", 10)
     with pytest.raises(IngestionDisabledError):
         admission.budget("a")
 

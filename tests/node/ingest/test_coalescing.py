@@ -44,8 +44,8 @@ def has_given(node: Running, count: int) -> bool:
 def end(node: Running, number: int) -> None:
     """Report the end of the batch that coordination was given as the ``number``-th."""
     manifest = node.recorder.told[number].manifest.message
-    node.ingest.admission.leave(manifest.batch_id)
-    node.coalescer.ended(manifest.batch_id, manifest.events)
+    node.ingest.admission.backlog.leave(manifest.batch_id)
+    node.coalescer.ended(manifest.batch_id)
 
 
 async def names_in(node: Running, number: int) -> list[str]:
@@ -69,11 +69,11 @@ async def test_posts_that_wait_are_certified_as_one_batch(postgres_url: str, pol
         await post(node, "first")
         ids = [event_id for name in ("a", "b", "c") for event_id in await post(node, name, f"{name}2")]
         assert given(node) == [("s1", 1)], "the others wait for it"
-        assert node.ingest.admission.unsettled == 7
+        assert node.ingest.admission.backlog.unsettled == 7
         end(node, 0)
         await until(lambda: len(node.recorder.told) == 2)
         assert await names_in(node, 1) == ["a", "a2", "b", "b2", "c", "c2"]
-        assert node.ingest.admission.unsettled == 6
+        assert node.ingest.admission.backlog.unsettled == 6
         whole = node.recorder.told[1].manifest
         assert whole.message.events == 6
         found = [await node.database.run(partial(events.get, event_id=event_id)) for event_id in ids]
@@ -183,7 +183,7 @@ async def test_what_waited_when_the_node_ended_is_merged_by_the_next_start(postg
     async with running(postgres_url, batch_events=HELD_BACK) as node:
         for each in left:
             manifest = read_manifest(each.manifest, NETWORK)
-            node.ingest.admission.enter(each.batch_id, each.events)
+            node.ingest.admission.backlog.enter(each.batch_id, each.events)
             await node.coalescer.resume(
                 Waiting(manifest=manifest, stateful=each.stateful, versioned=each.versioned, recovered=True)
             )
@@ -191,7 +191,7 @@ async def test_what_waited_when_the_node_ended_is_merged_by_the_next_start(postg
         end(node, 0)
         await until(lambda: len(node.recorder.told) == 2)
         assert await names_in(node, 1) == ["a", "b", "c"]
-        assert node.ingest.admission.unsettled == 3
+        assert node.ingest.admission.backlog.unsettled == 3
 
 
 async def test_a_replicated_batch_passes_none_of_a_source_whose_order_counts(
@@ -238,4 +238,4 @@ async def test_a_merge_whose_commit_was_not_answered_is_found(postgres_url: str)
         await until(lambda: has_given(node, 2))
         assert await names_in(node, 1) == ["a", "b", "c"]
         assert node.coalescer.waiting == (0, 0)
-        assert node.ingest.admission.unsettled == 3
+        assert node.ingest.admission.backlog.unsettled == 3

@@ -42,7 +42,7 @@ class Examined:
         batch_id = self.node.recorder.told[-1].manifest.message.batch_id
         mark = partial(batches.mark_dead, batch_id=batch_id, reasons=["worker-crashed"])
         await self.node.database.run(mark)
-        self.node.ingest.admission.leave(batch_id)
+        self.node.ingest.admission.backlog.leave(batch_id)
         return batch_id, [event["eventId"] for event in answer.json()["processedEvents"]]
 
     async def state(self, batch_id: str) -> str:
@@ -88,7 +88,7 @@ async def examining(postgres_url: str, site: Path, *, timeout_s: float = 30.0) -
             splitter=BatchSplitter(NETWORK, BatchSigner(NETWORK, NODE)),
             contents=contents,
             submit=node.recorder.tell,
-            enter=node.ingest.admission.enter,
+            enter=node.ingest.admission.backlog.enter_of,
             timeout_s=timeout_s,
         )
         async with trio.open_nursery() as nursery:
@@ -109,7 +109,7 @@ async def test_events_that_end_their_worker_are_split_off_and_the_rest_goes_on(p
         assert (rest.manifest.message.events, rest.recovered) == (3, False)
         assert await examined.state(batch_id) == "split"
         assert await examined.statuses(ids) == ["pending", "dead", "pending", "dead", "pending"]
-        assert examined.node.ingest.admission.unsettled == 3, "the events that go on are waited for again"
+        assert examined.node.ingest.admission.backlog.unsettled == 3, "the events that go on are waited for again"
 
 
 @pytest.mark.slow

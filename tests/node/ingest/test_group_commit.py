@@ -6,6 +6,7 @@ from functools import partial
 import orjson
 import pytest
 
+from node.ingest.admission_control import AdmissionControl, IngestLimits
 from node.ingest.group_commit import Committed, Outcome, RequestGroup
 from node.ingest.requests import QueuedRequest
 from node.ingest.terms import IngestPolicy
@@ -24,7 +25,9 @@ async def node(postgres_url: str) -> AsyncIterator[Running]:
 def group() -> RequestGroup:
     event = {"externalId": "e1", "eventType": "reading", "data": 1}
     admitted = admit(orjson.dumps({"sourceId": "s1", "events": [event]}), network=NETWORK)
-    return RequestGroup(requests=[QueuedRequest(admitted=admitted, caller=None, ingestion_id="i", started_s=0.0)])
+    room = AdmissionControl(IngestLimits()).backlog.reserve(1, source_id="s1")
+    request = QueuedRequest(admitted=admitted, room=room, caller=None, ingestion_id="i", started_s=0.0)
+    return RequestGroup(requests=[request])
 
 
 def statuses(committed: Committed) -> list[str]:

@@ -57,7 +57,7 @@ async def until_taken(node: Running, *names: str) -> None:
         lambda connection: connection.execute("SELECT event_digest FROM event_index").fetchall()
     )
     assert len(digests) == len(set(digests)) == 1 + len(names)
-    assert node.ingest.admission.unsettled == len(digests)
+    assert node.ingest.admission.backlog.unsettled == len(digests)
     assert sum(each.manifest.message.events for each in node.recorder.told) == len(digests), "given to the driver"
 
 
@@ -171,7 +171,7 @@ async def test_a_request_that_reaches_a_bug_costs_no_others(node: Running, monke
             nursery.start_soon(good, number)
             nursery.start_soon(bad, number)
     assert statuses == [202] * 6
-    assert node.ingest.admission.unsettled == 7
+    assert node.ingest.admission.backlog.unsettled == 7
 
 
 async def test_a_wrong_statement_refuses_every_request_and_is_shown(
@@ -217,4 +217,4 @@ async def test_what_the_database_refuses_of_one_request_does_not_cost_the_others
             nursery.start_soon(good, number)
             nursery.start_soon(bad, number)
     assert statuses == [202] * 8
-    assert node.ingest.admission.unsettled == 9, "what was refused is not waited for"
+    assert node.ingest.admission.backlog.unsettled == 9, "what was refused is not waited for"

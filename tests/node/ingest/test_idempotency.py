@@ -85,7 +85,7 @@ async def test_while_the_first_is_under_way_a_second_waits_its_turn(node: Runnin
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first)
         with trio.fail_after(10):
-            while node.ingest.admission.unsettled == 0:
+            while node.ingest.admission.backlog.unsettled == 0:
                 await trio.sleep(0.01)
         second = await send(node)
         assert (second.status_code, second.headers["Retry-After"]) == (409, "1")

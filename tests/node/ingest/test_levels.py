@@ -114,7 +114,7 @@ async def test_while_too_many_wait_for_their_levels_a_request_is_answered_503(po
         refused = await node.post(reading(1, 5), body=BASIC)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
         assert (await node.post(reading(1, 5), source="plain", body=BASIC)).status_code == 202
-        assert node.ingest.admission.unsettled == 1, "nothing of the refused request counts"
+        assert node.ingest.admission.backlog.unsettled == 1, "nothing of the refused request counts"
         workers.error = None
         assert (await node.post(reading(1, 5), body=BASIC)).status_code == 202
 

@@ -71,20 +71,20 @@ async def test_only_requests_of_that_source_are_refused_in_a_group(postgres_url:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(post, "s1", 0)
-            while node.ingest.admission.unsettled < 1:
+            while node.ingest.admission.backlog.unsettled < 1:
                 await trio.sleep(0.01)
             for number in range(1, 6):
                 for name in ("s1", "lost", "s2"):
                     nursery.start_soon(post, name, number)
             with trio.fail_after(30):
-                while node.ingest.admission.unsettled < 16:
+                while node.ingest.admission.backlog.unsettled < 16:
                     await trio.sleep(0.01)
             node.recorder.open.set()
         for number in range(1, 6):
             assert answers[f"s1/{number}"].status_code == 202
             assert answers[f"s2/{number}"].status_code == 202
             assert_refused(answers[f"lost/{number}"], "lost")
-        assert node.ingest.admission.unsettled == 11, "what was refused does not count"
+        assert node.ingest.admission.backlog.unsettled == 11, "what was refused does not count"
 
 
 async def test_the_source_goes_on_once_its_package_is_back(postgres_url: str) -> None:

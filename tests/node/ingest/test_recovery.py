@@ -89,7 +89,7 @@ async def test_what_an_earlier_run_left_unfinished_is_counted_and_resumed(postgr
         found.forget_counts()
         await found.recovery.resume_unfinished()
         await until(lambda: found.known() == left)
-        assert found.node.ingest.admission.unsettled == 2 * EVENTS
+        assert found.node.ingest.admission.backlog.unsettled == 2 * EVENTS
 
 
 async def test_what_has_its_end_is_not_resumed(postgres_url: str) -> None:
@@ -102,7 +102,7 @@ async def test_what_has_its_end_is_not_resumed(postgres_url: str) -> None:
         found.forget_counts()
         await found.recovery.resume_unfinished()
         await until(lambda: found.known() == {left})
-        assert found.node.ingest.admission.unsettled == EVENTS
+        assert found.node.ingest.admission.backlog.unsettled == EVENTS
 
 
 async def test_a_batch_that_the_driver_has_is_counted_and_not_submitted_again(postgres_url: str) -> None:
@@ -116,7 +116,7 @@ async def test_a_batch_that_the_driver_has_is_counted_and_not_submitted_again(po
         await found.recovery.resume_unfinished()
         assert found.driver.depth == 0
         assert found.driver.find(batch_entity_id(batch_id)) is before
-        assert found.node.ingest.admission.unsettled == EVENTS
+        assert found.node.ingest.admission.backlog.unsettled == EVENTS
 
 
 async def test_a_batch_that_waits_for_holders_is_expected_again(postgres_url: str) -> None:
@@ -137,7 +137,7 @@ async def test_a_lost_stimulus_is_made_up_for_while_the_node_runs(
         nursery.start_soon(found.recovery.run)
         lost = await found.post(0)
         await until(lambda: found.known() == {lost})
-        assert found.node.ingest.admission.unsettled == EVENTS, "it was counted when it was taken in"
+        assert found.node.ingest.admission.backlog.unsettled == EVENTS, "it was counted when it was taken in"
         nursery.cancel_scope.cancel()
 
 
@@ -148,14 +148,14 @@ async def test_events_of_a_commit_whose_outcome_was_unknown_are_counted_once(
     monkeypatch.setattr("node.ingest.recovery.CHECK_S", CHECK_S)
     async with restarted(postgres_url) as found, trio.open_nursery() as nursery:
         admission = found.node.ingest.admission
-        admission.enter("waiting", 100)
+        admission.backlog.enter("waiting", 100)
         refused = await found.post(0)
-        admission.leave(refused)  # as if its request had been refused, and its batch had been committed all the same
-        assert admission.unsettled == 100
+        admission.backlog.leave(refused)  # as if its request was refused, its batch committed all the same
+        assert admission.backlog.unsettled == 100
         nursery.start_soon(found.recovery.run)
-        await until(lambda: refused in admission.batches)
-        await until(lambda: "waiting" not in admission.batches)
-        assert admission.unsettled == EVENTS, "what is pending in the database, and nothing else"
+        await until(lambda: refused in admission.backlog.batches)
+        await until(lambda: "waiting" not in admission.backlog.batches)
+        assert admission.backlog.unsettled == EVENTS, "what is pending in the database, and nothing else"
         nursery.cancel_scope.cancel()
 
 
@@ -169,8 +169,8 @@ async def test_an_end_that_was_not_reported_is_counted_out(
         dead, left = await found.post(10), await found.post(20)
         await found.node.seal(sealed)
         await found.node.database.run(partial(batches.mark_dead, batch_id=dead, reasons=["no quorum"]))
-        assert found.node.ingest.admission.unsettled == 3 * EVENTS
+        assert found.node.ingest.admission.backlog.unsettled == 3 * EVENTS
         nursery.start_soon(found.recovery.run)
-        await until(lambda: set(found.node.ingest.admission.batches) == {left})
-        assert found.node.ingest.admission.unsettled == EVENTS
+        await until(lambda: set(found.node.ingest.admission.backlog.batches) == {left})
+        assert found.node.ingest.admission.backlog.unsettled == EVENTS
         nursery.cancel_scope.cancel()

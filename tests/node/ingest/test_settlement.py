@@ -8,7 +8,8 @@ import trio
 import trio.testing
 
 from node.coordination.certified_result import CertifiedResult
-from node.ingest.admission_control import AdmissionControl, IngestLimits, OverloadedError
+from node.ingest.admission_control import AdmissionControl, IngestLimits
+from node.ingest.backlog import OverloadedError
 from node.ingest.replication import Replications
 from node.ingest.settlement import Settlement
 from node.ingest.trust_scores import TrustScores
@@ -56,7 +57,7 @@ def settled(database: Database, identity: bytes = COORDINATOR.identity) -> Settl
         trust=trust,
         bisection=searches,  # type: ignore[arg-type]  # as much of it as settling takes
     )
-    admission.enter(BATCH_ID, EVENTS)
+    admission.backlog.enter(BATCH_ID, EVENTS)
     return Settled(settlement, admission, replications, trust, searches)
 
 
@@ -77,10 +78,10 @@ async def test_a_certified_batch_makes_room_for_more(postgres_url: str) -> None:
     with Database(postgres_url) as database:
         found = settled(database)
         with pytest.raises(OverloadedError):
-            found.admission.refuse_if_full()
+            found.admission.backlog.refuse_if_full()
         found.settlement.on_certified(result())
-        found.admission.refuse_if_full()
-        assert found.admission.unsettled == 0
+        found.admission.backlog.refuse_if_full()
+        assert found.admission.backlog.unsettled == 0
         assert found.searches.batch_ids == []
 
 
@@ -89,7 +90,7 @@ async def test_a_batch_that_was_finished_for_another_node_does_not_count(postgre
         found = settled(database, OTHER.identity)
         found.replications.expect(BATCH_ID)
         found.settlement.on_certified(result())
-        assert found.admission.unsettled == EVENTS
+        assert found.admission.backlog.unsettled == EVENTS
         assert found.replications.waits(BATCH_ID)
 
 
@@ -121,9 +122,9 @@ async def test_a_dead_batch_is_counted_out_and_searched_once_it_counted(postgres
     with Database(postgres_url) as database:
         found = settled(database)
         found.settlement.on_dead(BATCH_ID, 0)
-        assert (found.admission.unsettled, found.searches.batch_ids) == (EVENTS, [])
+        assert (found.admission.backlog.unsettled, found.searches.batch_ids) == (EVENTS, [])
         found.settlement.on_dead(BATCH_ID, EVENTS)
-        assert (found.admission.unsettled, found.searches.batch_ids) == (0, [BATCH_ID])
+        assert (found.admission.backlog.unsettled, found.searches.batch_ids) == (0, [BATCH_ID])
 
 
 def test_the_time_to_a_certificate_is_in_seconds() -> None:

@@ -308,7 +308,8 @@ async def test_a_delivery_that_is_too_large_or_too_many(postgres_url: str) -> No
         assert (odd.status_code, odd.json()["type"]) == (400, "urn:overlay:problem:invalid-request")
         assert (await github(node, b"[1]")).status_code == 202
         full = await github(node, b"[2]", delivery="d-2")
-        assert (full.status_code, full.headers["Retry-After"]) == (429, "2")
+        assert full.status_code == 429
+        assert int(full.headers["Retry-After"]) in range(2, 5)
 
 
 @pytest.mark.parametrize(

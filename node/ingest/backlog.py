@@ -1,0 +1,351 @@
+"""Events without an end, and whether more may come: as many as end within the target delay at the measured rate.
+
+An event counts from before its request is parsed (``Reservation``) until its batch is certified, dead or split. The
+bound follows from the rate at which events end. What waits for agents that are not there counts against the fixed
+bound alone: no rate can be measured of it, and it does not wait because of its number.
+
+Shares follow from what is free, after "Dynamic queue length thresholds for shared-memory packet switches" (Choudhury
+and Hahne, 1998): a source, and a caller, may hold ``SHARE_OF_FREE`` times what is free. Alone it gets all that the
+rate allows; among several each gets as much, and some always stays free. A source that holds nothing always gets a
+batch in, so that none waits for the end of another's flood; so does a caller, but those are made at no cost.
+"""
+
+import math
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import TracebackType
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from node.ingest.drain import DrainMeter
+from protocols.errors import ClientFault
+from protocols.messages import Level, Manifest
+
+K = TypeVar("K")
+Lane = tuple[Level, int]
+
+SHARE_OF_FREE: Final = 4
+FIRST_EVENTS: Final = 4_000  # may be under way before the rate is known
+FIRST_FACTOR: Final = 2  # up to so many times the bound, a caller that holds nothing gets a batch in
+LATE_PART: Final = 4  # of the target: a queue that lasts longer says that the rate is no more than measured
+LOOK_S: Final = 0.1  # between two looks at what waits
+RETRY_MAX_S: Final = 60
+EVENT_BYTES: Final = 250  # of an event, before any was seen
+LEARNED: Final = 0.1  # of a new request in the estimate of an event's bytes
+
+
+class OverloadedError(ClientFault):
+    """The node holds as much unfinished work as it may. Field ``retryAfter``, seconds."""
+
+    code = "overloaded"
+
+
+@attrs.frozen(kw_only=True)
+class BacklogLimits:
+    """Attributes:
+    unsettled_max: Events acknowledged or waiting, and not yet certified, invalid or dead.
+    target_delay_s: What is taken in should end within so long.
+    batch_events: May be under way at any rate.
+    """
+
+    unsettled_max: int
+    target_delay_s: float
+    batch_events: int
+
+
+@attrs.frozen(kw_only=True)
+class _Held:
+    source_id: str
+    lane: Lane | None
+    events: int
+    callers: Mapping[str, int]
+
+
+class Backlog:
+    """Counts events without an end, and refuses what would be too many.
+
+    Attributes:
+        drain: The rate at which events end.
+        refused: Requests that were refused.
+    """
+
+    def __init__(
+        self,
+        limits: BacklogLimits,
+        *,
+        shortfall: Callable[[Level, int], str] = lambda level, quorum: "",
+        oldest_s: Callable[[Collection[Lane]], float | None] = lambda without: None,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        """Args:
+        shortfall: What keeps the network from a level and quorum now; empty if nothing does.
+        oldest_s: When the batch was committed that has waited longest for its turn, by ``clock``, leaving out these
+            levels and quorums; None if none waits.
+        """
+        self.limits = limits
+        self.drain = DrainMeter(clock)
+        self.refused = 0
+        self._shortfall = shortfall
+        self._oldest_s = oldest_s
+        self._clock = clock
+        self._reserved = 0
+        self._batches: dict[str, _Held] = {}
+        self._in_batches = 0
+        self._by_lane: Counter[Lane | None] = Counter()
+        self._sources = _Shares()
+        self._callers = _Shares()
+        self._event_bytes = float(EVENT_BYTES)
+        self._blocked: frozenset[Lane] = frozenset()
+        self._waited_s = 0.0
+        self._looked_s = -math.inf
+
+    @property
+    def unsettled(self) -> int:
+        """Events taken in that are neither certified, invalid nor dead."""
+        return self._reserved + self._in_batches
+
+    @property
+    def batches(self) -> Collection[str]:
+        """The batches of this node's own that are counted: they have no end yet."""
+        return self._batches.keys()
+
+    @property
+    def bound(self) -> int:
+        """How many events may be without an end, leaving out those that wait for agents that are not there."""
+        return min(self.limits.unsettled_max, self._drained_in_time)
+
+    @property
+    def _drained_in_time(self) -> int:
+        rate = self.drain.per_s
+        fits = max(self.limits.batch_events, rate * self.limits.target_delay_s if rate else FIRST_EVENTS)
+        return round(fits * (1 + 1 / SHARE_OF_FREE))
+
+    # --- requests --------------------------------------------------------------------------------------------
+
+    def refuse_if_full(self) -> None:
+        """Raise OverloadedError while as many events as may, at whatever rate they end, are without an end."""
+        if self.unsettled >= self.limits.unsettled_max:
+            raise self._full()
+
+    def reserve(self, events: int, *, source_id: str | None, caller: str | None = None) -> "Reservation":
+        """Count the events of a request in, before it is parsed.
+
+        Args:
+            source_id: As the request seems to say; None where that is not known yet.
+            caller: Whose share they count in; None for one that stands for many others.
+
+        Raises:
+            OverloadedError: They are too many, or more than the share of the source or caller.
+        """
+        refusal = self.refusal(events, source_id=source_id, caller=caller)
+        if refusal is not None:
+            self.refused += 1
+            raise refusal
+        return Reservation(self, events, source_id=source_id, caller=caller)
+
+    def refusal(self, events: int, *, source_id: str | None, caller: str | None = None) -> OverloadedError | None:
+        """Why a request is refused now; None where it is not."""
+        if self.unsettled >= self.limits.unsettled_max:
+            return self._full()
+        self._look()
+        source, caller_holds = self._sources.held(source_id, self._blocked), self._callers.held(caller, self._blocked)
+        if not source and self._sources.is_blocked(source_id, self._blocked):
+            return None  # it waits for agents, and what is added to it waits with it
+        bound, load = self._drained_in_time, self.unsettled - sum(self._by_lane[lane] for lane in self._blocked)
+        if source_id is not None and not source:
+            return None  # it gets a batch in, whatever others have
+        if caller is not None and not caller_holds and load < FIRST_FACTOR * bound:
+            return None
+        excess = load + events - bound
+        if self._waited_s > self.limits.target_delay_s:
+            why = f"the oldest batch has waited for {self._waited_s:.1f} s, the target is {self._target}"
+            return self._refused(why, excess, self._waited_s - self.limits.target_delay_s)
+        share = SHARE_OF_FREE * max(0, bound - load)
+        for holder, held in (("your source", source), ("your address or identity", caller_holds)):
+            if held and held + events > share:
+                why = f"{held} events of {holder} wait for their certificates, at most {share} may at present"
+                return self._refused(why, max(excess, (held + events - share) // (1 + SHARE_OF_FREE)))
+        if excess > 0:
+            why = f"{load} events wait for their certificates, {bound} end within the target of {self._target}"
+            return self._refused(why, excess)
+        return None
+
+    def estimate(self, size: int) -> int:
+        """How many events a body of so many bytes, not compressed, may have."""
+        return max(1, round(size / self._event_bytes))
+
+    def learn(self, size: int, events: int) -> None:
+        """Note how many events a body had."""
+        if events:
+            self._event_bytes += LEARNED * (size / events - self._event_bytes)
+
+    # --- batches ---------------------------------------------------------------------------------------------
+
+    def enter(
+        self,
+        batch_id: str,
+        events: int,
+        *,
+        source_id: str = "",
+        lane: Lane | None = None,
+        callers: Mapping[str, int] | None = None,
+    ) -> None:
+        """Count a batch in that waits for its end, unless it is counted already. ``callers``: events of each."""
+        if batch_id not in self._batches:
+            held = _Held(source_id=source_id, lane=lane, events=events, callers=callers or {})
+            self._batches[batch_id] = held
+            self._in_batches += events
+            self._count(held, 1)
+
+    def enter_of(self, manifest: Manifest, callers: Mapping[str, int] | None = None) -> None:
+        """Count the batch of a manifest in."""
+        self.enter(
+            manifest.batch_id,
+            manifest.events,
+            source_id=manifest.source_id,
+            lane=(manifest.level, manifest.quorum),
+            callers=callers,
+        )
+
+    def leave(self, batch_id: str, *, has_ended: bool = False) -> None:
+        """Count a batch out that is certified, dead or split; one that is not counted is another node's.
+
+        ``has_ended``: It shows the rate at which events end.
+        """
+        held = self._batches.pop(batch_id, None)
+        if held is None:
+            return
+        self._in_batches -= held.events
+        self._count(held, -1)
+        if has_ended:
+            self._look()
+            is_late = self._waited_s * LATE_PART > self.limits.target_delay_s
+            self.drain.note(held.events, is_busy=is_late)
+
+    def merge(self, parts: Iterable[str], whole: str, events: int) -> None:
+        """Count one batch in place of those that were merged into it."""
+        found = [self._batches[batch_id] for batch_id in parts if batch_id in self._batches]
+        callers: Counter[str] = Counter()
+        for held in found:
+            callers.update(held.callers)
+        for batch_id in parts:
+            self.leave(batch_id)
+        first = found[0] if found else _Held(source_id="", lane=None, events=events, callers={})
+        self.enter(whole, events, source_id=first.source_id, lane=first.lane, callers=callers)
+
+    # --- within ----------------------------------------------------------------------------------------------
+
+    def _count(self, held: _Held, sign: int) -> None:
+        _add(self._by_lane, held.lane, sign * held.events)
+        self._sources.add(held.source_id, held.lane, sign * held.events)
+        for caller, events in held.callers.items():
+            self._callers.add(caller, held.lane, sign * events)
+
+    def _move(self, source_id: str | None, caller: str | None, events: int) -> None:
+        """Count events of requests in or out."""
+        self._reserved += events
+        assert self._reserved >= 0, "every request is counted out once"
+        if source_id is not None:
+            self._sources.add(source_id, None, events)
+        if caller is not None:
+            self._callers.add(caller, None, events)
+
+    def _look(self) -> None:
+        """See what waits, unless that was done a moment ago."""
+        now_s = self._clock()
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        self._blocked = frozenset(lane for lane in self._by_lane if lane is not None and self._shortfall(*lane))
+        oldest_s = self._oldest_s(self._blocked)
+        self._waited_s = 0.0 if oldest_s is None else max(0.0, now_s - oldest_s)
+
+    @property
+    def _target(self) -> str:
+        return f"{self.limits.target_delay_s:g} s"
+
+    def _full(self) -> OverloadedError:
+        bound = self.limits.unsettled_max
+        return self._refused(f"{self.unsettled} events wait for their certificates, at most {bound} may", 1)
+
+    def _refused(self, why: str, excess: int, late_s: float = 0.0) -> OverloadedError:
+        """``excess``: events that must end first. Clients that are refused together do not all come back together."""
+        rate = self.drain.per_s
+        wait_s = max(late_s, excess / rate if rate else self.limits.target_delay_s)
+        jitter = 1 + secrets.randbelow(1_000) / 1_000
+        return OverloadedError(why, retryAfter=max(1, min(RETRY_MAX_S, math.ceil(wait_s * jitter))))
+
+
+class Reservation:
+    """The events of one request, counted until its batches are. A context manager: at its end they count no more."""
+
+    def __init__(self, backlog: Backlog, events: int, *, source_id: str | None, caller: str | None) -> None:
+        self._backlog = backlog
+        self._source_id = source_id
+        self.caller = caller
+        self._events = 0
+        self._take(events)
+
+    def __enter__(self) -> "Reservation":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def settle(self, source_id: str, events: int) -> None:
+        """Count what the request turned out to have. What was reserved is not refused any more.
+
+        Raises:
+            OverloadedError: It is of another source than it seemed to say, and that one has its share.
+        """
+        was = self._source_id
+        self.release()
+        if was not in (None, source_id):
+            refusal = self._backlog.refusal(events, source_id=source_id, caller=self.caller)
+            if refusal is not None:
+                raise refusal
+        self._source_id = source_id
+        self._take(events)
+
+    def release(self) -> None:
+        """Count its events out: its batches count from now on, or it was refused."""
+        self._backlog._move(self._source_id, self.caller, -self._events)
+        self._events = 0
+
+    def _take(self, events: int) -> None:
+        self._events = events
+        self._backlog._move(self._source_id, self.caller, events)
+
+
+class _Shares:
+    """Events by holder, and by holder and lane."""
+
+    def __init__(self) -> None:
+        self._all: Counter[str] = Counter()
+        self._by_lane: Counter[tuple[str, Lane | None]] = Counter()
+
+    def add(self, name: str, lane: Lane | None, events: int) -> None:
+        _add(self._all, name, events)
+        _add(self._by_lane, (name, lane), events)
+
+    def held(self, name: str | None, blocked: Collection[Lane]) -> int:
+        """Events of a holder, leaving out those in the ``blocked`` lanes."""
+        return 0 if name is None else self._all[name] - sum(self._by_lane[name, lane] for lane in blocked)
+
+    def is_blocked(self, name: str | None, blocked: Collection[Lane]) -> bool:
+        """Whether events of a holder are in these lanes."""
+        return name is not None and any(self._by_lane[name, lane] for lane in blocked)
+
+
+def _add(counts: Counter[K], key: K, events: int) -> None:
+    counts[key] += events
+    if not counts[key]:
+        del counts[key]
