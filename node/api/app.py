@@ -11,6 +11,7 @@ from quart_trio import QuartTrio
 
 from node.api import authentication, problems
 from node.api.docs import OPENAPI
+from node.api.ingest_gate import IngestGate
 from node.api.openapi import document
 from node.api.operations import OTHER, OtherSegment
 from node.api.pacing import BODY_BUDGET, PacedConnection, PacedRequest
@@ -80,6 +81,10 @@ def create_app(services: Services) -> QuartTrio:
     async def finish_refusal(response: Response | None) -> Response | None:  # none where it was served
         return None if response is None else await finish(response)
 
+    headers = SECURITY_HEADERS | {"Cache-Control": "no-store"}
+    if not services.access.open_admin:
+        headers |= CROSS_ORIGIN
+    app.asgi_app = IngestGate(app.asgi_app, services.ingest.admission.backlog, headers)  # type: ignore[method-assign]
     return app
 
 

@@ -56,10 +56,16 @@ def account_of(request: Request) -> Account:
     caller: Caller = g.caller
     if caller.identity is not None and caller.roles:
         return Account(name=f"identity {caller.identity.hex()}")
-    network = network_of(request.remote_addr)
-    if not is_loopback(network):
-        return Account(name=f"address {network}")
+    payer = payer_of(request.remote_addr)
+    if payer is not None:
+        return Account(name=payer)
     return Account(name=f"connection {request.scope.get('client')}", is_metered=False)
+
+
+def payer_of(address: str | None) -> str | None:
+    """In whose share events of a client count, by its address; None for a proxy on this machine."""
+    network = network_of(address)
+    return None if is_loopback(network) else f"address {network}"
 
 
 class InvalidParameterError(ClientFault):

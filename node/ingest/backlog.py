@@ -33,6 +33,7 @@ FIRST_FACTOR: Final = 2  # up to so many times the bound, a caller that holds no
 LATE_PART: Final = 4  # of the target: a queue that lasts longer says that the rate is no more than measured
 LOOK_S: Final = 0.1  # between two looks at what waits
 RETRY_MAX_S: Final = 60
+REFUSING_S: Final = 2.0
 EVENT_BYTES: Final = 250  # of an event, before any was seen
 LEARNED: Final = 0.1  # of a new request in the estimate of an event's bytes
 
@@ -101,6 +102,7 @@ class Backlog:
         self._blocked: frozenset[Lane] = frozenset()
         self._waited_s = 0.0
         self._looked_s = -math.inf
+        self._refused_s = -math.inf
 
     @property
     def unsettled(self) -> int:
@@ -111,6 +113,11 @@ class Backlog:
     def batches(self) -> Collection[str]:
         """The batches of this node's own that are counted: they have no end yet."""
         return self._batches.keys()
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether a request was refused a moment ago: the next one may well be."""
+        return self._clock() - self._refused_s < REFUSING_S
 
     @property
     def bound(self) -> int:
@@ -128,6 +135,7 @@ class Backlog:
     def refuse_if_full(self) -> None:
         """Raise OverloadedError while as many events as may, at whatever rate they end, are without an end."""
         if self.unsettled >= self.limits.unsettled_max:
+            self.note_refused()
             raise self._full()
 
     def reserve(self, events: int, *, source_id: str | None, caller: str | None = None) -> "Reservation":
@@ -142,9 +150,14 @@ class Backlog:
         """
         refusal = self.refusal(events, source_id=source_id, caller=caller)
         if refusal is not None:
-            self.refused += 1
+            self.note_refused()
             raise refusal
         return Reservation(self, events, source_id=source_id, caller=caller)
+
+    def note_refused(self) -> None:
+        """Count a request that was refused."""
+        self.refused += 1
+        self._refused_s = self._clock()
 
     def refusal(self, events: int, *, source_id: str | None, caller: str | None = None) -> OverloadedError | None:
         """Why a request is refused now; None where it is not."""

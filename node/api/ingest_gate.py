@@ -1,0 +1,121 @@
+"""Refuses posts of events for which there is no room before the framework handles them.
+
+Through the framework a refusal costs as much as the taking in of some tens of events, and whoever is refused asks
+again: a node that has no time would spend it on saying so. Only plain posts are looked at, whose beginning is there;
+the route, which refuses by the same rule, gets all others, as it gets those that are taken in.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import orjson
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, HTTPScope, Scope
+
+from node.api.problems import MEDIA_TYPE, described
+from node.api.wire import JSON_TYPE, payer_of
+from node.ingest.backlog import Backlog, OverloadedError
+from node.ingest.request_hints import source_of
+from node.worker.parsing.bodies import RequestEncoding
+
+PATH: Final = "/overlay/events/ingest"
+BODY_MAX: Final = 64 * 1024  # a larger one is read by the route, for which its refusal is a small part of the cost
+BEGINNING_S: Final = 0.02  # for a body that follows its headers
+OTHERWISE: Final = (  # the route's business, by the names of their headers
+    b"idempotency-key",  # an answer that was given before is given again, however full the node is
+    b"content-encoding",
+    b"expect",
+    b"authorization",
+    b"ce-specversion",
+)
+SIGNED: Final = b"x-"  # headers of the proofs of identity begin so
+UNSIGNED: Final = (b"x-request-id", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
+
+Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
+
+
+class IngestGate:
+    """An ASGI application in front of another."""
+
+    def __init__(self, app: Application, backlog: Backlog, headers: Mapping[str, str]) -> None:
+        """``headers``: Of each answer."""
+        self._app = app
+        self._backlog = backlog
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        size = _length_of_plain_post(scope) if scope["type"] == "http" and self._backlog.is_refusing else None
+        if size is None or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        events, body = await _begin(receive)
+        refusal = self._refusal(scope, size, body) if body is not None else None
+        if refusal is None:
+            await self._app(scope, _replayed(events, receive), send)
+        else:
+            self._backlog.note_refused()
+            await self._refuse(refusal, send)
+
+    def _refusal(self, scope: HTTPScope, size: int, body: bytes) -> OverloadedError | None:
+        client = scope["client"]
+        return self._backlog.refusal(
+            self._backlog.estimate(size),
+            source_id=source_of(body, RequestEncoding()),
+            caller=payer_of(client[0] if client is not None else None),
+        )
+
+    async def _refuse(self, refusal: OverloadedError, send: ASGISendCallable) -> None:
+        _, document = described(refusal)
+        body = orjson.dumps(document)
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"retry-after", str(document["retryAfter"]).encode()),
+            (b"x-request-id", secrets.token_hex(8).encode()),
+            *self._headers,
+        ]
+        await send({"type": "http.response.start", "status": 429, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _length_of_plain_post(scope: HTTPScope) -> int | None:
+    """The length of a post of events as JSON by nobody in particular; None for any other request."""
+    if scope["method"] != "POST" or scope["path"] != PATH or scope["query_string"]:
+        return None
+    size, is_json = None, False
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and len(value) < len(str(BODY_MAX)) + 1:
+            size = int(value)
+        elif name == b"content-type":
+            is_json = value.partition(b";")[0].strip().lower() == JSON_TYPE.encode()
+        elif name in OTHERWISE or (name.startswith(SIGNED) and name not in UNSIGNED):
+            return None
+    return size if is_json and size is not None and size <= BODY_MAX else None
+
+
+async def _begin(receive: ASGIReceiveCallable) -> tuple[Sequence[ASGIReceiveEvent], bytes | None]:
+    """What came of a body, and the whole of it; None where it is not there yet."""
+    events: list[ASGIReceiveEvent] = []
+    body = b""
+    with trio.move_on_after(BEGINNING_S):
+        while True:
+            event = await receive()
+            events.append(event)
+            if event["type"] != "http.request":
+                break
+            body += event.get("body", b"")
+            if not event.get("more_body", False):
+                return events, body
+    return events, None
+
+
+def _replayed(events: Sequence[ASGIReceiveEvent], receive: ASGIReceiveCallable) -> ASGIReceiveCallable:
+    waiting = iter(events)
+
+    async def replay() -> ASGIReceiveEvent:
+        for event in waiting:
+            return event
+        return await receive()
+
+    return replay
