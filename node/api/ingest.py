@@ -152,7 +152,7 @@ async def ingest_events(context: IngestRoutes) -> Response:
     if context.streams.takes(request, form):
         return await context.streams.respond(request, form)
     started_s = trio.current_time()
-    with budget_of(services.ingest, request) as budget:
+    with budget_of(services.ingest, request, may_repeat=HEADER in request.headers) as budget:
         body = await read_body(request, settings.body_timeout_s, settings.body_bytes_max)
         if HEADER in request.headers:
             return await ingest_once(services, request, form=form, body=body, budget=budget, started_s=started_s)

@@ -10,7 +10,8 @@ from quart import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 
-from node.ingest.admission_control import ByteBudget, OverloadedError
+from node.ingest.admission_control import ByteBudget
+from node.ingest.backlog import OverloadedError
 
 BODY_BUDGET: Final = "BODY_BUDGET"
 """In the app's configuration: makes the budget of a client's request, given its address."""

@@ -36,13 +36,17 @@ def body_budget(ingest: Ingest, address: str | None) -> ByteBudget:
     return ByteBudget(ingest.admission, network_of(address))
 
 
-def budget_of(ingest: Ingest, asked: Request) -> ByteBudget:
+def budget_of(ingest: Ingest, asked: Request, *, may_repeat: bool = False) -> ByteBudget:
     """The budget that the body of a request is counted in. To be used as a context, it is free at its end.
+
+    Args:
+        may_repeat: It may have been answered before, and then is again, however full the node is.
 
     Raises:
         IngestionDisabledError, OverloadedError: No events are taken in now.
     """
-    ingest.admission.refuse_unless_open()
+    if not may_repeat:
+        ingest.admission.refuse_unless_open()
     budget = asked.budget if isinstance(asked, PacedRequest) else None
     return budget or body_budget(ingest, asked.remote_addr)
 

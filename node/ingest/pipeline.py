@@ -176,6 +176,7 @@ class Ingest:
             body_bytes_max=limits.body_bytes_max,
         )
         size = usual_size(body, form.coding)
+        self.admission.refuse_unless_open()
         backlog = self.admission.backlog
         events = backlog.estimate(size)
         with backlog.reserve(events, source_id=source_of(body, form), caller=_payer(account)) as room:
