@@ -43,6 +43,7 @@ class Offer:
     accepted: int = 0
     refused: int = 0
     unsent: int = 0
+    unavailable: int = 0  # answered 503
     acks_ms: list[float] = attrs.Factory(list)
     retry_after_s: list[float] = attrs.Factory(list)
 
@@ -84,6 +85,9 @@ class Client:
         if answer.status_code == 429:
             self.offer.refused += self._size
             self.offer.retry_after_s.append(float(answer.headers["retry-after"]))
+            return
+        if answer.status_code == 503:
+            self.offer.unavailable += self._size
             return
         answer.raise_for_status()
         self.offer.acks_ms.append(1000 * (time.perf_counter() - started))
@@ -140,6 +144,7 @@ def cell(
         "unsent": offer.unsent,
         "accepted": offer.accepted,
         "refused": offer.refused,
+        "unavailable": offer.unavailable,
         "certified_per_s": round(ended / offered_s),
         "ack_p95_ms": round(quantile(offer.acks_ms, 0.95), 1),
         "certificate_p95_s": within(slow_before, latencies(network), 0.95),
