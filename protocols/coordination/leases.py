@@ -88,6 +88,12 @@ def observe(work: Workspace, level: Level, quorum: int, took_ms: int) -> None:
     work.put(attrs.evolve(lease, pace=pace))
 
 
+def is_pace_known(work: Workspace, level: Level, quorum: int) -> bool:
+    """Whether an answer came at this level and quorum: then it is known how long they take."""
+    lease = work.find(Lease, lease_entity_id(level, quorum))
+    return lease is not None and lease.pace is not None
+
+
 def patience_ms(work: Workspace, level: Level, quorum: int) -> int:
     """How long to wait for an agent before it is replaced: far longer than is usual, within bounds."""
     lease = work.find(Lease, lease_entity_id(level, quorum))
