@@ -31,6 +31,8 @@ from scripts.network import ROOT, LocalNetwork, Node, get
 
 POLICY = ROOT / "configs" / "policies" / "weather.json"
 BATCH = 500
+WARM_S = 4.0
+WARM_END_S = 120.0  # what was offered to warm up must have its end before anything is measured
 SOURCES_PER_NODE = 6
 BASELINE_BATCHES = 60
 PARTS = ("(node/", "(protocols/", "(agents/", "(storage/", "(psycopg/", "(libp2p/", "(trio_parallel/", "(quart")
@@ -337,8 +339,12 @@ def main() -> int:
             time.sleep(3)
             meter = Meter(network.nodes)
             idle = meter.memory_mb()
-            trio.run(Load(network, feeds, chosen.rate, 4.0).run)  # warm: workers up, leases held, caches filled
-            time.sleep(3)
+            warming = Load(network, feeds, chosen.rate, WARM_S)  # workers up, leases held, caches filled
+            trio.run(warming.run)
+            latest = time.monotonic() + WARM_END_S
+            while ended(network) < warming.accepted and time.monotonic() < latest:
+                time.sleep(0.2)
+            time.sleep(1)
             warm = ended(network)
             load = Load(network, feeds, chosen.rate, chosen.seconds)
             before, own = meter.cpu_s(), time.process_time()
