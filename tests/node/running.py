@@ -245,6 +245,7 @@ def _ingest(
         quarantine=quarantine,
     )
     coalescer.on_merged.append(ingest.admission.backlog.merge)
+    coalescer.is_pressed = lambda: False  # no batch ends by itself here, so the oldest soon is old
     return ingest
 
 
