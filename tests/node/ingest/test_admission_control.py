@@ -101,7 +101,7 @@ def test_transferred_bytes_outlive_the_first_budget() -> None:
     assert admission.bytes_in_flight == 0
 
 
-def test_a_node_that_takes_nothing_in_says_so_first() -> None:
+async def test_a_node_that_takes_nothing_in_says_so_first() -> None:
     admission = control(enabled=False)
     admission.backlog.enter("all there may be", 10)
     with pytest.raises(IngestionDisabledError):
