@@ -1,7 +1,7 @@
 """Whom a request comes from where proxies forwarded it: the Forwarded header (RFC 7239) and X-Forwarded-For.
 
-A proxy appends the address that called it. So the list is read from its end: the first address that is no proxy of
-ours is the client, and whatever stands before it is what that client says of itself.
+A proxy appends the address that called it. Addresses are examined from the last to the first: the first one that is
+not a trusted proxy is the client's. Those before it were sent by the client and prove nothing.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Refuses posts of events for which there is no room before the framework handles them.
 
-Through the framework a refusal costs as much as the taking in of some tens of events, and whoever is refused asks
-again: a node that has no time would spend it on saying so. Only plain posts are looked at, whose beginning is there;
-the route, which refuses by the same rule, gets all others, as it gets those that are taken in.
+Through the framework a refusal costs as much as some tens of events that are taken in, and clients repeat what is
+refused: an overloaded node would spend its time on refusals. The gate examines plain JSON posts whose beginning has
+arrived. All other requests, and those for which there is room, go to the route, which applies the same rule.
 """
 
 import secrets
@@ -62,10 +62,10 @@ class IngestGate:
             await self._refuse(refusal, send)
 
     def _refusal(self, scope: HTTPScope, size: int, body: bytes) -> OverloadedError | None:
-        client = scope["client"]
+        client, source_id = scope["client"], source_of(body, RequestEncoding())
         return self._backlog.refusal(
-            self._backlog.sizes.estimate(size),
-            source_id=source_of(body, RequestEncoding()),
+            self._backlog.sizes.estimate(size, source_id),
+            source_id=source_id,
             caller=payer_of(client[0] if client is not None else None),
         )
 

@@ -31,7 +31,7 @@ class PacedBody(TrioBody):
         self._budget = budget
 
     def append(self, data: bytes) -> None:
-        """Take in what has arrived, or refuse the whole body where it does not fit: whoever reads it is told."""
+        """Keep a part that arrived; where it does not fit, drop the body and raise OverloadedError in its reader."""
         if data and self._budget is not None and self._must_raise is None:
             try:
                 self._budget.take(len(data))
@@ -42,8 +42,8 @@ class PacedBody(TrioBody):
         super().append(data)
 
     def pace(self, bytes_max: int) -> None:
-        """From now on receive nothing while ``bytes_max`` bytes wait to be read. The body may be of any length, and
-        whoever reads it counts what is kept.
+        """From now on receive nothing while ``bytes_max`` bytes wait to be read. The body may be of any length; its
+        reader counts the bytes that it keeps.
         """
         if self._budget is not None:
             self._budget.resize(0)

@@ -12,8 +12,8 @@ batch in, so that none waits for the end of another's flood; so does a caller, b
 
 import math
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final
 
 import attrs
@@ -29,11 +29,11 @@ FIRST_EVENTS: Final = 2_000  # may be under way before the rate is known
 FIRST_FACTOR: Final = 2  # up to so many times the bound, a caller that holds nothing gets a batch in
 LATE_PART: Final = 2  # of the target: where a batch waits longer, the rate is no more than measured
 LOOK_S: Final = 0.1  # between two looks at what waits
-LOOK_BATCHES: Final = 2_000  # more of them are looked at less often: a look takes a millisecond for so many
 RETRY_MAX_S: Final = 60
 REFUSING_S: Final = 2.0
-EVENT_BYTES: Final = 250  # of an event, before any was seen
-LEARNED: Final = 0.1  # of a new request in the estimate of an event's bytes
+EVENT_BYTES: Final = 250.0  # of an event of a source, before any was seen
+LEARNED: Final = 0.25  # of a new request in the estimate of an event's bytes
+SOURCES_KNOWN_MAX: Final = 4_096
 
 
 class OverloadedError(ClientFault):
@@ -56,19 +56,22 @@ class BacklogLimits:
 
 
 class EventSizes:
-    """How many events a body seems to have, by what earlier ones had."""
+    """How many events a body seems to have, by what earlier ones of its source had: others' say nothing of it."""
 
     def __init__(self) -> None:
-        self._event_bytes = float(EVENT_BYTES)
+        self._event_bytes: OrderedDict[str, float] = OrderedDict()
 
-    def estimate(self, size: int) -> int:
+    def estimate(self, size: int, source_id: str | None) -> int:
         """How many events a body of so many bytes, not compressed, may have."""
-        return max(1, round(size / self._event_bytes))
+        return max(1, round(size / self._event_bytes.get(source_id or "", EVENT_BYTES)))
 
-    def learn(self, size: int, events: int) -> None:
+    def learn(self, size: int, source_id: str, events: int) -> None:
         """Note how many events a body had."""
-        if events:
-            self._event_bytes += LEARNED * (size / events - self._event_bytes)
+        if size and events:
+            known = self._event_bytes.pop(source_id, EVENT_BYTES)
+            self._event_bytes[source_id] = known + LEARNED * (size / events - known)
+            if len(self._event_bytes) > SOURCES_KNOWN_MAX:
+                self._event_bytes.popitem(last=False)
 
 
 class Backlog(EventCounts):
@@ -165,7 +168,7 @@ class Backlog(EventCounts):
         excess = load + events - bound
         target_s = self.limits.target_delay_s
         if self._waited_s > target_s:
-            why = f"the oldest batch has waited for {self._waited_s:.1f} s, the target is {target_s:g} s"
+            why = f"events wait for their certificates for {self._waited_s:.1f} s, the target is {target_s:g} s"
             return self._refused(why, excess, self._waited_s - target_s)
         share = SHARE_OF_FREE * max(0, bound - load)
         for holder, held in (("your source", source), ("your address or identity", caller_holds)):
@@ -187,14 +190,18 @@ class Backlog(EventCounts):
         return events
 
     def _look(self) -> None:
-        """See what waits, unless that was done a moment ago."""
+        """See how long batches wait, unless that was done a moment ago.
+
+        In a queue the oldest has waited for twice as long as the one in the middle. The oldest itself says less: one
+        batch whose agents are slow or silent must not keep everybody out.
+        """
         now_s = self._clock()
-        if now_s - self._looked_s < LOOK_S * max(1, len(self.batches) / LOOK_BATCHES):
+        if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
         self._blocked = frozenset(lane for lane in self.lanes if self._shortfall(*lane))
-        oldest_s = self.oldest_s(lambda batch_id, held: held.lane in self._blocked or self._is_held_up(batch_id))
-        self._waited_s = 0.0 if oldest_s is None else max(0.0, now_s - oldest_s)
+        middle_s = self.middle_s(lambda batch_id, held: held.lane in self._blocked or self._is_held_up(batch_id))
+        self._waited_s = 0.0 if middle_s is None else max(0.0, 2 * (now_s - middle_s))
 
     def _full(self) -> OverloadedError:
         bound = self.limits.unsettled_max
@@ -209,7 +216,7 @@ class Backlog(EventCounts):
 
 
 class Reservation:
-    """The events of one request, counted until its batches are. A context manager: at its end they count no more."""
+    """The events of one request, counted until its batches are. To be closed at its end (``contextlib.closing``)."""
 
     def __init__(self, backlog: Backlog, events: int, *, source_id: str | None, caller: str | None) -> None:
         self._backlog = backlog
@@ -218,17 +225,6 @@ class Reservation:
         self._events = 0
         self._take(events)
 
-    def __enter__(self) -> "Reservation":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
     def settle(self, source_id: str, events: int) -> None:
         """Count what the request turned out to have. What was reserved is not refused any more.
 
@@ -236,15 +232,16 @@ class Reservation:
             OverloadedError: It is of another source than it seemed to say, and that one has its share.
         """
         was = self._source_id
-        self.release()
+        self.close()
         if was not in (None, source_id):
             refusal = self._backlog.refusal(events, source_id=source_id, caller=self.caller)
             if refusal is not None:
+                self._backlog.note_refused()
                 raise refusal
         self._source_id = source_id
         self._take(events)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Count its events out: its batches count from now on, or it was refused."""
         self._backlog.move(self._source_id, self.caller, -self._events)
         self._events = 0

@@ -5,11 +5,15 @@ The end of a batch may be reported twice, or found out later from the database, 
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TypeVar
+from itertools import islice
+from typing import Final, TypeVar
 
 import attrs
 
 from protocols.messages import Level, Manifest
+
+LOOKED_AT: Final = 200
+QUEUE_BATCHES: Final = 3  # fewer are no queue, however long they take
 
 K = TypeVar("K")
 Lane = tuple[Level, int]
@@ -50,10 +54,13 @@ class EventCounts:
         """The batches of this node's own that are counted: they have no end yet."""
         return self._batches.keys()
 
-    def oldest_s(self, is_left_out: Callable[[str, Held], bool]) -> float | None:
-        """When the batch was counted in that has waited longest for its end; None without any."""
-        waiting = (held.since_s for batch_id, held in self._batches.items() if not is_left_out(batch_id, held))
-        return min(waiting, default=None)
+    def middle_s(self, is_left_out: Callable[[str, Held], bool]) -> float | None:
+        """Since when a batch has waited for its end that half of them have waited longer than; None for fewer than
+        ``QUEUE_BATCHES``. Of very many a sample is looked at.
+        """
+        batches = islice(self._batches.items(), 0, None, 1 + len(self._batches) // LOOKED_AT)
+        waiting = sorted(held.since_s for batch_id, held in batches if not is_left_out(batch_id, held))
+        return waiting[len(waiting) // 2] if len(waiting) >= QUEUE_BATCHES else None
 
     @property
     def lanes(self) -> list[Lane]:

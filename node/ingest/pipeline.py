@@ -16,6 +16,7 @@ has its levels evaluated first.
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -178,11 +179,12 @@ class Ingest:
         size = usual_size(body, form.coding)
         self.admission.refuse_unless_open()
         backlog = self.admission.backlog
-        events = backlog.sizes.estimate(size)
-        with backlog.reserve(events, source_id=source_of(body, form), caller=_payer(account)) as room:
+        source_id = source_of(body, form)
+        events = backlog.sizes.estimate(size, source_id)
+        with closing(backlog.reserve(events, source_id=source_id, caller=_payer(account))) as room:
             admitted: Admitted = await self._workers.admit(call, account=account, size=size)
             del body, call  # from here on the columns stand for it
-            backlog.sizes.learn(size, len(admitted.lines))
+            backlog.sizes.learn(size, admitted.source_id, len(admitted.lines))
             return await self._take_in(admitted, room, caller=caller, read=None, started_s=started_s)
 
     async def submit_read(
@@ -211,7 +213,9 @@ class Ingest:
             admit_read, tuple(events), source_id=source_id, network=self._network, event_bytes_max=bytes_max
         )
         size = sum(len(each.data) for each in events)
-        with self.admission.backlog.reserve(len(events), source_id=source_id, caller=_payer(account)) as room:
+        with closing(
+            self.admission.backlog.reserve(len(events), source_id=source_id, caller=_payer(account))
+        ) as room:
             admitted: Admitted = await self._workers.admit(call, account=account, size=size)
             read = SourceRead(mark=mark, heads=tuple(each.data[:HEAD_BYTES] for each in events), is_proven=is_proven)
             return await self._take_in(admitted, room, caller=None, read=read, started_s=started_s)
@@ -346,7 +350,7 @@ class Ingest:
         callers = _callers(requests, committed)
         for request, outcome in zip(requests, committed.outcomes, strict=True):
             if isinstance(outcome, Outcome):
-                request.room.release()
+                request.room.close()
         for number, batch in enumerate(committed.batches):
             self.admission.backlog.enter_of(batch.manifest.message, callers.get(number))
         await self._hand_over(committed.batches)

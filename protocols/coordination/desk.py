@@ -143,7 +143,7 @@ def say(
     wait_ms: int = 0,
     reason: str = "",
 ) -> None:
-    """Tell whoever sent an order where it is."""
+    """Send the coordinator of an order a WorkStatus."""
     status = WorkStatus(
         network=work.rules.network,
         batch_id=batch_id,

@@ -133,8 +133,8 @@ def _pid(node: Node) -> int | None:
     return node.process.pid if node.process is not None else None
 
 
-def _settings(plan: Plan, doors: Sequence[int], found: Mapping[int, NodeDatabase]) -> list[dict[str, Any]]:
-    addresses = [f"/ip4/127.0.0.1/tcp/{port}" for port in doors]
+def _settings(plan: Plan, ports: Sequence[int], found: Mapping[int, NodeDatabase]) -> list[dict[str, Any]]:
+    addresses = [f"/ip4/127.0.0.1/tcp/{port}" for port in ports]
     return [
         {
             "overlay_p2p_announce": [addresses[index]],

@@ -1,5 +1,7 @@
 """Admission by drain: how many events are taken in, from whom, and when those refused may come again."""
 
+from contextlib import closing
+
 import attrs
 import pytest
 from hypothesis import settings
@@ -108,24 +110,53 @@ def test_a_quiet_node_keeps_the_rate_that_it_once_had() -> None:
 def test_a_slower_drain_is_noticed_by_what_waits() -> None:
     world = World()
     world.drains(5_000)
-    world.enter("old", 1)
+    for _ in range(3):
+        world.enter("old", 1)
     world.now_s += 1.1
     world.drains(500)
     assert world.backlog.drain.per_s == pytest.approx(500, rel=0.1)
 
 
-def test_while_the_oldest_waits_longer_than_the_target_only_first_batches_are_taken() -> None:
+def test_while_events_wait_longer_than_the_target_only_first_batches_are_taken() -> None:
     world = World()
     world.drains(5_000)
-    old = world.enter("s1", 100)
-    world.now_s += 3.2
+    old = [world.enter("s1", 100) for _ in range(3)]
+    world.now_s += 1.6
     refused = world.backlog.refusal(100, source_id="s1")
     assert refused is not None
-    assert "waited for 3.2 s" in str(refused)
+    assert "wait for their certificates for 3.2 s" in str(refused)
     assert world.is_taken("s2")
-    world.held_up.add(old)
+    world.held_up.update(old)
     world.now_s += 0.2
-    assert world.is_taken("s1"), "it failed, and waits for its next attempt: that says nothing of a queue"
+    assert world.is_taken("s1"), "they failed, and wait for their next attempt: that says nothing of a queue"
+
+
+def test_one_batch_that_takes_long_keeps_nobody_out() -> None:
+    """Its agents may be slow, or say that they are at it and are not."""
+    world = World()
+    world.drains(5_000)
+    world.enter("s1", 100)
+    world.now_s += 60.0
+    assert world.is_taken("s1")
+    world.enter("s1", 100)
+    world.enter("s1", 100)
+    assert world.is_taken("s1"), "the others are young"
+
+
+def test_an_event_of_one_source_is_no_measure_for_those_of_another() -> None:
+    sizes = World().backlog.sizes
+    for _ in range(50):
+        sizes.learn(1_000_000, "large", 1)
+        sizes.learn(40, "small", 1)
+    assert (sizes.estimate(1_000_000, "large"), sizes.estimate(4_000, "small")) == (1, 100)
+    assert sizes.estimate(25_000, "unknown") == sizes.estimate(25_000, None) == 100
+
+
+def test_many_sources_are_not_all_remembered() -> None:
+    sizes = World().backlog.sizes
+    for number in range(10_000):
+        sizes.learn(1_000, f"s{number}", 1)
+    assert sizes.estimate(1_000, "s9999") < sizes.estimate(1_000, "s0") == 4
 
 
 def test_what_waits_for_agents_that_are_not_there_has_the_fixed_bound_alone() -> None:
@@ -171,7 +202,7 @@ def test_those_refused_come_back_when_the_excess_has_ended_and_not_all_at_once()
 def test_what_a_request_has_more_than_it_seemed_is_not_refused_later() -> None:
     world = World()
     world.drains(1_000)
-    with world.backlog.reserve(10, source_id="s1") as room:
+    with closing(world.backlog.reserve(10, source_id="s1")) as room:
         room.settle("s1", 100_000)
         assert world.backlog.unsettled == 100_000
     assert world.backlog.unsettled == 0
@@ -182,7 +213,7 @@ def test_a_request_of_another_source_than_it_seemed_is_looked_at_again() -> None
     world.drains(1_000)
     world.enter("flood", 10_000)
     assert not world.is_taken("flood")
-    with world.backlog.reserve(100, source_id="made up") as room, pytest.raises(OverloadedError):
+    with closing(world.backlog.reserve(100, source_id="made up")) as room, pytest.raises(OverloadedError):
         room.settle("flood", 100)
     assert world.backlog.unsettled == 10_000
 
@@ -263,8 +294,7 @@ class Counts(RuleBasedStateMachine):
     def end(self, room: Reservation | None) -> None:
         if room is not None:
             self.reserved.pop(room, None)
-            with room:
-                pass
+            room.close()
 
     @rule(target=batches, source=NAMES, events=EVENTS, lane=LANES, caller=st.none() | NAMES)
     def enter(self, source: str, events: int, lane: Lane, caller: str | None) -> str:
@@ -297,7 +327,7 @@ class Counts(RuleBasedStateMachine):
     def teardown(self) -> None:
         assert {refused.fields["retryAfter"] for refused in self.refusals} <= set(range(1, 61))
         for room in self.reserved:
-            room.release()
+            room.close()
         for batch_id in self.entered:
             self.world.backlog.leave(batch_id)
         assert self.world.backlog.unsettled == 0

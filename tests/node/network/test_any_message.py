@@ -1,5 +1,6 @@
 """Whatever well-formed message a peer sends, the node that gets it goes on: a real node, over a real database."""
 
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -98,10 +99,11 @@ async def test_any_well_formed_message_leaves_the_node_running(postgres_url: str
                     status, answer = await lone.call("GET", f"/overlay/{path}")
                     assert status < 500, (path, answer)
 
-            try:
+            with ExitStack() as undo:
+                undo.callback(
+                    lambda: print(*(each.message for each in last), sep="\n")
+                )  # what ended it is among these
                 await running(lone, use)
-            except BaseException:
-                print(*(each.message for each in last), sep="\n")  # what ended it is among these
-                raise
+                undo.pop_all()
     assert transport.struck, "some of it is refused"
     assert not any(quarantine.counts.values()), quarantine.counts
