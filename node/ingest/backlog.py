@@ -113,6 +113,12 @@ class Backlog(EventCounts):
         return self._clock() - self._refused_s < REFUSING_S
 
     @property
+    def is_late(self) -> bool:
+        """Whether the oldest batch waits for a good part of the target: there is a queue."""
+        self._look()
+        return self._waited_s * LATE_PART > self.limits.target_delay_s
+
+    @property
     def bound(self) -> int:
         """How many events may be without an end, leaving out those that wait for agents that are not there."""
         return min(self.limits.unsettled_max, self._drained_in_time)
@@ -184,9 +190,7 @@ class Backlog(EventCounts):
         """Count a batch out. ``has_ended``: It shows the rate at which events end."""
         events = super().leave(batch_id)
         if has_ended and events:
-            self._look()
-            is_late = self._waited_s * LATE_PART > self.limits.target_delay_s
-            self.drain.note(events, is_busy=is_late)
+            self.drain.note(events, is_busy=self.is_late)
         return events
 
     def _look(self) -> None:

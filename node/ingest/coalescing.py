@@ -103,6 +103,7 @@ class Coalescer:
     """Holds batches back, and merges them.
 
     Attributes:
+        is_pressed: Whether batches wait for long: then fewer and larger ones cost everybody less.
         on_merged: Called with the ids of batches, that of the one that stands for them from now on, and its events.
     """
 
@@ -131,6 +132,7 @@ class Coalescer:
         self._stage = stage
         self._batch_events = batch_events
         self._is_merging = is_merging
+        self.is_pressed: Callable[[], bool] = lambda: False
         self.on_merged: list[Callable[[Sequence[str], str, int], None]] = []
         self._lines: dict[Hashable, Line] = {}
         self._by_id: dict[str, tuple[Hashable, Line]] = {}  # those under way
@@ -250,7 +252,8 @@ class Coalescer:
         if line.under_way:
             if line.stateful and len(line.under_way) >= AHEAD_MAX:
                 return False
-            if sum(each.events for each in line.waiting) < self._batch_events:
+            enough = EVENTS_PER_BATCH_MAX if self.is_pressed() else self._batch_events
+            if sum(each.events for each in line.waiting) < enough:
                 return False
         return self._has_room(first)
 

@@ -131,6 +131,7 @@ class Ingest:
         """
         self._network = network
         backlog = Backlog(limits.of_backlog, shortfall=shortfall, is_held_up=coalescer.is_held_up)
+        coalescer.is_pressed = lambda: backlog.is_late
         self.admission = AdmissionControl(limits, backlog)
         self._database = database
         self._workers = workers

@@ -149,6 +149,19 @@ async def test_what_fills_a_batch_is_not_held_back(postgres_url: str) -> None:
         await until(lambda: given(node) == [("s1", 1), ("s1", 3)])
 
 
+async def test_what_fills_a_batch_is_held_back_while_batches_wait_for_long(postgres_url: str) -> None:
+    """A small batch costs everybody nearly as much as a large one: where there is a queue, its source waits."""
+    async with running(postgres_url, batch_events=2) as node:
+        await node.source()
+        node.coalescer.is_pressed = lambda: True
+        await post(node, "first")
+        for number in range(3):
+            await post(node, f"a{number}", f"b{number}")
+        assert given(node) == [("s1", 1)]
+        end(node, 0)
+        await until(lambda: given(node) == [("s1", 1), ("s1", 6)])
+
+
 async def test_sources_do_not_wait_for_each_other(postgres_url: str) -> None:
     async with running(postgres_url, batch_events=HELD_BACK) as node:
         for source in ("loud", "quiet"):
