@@ -25,9 +25,10 @@ from protocols.errors import ClientFault
 from protocols.messages import Level
 
 SHARE_OF_FREE: Final = 4
-FIRST_EVENTS: Final = 2_000  # may be under way before the rate is known
+FIRST_EVENTS: Final = 2_000  # may be under way until it is seen that they do not end within the target
 FIRST_FACTOR: Final = 2  # up to so many times the bound, a caller that holds nothing gets a batch in
 LATE_PART: Final = 2  # of the target: where a batch waits longer, the rate is no more than measured
+LATE_LOAD: Final = 4  # such a part of the bound: below it, what waits does not wait because of its number
 LOOK_S: Final = 0.1  # between two looks at what waits
 RETRY_MAX_S: Final = 60
 REFUSING_S: Final = 2.0
@@ -98,7 +99,7 @@ class Backlog(EventCounts):
         super().__init__(clock)
         self.sizes = EventSizes()
         self.limits = limits
-        self.drain = DrainMeter(clock)
+        self.drain = DrainMeter(clock, assumed_per_s=FIRST_EVENTS / limits.target_delay_s)
         self.refused = 0
         self._shortfall = shortfall
         self._is_held_up = is_held_up
@@ -114,9 +115,9 @@ class Backlog(EventCounts):
 
     @property
     def is_late(self) -> bool:
-        """Whether the oldest batch waits for a good part of the target: there is a queue."""
+        """Whether there is a queue: batches wait for a good part of the target."""
         self._look()
-        return self._waited_s * LATE_PART > self.limits.target_delay_s
+        return self._is_queue(LATE_PART * self._waited_s)
 
     @property
     def bound(self) -> int:
@@ -125,9 +126,19 @@ class Backlog(EventCounts):
 
     @property
     def _drained_in_time(self) -> int:
-        rate = self.drain.per_s
-        fits = max(self.limits.batch_events, rate * self.limits.target_delay_s if rate else FIRST_EVENTS)
+        fits = max(self.limits.batch_events, self.drain.per_s * self.limits.target_delay_s)
         return round(fits * (1 + 1 / SHARE_OF_FREE))
+
+    def _is_queue(self, waited_s: float) -> bool:
+        """Whether events wait for longer than the target, and because of their number: few that wait for an auction
+        or a slow agent would wait as long without the others.
+        """
+        return waited_s > self.limits.target_delay_s and LATE_LOAD * self._load > self._drained_in_time
+
+    @property
+    def _load(self) -> int:
+        """Events without an end, leaving out those that wait for agents that are not there."""
+        return self.unsettled - self.in_lanes(self._blocked)
 
     # --- requests --------------------------------------------------------------------------------------------
 
@@ -166,14 +177,14 @@ class Backlog(EventCounts):
         source, caller_holds = self.sources.held(source_id, self._blocked), self.callers.held(caller, self._blocked)
         if not source and self.sources.is_blocked(source_id, self._blocked):
             return None  # it waits for agents, and what is added to it waits with it
-        bound, load = self._drained_in_time, self.unsettled - self.in_lanes(self._blocked)
+        bound, load = self._drained_in_time, self._load
         if source_id is not None and not source:
             return None  # it gets a batch in, whatever others have
         if caller is not None and not caller_holds and load < FIRST_FACTOR * bound:
             return None
         excess = load + events - bound
         target_s = self.limits.target_delay_s
-        if self._waited_s > target_s:
+        if self._is_queue(self._waited_s):
             why = f"events wait for their certificates for {self._waited_s:.1f} s, the target is {target_s:g} s"
             return self._refused(why, excess, self._waited_s - target_s)
         share = SHARE_OF_FREE * max(0, bound - load)
@@ -214,7 +225,7 @@ class Backlog(EventCounts):
     def _refused(self, why: str, excess: int, late_s: float = 0.0) -> OverloadedError:
         """``excess``: events that must end first. Clients that are refused together do not all come back together."""
         rate = self.drain.per_s
-        wait_s = max(late_s, excess / rate if rate else self.limits.target_delay_s)
+        wait_s = max(late_s, excess / rate)
         jitter = 1 + secrets.randbelow(1_000) / 1_000
         return OverloadedError(why, retryAfter=max(1, min(RETRY_MAX_S, math.ceil(wait_s * jitter))))
 

@@ -16,11 +16,12 @@ class DrainMeter:
     anything left to do at its end never lowers the estimate.
     """
 
-    def __init__(self, clock: Callable[[], float] = trio.current_time) -> None:
+    def __init__(self, clock: Callable[[], float] = trio.current_time, *, assumed_per_s: float = 0.0) -> None:
+        """``assumed_per_s``: Holds until faster ends are seen, or slower ones while events wait."""
         self._clock = clock
         self._since_s: float | None = None
         self._ended = 0
-        self._rate = 0.0
+        self._rate = assumed_per_s
 
     def note(self, events: int, *, is_busy: bool) -> None:
         """Count events that ended. ``is_busy``: others wait."""
@@ -38,5 +39,5 @@ class DrainMeter:
 
     @property
     def per_s(self) -> float:
-        """Events a second; 0 until some ended."""
+        """Events a second."""
         return self._rate

@@ -53,6 +53,8 @@ class Steady(threading.Thread):
                 answer = http.post("/overlay/events/ingest", json=body)
                 if answer.status_code == 202:
                     self.acknowledged |= {event["eventId"] for event in answer.json()["processedEvents"]}
+                elif answer.status_code == 429:  # while batches wait for the agent that stopped
+                    self.over.wait(float(answer.headers["Retry-After"]))
                 else:
                     self.failures.append(answer.text[:300])
                 number += 1

@@ -10,7 +10,7 @@ from tests.faults.report import Plan, show
 from tests.faults.schedule import DATABASES, NODES, STRANGERS
 from tests.faults.suite import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 
 
 def test_every_promise_holds_through_a_minute_of_faults() -> None:

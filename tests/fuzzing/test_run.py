@@ -33,6 +33,7 @@ def held(outcome: Outcome) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_000)
 def test_nothing_well_formed_ends_a_node_or_stays_with_it(directory: Path) -> None:
     outcome = run(Plan(seed="1", count=COUNT), directory)
     assert held(outcome)

@@ -111,7 +111,7 @@ def test_a_slower_drain_is_noticed_by_what_waits() -> None:
     world = World()
     world.drains(5_000)
     for _ in range(3):
-        world.enter("old", 1)
+        world.enter("old", 1_500)
     world.now_s += 1.1
     world.drains(500)
     assert world.backlog.drain.per_s == pytest.approx(500, rel=0.1)
@@ -120,7 +120,7 @@ def test_a_slower_drain_is_noticed_by_what_waits() -> None:
 def test_while_events_wait_longer_than_the_target_only_first_batches_are_taken() -> None:
     world = World()
     world.drains(5_000)
-    old = [world.enter("s1", 100) for _ in range(3)]
+    old = [world.enter("s1", 1_500) for _ in range(3)]
     world.now_s += 1.6
     refused = world.backlog.refusal(100, source_id="s1")
     assert refused is not None
@@ -129,6 +129,19 @@ def test_while_events_wait_longer_than_the_target_only_first_batches_are_taken()
     world.held_up.update(old)
     world.now_s += 0.2
     assert world.is_taken("s1"), "they failed, and wait for their next attempt: that says nothing of a queue"
+
+
+def test_few_events_that_wait_for_long_keep_nobody_out_and_say_nothing_of_the_rate() -> None:
+    """They wait for an auction, or for an agent that fell silent: not because of their number."""
+    world = World()
+    before = world.backlog.drain.per_s
+    first = [world.enter("s1", 20) for _ in range(10)]
+    world.now_s += 3
+    assert world.is_taken("s1", 20)
+    for batch_id in first:
+        world.now_s += 0.1
+        world.backlog.leave(batch_id, has_ended=True)
+    assert world.backlog.drain.per_s == before
 
 
 def test_one_batch_that_takes_long_keeps_nobody_out() -> None:
