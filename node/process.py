@@ -36,6 +36,7 @@ from node.runtime.workers import Workers
 from node.telemetry import configure_logging
 from node.wiring.configured import server_limits, transport_config
 from node.wiring.reloading import Reloader, reload
+from node.worker.garbage import collect_rarely
 from protocols.errors import OverlayError
 from protocols.keys import PrivateKey
 from storage import meta
@@ -272,6 +273,7 @@ class NodeProcess:
         task_status: "trio.TaskStatus[str]",  # type: ignore[name-defined]
     ) -> None:
         async with self._standby.serving(create_app(services), HTTP_GRACEFUL_S):
+            collect_rarely()
             task_status.started(self._url)
             await stop.wait()
 

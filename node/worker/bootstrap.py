@@ -6,6 +6,8 @@ import threading
 import time
 from contextlib import suppress
 
+from node.worker.garbage import collect_rarely
+
 CHECK_S = 1.0
 
 
@@ -23,7 +25,8 @@ def begin(parent: int, niceness: int, name: str) -> None:
 
 
 def get_ready(function: object) -> None:
-    """Nothing is left to do once ``function`` was received: that imported what it needs."""
+    """To be called once ``function`` was received: that imported what it needs."""
+    collect_rarely()
 
 
 def _end_with(parent: int) -> None:

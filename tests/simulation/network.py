@@ -89,9 +89,13 @@ class NetworkOfNodes(Links):
                 nursery.start_soon(member.live)
             await self._until(lambda: all(member.requests for member in self.members), 30)
             nursery.start_soon(self._harm)
-            async with trio.open_nursery() as clients:
-                for number in range(3):
-                    clients.start_soon(self._post, number)
+            with trio.move_on_after(END_S) as patience:
+                async with trio.open_nursery() as clients:
+                    for number in range(3):
+                        clients.start_soon(self._post, number)
+            assert not patience.cancelled_caught, (
+                f"seed {self.seed}: posts taken not within {END_S:g} s\n{self.inspection.state()}"
+            )
             await trio.sleep_until(STORM_S + 1)
             await self._until(self.inspection.is_quiet, END_S)
             ended_s = trio.current_time()
