@@ -36,7 +36,7 @@ from node.runtime.workers import Workers
 from node.telemetry import configure_logging
 from node.wiring.configured import server_limits, transport_config
 from node.wiring.reloading import Reloader, reload
-from node.worker.garbage import collect_rarely
+from node.worker.memory import collect_rarely
 from protocols.errors import OverlayError
 from protocols.keys import PrivateKey
 from storage import meta
