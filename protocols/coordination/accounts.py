@@ -27,6 +27,12 @@ def has_room(flow: Flow, agent: IdentityKey, now_ms: int) -> bool:
     return account is None or (account.outstanding < account.credit and account.closed_until_ms <= now_ms)
 
 
+def outstanding(flow: Flow, agent: IdentityKey) -> int:
+    """How many answers an agent owes."""
+    account = _find(flow, agent)
+    return 0 if account is None else account.outstanding
+
+
 def reopens_ms(flow: Flow, agent: IdentityKey) -> int:
     """Until when an agent said that it has no room; 0 where it did not."""
     account = _find(flow, agent)

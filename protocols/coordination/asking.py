@@ -30,7 +30,7 @@ OPEN: Final = (AskState.SILENT, AskState.QUEUED, AskState.RUNNING)
 
 def begin(work: Workspace, batch: Batch, agents: Iterable[IdentityKey]) -> None:
     """Order the work of these agents, and wait for what they say."""
-    keep(work, order(work, _patiently(work, batch, afresh=True), agents))
+    keep(work, _patiently(work, order(work, batch, agents), afresh=True))
 
 
 def begin_certifying(work: Workspace, batch: Batch) -> None:
@@ -103,6 +103,8 @@ def take_stock(work: Workspace, batch: Batch) -> Batch:
 def ask_due(work: Workspace, batch: Batch) -> Batch:
     """Ask those that are due: again, where they had no room or are silent; others, where these are for too long."""
     batch = _ask_put_off(work, batch)
+    if unasked(batch) and batch.patience_ends_ms <= work.now_ms < _replaced_ms(work, batch):
+        return _ask_beside(work, batch)
     waits = silent(batch)
     if waits and work.now_ms >= batch.patience_ends_ms:
         batch, called = call_others(work, batch, waits)
@@ -317,8 +319,8 @@ def _due_ms(work: Workspace, batch: Batch) -> int:
     ]
     if silent(batch):
         due += [_resend_ms(work, batch), batch.attempt_ends_ms]
-        if batch.patience_ends_ms > work.now_ms:
-            due.append(batch.patience_ends_ms)
+    if (silent(batch) or unasked(batch)) and batch.patience_ends_ms > work.now_ms:
+        due.append(batch.patience_ends_ms)
     return min(due, default=work.now_ms + work.rules.resend_ms)
 
 
@@ -328,9 +330,13 @@ def _resend_ms(work: Workspace, batch: Batch) -> int:
 
 
 def _patiently(work: Workspace, batch: Batch, *, afresh: bool = False) -> Batch:
-    """The batch with its deadlines counted from now; ``afresh``: that for giving up too."""
+    """The batch with its deadlines counted from now; ``afresh``: that for giving up too.
+
+    To ask one more costs little, so that is done sooner than an agent is replaced.
+    """
     manifest = batch.manifest.message
-    patience_ends_ms = work.now_ms + leases.patience_ms(work, manifest.level, manifest.quorum)
+    wait_ms = leases.usual_ms if unasked(batch) else leases.patience_ms
+    patience_ends_ms = work.now_ms + wait_ms(work, manifest.level, manifest.quorum)
     ends_ms = work.now_ms + work.rules.attempt_ms_at(manifest.level) if afresh else batch.attempt_ends_ms
     return attrs.evolve(
         batch, asked_ms=work.now_ms, patience_ends_ms=patience_ends_ms, attempt_ends_ms=ends_ms, resends=0
@@ -364,6 +370,22 @@ def _ask_put_off(work: Workspace, batch: Batch) -> Batch:
     for ask in due:
         batch = with_ask(batch, attrs.evolve(ask, since_ms=work.now_ms + work.rules.status_ms))
     return ask_others(work, batch, wanted) if wanted else batch
+
+
+def _ask_beside(work: Workspace, batch: Batch) -> Batch:
+    """Ask executors that were not asked so far, beside those that take longer than is usual."""
+    flow = accounts.flow_of(work)
+    waits = set(unanswered(batch)).difference(unasked(batch))
+    called = [key for key in unasked(batch) if accounts.has_room(flow, key, work.now_ms)][: len(waits)]
+    if called:
+        return _patiently(work, ask_again(work, batch, called))
+    return attrs.evolve(batch, patience_ends_ms=_replaced_ms(work, batch))
+
+
+def _replaced_ms(work: Workspace, batch: Batch) -> int:
+    """When those that are silent since they were asked are replaced."""
+    manifest = batch.manifest.message
+    return batch.asked_ms + leases.patience_ms(work, manifest.level, manifest.quorum)
 
 
 def _without_overdue(work: Workspace, batch: Batch) -> Batch:

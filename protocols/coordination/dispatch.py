@@ -1,16 +1,19 @@
 """Start an attempt: ask the holders of a batch left behind, wait for agents and for a place, and order the work."""
 
+import hashlib
 from typing import Final
 
 import attrs
 
-from protocols.coordination import accounts, asking, flow
+from protocols.coordination import accounts, asking, flow, leases
 from protocols.coordination.workspace import Workspace
 from protocols.effects import Send
 from protocols.entities import Ballot, Batch, Grant, Stage
+from protocols.load import Flow
 from protocols.messages import BatchProgress, BatchQuery, IdentityKey
-from protocols.roles import EVIDENCE_ROLES
+from protocols.roles import EVIDENCE_ROLES, WORK_ROLES
 
+FULL_SHARE: Final = 8  # one batch of so many goes to all executors at once
 ASKS_MAX: Final = 8  # how often holders are asked about a batch left behind: links take a moment after a start
 
 
@@ -82,6 +85,37 @@ def _dispatch(work: Workspace, batch: Batch, grant: Grant) -> None:
         dispatched_ms=work.now_ms,
         alarm_ms=0,
     )
-    agents = (*asking.agents_of(batch), *(award.agent for award in batch.shadows))
     current = accounts.flow_of(work)
+    agents = (*_first(work, batch, current), *(award.agent for award in batch.shadows))
     asking.begin(work, batch, [key for key in agents if accounts.has_room(current, key, work.now_ms)])
+
+
+def _first(work: Workspace, batch: Batch, current: Flow) -> tuple[IdentityKey, ...]:
+    """Those to ask at first: as few as make a quorum, this node's own agent among them; the others are asked when
+    these are silent for longer than usual, have no room, or contradict each other.
+
+    Everybody is asked about a share of the batches, so that all stay known, and while it is not known how long an
+    answer takes. Those that owe the fewest answers come first, in an order that differs from batch to batch.
+    """
+    everybody = asking.agents_of(batch)
+    manifest = batch.manifest.message
+    lot = hashlib.sha256(batch.batch_id.encode()).digest()
+    if lot[0] % FULL_SHARE == 0 or not leases.is_pace_known(work, manifest.level, manifest.quorum):
+        return everybody
+    free = [award for award in batch.awards if accounts.has_room(current, award.agent, work.now_ms)]
+    free.sort(
+        key=lambda award: (
+            award.agent != work.rules.self_key,
+            accounts.outstanding(current, award.agent),
+            hashlib.sha256(lot + award.agent).digest(),
+        )
+    )
+    lacking = dict.fromkeys(WORK_ROLES, manifest.quorum)
+    chosen: list[IdentityKey] = []
+    for award in free:
+        useful = [role for role in award.roles if lacking.get(role, 0) > 0]
+        if useful:
+            chosen.append(award.agent)
+            for role in useful:
+                lacking[role] -= 1
+    return tuple(chosen)

@@ -88,14 +88,29 @@ def observe(work: Workspace, level: Level, quorum: int, took_ms: int) -> None:
     work.put(attrs.evolve(lease, pace=pace))
 
 
+def is_pace_known(work: Workspace, level: Level, quorum: int) -> bool:
+    """Whether an answer came at this level and quorum: then it is known how long they take."""
+    lease = work.find(Lease, lease_entity_id(level, quorum))
+    return lease is not None and lease.pace is not None
+
+
 def patience_ms(work: Workspace, level: Level, quorum: int) -> int:
     """How long to wait for an agent before it is replaced: far longer than is usual, within bounds."""
+    return min(_longest_ms(work, level), 2 * usual_ms(work, level, quorum))
+
+
+def usual_ms(work: Workspace, level: Level, quorum: int) -> int:
+    """Within how long nearly all answers come, within bounds."""
     lease = work.find(Lease, lease_entity_id(level, quorum))
-    longest_ms = work.rules.attempt_ms_at(level) // 3
+    longest_ms = _longest_ms(work, level)
     if lease is None or lease.pace is None:
         return longest_ms
     usual_ms = (lease.pace.mean_us + 4 * lease.pace.deviation_us) // 1_000
-    return min(longest_ms, max(work.rules.patience_ms_min, 2 * usual_ms))
+    return min(longest_ms, max(work.rules.patience_ms_min // 2, usual_ms))
+
+
+def _longest_ms(work: Workspace, level: Level) -> int:
+    return work.rules.attempt_ms_at(level) // 3
 
 
 def substitute(work: Workspace, batch: Batch, failed: IdentityKey) -> Award | None:
