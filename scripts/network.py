@@ -53,15 +53,19 @@ def consecutive_ports(first: int, count: int) -> list[int] | None:
 class Node:
     """One node process and where to find it."""
 
-    def __init__(self, index: int, directory: Path, http_port: int, p2p_port: int) -> None:
+    def __init__(
+        self, index: int, directory: Path, http_port: int, p2p_port: int, *, host: str = "127.0.0.1"
+    ) -> None:
         self.index = index
         self.directory = directory
+        self.host = host
         self.http_port = http_port
         self.p2p_port = p2p_port
-        self.url = f"http://127.0.0.1:{http_port}"
+        self.url = f"http://{host}:{http_port}"
         self.config = directory / "node.toml"
         self.log = directory / "node.log"
         self.module = "node"
+        self.within: tuple[str, ...] = ()  # the command that starts it somewhere else, such as in a network namespace
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,7 +82,7 @@ class Node:
         assert not self.running, "a node is started once at a time"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, "run", "--config", str(self.config)],
+                [*self.within, sys.executable, "-m", self.module, "run", "--config", str(self.config)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -126,12 +130,15 @@ class LocalNetwork:
         per_node: Sequence[Mapping[str, Any]] = (),
         database_url: str | None = None,
         http_port: int | None = None,
+        hosts: Sequence[str] = (),
     ) -> None:
-        """``http_port``: the first node's, the others take the next ones; free ports where one of them is taken."""
+        """``http_port``: the first node's, the others take the next ones; free ports where one of them is taken.
+        ``hosts``: an address for each node, of this machine or of the namespace it is started in.
+        """
         ports = free_ports(2 * nodes)
         wanted = None if http_port is None else consecutive_ports(http_port, nodes)
         self.nodes = [
-            Node(index, directory / f"node-{index + 1}", http, p2p)
+            Node(index, directory / f"node-{index + 1}", http, p2p, host=hosts[index] if hosts else "127.0.0.1")
             for index, (http, p2p) in enumerate(zip(wanted or ports[:nodes], ports[nodes:], strict=True))
         ]
         for node in self.nodes:
@@ -151,10 +158,10 @@ class LocalNetwork:
             "overlay_operator": f"operator-{node.index + 1}",
             "overlay_data_dir": str(node.directory),
             "overlay_key_file": str(node.directory / "identity.key"),
-            "overlay_http_bind": f"127.0.0.1:{node.http_port}",
+            "overlay_http_bind": f"{node.host}:{node.http_port}",
             "overlay_public_url": node.url,
-            "overlay_p2p_listen": [f"/ip4/127.0.0.1/tcp/{node.p2p_port}"],
-            "overlay_bootstrap": [] if node is first else [f"/ip4/127.0.0.1/tcp/{first.p2p_port}"],
+            "overlay_p2p_listen": [f"/ip4/{node.host}/tcp/{node.p2p_port}"],
+            "overlay_bootstrap": [] if node is first else [f"/ip4/{first.host}/tcp/{first.p2p_port}"],
             "overlay_eclipse_protection": False,
         }
         if database_url:

@@ -19,7 +19,8 @@ import psutil
 
 from protocols.authentication import HttpRequest, sign_headers
 from protocols.keys import PrivateKey
-from scripts.bench.pipeline import Feed, quantile
+from scripts.event_load import Feed
+from scripts.measuring import quantile
 from scripts.network import LocalNetwork, Node
 from tests.authentication_client import AuthriteClient, MutualClient
 

@@ -18,7 +18,8 @@ import paho.mqtt.client as paho
 import psutil
 from paho.mqtt.enums import CallbackAPIVersion
 
-from scripts.bench.pipeline import Feed, Meter
+from scripts.event_load import Feed
+from scripts.measuring import Meter
 from scripts.mosquitto import Mosquitto
 from scripts.network import LocalNetwork, Node, get
 

@@ -1,17 +1,17 @@
 """Any offered rate, posts of any size, settings as shipped: what is certified, how late, and what is refused.
 
 For each size of posts and each rate a client offers events for a while without repeating what is refused; then
-everything that was accepted is waited for. Beside it, on request, loops that take processor time, or one source that
-floods its node beside nine quiet ones.
+everything that was accepted is waited for, for a bounded time. Each cell is printed when it ends, so that a run that
+was interrupted goes on with --sizes and --rates. Beside it, on request, loops that take processor time; or instead
+one source that floods its node beside quiet ones.
 
     scripts/bench/run overload --rates 5000,10000,20000,40000 --sizes 1,17,100,500,1000 --seconds 15
     scripts/bench/run overload --rates 20000 --sizes 500 --busy 3
-    scripts/bench/run overload --flood
+    scripts/bench/run overload --quiet-sources 9 --rates 40000
 """
 
 import argparse
 import json
-import re
 import subprocess
 import tempfile
 import time
@@ -20,138 +20,49 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
 import httpx
 import trio
 
-from scripts.bench.pipeline import POLICY, Feed, quantile, register
-from scripts.network import LocalNetwork, Node, get
+from scripts.event_load import Client, Feed, outcome, register, registered_feeds, weather_policy
+from scripts.measuring import ends, quantile, wait_for_ends
+from scripts.network import LocalNetwork, Node
 
 SOURCES_PER_NODE: Final = 6
-CONNECTIONS: Final = 128  # of the client; posts past them are not sent, and counted
-END_S: Final = 300.0
-QUIET_SOURCES: Final = 9
+FLOOD_POST: Final = 500
 QUIET_PAUSE_S: Final = 0.2
-LATENCY: Final = re.compile(r'^overlay_certificate_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
-
-
-@attrs.define
-class Offer:
-    """What became of the posts of one cell, in events."""
-
-    offered: int = 0
-    accepted: int = 0
-    refused: int = 0
-    unsent: int = 0
-    unavailable: int = 0  # answered 503
-    acks_ms: list[float] = attrs.Factory(list)
-    retry_after_s: list[float] = attrs.Factory(list)
-
-
-class Client:
-    """Posts at a rate, open loop, over a bounded number of connections."""
-
-    def __init__(self, network: LocalNetwork, feeds: dict[int, list[Feed]], *, size: int, rate: int) -> None:
-        self._network = network
-        self._feeds = feeds
-        self._size = size
-        self._rate = rate
-        self._free = CONNECTIONS
-        self.offer = Offer()
-
-    async def run(self, seconds: float) -> None:
-        limits = httpx.Limits(max_connections=CONNECTIONS)
-        async with httpx.AsyncClient(limits=limits, timeout=60) as http, trio.open_nursery() as nursery:
-            started = trio.current_time()
-            for turn in range(int(self._rate * seconds / self._size)):
-                await trio.sleep_until(started + turn * self._size / self._rate)
-                self.offer.offered += self._size
-                if not self._free:
-                    self.offer.unsent += self._size
-                    continue
-                node = self._network.nodes[turn % len(self._network.nodes)]
-                feeds = self._feeds[node.index]
-                feed = feeds[turn // len(self._network.nodes) % len(feeds)]
-                self._free -= 1
-                nursery.start_soon(self._post, http, node, feed.body(self._size))
-
-    async def _post(self, http: httpx.AsyncClient, node: Node, body: bytes) -> None:
-        headers = {"Content-Type": "application/json", "Prefer": "return=minimal"}
-        started = time.perf_counter()
-        try:
-            answer = await http.post(f"{node.url}/overlay/events/ingest", content=body, headers=headers)
-        finally:
-            self._free += 1
-        if answer.status_code == 429:
-            self.offer.refused += self._size
-            self.offer.retry_after_s.append(float(answer.headers["retry-after"]))
-            return
-        if answer.status_code == 503:
-            self.offer.unavailable += self._size
-            return
-        answer.raise_for_status()
-        self.offer.acks_ms.append(1000 * (time.perf_counter() - started))
-        self.offer.accepted += answer.json()["counts"]["accepted"]
-
-
-def stats(network: LocalNetwork) -> dict[str, int]:
-    """Events certified, invalid, dead and pending on all nodes."""
-    found = [get(node, "/overlay/stats") for node in network.nodes]
-    return {name: sum(each[name] for each in found) for name in ("certified", "invalid", "dead", "pending")}
-
-
-def latencies(network: LocalNetwork) -> dict[float, float]:
-    """Batches certified within each bound in seconds, on all nodes, as their histograms count them."""
-    found: dict[float, float] = {}
-    for node in network.nodes:
-        for bound, count in LATENCY.findall(httpx.get(f"{node.url}/metrics", timeout=30).text):
-            found[float(bound)] = found.get(float(bound), 0.0) + float(count)
-    return found
-
-
-def within(before: dict[float, float], after: dict[float, float], share: float) -> float:
-    """The least bound that holds for that share of what was counted between two readings."""
-    counted = {bound: after[bound] - before.get(bound, 0.0) for bound in sorted(after)}
-    total = max(counted.values(), default=0.0)
-    return next((bound for bound, count in counted.items() if total and count >= share * total), float("nan"))
-
-
-def wait_for_ends(network: LocalNetwork) -> float:
-    """Seconds until nothing waits any more."""
-    started = time.monotonic()
-    while stats(network)["pending"] and time.monotonic() < started + END_S:
-        time.sleep(0.2)
-    return time.monotonic() - started
+FLOOD_BEFORE_S: Final = 1.0  # the flood is there before the quiet sources are looked at
+COLUMNS: Final = {
+    "events of a post": "size",
+    "offered/s": "offered_per_s",
+    "accepted/s": "accepted_per_s",
+    "certified/s": "certified_per_s",
+    "P95 to certificate, ms": "certificate_p95_ms",
+    "429s": "refusals",
+    "not sent": "unsent",
+    "no answer": "unanswered",
+    "dead": "dead",
+    "without an end": "without_end",
+    "drained, s": "drain_s",
+    "client, cores": "client_share_of_core",
+}
 
 
 def cell(
-    network: LocalNetwork, feeds: dict[int, list[Feed]], *, size: int, rate: int, seconds: float
+    network: LocalNetwork, feeds: dict[int, list[Feed]], *, size: int, rate: int, chosen: argparse.Namespace
 ) -> dict[str, Any]:
     """Offer events at one rate in posts of one size, and wait for the end of all that were accepted."""
-    before, slow_before = stats(network), latencies(network)
-    client = Client(network, feeds, size=size, rate=rate)
+    client = Client(network.nodes, feeds, size=size, rate=rate)
+    trio.run(client.run, chosen.seconds)
     started = time.monotonic()
-    trio.run(client.run, seconds)
-    ended = sum(stats(network)[name] - before[name] for name in ("certified", "invalid"))
-    offered_s = time.monotonic() - started
-    drain_s = wait_for_ends(network)
-    after = stats(network)
-    offer = client.offer
+    wait_for_ends(network.nodes, chosen.drain)
+    drain_s = time.monotonic() - started
+    found = outcome(client.offer, ends(network.nodes, client.offer.started_ms))
     return {
         "size": size,
         "rate": rate,
-        "offered": offer.offered,
-        "unsent": offer.unsent,
-        "accepted": offer.accepted,
-        "refused": offer.refused,
-        "unavailable": offer.unavailable,
-        "certified_per_s": round(ended / offered_s),
-        "ack_p95_ms": round(quantile(offer.acks_ms, 0.95), 1),
-        "certificate_p95_s": within(slow_before, latencies(network), 0.95),
-        "retry_after_s": round(quantile(offer.retry_after_s, 0.5), 1),
+        **found,
+        "certificate_p95_ms": found["certificate_ms"]["p95"],
         "drain_s": round(drain_s, 1),
-        "dead": after["dead"] - before["dead"],
-        "waiting": after["pending"],
     }
 
 
@@ -166,15 +77,24 @@ def busy(loops: int) -> Iterator[None]:
         yield
 
 
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table; numbers of thousands are grouped, what is None is left out."""
+
+    def text(value: Any) -> str:
+        return "" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)
+
+    lines = [columns, ["---"] * len(columns), *([text(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    names = list(rows[0])
-    lines = [names, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return markdown([*COLUMNS], [[row[name] for name in COLUMNS.values()] for row in rows])
 
 
 async def quiet_latencies(node: Node, feeds: Sequence[Feed], seconds: float, found: list[float]) -> None:
-    """Post an event of each quiet source in turn, and wait for its certificate: the seconds that took."""
+    """Post an event of each quiet source in turn, and wait for its certificate: the seconds that took, without end
+    where the post was refused.
+    """
     async with httpx.AsyncClient(base_url=node.url, timeout=60) as http:
         until = trio.current_time() + seconds
         turn = 0
@@ -195,31 +115,40 @@ async def quiet_latencies(node: Node, feeds: Sequence[Feed], seconds: float, fou
             await trio.sleep(QUIET_PAUSE_S)
 
 
-def flood(network: LocalNetwork, policy: dict[str, Any], *, rate: int, seconds: float) -> dict[str, Any]:
-    """Nine quiet sources of one node alone, then beside one source that floods it."""
-    node = network.nodes[0]
-    quiet = [Feed(f"QUIET{number}") for number in range(QUIET_SOURCES)]
+def flood(network: LocalNetwork, *, rate: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Quiet sources of one node alone, then beside one source that floods it."""
+    node, policy = network.nodes[0], weather_policy()
+    quiet = [Feed(f"QU{chr(65 + number)}") for number in range(chosen.quiet_sources)]
     loud = Feed("LOUD")
     for feed in (*quiet, loud):
         register(node, feed, policy)
+    warm: list[float] = []
     alone: list[float] = []
     beside: list[float] = []
-    trio.run(quiet_latencies, node, quiet, seconds, alone)
+    trio.run(quiet_latencies, node, quiet, 3.0, warm)
+    trio.run(quiet_latencies, node, quiet, chosen.seconds, alone)
+    client = Client([node], {node.index: [loud]}, size=FLOOD_POST, rate=rate)
 
     async def both() -> None:
-        single = LocalNetwork.__new__(LocalNetwork)
-        single.nodes = [node]
-        client = Client(single, {node.index: [loud]}, size=500, rate=rate)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.run, seconds)
-            await trio.sleep(1.0)
-            nursery.start_soon(quiet_latencies, node, quiet, seconds - 1.0, beside)
+            nursery.start_soon(client.run, chosen.seconds)
+            await trio.sleep(FLOOD_BEFORE_S)
+            await quiet_latencies(node, quiet, chosen.seconds - FLOOD_BEFORE_S, beside)
 
     trio.run(both)
+    wait_for_ends(network.nodes, chosen.drain)
+    found = outcome(client.offer, ends(network.nodes, client.offer.started_ms))
+    alone_s, beside_s = quantile(alone, 0.95), quantile(beside, 0.95)
     return {
-        "quiet alone P95 s": round(quantile(alone, 0.95), 3),
-        "beside the flood P95 s": round(quantile(beside, 0.95), 3),
-        "drain_s": round(wait_for_ends(network), 1),
+        "flood offered/s": found["offered_per_s"],
+        "flood accepted/s": found["accepted_per_s"],
+        "quiet posts alone": len(alone),
+        "P95 alone, s": round(alone_s, 3),
+        "quiet posts beside": len(beside),
+        "refused": sum(each == float("inf") for each in beside),
+        "P95 beside, s": round(beside_s, 3),
+        "ratio": round(beside_s / alone_s, 2),
+        "without an end": found["without_end"],
     }
 
 
@@ -232,33 +161,27 @@ def main() -> None:
     parser.add_argument("--rates", type=numbers, default=[5_000, 10_000, 20_000, 40_000])
     parser.add_argument("--sizes", type=numbers, default=[1, 17, 100, 500, 1_000])
     parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--drain", type=float, default=60.0, help="seconds to wait for the ends after each cell")
     parser.add_argument("--busy", type=int, default=0, help="loops that take processor time beside the network")
-    parser.add_argument("--flood", action="store_true", help="one flooding source beside nine quiet ones instead")
+    parser.add_argument("--quiet-sources", type=int, help="one flooding source beside so many quiet ones instead")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     chosen = parser.parse_args()
-    policy = json.loads(POLICY.read_bytes())
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="overlay-bench-") as directory:
         Path(directory).chmod(0o755)
         with LocalNetwork(Path(directory), 3, name="overlay-bench") as network:
             network.wait_agents()
-            if chosen.flood:
-                rows = [flood(network, policy, rate=chosen.rates[-1], seconds=chosen.seconds)]
-                print(table(rows))
+            if chosen.quiet_sources:
+                rows.append(flood(network, rate=chosen.rates[-1], chosen=chosen))
+                print(markdown([*rows[0]], [[*row.values()] for row in rows]))
             else:
-                feeds = {
-                    node.index: [Feed(f"{chr(65 + node.index)}{chr(65 + n)}X") for n in range(SOURCES_PER_NODE)]
-                    for node in network.nodes
-                }
-                for node in network.nodes:
-                    for feed in feeds[node.index]:
-                        register(node, feed, policy)
-                rows = []
+                feeds = registered_feeds(network.nodes, SOURCES_PER_NODE)
                 with busy(chosen.busy):
                     for size in chosen.sizes:
                         for rate in chosen.rates:
-                            rows.append(cell(network, feeds, size=size, rate=rate, seconds=chosen.seconds))
-                            print(json.dumps(rows[-1]), flush=True)
-                print(table(rows))
+                            rows.append(cell(network, feeds, size=size, rate=rate, chosen=chosen))
+                            print(table(rows[-1:]).splitlines()[-1], flush=True)
+                print(f"\n{table(rows)}")
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -1,7 +1,9 @@
 """From HTTP to certificate: three nodes, their Postgres and this load generator on one machine.
 
-Prints events/s, latencies, CPU us per event of every process, memory over time, and as a baseline in the same
-run what one trusted process would spend: the same roles and the same rows, without any agreement.
+Events are offered at a rate, open loop, and what is refused is not repeated. Printed are the rates offered, accepted
+and certified, latencies, CPU us per event of every process and by cause, messages and bytes, memory over time, and
+as a baseline in the same run what one trusted process would spend: the same roles over the same events, without any
+agreement. Settings are those a node is shipped with, unless options say otherwise.
 
     scripts/bench/run pipeline --rate 5000 --seconds 60
 """
@@ -17,257 +19,188 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import httpx
+import attrs
 import orjson
 import psutil
 import trio
 
 from agents.policy import policy_document
-from agents.roles import execute
+from agents.roles import BatchOutput, execute
 from protocols.canonical import canonical_json
-from scripts.network import ROOT, LocalNetwork, Node, get
+from scripts.event_load import Client, Feed, Offer, outcome, registered_feeds, weather_policy
+from scripts.measuring import Ends, Meter, ends, growth_of, scrape, total, unsettled, wait_for_ends
+from scripts.network import LocalNetwork
 
-POLICY = ROOT / "configs" / "policies" / "weather.json"
-BATCH = 500
-SOURCES_PER_NODE = 6
-BASELINE_BATCHES = 60
+POST: Final = 500
+SOURCES_PER_NODE: Final = 6
+WARM_S: Final = 4.0
+WARM_END_S: Final = 120.0  # what was offered to warm up must have its end before anything is measured
+END_S: Final = 60.0
+WATCH_S: Final = 5.0
+BASELINE_BATCHES: Final = 60
 PARTS = ("(node/", "(protocols/", "(agents/", "(storage/", "(psycopg/", "(libp2p/", "(trio_parallel/", "(quart")
 
 
-class Feed:
-    """Weather-like events of one source, time always moving on, as request bodies: cheap to make."""
+@attrs.frozen(kw_only=True)
+class Sample:
+    """Memory in MB at a time: of the largest node with its workers, and of everything with Postgres."""
 
-    def __init__(self, station: str) -> None:
-        self.source_id = f"bench-{station.lower()}"
-        self.station = station
-        self.count = 0
-        self._template = (
-            f'{{"externalId":"{station}-%d","eventType":"weather.observation","timestamp":"%s","data":'
-            f'{{"origin":"{station}","time_hour":"%s","temp":%d.02,"dewp":26.06,"humid":59.37,"wind_dir":%d,'
-            '"wind_speed":10.357019999999999,"wind_gust":null,"precip":0,"pressure":1012.3,"visib":10}}'
-        )
-
-    def body(self, size: int) -> bytes:
-        events = [self.event() for _ in range(size)]
-        return (
-            f'{{"sourceId":"{self.source_id}","processingOptions":{{"requireCertification":true,'
-            f'"consensusLevel":"enhanced"}},"events":[{",".join(events)}]}}'
-        ).encode()
-
-    def event(self) -> str:
-        n = self.count = self.count + 1
-        day = f"2013-{1 + n // 2419200 % 12:02}-{1 + n // 86400 % 28:02}"
-        at = f"{day}T{n // 3600 % 24:02}:{n // 60 % 60:02}:{n % 60:02}Z"
-        return self._template % (n, at, at, 39 + n % 40, n % 36 * 10)
+    at_s: float
+    node_mb: float
+    all_mb: float
 
 
-def register(node: Node, feed: Feed, policy: dict[str, Any]) -> None:
-    split = ("mapping", "coercion", "required")
-    response = httpx.post(
-        f"{node.url}/overlay/sources",
-        json={
-            "sourceId": feed.source_id,
-            "name": feed.station,
-            "sourceType": "webhook",
-            "mappingPolicy": {key: policy[key] for key in split},
-            "validationRules": {key: value for key, value in policy.items() if key not in split},
-        },
-        auth=node.operator,
-        timeout=30,
-    )
-    response.raise_for_status()
+@attrs.frozen(kw_only=True)
+class Run:
+    """What was measured of a network under load. CPU and metrics are those of the load, until the last end.
+
+    Attributes:
+        cpu_s: By the node's place and the part. idle_mb: As ``Meter.memory_mb``. metrics: Of each node.
+    """
+
+    offer: Offer
+    ended: Ends
+    took_s: float
+    cpu_s: dict[tuple[int, str], float]
+    metrics: Sequence[dict[str, float]]
+    idle_mb: dict[tuple[int, str], float]
+    samples: Sequence[Sample]
 
 
-class Load:
-    """Posts at a steady rate, open loop: a slow answer delays nobody else's."""
-
-    def __init__(self, network: LocalNetwork, feeds: dict[int, list[Feed]], rate: int, seconds: float) -> None:
-        self.network = network
-        self.feeds = feeds
-        self.rate = rate
-        self.seconds = seconds
-        self.acks_ms: list[float] = []
-        self.accepted = 0
-        self.refused = 0
-
-    async def run(self) -> None:
-        limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(limits=limits, timeout=60) as client, trio.open_nursery() as nursery:
-            started = trio.current_time()
-            for turn in range(int(self.rate * self.seconds / BATCH)):
-                await trio.sleep_until(started + turn * BATCH / self.rate)
-                node = self.network.nodes[turn % len(self.network.nodes)]
-                feeds = self.feeds[node.index]
-                feed = feeds[turn // len(self.network.nodes) % len(feeds)]
-                nursery.start_soon(self._post, client, node, feed.body(BATCH))
-
-    async def _post(self, client: httpx.AsyncClient, node: Node, body: bytes) -> None:
-        headers = {"Content-Type": "application/json", "Prefer": "return=minimal"}
-        while True:
-            started = time.perf_counter()
-            answer = await client.post(f"{node.url}/overlay/events/ingest", content=body, headers=headers)
-            if answer.status_code != 429:
-                break
-            self.refused += 1
-            await trio.sleep(float(answer.headers.get("retry-after", "1")))
-        answer.raise_for_status()
-        self.acks_ms.append(1000 * (time.perf_counter() - started))
-        self.accepted += answer.json()["counts"]["accepted"]
-
-
-class Meter:
-    """CPU and memory of the nodes' process trees, by part."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self.roots = [psutil.Process(node.process.pid) for node in nodes if node.process is not None]
-
-    def parts(self) -> list[tuple[int, str, psutil.Process]]:
-        found = []
-        for index, root in enumerate(self.roots):
-            found.append((index, "node", root))
-            for child in root.children(recursive=True):
-                try:
-                    name = "postgres" if "postgres" in child.name() else "workers"
-                except psutil.NoSuchProcess:
-                    continue
-                found.append((index, name, child))
-        return found
-
-    def cpu_s(self) -> dict[tuple[int, str], float]:
-        spent: dict[tuple[int, str], float] = {}
-        for index, part, process in self.parts():
-            try:
-                times = process.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            spent[index, part] = spent.get((index, part), 0.0) + times.user + times.system
-        # what ended children of a part spent counts for it as well
-        for index, root in enumerate(self.roots):
-            times = root.cpu_times()
-            spent[index, "workers"] = spent.get((index, "workers"), 0.0) + (
-                times.children_user + times.children_system
-            )
-        return spent
-
-    def memory_mb(self) -> dict[tuple[int, str], float]:
-        """Proportional set size: what a process has to itself, and its share of what it shares."""
-        held: dict[tuple[int, str], float] = {}
-        for index, part, process in self.parts():
-            try:
-                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-            except OSError:
-                continue
-            pss = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-            held[index, part] = held.get((index, part), 0.0) + pss * 1024 / 1e6
-        return held
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
-
-
-def ended(network: LocalNetwork) -> int:
-    stats = [get(node, "/overlay/stats") for node in network.nodes]
-    return sum(each["certified"] + each["invalid"] + each["dead"] for each in stats)
-
-
-async def watch(network: LocalNetwork, meter: Meter, samples: list[tuple[float, int, float, float]]) -> None:
+async def watch(meter: Meter, samples: list[Sample]) -> None:
     started = time.monotonic()
     while True:
         held = meter.memory_mb()
-        nodes = [
-            held.get((index, "node"), 0) + held.get((index, "workers"), 0) for index in range(len(network.nodes))
-        ]
-        count = await trio.to_thread.run_sync(ended, network)
-        samples.append((time.monotonic() - started, count, max(nodes), sum(held.values())))
-        await trio.sleep(5)
+        nodes = [mb for (_, part), mb in held.items() if part == "node"]
+        samples.append(Sample(at_s=time.monotonic() - started, node_mb=max(nodes), all_mb=sum(held.values())))
+        await trio.sleep(WATCH_S)
 
 
-async def measure(
-    network: LocalNetwork, load: "Load | _Offset", meter: Meter
-) -> list[tuple[float, int, float, float]]:
-    samples: list[tuple[float, int, float, float]] = []
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, network, meter, samples)
-        await load.run()
-        deadline = time.monotonic() + 60
-        while await trio.to_thread.run_sync(ended, network) < load.accepted and time.monotonic() < deadline:
-            await trio.sleep(0.1)
-        nursery.cancel_scope.cancel()
-    return samples
+def warm_up(network: LocalNetwork, feeds: dict[int, list[Feed]], chosen: argparse.Namespace) -> None:
+    """Have workers up, leases held and caches filled. Raises RuntimeError where its events do not end."""
+    trio.run(Client(network.nodes, feeds, size=chosen.post, rate=chosen.rate).run, WARM_S)
+    if not wait_for_ends(network.nodes, WARM_END_S):
+        raise RuntimeError(f"{unsettled(network.nodes)} events of the warm-up have no end after {WARM_END_S:.0f} s")
+    time.sleep(1)
 
 
-def baseline(policy: bytes) -> float:
-    """CPU us per event of one process that trusts itself: parse, roles, hashes; no signatures, no peers."""
+def measure(network: LocalNetwork, chosen: argparse.Namespace, directory: Path) -> Run:
+    feeds = registered_feeds(network.nodes, chosen.sources)
+    time.sleep(3)
+    meter = Meter(network.nodes)
+    idle = meter.memory_mb()
+    warm_up(network, feeds, chosen)
+    client = Client(network.nodes, feeds, size=chosen.post, rate=chosen.rate)
+    samples: list[Sample] = []
+    metrics, before, started = [scrape(node) for node in network.nodes], meter.cpu_s(), time.monotonic()
+
+    async def load() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, meter, samples)
+            if chosen.profile:
+                nursery.start_soon(trio.to_thread.run_sync, profile, network, chosen.seconds / 2, directory)
+            await client.run(chosen.seconds)
+            await trio.to_thread.run_sync(wait_for_ends, network.nodes, END_S)
+            nursery.cancel_scope.cancel()
+
+    trio.run(load)
+    took_s, after = time.monotonic() - started, meter.cpu_s()
+    return Run(
+        offer=client.offer,
+        ended=ends(network.nodes, client.offer.started_ms),
+        took_s=took_s,
+        cpu_s={key: after[key] - before.get(key, 0.0) for key in after},
+        metrics=[growth_of(old, scrape(node)) for old, node in zip(metrics, network.nodes, strict=True)],
+        idle_mb=idle,
+        samples=samples,
+    )
+
+
+def trusted(body: bytes, source_id: str, policy: bytes, context: bytes) -> BatchOutput:
+    """What a process that trusts itself makes of a post: parse, roles, hashes; no signatures, no peers."""
+    events = orjson.loads(body)["events"]
+    payload = b"\n".join(canonical_json({**event, "previous": None}) for event in events)
+    return execute(network="bench", source_id=source_id, payload=payload, policy=policy, context=context)
+
+
+def baseline(policy: bytes, size: int) -> float:
+    """CPU us per event of one process that trusts itself, in posts of that size."""
     feed = Feed("BASE")
-    bodies = [feed.body(BATCH) for _ in range(BASELINE_BATCHES)]
-    started = time.process_time()
-    context = b"{}"
+    bodies = [feed.body(size) for _ in range(max(BASELINE_BATCHES, BASELINE_BATCHES * POST // size))]
+    started, context = time.process_time(), b"{}"
     for body in bodies:
-        events = orjson.loads(body)["events"]
-        lines = [canonical_json({**event, "previous": None}) for event in events]
-        output = execute(
-            network="bench", source_id=feed.source_id, payload=b"\n".join(lines), policy=policy, context=context
-        )
-        context = output.context_out
-    return 1e6 * (time.process_time() - started) / (BATCH * BASELINE_BATCHES)
+        context = trusted(body, feed.source_id, policy, context).context_out
+    return 1e6 * (time.process_time() - started) / (size * len(bodies))
 
 
-def report(
-    load: Load,
-    took_s: float,
-    spent: dict[tuple[int, str], float],
-    own_cpu_s: float,
-    samples: Sequence[tuple[float, int, float, float]],
-    network: LocalNetwork,
-    idle: dict[tuple[int, str], float],
-    baseline_us: float,
-) -> dict[str, Any]:
-    stats = [get(node, "/overlay/stats") for node in network.nodes]
-    events = load.accepted
-    parts = {"load generator": own_cpu_s}
-    for (index, part), seconds in sorted(spent.items()):
+def report(run: Run, baseline_us: float) -> dict[str, Any]:
+    events = max(1, run.ended.events("certified"))
+    parts = {"load generator": run.offer.cpu_s}
+    causes = {"load generator": run.offer.cpu_s}
+    for (index, part), seconds in sorted(run.cpu_s.items()):
         parts[f"node-{index + 1} {part}"] = seconds
-    half = [row for row in samples if row[0] > samples[-1][0] / 2] or samples
-    memory = [row[2] for row in samples]
-    return {
-        "events": events,
-        "certified": ended(network),
-        "seconds": round(took_s, 1),
-        "events_per_s": round(events / took_s),
-        "ack_ms": {f"p{int(q * 100)}": round(quantile(load.acks_ms, q), 1) for q in (0.5, 0.95, 0.99)},
-        "certificate_ms": {q: max(each["latencyMs"][q] or 0 for each in stats) for q in ("p50", "p95", "p99")},
-        "refused_429": load.refused,
+        causes[part] = causes.get(part, 0.0) + seconds
+    spent_s = sum(parts.values())
+    half = [each for each in run.samples if each.at_s > run.samples[-1].at_s / 2] or run.samples
+    sent = [
+        sum(total(each, f"overlay_{name}_total", direction="out") for each in run.metrics)
+        for name in ("frames", "frame_bytes")
+    ]
+    idle = [mb for (_, part), mb in run.idle_mb.items() if part == "node"]
+    return outcome(run.offer, run.ended) | {
+        "seconds": round(run.took_s, 1),
+        "messages_per_event": round(sent[0] / events, 4),
+        "bytes_per_event": round(sent[1] / events, 1),
         "cpu_us_per_event": {name: round(1e6 * seconds / events, 1) for name, seconds in parts.items()},
-        "cpu_us_per_event_total": round(1e6 * sum(parts.values()) / events, 1),
+        "cpu_us_per_event_total": round(1e6 * spent_s / events, 1),
+        "cpu_share": {
+            name: round(seconds / spent_s, 3) for name, seconds in sorted(causes.items(), key=lambda each: -each[1])
+        },
         "baseline_us_per_event": round(baseline_us, 1),
-        "node_mb_idle": round(
-            max(idle.get((i, "node"), 0) + idle.get((i, "workers"), 0) for i in range(len(network.nodes)))
-        ),
-        "node_mb_peak": round(max(memory)),
-        "node_mb_second_half": [round(statistics.mean(row[2] for row in half)), round(memory[-1])],
-        "all_mb_with_postgres_peak": round(max(row[3] for row in samples)),
+        "node_mb_idle": round(max(idle)),
+        "node_mb_peak": round(max(each.node_mb for each in run.samples)),
+        "node_mb_second_half": [
+            round(statistics.mean(each.node_mb for each in half)),
+            round(run.samples[-1].node_mb),
+        ],
+        "all_mb_with_postgres_peak": round(max(each.all_mb for each in run.samples)),
     }
+
+
+def milliseconds(found: dict[str, float | None]) -> str:
+    return "   ".join(f"{name.upper()} {value} ms" for name, value in found.items())
 
 
 def show(result: dict[str, Any], out: Callable[[str], None] = print) -> None:
     out(
-        f"{result['events']:,} events in {result['seconds']} s: {result['events_per_s']:,} events/s from HTTP to "
-        f"certificate, {result['certified']:,} ended, {result['refused_429']} answers of 429"
+        f"offered {result['offered_per_s']:,}/s, accepted {result['accepted_per_s']:,}/s, certified "
+        f"{result['certified_per_s']:,}/s while they were offered"
     )
-    ack, certificate = result["ack_ms"], result["certificate_ms"]
-    out(f"acknowledgement   P50 {ack['p50']} ms   P95 {ack['p95']} ms   P99 {ack['p99']} ms")
     out(
-        f"to certificate    P50 {certificate['p50']:.0f} ms   P95 {certificate['p95']:.0f} ms   "
-        f"P99 {certificate['p99']:.0f} ms  (from the commit of the batch, the worst node)"
+        f"{result['offered']:,} events offered, {result['accepted']:,} accepted, {result['certified']:,} certified "
+        f"({result['invalid']:,} as invalid) and {result['dead']:,} dead after {result['seconds']} s, "
+        f"{result['without_end']:,} without an end"
+    )
+    out(
+        f"not accepted: {result['refused']:,} events in {result['refusals']:,} answers of 429, "
+        f"{result['unavailable']:,} answered 503, {result['unanswered']:,} without an answer, "
+        f"{result['unsent']:,} not sent for want of answers"
+    )
+    out(f"acknowledgement   {milliseconds(result['ack_ms'])}")
+    out(f"to certificate    {milliseconds(result['certificate_ms'])}  (of those accepted, from then on)")
+    out(
+        f"{result['events_per_batch']} events a batch; {result['messages_per_event']} messages and "
+        f"{result['bytes_per_event']} bytes (uncompressed) sent between nodes per event"
     )
     out("CPU us per event of the whole network:")
     for name, cost in result["cpu_us_per_event"].items():
-        out(f"  {name:<22} {cost:>7.1f}")
+        if cost >= 0.05:
+            out(f"  {name:<22} {cost:>7.1f}")
     out(f"  {'all':<22} {result['cpu_us_per_event_total']:>7.1f}")
     out(f"  {'baseline, no network':<22} {result['baseline_us_per_event']:>7.1f}")
+    out("of it: " + ", ".join(f"{name} {share:.1%}" for name, share in result["cpu_share"].items() if share >= 0.001))
     out(
         f"memory (PSS, the largest node with its workers): idle {result['node_mb_idle']} MB, peak "
         f"{result['node_mb_peak']} MB, second half {result['node_mb_second_half'][0]} MB on average and "
@@ -312,72 +245,30 @@ def show_profile(raw: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=int, default=5_000, help="events per second in all")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--sources", type=int, default=SOURCES_PER_NODE, help="of each node")
+    parser.add_argument("--post", type=int, default=POST, help="events of a post")
+    parser.add_argument("--batch", type=int, help="EVENT_BATCH_SIZE of the nodes")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="overlay-bench-"))
     os.chmod(directory, 0o755)  # the database's own user must get in
-    settings = {"event_batch_size": BATCH, "event_parallel_workers": 1}
-    policy = json.loads(POLICY.read_text())
-    baseline_us = baseline(policy_document(policy))
+    settings = {} if chosen.batch is None else {"event_batch_size": chosen.batch}
+    baseline_us = baseline(policy_document(weather_policy()), chosen.post)
     try:
         with LocalNetwork(directory, chosen.nodes, name="overlay-bench", settings=settings) as network:
             network.wait_agents()
-            feeds = {
-                node.index: [Feed(f"{chr(65 + node.index)}{chr(65 + n)}X") for n in range(SOURCES_PER_NODE)]
-                for node in network.nodes
-            }
-            for node in network.nodes:
-                for feed in feeds[node.index]:
-                    register(node, feed, policy)
-            time.sleep(3)
-            meter = Meter(network.nodes)
-            idle = meter.memory_mb()
-            trio.run(Load(network, feeds, chosen.rate, 4.0).run)  # warm: workers up, leases held, caches filled
-            time.sleep(3)
-            warm = ended(network)
-            load = Load(network, feeds, chosen.rate, chosen.seconds)
-            before, own = meter.cpu_s(), time.process_time()
-            started = time.monotonic()
-            samples: list[tuple[float, int, float, float]] = []
-            ended_at: list[float] = []
-
-            async def measured() -> None:
-                async with trio.open_nursery() as nursery:
-                    if chosen.profile:
-                        nursery.start_soon(trio.to_thread.run_sync, profile, network, chosen.seconds / 2, directory)
-                    samples.extend(await measure(network, _Offset(load, warm), meter))
-                    ended_at.append(time.monotonic())
-
-            trio.run(measured)
-            took_s = ended_at[0] - started
-            after = meter.cpu_s()
-            spent = {key: after[key] - before.get(key, 0.0) for key in after}
-            result = report(load, took_s, spent, time.process_time() - own, samples, network, idle, baseline_us)
-            show(result)
-            if chosen.json:
-                chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+            result = report(measure(network, chosen, directory), baseline_us)
+        show(result)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(result, indent=2) + "\n")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return 0
-
-
-class _Offset:
-    """A load whose accepted events start from what the warm-up left."""
-
-    def __init__(self, load: Load, offset: int) -> None:
-        self._load, self._offset = load, offset
-
-    @property
-    def accepted(self) -> int:
-        return self._load.accepted + self._offset
-
-    async def run(self) -> None:
-        await self._load.run()
 
 
 if __name__ == "__main__":

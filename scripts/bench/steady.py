@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from scripts.bench.pipeline import POLICY, Feed, register
+from scripts.event_load import POLICY, Feed, register
 from scripts.network import LocalNetwork, Node, get
 
 BATCH = 500
