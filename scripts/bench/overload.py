@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 import httpx
 import trio
 
@@ -29,7 +30,9 @@ from scripts.network import LocalNetwork, Node
 
 SOURCES_PER_NODE: Final = 6
 FLOOD_POST: Final = 500
+QUIET_WARM_S: Final = 3.0
 QUIET_PAUSE_S: Final = 0.2
+POLL_S: Final = 0.05
 FLOOD_BEFORE_S: Final = 1.0  # the flood is there before the quiet sources are looked at
 COLUMNS: Final = {
     "events of a post": "size",
@@ -91,28 +94,34 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown([*COLUMNS], [[row[name] for name in COLUMNS.values()] for row in rows])
 
 
-async def quiet_latencies(node: Node, feeds: Sequence[Feed], seconds: float, found: list[float]) -> None:
-    """Post an event of each quiet source in turn, and wait for its certificate: the seconds that took, without end
-    where the post was refused.
-    """
-    async with httpx.AsyncClient(base_url=node.url, timeout=60) as http:
-        until = trio.current_time() + seconds
-        turn = 0
-        while trio.current_time() < until:
-            feed = feeds[turn % len(feeds)]
-            turn += 1
-            started = time.monotonic()
-            answer = await http.post(
-                "/overlay/events/ingest", content=feed.body(1), headers={"Content-Type": "application/json"}
-            )
-            if answer.status_code == 429:
-                found.append(float("inf"))
-            else:
-                event_id = answer.raise_for_status().json()["processedEvents"][0]["eventId"]
-                while (await http.get(f"/overlay/events/{event_id}/certification")).json()["status"] == "pending":
-                    await trio.sleep(0.02)
-                found.append(time.monotonic() - started)
-            await trio.sleep(QUIET_PAUSE_S)
+@attrs.define
+class Quiet:
+    """Posts of quiet sources: seconds until the certificate of each that was taken, and how many were refused."""
+
+    took_s: list[float] = attrs.Factory(list)
+    refused: int = 0
+
+    async def run(self, node: Node, feeds: Sequence[Feed], seconds: float) -> None:
+        """Post events of the sources, one each in turn, and wait for their certificates."""
+        async with httpx.AsyncClient(base_url=node.url, timeout=60) as http, trio.open_nursery() as nursery:
+            started = trio.current_time()
+            for turn in range(int(seconds / QUIET_PAUSE_S)):
+                await trio.sleep_until(started + turn * QUIET_PAUSE_S)
+                nursery.start_soon(self._post, http, feeds[turn % len(feeds)])
+
+    async def _post(self, http: httpx.AsyncClient, feed: Feed) -> None:
+        started = time.monotonic()
+        answer = await http.post(
+            "/overlay/events/ingest", content=feed.body(1), headers={"Content-Type": "application/json"}
+        )
+        if answer.status_code == 429:
+            self.refused += 1
+            return
+        event_id = answer.raise_for_status().json()["processedEvents"][0]["eventId"]
+        path = f"/overlay/events/{event_id}/certification"
+        while (await http.get(path)).raise_for_status().json()["certification"]["status"] == "pending":
+            await trio.sleep(POLL_S)
+        self.took_s.append(time.monotonic() - started)
 
 
 def flood(network: LocalNetwork, *, rate: int, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -122,30 +131,29 @@ def flood(network: LocalNetwork, *, rate: int, chosen: argparse.Namespace) -> di
     loud = Feed("LOUD")
     for feed in (*quiet, loud):
         register(node, feed, policy)
-    warm: list[float] = []
-    alone: list[float] = []
-    beside: list[float] = []
-    trio.run(quiet_latencies, node, quiet, 3.0, warm)
-    trio.run(quiet_latencies, node, quiet, chosen.seconds, alone)
+    warm, alone, beside = Quiet(), Quiet(), Quiet()
+    trio.run(warm.run, node, quiet, QUIET_WARM_S)
+    trio.run(alone.run, node, quiet, chosen.seconds)
     client = Client([node], {node.index: [loud]}, size=FLOOD_POST, rate=rate)
 
     async def both() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.run, chosen.seconds)
             await trio.sleep(FLOOD_BEFORE_S)
-            await quiet_latencies(node, quiet, chosen.seconds - FLOOD_BEFORE_S, beside)
+            await beside.run(node, quiet, chosen.seconds - FLOOD_BEFORE_S)
 
     trio.run(both)
     wait_for_ends(network.nodes, chosen.drain)
     found = outcome(client.offer, ends(network.nodes, client.offer.started_ms))
-    alone_s, beside_s = quantile(alone, 0.95), quantile(beside, 0.95)
+    alone_s, beside_s = quantile(alone.took_s, 0.95), quantile(beside.took_s, 0.95)
     return {
         "flood offered/s": found["offered_per_s"],
         "flood accepted/s": found["accepted_per_s"],
-        "quiet posts alone": len(alone),
+        "quiet posts alone": len(alone.took_s),
+        "refused alone": alone.refused,
         "P95 alone, s": round(alone_s, 3),
-        "quiet posts beside": len(beside),
-        "refused": sum(each == float("inf") for each in beside),
+        "quiet posts beside": len(beside.took_s),
+        "refused beside": beside.refused,
         "P95 beside, s": round(beside_s, 3),
         "ratio": round(beside_s / alone_s, 2),
         "without an end": found["without_end"],
