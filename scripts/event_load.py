@@ -16,6 +16,8 @@ import httpx
 import orjson
 import trio
 
+from agents.roles import BatchOutput, execute
+from protocols.canonical import canonical_json
 from scripts.measuring import Ends, quantile
 from scripts.network import ROOT, Node
 
@@ -92,6 +94,13 @@ def registered_feeds(nodes: Sequence[Node], sources: int) -> dict[int, list[Feed
         for feed in feeds[node.index]:
             register(node, feed, policy)
     return feeds
+
+
+def trusted(body: bytes, source_id: str, policy: bytes, context: bytes) -> BatchOutput:
+    """What a process that trusts itself makes of a post: parse, roles, hashes; no signatures, no peers."""
+    events = orjson.loads(body)["events"]
+    payload = b"\n".join(canonical_json({**event, "previous": None}) for event in events)
+    return execute(network="bench", source_id=source_id, payload=payload, policy=policy, context=context)
 
 
 @attrs.define

@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import orjson
 import psutil
 import trio
 
 from agents.policy import policy_document
-from agents.roles import BatchOutput, execute
-from protocols.canonical import canonical_json
-from scripts.event_load import Client, Feed, Offer, outcome, registered_feeds, weather_policy
+from scripts.bench import nats
+from scripts.event_load import Client, Feed, Offer, outcome, registered_feeds, trusted, weather_policy
 from scripts.measuring import Ends, Meter, ends, growth_of, scrape, total, unsettled, wait_for_ends
 from scripts.network import LocalNetwork
 
@@ -39,6 +37,7 @@ WARM_S: Final = 4.0
 WARM_END_S: Final = 120.0  # what was offered to warm up must have its end before anything is measured
 END_S: Final = 60.0
 WATCH_S: Final = 5.0
+NATS_S: Final = 20.0
 BASELINE_BATCHES: Final = 60
 PARTS = ("(node/", "(protocols/", "(agents/", "(storage/", "(psycopg/", "(libp2p/", "(trio_parallel/", "(quart")
 
@@ -116,13 +115,6 @@ def measure(network: LocalNetwork, chosen: argparse.Namespace, directory: Path) 
         idle_mb=idle,
         samples=samples,
     )
-
-
-def trusted(body: bytes, source_id: str, policy: bytes, context: bytes) -> BatchOutput:
-    """What a process that trusts itself makes of a post: parse, roles, hashes; no signatures, no peers."""
-    events = orjson.loads(body)["events"]
-    payload = b"\n".join(canonical_json({**event, "previous": None}) for event in events)
-    return execute(network="bench", source_id=source_id, payload=payload, policy=policy, context=context)
 
 
 def baseline(policy: bytes, size: int) -> float:
@@ -252,6 +244,8 @@ def main() -> int:
     parser.add_argument("--sources", type=int, default=SOURCES_PER_NODE, help="of each node")
     parser.add_argument("--post", type=int, default=POST, help="events of a post")
     parser.add_argument("--batch", type=int, help="EVENT_BATCH_SIZE of the nodes")
+    parser.add_argument("--baseline", choices=["nats"], help="the same work over NATS JetStream afterwards")
+    parser.add_argument("--sync-always", action="store_true", help="NATS syncs each write before acknowledging it")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     chosen = parser.parse_args()
@@ -264,6 +258,12 @@ def main() -> int:
             network.wait_agents()
             result = report(measure(network, chosen, directory), baseline_us)
         show(result)
+        if chosen.baseline == "nats":  # after the nodes have ended
+            phase = nats.Phase(rate=chosen.rate, seconds=min(chosen.seconds, NATS_S), size=nats.MESSAGE)
+            result["nats"] = nats.measure(directory, phase, sync_always=chosen.sync_always)
+            nats.show(result["nats"])
+            ratio = result["cpu_us_per_event_total"] / result["nats"]["cpu_us_per_event"]["all"]
+            print(f"CPU per event, this network to NATS: {ratio:.1f}")
         if chosen.json:
             chosen.json.write_text(json.dumps(result, indent=2) + "\n")
     finally:
