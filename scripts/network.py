@@ -186,13 +186,14 @@ class LocalNetwork:
             time.sleep(0.1)
         raise RuntimeError(f"node-{node.index + 1} is not ready after {READY_S:.0f} s:\n{node.tail()}")
 
-    def wait_agents(self, timeout_s: float = 60.0) -> None:
-        """Wait until every node knows agents on all nodes, itself included."""
+    def wait_agents(self, timeout_s: float = 60.0, *, agents: int | None = None) -> None:
+        """Wait until every node knows that many agents; None: on all nodes, itself included."""
+        wanted = len(self.nodes) if agents is None else agents
         deadline = time.monotonic() + timeout_s
         counts: list[int] = []
         while time.monotonic() < deadline:
             counts = [len(get(node, "/overlay/agents")["agents"]) for node in self.nodes]
-            if min(counts) >= len(self.nodes):
+            if min(counts) >= wanted:
                 return
             time.sleep(0.2)
         raise RuntimeError(f"the nodes know {counts} agents after {timeout_s:.0f} s")

@@ -25,6 +25,7 @@ import httpx
 import trio
 
 from scripts.event_load import Client, Feed, outcome, register, registered_feeds, weather_policy
+from scripts.markdown import markdown
 from scripts.measuring import ends, quantile, wait_for_ends
 from scripts.network import LocalNetwork, Node
 
@@ -78,16 +79,6 @@ def busy(loops: int) -> Iterator[None]:
             stack.callback(process.wait)
             stack.callback(process.kill)
         yield
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; numbers of thousands are grouped, what is None is left out."""
-
-    def text(value: Any) -> str:
-        return "" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)
-
-    lines = [columns, ["---"] * len(columns), *([text(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
