@@ -106,11 +106,20 @@ def sealed_as(connection: psycopg.Connection, batch_id: str, certified_ms: int) 
 
 def insert_evidence(connection: psycopg.Connection, batch_id: str, rows: Sequence[EvidenceRow]) -> None:
     """Store evidence once per batch, role and signer."""
-    for row in rows:
+    if rows:
         connection.execute(
             """INSERT INTO evidence (batch_id, role, signer, agrees, frame, processing_us, events)
-               VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
-            (batch_id, row.role, row.signer, row.agrees, row.frame, row.processing_us, row.events),
+               SELECT %s, * FROM unnest(%s::text[], %b::bytea[], %s::bool[], %b::bytea[], %s::bigint[], %s::int[])
+               ON CONFLICT DO NOTHING""",
+            (
+                batch_id,
+                [row.role for row in rows],
+                [row.signer for row in rows],
+                [row.agrees for row in rows],
+                [row.frame for row in rows],
+                [row.processing_us for row in rows],
+                [row.events for row in rows],
+            ),
         )
 
 

@@ -133,7 +133,8 @@ def _count(connection: psycopg.Connection, rows: Sequence[Sequence[Any]], sign: 
                SET certificates = u.certificates + EXCLUDED.certificates, bytes = u.bytes + EXCLUDED.bytes""",
             (signer, sign * number, sign * size),
         )
-        connection.execute("DELETE FROM certificate_usage WHERE signer = %s AND certificates <= 0", (signer,))
+        if sign < 0:
+            connection.execute("DELETE FROM certificate_usage WHERE signer = %s AND certificates <= 0", (signer,))
 
 
 def last_number(connection: psycopg.Connection) -> int:
