@@ -21,6 +21,7 @@ import trio
 from node.coordination.serialization import manifest_bytes
 from node.ingest.batch_merge import Merge
 from node.ingest.batch_rows import CommittedBatch
+from node.ingest.line_pauses import LinePauses
 from node.runtime.caches import BytesCache
 from node.runtime.clock import clock_ms
 from protocols.entities import Stage
@@ -116,6 +117,7 @@ class Coalescer:
         submit: Callable[[Stimulus], Awaitable[None]],
         stage: Callable[[str], Stage | None],
         batch_events: int,
+        pause_max_s: float,
         is_merging: bool = True,
     ) -> None:
         """Args:
@@ -123,6 +125,7 @@ class Coalescer:
         submit: Gives a stimulus to the driver.
         stage: That of a batch under way.
         batch_events: Batches that wait and have as many events together are not held back for one under way.
+        pause_max_s: How long a line waits at most after a batch that took long.
         is_merging: Off: every batch is given to coordination as it is.
         """
         self._database = database
@@ -135,7 +138,8 @@ class Coalescer:
         self.is_pressed: Callable[[], bool] = lambda: False
         self.on_merged: list[Callable[[Sequence[str], str, int], None]] = []
         self._lines: dict[Hashable, Line] = {}
-        self._by_id: dict[str, tuple[Hashable, Line]] = {}  # those under way
+        self._by_id: dict[str, tuple[Hashable, Line, float]] = {}  # those under way, with the time of their begin
+        self._pauses = LinePauses(pause_max_s)
         self._held: dict[str, Line] = {}
         self._giving = trio.Lock()  # a merge of a line and what passes it do not meet
         self._changed = trio.Event()
@@ -187,8 +191,9 @@ class Coalescer:
         found = self._by_id.pop(batch_id, None)
         if found is None:
             return
-        key, line = found
+        key, line, begun_s = found
         del line.under_way[batch_id]
+        self._pauses.begin(key, trio.current_time() - begun_s)
         if not line.under_way and not line.waiting:
             del self._lines[key]
         self._changed.set()
@@ -196,7 +201,8 @@ class Coalescer:
     async def run(self) -> None:
         """Give batches that wait to coordination, when it is their turn, until cancelled."""
         while True:
-            with trio.move_on_after(RETRY_S):  # a batch that got stuck makes room, and tells nobody
+            pause_s = self._pauses.next_s()  # a batch that got stuck makes room, and tells nobody
+            with trio.move_on_after(RETRY_S if pause_s is None else min(RETRY_S, pause_s)):
                 await self._changed.wait()
             self._changed = trio.Event()
             try:
@@ -219,7 +225,7 @@ class Coalescer:
             line = self._lines[key] = Line(stateful=batch.stateful)
         line.waiting.append(batch)
         self._held[batch.batch_id] = line
-        if not self._is_merging or (len(line.waiting) == 1 and self._may_go(line)):
+        if not self._is_merging or (len(line.waiting) == 1 and self._may_go(key, line)):
             await self._give(key, line, line.waiting.popleft())
         else:
             self._changed.set()
@@ -241,27 +247,27 @@ class Coalescer:
         gave = False
         for key in tuple(self._lines):
             line = self._lines.get(key)
-            if line is not None and line.waiting and self._may_go(line):
+            if line is not None and line.waiting and self._may_go(key, line):
                 await self._release(key, line)
                 self._lines[key] = self._lines.pop(key)  # the others' turn comes first
                 gave = True
         return gave
 
-    def _may_go(self, line: Line) -> bool:
-        first = line.waiting[0]
-        if line.under_way:
-            if line.stateful and len(line.under_way) >= AHEAD_MAX:
-                return False
+    def _may_go(self, key: Hashable, line: Line) -> bool:
+        if line.stateful and len(line.under_way) >= AHEAD_MAX:
+            return False
+        enough = 0
+        if not self._pauses.is_over(key):
+            enough = EVENTS_PER_BATCH_MAX
+        elif line.under_way:
             enough = EVENTS_PER_BATCH_MAX if self.is_pressed() else self._batch_events
-            if sum(each.events for each in line.waiting) < enough:
-                return False
-        return self._has_room(first)
+        return (not enough or sum(each.events for each in line.waiting) >= enough) and self._has_room(line.waiting[0])
 
     def _has_room(self, batch: Waiting) -> bool:
         """Whether coordination has a use for another batch of this level and quorum: few of them wait there."""
         wanted = batch.manifest.message.level, batch.manifest.message.quorum
         waits = 0
-        for batch_id, (_, line) in self._by_id.items():
+        for batch_id, (_, line, _) in self._by_id.items():
             each = line.under_way[batch_id].manifest.message
             waits += (each.level, each.quorum) == wanted and self._stage(batch_id) in WAITS_THERE
         return waits < TURN_MAX
@@ -306,7 +312,7 @@ class Coalescer:
     async def _give(self, key: Hashable, line: Line, batch: Waiting) -> None:
         self._held.pop(batch.batch_id, None)
         line.under_way[batch.batch_id] = batch if batch.packed is None else attrs.evolve(batch, packed=None)
-        self._by_id[batch.batch_id] = key, line
+        self._by_id[batch.batch_id] = key, line, trio.current_time()
         if batch.packed is not None:
             self._payloads.put(batch.batch_id, batch.packed)
         await self._submit(batch)

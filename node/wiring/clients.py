@@ -26,6 +26,7 @@ from node.ingest.idempotency import IdempotencyLedger
 from node.ingest.pipeline import Ingest
 from node.ingest.recovery import Recovery
 from node.ingest.settlement import Settlement
+from node.ingest.shortfalls import Shortfalls
 from node.ingest.terms import TermsResolver
 from node.ingest.trust_scores import TrustScores
 from node.overlay.chain_tracker import ChainTracker
@@ -98,7 +99,7 @@ def build_ingestion(base: Base, state: State, peers: Peers, execution: Execution
         coalescer=coalescer,
         replications=state.replications,
         holders=peers.candidates.holders,
-        shortfall=peers.candidates.shortfall,
+        shortfall=Shortfalls(peers.candidates.shortfall),
         on_answer=lambda answer, seconds: base.metrics.admitted(answer.counts, seconds),
         quarantine=base.quarantine,
     )
@@ -153,6 +154,7 @@ def _coalescer(base: Base, state: State, signer: BatchSigner) -> Coalescer:
         submit=state.driver.submit,
         stage=stage,
         batch_events=base.settings.event_batch_size,
+        pause_max_s=base.settings.overlay_target_delay_ms / 2_000,
         is_merging=base.settings.event_batch_processing_enabled,
     )
 

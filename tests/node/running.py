@@ -265,7 +265,12 @@ def _sources(
     )
 
 
-def coalescing(database: Database, submit: Callable[[Stimulus], Awaitable[None]], batch_events: int = 0) -> Coalescer:
+def coalescing(
+    database: Database,
+    submit: Callable[[Stimulus], Awaitable[None]],
+    batch_events: int = 0,
+    pause_max_s: float = 0.0,
+) -> Coalescer:
     """Gives batches on: at once where ``batch_events`` is 0, as few of them come to their end in these tests; else
     those that wait are merged, and are not held back from so many events on.
     """
@@ -276,6 +281,7 @@ def coalescing(database: Database, submit: Callable[[Stimulus], Awaitable[None]]
         submit=submit,
         stage=lambda batch_id: None,
         batch_events=batch_events,
+        pause_max_s=pause_max_s,
         is_merging=batch_events > 0,
     )
 
@@ -420,6 +426,7 @@ async def running(
     workers: IngestWorkers | None = None,
     installed: Callable[[], Declarations] = catalogue,
     batch_events: int = 0,
+    pause_max_s: float = 0.0,
 ) -> AsyncIterator[Running]:
     """Serve the interface on a port of its own until the block ends. ``batch_events``: see ``coalescing``."""
     migrate(postgres_url)
@@ -430,7 +437,7 @@ async def running(
         await begin(feed, database)
         quarantine = Quarantine()
         writer = group_writer(policy or IngestPolicy(), installed=installed)
-        coalescer = coalescing(database, recorder.tell, batch_events)
+        coalescer = coalescing(database, recorder.tell, batch_events, pause_max_s)
         ingest = _ingest(database, coalescer, writer, limits=limits, workers=workers, quarantine=quarantine)
         cursors = CursorLedger(database, flush_s=0.05)
         lifecycle = Lifecycle(Phase.SERVING)

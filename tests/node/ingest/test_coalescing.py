@@ -6,11 +6,13 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from node.coordination.serialization import read_manifest
 from node.ingest.batch_merge import BatchMerger
 from node.ingest.batch_rows import BatchSigner
 from node.ingest.coalescing import TURN_MAX, Waiting
+from node.ingest.line_pauses import QUICK_S, LinePauses
 from node.worker.compute import unpack
 from protocols.canonical import parse_json
 from storage import batches, events
@@ -160,6 +162,45 @@ async def test_what_fills_a_batch_is_held_back_while_batches_wait_for_long(postg
         assert given(node) == [("s1", 1)]
         end(node, 0)
         await until(lambda: given(node) == [("s1", 1), ("s1", 6)])
+
+
+async def test_after_a_batch_that_took_long_the_next_waits_to_grow(postgres_url: str) -> None:
+    """A network that is busy with batches is relieved by fewer ones, however few events each has."""
+    async with running(postgres_url, batch_events=HELD_BACK, pause_max_s=1.0) as node:
+        await node.source()
+        await post(node, "first")
+        await trio.sleep(0.6)
+        end(node, 0)
+        began_s = trio.current_time()
+        for name in ("a", "b", "c"):
+            await post(node, name)
+        assert given(node) == [("s1", 1)]
+        await until(lambda: given(node) == [("s1", 1), ("s1", 3)])
+        assert trio.current_time() - began_s > 0.5
+
+
+async def test_after_a_batch_that_was_quick_nothing_waits(postgres_url: str) -> None:
+    async with running(postgres_url, batch_events=HELD_BACK, pause_max_s=60.0) as node:
+        await node.source()
+        for number in range(3):
+            await post(node, f"e{number}")
+            end(node, number)
+        assert given(node) == 3 * [("s1", 1)]
+
+
+def test_a_pause_is_as_long_as_a_batch_took_within_bounds_and_then_forgotten() -> None:
+    now_s = 10.0
+    pauses = LinePauses(1.0, clock=lambda: now_s)
+    pauses.begin("quick", QUICK_S)
+    pauses.begin("slow", QUICK_S + 0.1)
+    pauses.begin("stuck", 60.0)
+    assert [pauses.is_over(line) for line in ("quick", "slow", "stuck", "other")] == [True, False, False, True]
+    assert pauses.next_s() == pytest.approx(0.3)
+    now_s = 10.31
+    assert pauses.is_over("slow")
+    assert pauses.next_s() == pytest.approx(0.69)
+    now_s = 11.1
+    assert pauses.next_s() is None
 
 
 async def test_sources_do_not_wait_for_each_other(postgres_url: str) -> None:
