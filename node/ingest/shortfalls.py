@@ -1,4 +1,4 @@
-"""What keeps the network from a level and quorum, as of a moment ago: each request asks, and every agent is looked at."""
+"""What keeps the network from a level and quorum, as of a moment ago: every request asks for it."""
 
 import time
 from collections.abc import Callable
