@@ -11,6 +11,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -151,7 +152,8 @@ class Relay(threading.Thread):
             done.set()
 
         self._commands.append(run)
-        self._bell.send(b"!")
+        with suppress(OSError):  # the loop saw the order to end before the bell, and closed it
+            self._bell.send(b"!")
         done.wait()
 
     # --- the loop --------------------------------------------------------------------------------------------
