@@ -201,6 +201,7 @@ class NodeProcess:
                 bind,
                 quarantine=self._quarantine,
                 limits=server_limits(self._settings, HTTP_GRACEFUL_S),
+                answer_early=self._standby.answer_early,
                 shutdown_trigger=self._over.wait,
                 task_status=task_status,
             )

@@ -32,7 +32,7 @@ from hypercorn.utils import parse_socket_addr
 from node.api.client_address import is_loopback, network_of
 from node.api.forwarded import is_proxy as is_proxy_at
 from node.api.handshakes import is_closing, is_open
-from node.api.http1 import Http1
+from node.api.http1 import AnswerEarly, Http1
 from node.api.open_connections import OpenConnections
 from node.api.problems import MEDIA_TYPE, unread_problem
 from node.api.protocols import Protocols
@@ -65,11 +65,13 @@ class Connection(TCPServer):
         quarantine: Quarantine,
         limits: ServerLimits,
         open_connections: OpenConnections,
+        answer_early: AnswerEarly,
     ) -> None:
         super().__init__(_WithConnection(app, self), config, context, state, stream)  # type: ignore[arg-type]
         self._socket = stream.socket
         self._quarantine = quarantine
         self._limits = limits
+        self._answer_early = answer_early
         self._open_connections = open_connections
         self._received = bytearray()  # its first bytes
         self._rest: bytes | memoryview = b""
@@ -135,6 +137,7 @@ class Connection(TCPServer):
         self._task_group = tasks
         self.protocol = Protocols(
             self._limits,
+            _by_application if self._is_reserved else self._answer_early,
             self.app,
             self.config,
             self.context,
@@ -287,6 +290,10 @@ class Connection(TCPServer):
                     break
                 discarded += len(data) if self._leaves else 0
         await self.protocol.handle(Closed())
+
+
+def _by_application(request: h11.Request, received: Callable[[], bytes], client: str | None) -> None:
+    """A connection without a place gets no answer but that."""
 
 
 class _WithConnection:

@@ -1,14 +1,18 @@
-"""Refuses posts of events for which there is no room before the framework handles them.
+"""Refuses posts of events for which there is no room before the framework handles them, or even the server does.
 
 Through the framework a refusal costs as much as some tens of events that are taken in, and clients repeat what is
 refused: an overloaded node would spend its time on refusals. The gate examines plain JSON posts whose beginning has
 arrived. All other requests, and those for which there is room, go to the route, which applies the same rule.
+
+A post that has arrived whole with its headers, as small ones do, is refused by the protocol itself
+(``answer_early``), before there is a task for it.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+import h11
 import orjson
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, HTTPScope, Scope
@@ -20,6 +24,7 @@ from node.ingest.request_hints import source_of
 from node.worker.parsing.bodies import RequestEncoding
 
 PATH: Final = "/overlay/events/ingest"
+TARGET: Final = PATH.encode()
 BODY_MAX: Final = 1024 * 1024  # a larger one is read by the route, for which its refusal is a small part of the cost
 BEGINNING: Final = 4 * 1024  # of a body, in which it says what it is
 BEGINNING_S: Final = 0.02  # for a body that follows its headers
@@ -34,6 +39,7 @@ OTHERWISE: Final = (  # the route's business, by the names of their headers
 SIGNED: Final = b"x-"  # headers of the proofs of identity begin so
 UNSIGNED: Final = (b"x-request-id", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 
+Headers = list[tuple[bytes, bytes]]
 Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
 
 
@@ -51,8 +57,10 @@ class IngestGate:
         if size is None or scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        client = scope["client"]
         events, body, is_whole = await _begin(receive)
-        refusal = self._refusal(scope, size, body) if is_whole or len(body) >= BEGINNING else None
+        address = client[0] if client is not None else None
+        refusal = self._refusal(address, size, body) if is_whole or len(body) >= BEGINNING else None
         if refusal is None:
             await self._app(scope, _replayed(events, receive), send)
         else:
@@ -61,15 +69,37 @@ class IngestGate:
                 await _drop_rest(receive)
             await self._refuse(refusal, send)
 
-    def _refusal(self, scope: HTTPScope, size: int, body: bytes) -> OverloadedError | None:
-        client, source_id = scope["client"], source_of(body, RequestEncoding())
-        return self._backlog.refusal(
-            self._backlog.sizes.estimate(size, source_id),
-            source_id=source_id,
-            caller=payer_of(client[0] if client is not None else None),
-        )
+    def answer_early(
+        self, request: h11.Request, received: Callable[[], bytes], client: str | None
+    ) -> tuple[Headers, bytes] | None:
+        """The headers and the body of the answer 429 to a post that has arrived whole; None for all others.
+
+        Args:
+            received: Returns what arrived after the headers.
+            client: The address that the request comes from.
+        """
+        if not self._backlog.is_refusing or request.method != b"POST" or request.target != TARGET:
+            return None
+        size = _length_of_plain(request.headers)
+        if size is None or len(body := received()) < size:
+            return None
+        refusal = self._refusal(client, size, body[: min(size, BEGINNING)])
+        if refusal is None:
+            return None
+        self._backlog.note_refused()
+        return self._answer(refusal)
+
+    def _refusal(self, client: str | None, size: int, body: bytes) -> OverloadedError | None:
+        source_id = source_of(body, RequestEncoding())
+        events = self._backlog.sizes.estimate(size, source_id)
+        return self._backlog.refusal(events, source_id=source_id, caller=payer_of(client))
 
     async def _refuse(self, refusal: OverloadedError, send: ASGISendCallable) -> None:
+        headers, body = self._answer(refusal)
+        await send({"type": "http.response.start", "status": 429, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _answer(self, refusal: OverloadedError) -> tuple[Headers, bytes]:
         _, document = described(refusal)
         body = orjson.dumps(document)
         headers = [
@@ -79,16 +109,19 @@ class IngestGate:
             (b"x-request-id", secrets.token_hex(8).encode()),
             *self._headers,
         ]
-        await send({"type": "http.response.start", "status": 429, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return headers, body
 
 
 def _length_of_plain_post(scope: HTTPScope) -> int | None:
     """The length of a post of events as JSON by nobody in particular; None for any other request."""
     if scope["method"] != "POST" or scope["path"] != PATH or scope["query_string"]:
         return None
+    return _length_of_plain(scope["headers"])
+
+
+def _length_of_plain(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     size, is_json = None, False
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"content-length" and value.isdigit() and len(value) < len(str(BODY_MAX)) + 1:
             size = int(value)
         elif name == b"content-type":

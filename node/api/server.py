@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+import h11
 import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio.lifespan import Lifespan
@@ -23,6 +24,7 @@ from hypercorn.utils import repr_socket_addr, wrap_app
 
 from node.api.connection import Connection
 from node.api.forwarded import Networks, client_of
+from node.api.http1 import AnswerEarly
 from node.api.open_connections import OpenConnections
 from node.api.server_limits import ServerLimits
 from node.runtime.containment import Quarantine
@@ -113,6 +115,7 @@ async def serve(
     *,
     quarantine: Quarantine | None = None,
     limits: ServerLimits | None = None,
+    answer_early: AnswerEarly = lambda request, received, client: None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     task_status: "trio.TaskStatus[str]" = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]
 ) -> None:
@@ -120,17 +123,32 @@ async def serve(
 
     Args:
         bind: ``host:port``; port 0 lets the system choose. The URL bound is reported to ``task_status``.
+        answer_early: Asked about each request of HTTP/1.1 before the app is.
     """
     config = server_config(bind, limits or ServerLimits())
     async with trio.open_nursery() as nursery:
-        urls: list[str] = await nursery.start(_serve, app, config, quarantine or Quarantine(), shutdown_trigger)
+        answer = _with_client(answer_early, config.limits.trusted_proxies)
+        serving = partial(_serve, app, config, quarantine or Quarantine(), answer, shutdown_trigger)
+        urls: list[str] = await nursery.start(serving)
         task_status.started(urls[0])
+
+
+def _with_client(answer_early: AnswerEarly, trusted_proxies: Networks) -> AnswerEarly:
+    """The same, of the client itself where a proxy of ours names it."""
+
+    def answer(request: h11.Request, received: Callable[[], bytes], peer: str | None) -> Any:
+        if peer is not None and trusted_proxies:
+            peer = client_of(peer, request.headers, trusted_proxies)
+        return answer_early(request, received, peer)
+
+    return answer
 
 
 async def _serve(
     app: Application,
     config: _Config,
     quarantine: Quarantine,
+    answer_early: AnswerEarly,
     shutdown_trigger: Callable[[], Awaitable[None]] | None,
     *,
     task_status: "trio.TaskStatus[list[str]]",  # type: ignore[name-defined]
@@ -155,7 +173,9 @@ async def _serve(
             task_status.started(urls)
 
             async def serve_connection(stream: trio.SocketStream) -> None:
-                place = partial(Connection, limits=config.limits, open_connections=open_connections)
+                place = partial(
+                    Connection, limits=config.limits, open_connections=open_connections, answer_early=answer_early
+                )
                 await place(wrapped, config, context, ConnectionState({}), stream, quarantine=quarantine)
 
             try:

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import h11
 import orjson
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, Scope, WebsocketScope
 from quart_trio import QuartTrio
 
 from node.api.health import RETRY_AFTER_S, readiness_document
+from node.api.ingest_gate import IngestGate
 from node.api.problems import MEDIA_TYPE
 from node.api.problems import document as problem_document
 from node.api.wire import JSON_TYPE
@@ -55,6 +57,13 @@ class StandbyApp:
                 await self._finish(graceful_s)
             await app.shutdown()
             nursery.cancel_scope.cancel()
+
+    def answer_early(
+        self, request: h11.Request, received: Callable[[], bytes], client: str | None
+    ) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        """As the node's interface does, where it can without being asked for the whole answer."""
+        gate = None if self._app is None else self._app.asgi_app
+        return gate.answer_early(request, received, client) if isinstance(gate, IngestGate) else None
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "lifespan":

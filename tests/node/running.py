@@ -5,6 +5,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -16,6 +17,7 @@ from quart_trio import QuartTrio
 
 from agents.functions import Declarations
 from node.api.app import create_app
+from node.api.ingest_gate import IngestGate
 from node.api.server import serve
 from node.api.server_limits import ServerLimits
 from node.api.services import ApiSettings, Services
@@ -381,8 +383,13 @@ async def _served(
         for part in parts:
             nursery.start_soon(part.run)
 
+        gate = app.asgi_app
+        assert isinstance(gate, IngestGate)
+        early = gate.answer_early
+
         async def serve_app(*, task_status: "trio.TaskStatus[str]") -> None:  # type: ignore[name-defined]
-            await serve(app, "127.0.0.1:0", quarantine=services.quarantine, limits=server, task_status=task_status)
+            serving = partial(serve, app, "127.0.0.1:0", quarantine=services.quarantine, limits=server)
+            await serving(answer_early=early, task_status=task_status)
 
         url: str = await nursery.start(serve_app)
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [check_answer]}
