@@ -241,7 +241,7 @@ class Metrics:
         self._inbox = gauge("driver_inbox", "Stimuli waiting for the driver")
         self._unsettled = gauge("events_unsettled", "Events acknowledged that have not ended")
         self._bound = gauge("events_unsettled_bound", "As many may be, leaving out those that wait for agents")
-        self._drain = gauge("drain_events_per_second", "The rate at which events end, measured while some wait")
+        self._drain = gauge("drain_events_per_second", "The rate at which events end, assumed until it is known")
         self._refused = gauge("requests_refused", "Requests with events that were answered 429, since the start")
         self._oldest = gauge("events_oldest_unsettled_seconds", "Age of the oldest event that has not ended; 0: none")
         self._clients = gauge("stream_clients", "Event streams being served")
