@@ -7,11 +7,13 @@ Frames that cost the client nothing and the server work are counted: past a rate
 ENHANCE_YOUR_CALM (section 10.5). What comes is parsed in small pieces, between which others get their turn.
 """
 
+from contextlib import suppress
 from typing import Any, Final
 
 import h2.events
 import trio
 from h2.errors import ErrorCodes
+from h2.exceptions import StreamClosedError
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 
@@ -58,15 +60,19 @@ class Http2(H2Protocol):
             if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
                 self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.RequestReceived) and not _is_well_formed(event):
-                self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+                self._reset(event.stream_id)
             elif isinstance(event, h2.events.DataReceived) and is_waiting(self.streams[event.stream_id]):
                 await self._close_stream(event.stream_id)  # as in HTTP/1.1
-                self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+                self._reset(event.stream_id)
             else:
                 await super()._handle_events([event])
             if isinstance(event, h2.events.StreamReset) and self.idle:
                 await self.send(Updated(idle=True))  # hypercorn says so only of streams that were answered
         await self._flush()
+
+    def _reset(self, stream_id: int) -> None:
+        with suppress(StreamClosedError):  # its client gave it up in the same breath
+            self.connection.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
 
     def _is_within_limits(self, event: h2.events.Event) -> bool:
         if isinstance(event, h2.events.StreamReset):  # also where the client made us do it (CVE-2025-8671)

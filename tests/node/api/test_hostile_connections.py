@@ -191,6 +191,15 @@ async def test_a_body_after_an_early_answer_over_http2_is_discarded(node: Runnin
     assert not any(node.quarantine.counts.values())
 
 
+async def test_a_malformed_request_that_is_given_up_at_once_costs_the_connection_nothing(node: Running) -> None:
+    malformed = HeadersFrame(1, b"\x82\x86\x44\x02/\xff\x41\x01x", flags=["END_HEADERS", "END_STREAM"])
+    good = HeadersFrame(3, GET_HEALTHZ, flags=["END_HEADERS", "END_STREAM"])
+    frames = (malformed, RstStreamFrame(1, error_code=8), good)
+    answered = await talk(node, HELLO + b"".join(frame.serialize() for frame in frames), quiet_s=0.5)
+    assert b'{"status":"ok"}' in answered
+    assert not any(node.quarantine.counts.values())
+
+
 async def test_a_bug_in_a_protocol_ends_its_connection_alone(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(self: Http2, events: list[h2.events.Event]) -> None:
         raise KeyError(1)
