@@ -7,9 +7,10 @@ differing Content-Lengths and unknown transfer codings itself. The upgrade to HT
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import h11
+import trio
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import EndBody
 from hypercorn.protocol.events import Event as StreamEvent
@@ -20,6 +21,9 @@ from node.api.handshakes import is_waiting
 from node.api.host_names import is_host
 from node.api.problems import MEDIA_TYPE, unread_problem
 
+REFUSAL_PAUSE_S: Final = (
+    0.25  # before a refusal: the next one of its client would cost the node time, and help nobody
+)
 AnswerEarly: TypeAlias = Callable[
     [h11.Request, Callable[[], bytes], str | None], tuple[list[tuple[bytes, bytes]], bytes] | None
 ]
@@ -116,8 +120,9 @@ class EarlyAnswer:
         self._body = body
 
     async def handle(self, event: StreamEvent) -> None:
-        """Answer at the end of the request's body."""
+        """Answer after the end of the request's body. Meanwhile nothing is read from its connection."""
         if isinstance(event, EndBody):
+            await trio.sleep(REFUSAL_PAUSE_S)
             await self._protocol.answer(self._headers, self._body)
 
 

@@ -17,6 +17,7 @@ import orjson
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, HTTPScope, Scope
 
+from node.api.http1 import REFUSAL_PAUSE_S
 from node.api.problems import MEDIA_TYPE, described
 from node.api.wire import JSON_TYPE, payer_of
 from node.ingest.backlog import Backlog, OverloadedError
@@ -95,6 +96,7 @@ class IngestGate:
         return self._backlog.refusal(events, source_id=source_id, caller=payer_of(client))
 
     async def _refuse(self, refusal: OverloadedError, send: ASGISendCallable) -> None:
+        await trio.sleep(REFUSAL_PAUSE_S)
         headers, body = self._answer(refusal)
         await send({"type": "http.response.start", "status": 429, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
