@@ -1,8 +1,9 @@
 """What keeps the network from a level and quorum, as of a moment ago: every request asks for it."""
 
-import time
 from collections.abc import Callable
 from typing import Final
+
+import trio
 
 from protocols.messages import Level
 
@@ -12,7 +13,7 @@ LOOK_S: Final = 0.1
 class Shortfalls:
     """Answers for a level and quorum, kept for ``LOOK_S``."""
 
-    def __init__(self, look: Callable[[Level, int], str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, look: Callable[[Level, int], str], clock: Callable[[], float] = trio.current_time) -> None:
         self._look = look
         self._clock = clock
         self._looked_s = 0.0
